@@ -1,0 +1,1 @@
+"""dlgforge without Dagster: configuration, planning, generation, run state and runtime."""

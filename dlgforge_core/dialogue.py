@@ -1,0 +1,118 @@
+"""Domain types: what is planned, said, judged and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Role(StrEnum):
+    """Who makes a call; the names are the keys of `llm.agents` in the config."""
+
+    USER_SIMULATOR = "qa_generator"
+    ASSISTANT = "kb_responder"
+    JUDGE = "qa_judge"
+
+
+class DropReason(StrEnum):
+    """Why a planned dialogue was not finished."""
+
+    DEDUP_EXHAUSTED = "dedup_exhausted"
+    ENDPOINT_ERROR = "endpoint_error"
+    CONTEXT_OVERFLOW = "context_overflow"
+    INVALID_OUTPUT = "invalid_output"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedTopic:
+    """Something to talk about. `question` is an example of what a user might ask, or None.
+
+    `batch` is the seed batch (one file) the topic came from.
+    """
+
+    id: str
+    language: str
+    topic: str
+    question: str | None = None
+    batch: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Persona:
+    """A character a role plays: a short name and how it behaves, in one or two sentences."""
+
+    id: str
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class DialoguePlan:
+    """One dialogue to be made. `dialogue_id` is the same on any machine for the same inputs."""
+
+    dialogue_id: str
+    ordinal: int
+    language: str
+    n_turns: int
+    topic: SeedTopic
+    user_persona: Persona
+    assistant_persona: Persona
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> DialoguePlan:
+        """The inverse of `to_json`."""
+        return cls(
+            dialogue_id=data["dialogue_id"],
+            ordinal=data["ordinal"],
+            language=data["language"],
+            n_turns=data["n_turns"],
+            topic=SeedTopic(**data["topic"]),
+            user_persona=Persona(**data["user_persona"]),
+            assistant_persona=Persona(**data["assistant_persona"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict: `score` from 0 to 10, `reasons` from the labels in the config."""
+
+    score: int
+    reasons: tuple[str, ...]
+    comment: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store and the exports."""
+        return {"score": self.score, "reasons": list(self.reasons), "comment": self.comment}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Judgement:
+        """The inverse of `to_json`."""
+        return cls(int(data["score"]), tuple(data["reasons"]), data.get("comment", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One question and its answer; `index` counts from 0."""
+
+    index: int
+    user: str
+    assistant: str
+    judgement: Judgement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A finished dialogue. `judgement` is set when the judge looks at the whole conversation."""
+
+    plan: DialoguePlan
+    turns: tuple[Turn, ...]
+    judgement: Judgement | None = None
+    models: Mapping[str, str] = field(default_factory=dict)

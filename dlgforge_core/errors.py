@@ -1,0 +1,29 @@
+"""The errors a user of dlgforge may meet; every message says what is wrong and what would be right."""
+
+
+class DlgforgeError(Exception):
+    """Base of all errors raised on purpose by dlgforge."""
+
+
+class ConfigError(DlgforgeError):
+    """The configuration cannot work; the message lists every problem found, by key."""
+
+
+class SeedError(DlgforgeError):
+    """A seed or persona file cannot be read; the message names file and line."""
+
+
+class StoreError(DlgforgeError):
+    """The Postgres run state cannot be reached or used."""
+
+
+class LeaseLostError(StoreError):
+    """Another worker has taken over a dialogue this one was working on."""
+
+
+class RunStoppedError(DlgforgeError):
+    """The run stopped before its plan was complete; running it again resumes it."""
+
+
+class BackendError(DlgforgeError):
+    """The endpoints of the chosen backend cannot be used."""
