@@ -329,7 +329,8 @@ class LlmConfig(ConfigModel):
         missing = [r.value for r in Role if not self.model_of(r)]
         if missing:
             raise ValueError(
-                f"no model is named for {', '.join(missing)}; set llm.model, LLM_MODEL or llm.agents.<role>.model"
+                f"no model is named for {', '.join(missing)}; "
+                "set llm.model, LLM_MODEL or llm.agents.<role>.model"
             )
 
     def _check_vllm_attach(self) -> None:

@@ -61,6 +61,7 @@ def endpoints_from_config(llm: LlmConfig, env: Mapping[str, str] = os.environ) -
     ]
     if any(e.base_url == OPENAI_BASE_URL and not e.api_key for e in endpoints):
         raise ConfigError(
-            f"{OPENAI_BASE_URL} needs a key: set {llm.api_key_env}, or llm.base_url to the address of your own server"
+            f"{OPENAI_BASE_URL} needs a key: set {llm.api_key_env}, "
+            "or llm.base_url to the address of your own server"
         )
     return endpoints
