@@ -201,18 +201,33 @@ class AgentConfig(ConfigModel):
     max_tokens: PositiveInt = Field(512, description="Most tokens of one answer.")
 
 
+class UserSimulatorConfig(AgentConfig):
+    """The user simulator: varied, short."""
+
+    max_tokens: PositiveInt = Field(256, description="Most tokens of one question.")
+
+
+class AssistantConfig(AgentConfig):
+    """The assistant: a little less varied."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = Field(0.7, description="Sampling temperature.")
+
+
+class JudgeAgentConfig(AgentConfig):
+    """The judge: as repeatable as the server allows."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = Field(0.0, description="Sampling temperature.")
+    max_tokens: PositiveInt = Field(256, description="Most tokens of one verdict.")
+
+
 class AgentsConfig(ConfigModel):
     """The roles, by their names in the seed."""
 
-    qa_generator: AgentConfig = Field(
-        default_factory=lambda: AgentConfig(max_tokens=256), description="The user simulator."
+    qa_generator: UserSimulatorConfig = Field(
+        default_factory=UserSimulatorConfig, description="The user simulator."
     )
-    kb_responder: AgentConfig = Field(
-        default_factory=lambda: AgentConfig(temperature=0.7), description="The assistant."
-    )
-    qa_judge: AgentConfig = Field(
-        default_factory=lambda: AgentConfig(temperature=0.0, max_tokens=256), description="The judge."
-    )
+    kb_responder: AssistantConfig = Field(default_factory=AssistantConfig, description="The assistant.")
+    qa_judge: JudgeAgentConfig = Field(default_factory=JudgeAgentConfig, description="The judge.")
 
     def of(self, role: Role) -> AgentConfig:
         """The settings of one role."""
@@ -399,14 +414,20 @@ class ActorConfig(ConfigModel):
     num_gpus: Annotated[float, Field(ge=0.0)] = Field(0.0, description="GPUs an actor reserves.")
 
 
+class CoordinatorConfig(ActorConfig):
+    """The coordinator: one, and it only watches."""
+
+    num_cpus: Annotated[float, Field(ge=0.0)] = Field(0.1, description="CPUs the coordinator reserves.")
+
+
 class RayConfig(ConfigModel):
     """The Ray cluster."""
 
     address: str = Field("auto", description="Cluster address; `auto`: a running one, else one of our own.")
     auto_start_local: bool = Field(True, description="With `auto` and no cluster, start a local one.")
     namespace: str = Field("dlgforge", description="Ray namespace of our actors.")
-    coordinator: ActorConfig = Field(
-        default_factory=lambda: ActorConfig(num_cpus=0.1), description="The coordinator actor."
+    coordinator: CoordinatorConfig = Field(
+        default_factory=CoordinatorConfig, description="The coordinator actor."
     )
     workers: ActorConfig = Field(default_factory=ActorConfig, description="The worker actors.")
 

@@ -1,0 +1,158 @@
+"""One dialogue's state machine: user simulator -> dedup -> assistant -> judge -> commit, and on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dlgforge_core.config import AgentsConfig, CoverageConfig, JudgeConfig
+from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Role, Turn
+from dlgforge_core.generation import prompts
+from dlgforge_core.generation.slots import CallSlots
+from dlgforge_core.llm.client import CallError, LlmClient
+from dlgforge_core.store.worker_store import Claim
+
+
+class DialogueStore(Protocol):
+    """What a dialogue needs of the run state."""
+
+    async def reserve_question(self, dialogue_id: str, turn_index: int, question: str) -> bool: ...
+
+    async def save_answer(self, dialogue_id: str, turn_index: int, answer: str) -> None: ...
+
+    async def commit_turn(
+        self, dialogue_id: str, turn: Turn, *, final: bool, judgement: Judgement | None = None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DialogueContext:
+    """What all dialogues of a worker share. `models` names the model of each role."""
+
+    store: DialogueStore
+    client: LlmClient
+    slots: CallSlots
+    seed: int
+    agents: AgentsConfig
+    models: Mapping[Role, str]
+    judge: JudgeConfig
+    coverage: CoverageConfig
+
+
+class DialogueRun:
+    """Carries one claimed dialogue to its end.
+
+    Each answer is durable before the next call is made, so that a crash costs the calls in flight and no
+    more. Raises CallError when the dialogue must be dropped.
+    """
+
+    def __init__(
+        self, context: DialogueContext, claim: Claim, on_turn: Callable[[], None] = lambda: None
+    ) -> None:
+        self._context = context
+        self._on_turn = on_turn
+        self._plan: DialoguePlan = claim.plan
+        self._turns = list(claim.turns)
+        self._draft = claim.draft
+        per_turn = 3 if self._judges_turns else 2
+        self._calls_left = (self._plan.n_turns - len(self._turns)) * per_turn + self._judges_conversation
+
+    @property
+    def _judges_turns(self) -> bool:
+        judge = self._context.judge
+        return judge.mode == "online" and judge.granularity == "turn"
+
+    @property
+    def _judges_conversation(self) -> bool:
+        judge = self._context.judge
+        return judge.mode == "online" and judge.granularity == "conversation"
+
+    async def run(self) -> None:
+        """Make the turns that are missing."""
+        for index in range(len(self._turns), self._plan.n_turns):
+            await self._turn(index)
+
+    async def _turn(self, index: int) -> None:
+        store, plan = self._context.store, self._plan
+        draft = self._draft if self._draft and self._draft.turn_index == index else None
+        question = draft.question if draft else await self._ask(index)
+        answer = draft.answer if draft and draft.answer else None
+        if answer is None:
+            answer = await self._text(
+                Role.ASSISTANT, prompts.assistant(plan, self._turns, question), index, 0
+            )
+            await store.save_answer(plan.dialogue_id, index, answer)
+        verdict = await self._judge_turn(index, question, answer) if self._judges_turns else None
+        turn = Turn(index, question, answer, verdict)
+        self._turns.append(turn)
+        final = index + 1 == plan.n_turns
+        whole = await self._judge_conversation() if final and self._judges_conversation else None
+        await store.commit_turn(plan.dialogue_id, turn, final=final, judgement=whole)
+        self._on_turn()
+
+    async def _ask(self, index: int) -> str:
+        """A question that nobody has asked before."""
+        messages = prompts.user_simulator(self._plan, self._turns)
+        for attempt in range(self._context.coverage.question_dedup_retries + 1):
+            question = await self._text(Role.USER_SIMULATOR, messages, index, attempt)
+            if await self._context.store.reserve_question(self._plan.dialogue_id, index, question):
+                return question
+            messages = prompts.another_question(messages, question)
+            self._calls_left += 1
+        raise CallError(
+            DropReason.DEDUP_EXHAUSTED,
+            f"turn {index + 1}: {attempt + 1} questions in a row had been asked before, last {question!r}",
+        )
+
+    async def _text(self, role: Role, messages: list[prompts.Message], index: int, attempt: int) -> str:
+        context = self._context
+        async with context.slots.slot(self._calls_left):
+            completion = await context.client.complete(
+                role,
+                context.agents.of(role),
+                context.models[role],
+                messages,
+                affinity=self._plan.dialogue_id,
+                seed=self._call_seed(role, index, attempt),
+            )
+        self._calls_left -= 1
+        return completion.text
+
+    async def _judge_turn(self, index: int, question: str, answer: str) -> Judgement:
+        judge = self._context.judge
+        return await self._verdict(
+            prompts.turn_judge(self._plan, judge, self._turns, question, answer), index
+        )
+
+    async def _judge_conversation(self) -> Judgement:
+        judge = self._context.judge
+        return await self._verdict(
+            prompts.conversation_judge(self._plan, judge, self._turns), self._plan.n_turns
+        )
+
+    async def _verdict(self, messages: list[prompts.Message], index: int) -> Judgement:
+        context = self._context
+
+        def parse(data: dict[str, Any]) -> Judgement:
+            return prompts.judgement_from(data, context.judge)
+
+        async with context.slots.slot(self._calls_left):
+            verdict, _ = await context.client.complete_json(
+                Role.JUDGE,
+                context.agents.of(Role.JUDGE),
+                context.models[Role.JUDGE],
+                messages,
+                prompts.verdict_schema(context.judge),
+                parse,
+                affinity=self._plan.dialogue_id,
+                seed=self._call_seed(Role.JUDGE, index, 0),
+            )
+        self._calls_left -= 1
+        return verdict
+
+    def _call_seed(self, role: Role, index: int, attempt: int) -> int:
+        """The sampling seed of a call, the same in every run of the plan; 31 bits, which all servers take."""
+        name = f"{self._context.seed}:{self._plan.dialogue_id}:{index}:{role}:{attempt}"
+        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") >> 1

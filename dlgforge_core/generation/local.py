@@ -1,0 +1,115 @@
+"""A worker in this process, on an event loop and a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlgforge_core.config import PostgresConfig, RoutingConfig
+from dlgforge_core.generation.prepare import PreparedRun
+from dlgforge_core.generation.worker import Worker, WorkerResult
+from dlgforge_core.llm.client import LlmClient
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.store.worker_store import WorkerStore
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Everything a worker needs, wherever it runs. It holds secrets: hand it over, never log it."""
+
+    run: PreparedRun
+    dsn: str = field(repr=False)
+    postgres: PostgresConfig = field(repr=False)
+    endpoints: tuple[Endpoint, ...]
+    routing: RoutingConfig
+
+
+async def run_worker(spec: WorkerSpec, on_start: Callable[[Worker], None]) -> WorkerResult:
+    """Connect, work until the run has nothing left, and disconnect; `on_start` gets the worker."""
+    run = spec.run.generation.run
+    async with (
+        LlmClient(spec.endpoints, spec.routing, patience_s=run.patience_s) as client,
+        WorkerStore(
+            spec.dsn,
+            spec.postgres,
+            run_id=spec.run.run_id,
+            fingerprint=spec.run.fingerprint,
+            lease_s=run.lease_s,
+            patience_s=run.patience_s,
+            max_dialogues=run.max_dialogues,
+        ) as store,
+    ):
+        worker = Worker(store, client, spec.run.generation, spec.run.agents, spec.run.models)
+        on_start(worker)
+        return await worker.run()
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """The event loop the engine runs on: uvloop where there is one."""
+    if sys.platform != "win32":
+        import uvloop
+
+        return uvloop.new_event_loop
+    return asyncio.new_event_loop
+
+
+class WorkerThread:
+    """Runs one worker beside the caller's thread, which stays free to report and to be interrupted."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._worker: Worker | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop_reason: str | None = None
+        self._result: WorkerResult | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._main, name="dlgforge-worker", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether the worker has ended within `timeout_s` seconds."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def stop(self, reason: str) -> None:
+        """Ask the worker to cut off its calls, let go of its dialogues and end."""
+        self._stop_reason = reason
+        if self._loop is not None and not self._loop.is_closed():
+            try:
+                self._loop.call_soon_threadsafe(self._stop_now)
+            except RuntimeError:  # the loop was closed in between: the worker has ended
+                return
+
+    def _stop_now(self) -> None:
+        if self._worker is not None and self._stop_reason is not None:
+            self._worker.stop(self._stop_reason)
+
+    def stats(self) -> dict[str, Any] | None:
+        """What the worker has counted so far; None before it has started."""
+        return self._worker.stats() if self._worker is not None else None
+
+    def result(self) -> WorkerResult:
+        """How the worker ended; raises what it failed with. Call once `wait` has returned True."""
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def _main(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                self._loop = runner.get_loop()
+                self._result = runner.run(run_worker(self._spec, self._started))
+        except BaseException as error:
+            self._error = error
+
+    def _started(self, worker: Worker) -> None:
+        self._worker = worker
+        self._stop_now()

@@ -1,0 +1,89 @@
+"""From configuration to a registered run: plan, write the plan down, and say what a worker needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dlgforge_core.config import AgentsConfig, GenerationConfig, LlmConfig, validate
+from dlgforge_core.dialogue import Role
+from dlgforge_core.errors import ConfigError
+from dlgforge_core.personas import read_personas
+from dlgforge_core.planning import content_fingerprint, plan_run
+from dlgforge_core.seeds import SeedBatch
+from dlgforge_core.store.run_store import RunStore
+
+# Settings of `run` that say how hard to work, not what to make: a resumed run takes them from today's
+# configuration, everything else from the day it was planned.
+_EFFORT = (
+    "concurrency",
+    "max_open_dialogues",
+    "max_tokens",
+    "max_dialogues",
+    "patience_s",
+    "lease_s",
+    "distributed",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRun:
+    """A run whose plan is in the store."""
+
+    run_id: str
+    fingerprint: str
+    generation: GenerationConfig
+    agents: AgentsConfig
+    models: Mapping[Role, str]
+    notes: tuple[str, ...]
+
+
+def prepare_run(
+    store: RunStore,
+    generation: GenerationConfig,
+    llm: LlmConfig,
+    batches: Sequence[SeedBatch],
+    *,
+    languages: Sequence[str] | None = None,
+    batch_names: Sequence[str] | None = None,
+) -> PreparedRun:
+    """Plan the dialogues of the selected languages and batches (all by default) and register the run.
+
+    With `run.resume_run_id` the earlier run is taken up as it was planned. Raises ConfigError.
+    """
+    if generation.run.resume_run_id:
+        return _resume(store, generation, generation.run.resume_run_id)
+    personas = read_personas(generation.personas.path)
+    planning = plan_run(generation, llm, personas, batches, languages=languages, batch_names=batch_names)
+    fingerprint = content_fingerprint(generation, llm, personas)
+    models = {role: llm.model_of(role) for role in Role}
+    run_id = store.register_run(
+        fingerprint,
+        planning.plans,
+        {
+            "generation": generation.model_dump(mode="json"),
+            "agents": llm.agents.model_dump(mode="json"),
+            "models": {role.value: model for role, model in models.items()},
+        },
+    )
+    return PreparedRun(run_id, fingerprint, generation, llm.agents, models, tuple(planning.notes))
+
+
+def _resume(store: RunStore, generation: GenerationConfig, run_id: str) -> PreparedRun:
+    record = store.run(run_id)
+    if record is None:
+        known = ", ".join(store.run_ids()) or "none"
+        raise ConfigError(f"run.resume_run_id = {run_id!r}: there is no such run; the latest are: {known}")
+    recorded: dict[str, Any] = dict(record.config["generation"])
+    today = generation.run.model_dump(mode="json")
+    recorded["run"] = {**recorded["run"], **{key: today[key] for key in _EFFORT}}
+    source = f"the configuration of run {run_id}"
+    return PreparedRun(
+        run_id=record.run_id,
+        fingerprint=record.fingerprint,
+        generation=validate(GenerationConfig, recorded, source),
+        agents=validate(AgentsConfig, record.config["agents"], source),
+        models={Role(role): model for role, model in record.config["models"].items()},
+        notes=(f"resuming run {run_id} with the configuration it was planned with",),
+    )

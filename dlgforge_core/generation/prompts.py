@@ -1,0 +1,146 @@
+"""What the roles are told. Every prompt grows at its end only, so that a server's prefix cache hits.
+
+The system message is fixed for a dialogue; each turn appends what was said. What changes from turn to
+turn (a request for another question, say) is appended, never inserted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from babel import Locale, UnknownLocaleError
+
+from dlgforge_core.config import JudgeConfig
+from dlgforge_core.dialogue import DialoguePlan, Judgement, Turn
+
+Message = dict[str, str]
+
+MAX_SCORE = 10
+
+
+def language_name(language: str) -> str:
+    """English name of a language code ("fr", "ar-MA"); other names ("Gulf Arabic") stay as they are."""
+    try:
+        return Locale.parse(language.replace("-", "_")).english_name or language
+    except (UnknownLocaleError, ValueError):
+        return language
+
+
+def user_simulator(plan: DialoguePlan, turns: Sequence[Turn]) -> list[Message]:
+    """The roles are turned round: what the assistant said comes as `user`."""
+    language = language_name(plan.language)
+    example = f"A question of this kind: {plan.topic.question}\n" if plan.topic.question else ""
+    system = (
+        f"You are a person who asks an expert for help. {plan.user_persona.description}\n"
+        f"Topic: {plan.topic.topic}\n{example}"
+        f"Write only your next question, in {language}, in one or two sentences. Never answer it yourself."
+    )
+    messages = [
+        {"role": "system", "content": system},
+        {"role": "user", "content": f"Hello! What would you like to know about {plan.topic.topic}?"},
+    ]
+    for turn in turns:
+        messages.append({"role": "assistant", "content": turn.user})
+        messages.append({"role": "user", "content": turn.assistant})
+    return messages
+
+
+def another_question(messages: Sequence[Message], repeated: str) -> list[Message]:
+    """The same prompt, with the repeated question and the request for another one at its end."""
+    return [
+        *messages,
+        {"role": "assistant", "content": repeated},
+        {"role": "user", "content": "That was asked before. Ask something else about the topic."},
+    ]
+
+
+def assistant(plan: DialoguePlan, turns: Sequence[Turn], question: str) -> list[Message]:
+    """The conversation as the assistant sees it, ending with the question to answer."""
+    language = language_name(plan.language)
+    system = (
+        f"{plan.assistant_persona.description}\n"
+        f"Answer in {language}, correctly and to the point, in a few sentences of plain text."
+    )
+    messages = [{"role": "system", "content": system}]
+    for turn in turns:
+        messages.append({"role": "user", "content": turn.user})
+        messages.append({"role": "assistant", "content": turn.assistant})
+    messages.append({"role": "user", "content": question})
+    return messages
+
+
+def turn_judge(
+    plan: DialoguePlan, judge: JudgeConfig, turns: Sequence[Turn], question: str, answer: str
+) -> list[Message]:
+    """Earlier turns come with their verdicts, so that each prompt begins with the one before."""
+    messages = [{"role": "system", "content": _judge_system(plan, judge, "the last answer")}]
+    for turn in turns:
+        messages.append({"role": "user", "content": _exchange(turn.user, turn.assistant)})
+        if turn.judgement is not None:
+            messages.append({"role": "assistant", "content": _verdict_text(turn.judgement)})
+    messages.append({"role": "user", "content": _exchange(question, answer)})
+    return messages
+
+
+def conversation_judge(plan: DialoguePlan, judge: JudgeConfig, turns: Sequence[Turn]) -> list[Message]:
+    """One verdict on the whole dialogue."""
+    transcript = "\n\n".join(_exchange(turn.user, turn.assistant) for turn in turns)
+    return [
+        {"role": "system", "content": _judge_system(plan, judge, "the whole conversation")},
+        {"role": "user", "content": transcript},
+    ]
+
+
+def verdict_schema(judge: JudgeConfig) -> dict[str, Any]:
+    """JSON schema of a verdict: a score from 0 to 10, and reasons from the configured labels."""
+    return {
+        "type": "object",
+        "properties": {
+            "score": {"type": "integer", "minimum": 0, "maximum": MAX_SCORE},
+            "reasons": {
+                "type": "array",
+                "items": {"type": "string", "enum": list(judge.reasons)},
+                "minItems": 1,
+                "maxItems": min(3, len(judge.reasons)),
+            },
+            "comment": {"type": "string", "maxLength": 160},
+        },
+        "required": ["score", "reasons", "comment"],
+        "additionalProperties": False,
+    }
+
+
+def judgement_from(data: dict[str, Any], judge: JudgeConfig) -> Judgement:
+    """The verdict in an answer to the judge's prompt. Raises ValueError when it cannot be used."""
+    score = data.get("score")
+    if isinstance(score, float) and score.is_integer():
+        score = int(score)
+    if not isinstance(score, int) or isinstance(score, bool) or not 0 <= score <= MAX_SCORE:
+        raise ValueError(f"score must be a whole number from 0 to {MAX_SCORE}, not {score!r}")
+    reasons = data.get("reasons")
+    if not isinstance(reasons, list):
+        raise ValueError("reasons must be a list")
+    known = tuple(dict.fromkeys(r for r in reasons if r in judge.reasons))
+    if not known:
+        raise ValueError(f"reasons must name some of: {', '.join(judge.reasons)}")
+    comment = data.get("comment", "")
+    return Judgement(score, known, comment if isinstance(comment, str) else "")
+
+
+def _judge_system(plan: DialoguePlan, judge: JudgeConfig, what: str) -> str:
+    return (
+        f"You judge conversations between a user and an assistant about {plan.topic.topic}. "
+        f"They should be in {language_name(plan.language)}. Judge {what}: is it correct, helpful, clear and "
+        f"in that language? Reply with JSON only: score (0 is useless, {MAX_SCORE} is perfect), reasons (one "
+        f"to three of: {', '.join(judge.reasons)}), comment (one short sentence)."
+    )
+
+
+def _exchange(question: str, answer: str) -> str:
+    return f"User: {question}\nAssistant: {answer}"
+
+
+def _verdict_text(judgement: Judgement) -> str:
+    reasons = ", ".join(f'"{reason}"' for reason in judgement.reasons)
+    return f'{{"score": {judgement.score}, "reasons": [{reasons}]}}'

@@ -1,0 +1,274 @@
+"""The run state as planners, progress displays and exports see it: synchronous, one call a question."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import orjson
+import psycopg
+
+from dlgforge_core.config import PostgresConfig
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, SeedTopic, Turn
+from dlgforge_core.errors import StoreError
+from dlgforge_core.planning import Plan
+from dlgforge_core.seeds import SeedBatch
+from dlgforge_core.store.connection import connect
+from dlgforge_core.store.migrate import migrate
+
+_COPY_CHUNK = 2_000
+
+_DIALOGUES = """
+SELECT d.plan, d.judgement, r.config -> 'models', (
+    SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement)
+                     ORDER BY t.turn_index)
+    FROM turns t WHERE t.dialogue_id = d.dialogue_id)
+FROM run_plans rp JOIN runs r USING (run_id) JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id)
+WHERE rp.run_id = %s AND d.status = 'done' AND d.ordinal < rp.n_dialogues
+ORDER BY p.batch, p.language, d.ordinal LIMIT %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One row of `runs`."""
+
+    run_id: str
+    fingerprint: str
+    config: Mapping[str, Any]
+    status: str
+    stop_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands, in dialogues."""
+
+    planned: int = 0
+    done: int = 0
+    leased: int = 0
+    turns: int = 0
+    drop_reasons: Mapping[str, int] = field(default_factory=dict)
+    done_by_language: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def dropped(self) -> int:
+        return sum(self.drop_reasons.values())
+
+    @property
+    def pending(self) -> int:
+        return self.planned - self.done - self.dropped
+
+    @property
+    def complete(self) -> bool:
+        return self.pending == 0
+
+
+def run_id_of(fingerprint: str, plans: Sequence[Plan]) -> str:
+    """The run's id: the same plans under the same fingerprint are the same run."""
+    parts = sorted(f"{plan.plan_id}:{plan.n_dialogues}" for plan in plans)
+    return hashlib.sha256("\n".join([fingerprint, *parts]).encode()).hexdigest()[:16]
+
+
+class RunStore:
+    """The run state in one Postgres database; every method opens what it needs and leaves nothing open."""
+
+    def __init__(self, dsn: str, config: PostgresConfig | None = None) -> None:
+        self.dsn = dsn
+        self.config = config or PostgresConfig()
+
+    def __repr__(self) -> str:
+        return "RunStore()"  # a DSN may hold a password
+
+    @contextmanager
+    def connection(self) -> Iterator[psycopg.Connection]:
+        """A connection for a few statements. Raises StoreError when the database cannot be reached."""
+        try:
+            connection = connect(self.dsn, self.config)
+        except psycopg.OperationalError as error:
+            raise StoreError(f"Postgres cannot be reached: {str(error).strip()}") from None
+        with connection:
+            yield connection
+
+    def migrate(self) -> list[int]:
+        """Bring the schema up to date; returns the versions applied now."""
+        with self.connection() as connection:
+            return migrate(connection)
+
+    # Seed batches
+
+    def save_seed_batches(self, batches: Sequence[SeedBatch]) -> None:
+        """Keep these batches' topics, replacing earlier content under the same names."""
+        with self.connection() as connection, connection.transaction():
+            for batch in batches:
+                connection.execute(
+                    "INSERT INTO seed_batches (name, digest, topics) VALUES (%s, %s, %s::jsonb) "
+                    "ON CONFLICT (name) DO UPDATE SET digest = excluded.digest, topics = excluded.topics, "
+                    "read_at = now()",
+                    (batch.name, batch.digest, _json([asdict(topic) for topic in batch.topics])),
+                )
+
+    def seed_batches(self, names: Sequence[str] | None = None) -> list[SeedBatch]:
+        """The kept batches, by name; all of them when `names` is None."""
+        with self.connection() as connection:
+            rows = connection.execute(
+                "SELECT name, digest, topics FROM seed_batches "
+                "WHERE %(names)s::text[] IS NULL OR name = ANY(%(names)s) ORDER BY name",
+                {"names": None if names is None else list(names)},
+            ).fetchall()
+        return [
+            SeedBatch(
+                name=name, digest=digest, topics=tuple(SeedTopic(**topic) for topic in topics), problems=()
+            )
+            for name, digest, topics in rows
+        ]
+
+    # Runs
+
+    def register_run(self, fingerprint: str, plans: Sequence[Plan], config: Mapping[str, Any]) -> str:
+        """Write down a run and the rows of its dialogues that are not there yet; returns the run's id."""
+        run_id = run_id_of(fingerprint, plans)
+        with self.connection() as connection:
+            with connection.transaction():
+                connection.execute(
+                    "INSERT INTO runs (run_id, fingerprint, config) VALUES (%s, %s, %s::jsonb) "
+                    "ON CONFLICT (run_id) DO UPDATE SET config = excluded.config, updated_at = now()",
+                    (run_id, fingerprint, _json(config)),
+                )
+                for plan in plans:
+                    connection.execute(
+                        "INSERT INTO plans (plan_id, fingerprint, batch, language) VALUES (%s, %s, %s, %s) "
+                        "ON CONFLICT DO NOTHING",
+                        (plan.plan_id, fingerprint, plan.batch, plan.language),
+                    )
+                    connection.execute(
+                        "INSERT INTO run_plans (run_id, plan_id, n_dialogues) VALUES (%s, %s, %s) "
+                        "ON CONFLICT DO NOTHING",
+                        (run_id, plan.plan_id, plan.n_dialogues),
+                    )
+            for plan in plans:
+                _insert_dialogues(connection, plan)
+        return run_id
+
+    def run(self, run_id: str | None = None) -> RunRecord | None:
+        """A run by its id, or the one worked on last; None when there is none."""
+        with self.connection() as connection:
+            row = connection.execute(
+                "SELECT run_id, fingerprint, config, status, stop_reason FROM runs "
+                "WHERE %(id)s::text IS NULL OR run_id = %(id)s ORDER BY updated_at DESC LIMIT 1",
+                {"id": run_id},
+            ).fetchone()
+        return RunRecord(*row) if row else None
+
+    def run_ids(self, limit: int = 10) -> list[str]:
+        """The runs worked on last, the latest first."""
+        with self.connection() as connection:
+            rows = connection.execute(
+                "SELECT run_id FROM runs ORDER BY updated_at DESC LIMIT %s", (limit,)
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    def set_status(self, run_id: str, status: str, stop_reason: str | None = None) -> None:
+        """Record how a run stands: `running`, `complete` or `stopped`."""
+        with self.connection() as connection:
+            connection.execute(
+                "UPDATE runs SET status = %s, stop_reason = %s, updated_at = now() WHERE run_id = %s",
+                (status, stop_reason, run_id),
+            )
+
+    def progress(self, run_id: str) -> Progress:
+        """Counts of the run's dialogues by outcome, and of the turns committed."""
+        with self.connection() as connection:
+            rows = connection.execute(
+                "SELECT d.status, d.drop_reason, p.language, count(*), sum(d.turns_done), count(d.worker_id) "
+                "FROM run_plans rp JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id) "
+                "WHERE rp.run_id = %s AND d.ordinal < rp.n_dialogues GROUP BY 1, 2, 3",
+                (run_id,),
+            ).fetchall()
+        drops: dict[str, int] = {}
+        languages: dict[str, int] = {}
+        planned = leased = turns = 0
+        for status, reason, language, count, turns_done, held in rows:
+            planned, leased, turns = planned + count, leased + held, turns + int(turns_done or 0)
+            if status == "dropped":
+                drops[reason] = drops.get(reason, 0) + count
+            elif status == "done":
+                languages[language] = languages.get(language, 0) + count
+        return Progress(planned, sum(languages.values()), leased, turns, drops, languages)
+
+    def worker_stats(self, run_id: str) -> list[Mapping[str, Any]]:
+        """What every worker of the run, past ones included, has counted."""
+        with self.connection() as connection:
+            rows = connection.execute(
+                "SELECT stats FROM workers WHERE run_id = %s ORDER BY worker_id", (run_id,)
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    # What came out
+
+    def dialogues(self, run_id: str, limit: int | None = None) -> Iterator[Dialogue]:
+        """The run's finished dialogues by language and ordinal, streamed: memory does not grow with them."""
+        with (
+            self.connection() as connection,
+            connection.transaction(),
+            connection.cursor(name="dialogues") as cursor,
+        ):
+            cursor.itersize = 500
+            cursor.execute(_DIALOGUES, (run_id, limit))
+            for plan, judgement, models, turns in cursor:
+                yield Dialogue(
+                    plan=DialoguePlan.from_json(plan),
+                    turns=tuple(
+                        Turn(i, user, assistant, Judgement.from_json(verdict) if verdict else None)
+                        for i, user, assistant, verdict in turns
+                    ),
+                    judgement=Judgement.from_json(judgement) if judgement else None,
+                    models=models or {},
+                )
+
+
+def _insert_dialogues(connection: psycopg.Connection, plan: Plan) -> None:
+    """Write the rows of `plan` that are missing; concurrent callers wait for one another.
+
+    In chunks, each a transaction: a plan of a million dialogues neither grows this process nor holds one
+    transaction open for minutes.
+    """
+    while True:
+        with connection.transaction():
+            row = connection.execute(
+                "SELECT n_dialogues FROM plans WHERE plan_id = %s FOR UPDATE", (plan.plan_id,)
+            ).fetchone()
+            start = row[0] if row else 0
+            stop = min(plan.n_dialogues, start + _COPY_CHUNK)
+            if start >= stop:
+                return
+            with (
+                connection.cursor() as cursor,
+                cursor.copy(
+                    "COPY dialogues (dialogue_id, plan_id, ordinal, n_turns, plan) FROM STDIN"
+                ) as copy,
+            ):
+                for ordinal in range(start, stop):
+                    dialogue = plan.dialogue(ordinal)
+                    row = (dialogue.dialogue_id, plan.plan_id, ordinal, dialogue.n_turns)
+                    copy.write_row((*row, _json(dialogue.to_json())))
+            connection.execute("UPDATE plans SET n_dialogues = %s WHERE plan_id = %s", (stop, plan.plan_id))
+
+
+def _json(value: Any) -> str:
+    """JSON text that jsonb takes: it cannot hold NUL, which a seed's metadata may hide."""
+    encoded = orjson.dumps(value, default=dict)
+    return (orjson.dumps(_without_nul(orjson.loads(encoded))) if b"\\u0000" in encoded else encoded).decode()
+
+
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, list):
+        return [_without_nul(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_nul(key): _without_nul(item) for key, item in value.items()}
+    return value

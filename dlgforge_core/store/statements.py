@@ -1,0 +1,190 @@
+"""The SQL of a worker. Groups of writes come as arrays, one statement for each kind."""
+
+from __future__ import annotations
+
+# Advisory locks (LOCK_CLASS, worker_id): held by the living, free when their connection is gone.
+LOCK_CLASS = 744_100
+
+REGISTER_WORKER = """
+INSERT INTO workers (run_id, host, pid, expires_at)
+VALUES (%(run)s, %(host)s, %(pid)s, now() + %(lease)s * interval '1 second')
+RETURNING worker_id
+"""
+
+TRY_WORKER_LOCK = f"SELECT pg_try_advisory_lock({LOCK_CLASS}, %(me)s)"
+
+HEARTBEAT = """
+UPDATE workers SET expires_at = now() + %(lease)s * interval '1 second', stats = %(stats)s::jsonb
+WHERE worker_id = %(me)s AND ended_at IS NULL
+"""
+
+END_WORKER = f"""
+WITH freed AS (UPDATE dialogues SET worker_id = NULL WHERE worker_id = %(me)s),
+     ended AS (UPDATE workers SET ended_at = now() WHERE worker_id = %(me)s AND ended_at IS NULL)
+SELECT pg_advisory_unlock({LOCK_CLASS}, %(me)s)
+"""
+
+# A worker is gone when its lease has expired or its lock is free. The lock is only tried here, inside
+# this statement's transaction; `ended_at` then keeps the worker from renewing a lease it has lost.
+TAKE_OVER = f"""
+WITH suspects AS MATERIALIZED (
+    SELECT worker_id, expires_at FROM workers WHERE ended_at IS NULL AND worker_id <> %(me)s
+),
+gone AS (
+    UPDATE workers w SET ended_at = now() FROM suspects s
+    WHERE w.worker_id = s.worker_id AND w.ended_at IS NULL
+      AND (s.expires_at < now()
+           OR (w.started_at < now() - interval '2 seconds'
+               AND pg_try_advisory_xact_lock({LOCK_CLASS}, s.worker_id)))
+    RETURNING w.worker_id
+),
+freed AS (
+    UPDATE dialogues d SET worker_id = NULL FROM workers w
+    WHERE d.worker_id = w.worker_id AND d.worker_id IS NOT NULL
+      AND (w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM gone))
+    RETURNING 1
+)
+SELECT count(*) FROM freed
+"""
+
+_CLAIM = """
+WITH room AS ({room}),
+picked AS (
+    SELECT c.dialogue_id FROM run_plans rp, LATERAL (
+        SELECT d.dialogue_id, d.n_turns, d.ordinal FROM dialogues d
+        WHERE d.plan_id = rp.plan_id AND d.status = 'pending' AND d.worker_id IS NULL
+          AND d.ordinal < rp.n_dialogues
+        ORDER BY d.n_turns DESC, d.ordinal LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    ) c
+    WHERE rp.run_id = %(run)s
+    ORDER BY c.n_turns DESC, c.ordinal LIMIT (SELECT n FROM room)
+),
+claimed AS (
+    UPDATE dialogues d SET worker_id = %(me)s FROM picked
+    WHERE d.dialogue_id = picked.dialogue_id
+      AND EXISTS (SELECT 1 FROM workers w WHERE w.worker_id = %(me)s AND w.ended_at IS NULL)
+    RETURNING d.dialogue_id, d.plan, d.turns_done, d.n_turns, d.ordinal
+)
+SELECT c.plan,
+       CASE WHEN c.turns_done > 0 THEN (
+           SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement)
+                            ORDER BY t.turn_index)
+           FROM turns t WHERE t.dialogue_id = c.dialogue_id) END,
+       f.turn_index, f.question, f.answer
+FROM claimed c LEFT JOIN drafts f USING (dialogue_id)
+ORDER BY c.n_turns DESC, c.ordinal
+"""
+
+# Under a budget the claims of all workers take turns, so that together they keep to it.
+_ROOM_UNDER_BUDGET = """
+    SELECT greatest(0, least(%(limit)s, %(max_dialogues)s - (
+        SELECT count(*) FROM run_plans rp JOIN dialogues d USING (plan_id)
+        WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
+          AND (d.status = 'done' OR d.worker_id IS NOT NULL)))) AS n
+    FROM (SELECT pg_advisory_xact_lock(744098, hashtext(%(run)s))) AS lock
+"""
+_ROOM = "SELECT %(limit)s::bigint AS n"
+
+
+def claim(*, limited: bool) -> str:
+    """The statement that leases free dialogues; `limited` when run.max_dialogues is set."""
+    return _CLAIM.format(room=_ROOM_UNDER_BUDGET if limited else _ROOM)
+
+
+COUNTS = """
+SELECT count(*) FILTER (WHERE d.status = 'pending'), count(*) FILTER (WHERE d.status = 'done')
+FROM run_plans rp JOIN dialogues d USING (plan_id)
+WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
+"""
+
+TOKENS_USED = """
+SELECT coalesce(sum((stats ->> 'tokens')::bigint), 0) FROM workers
+WHERE run_id = %(run)s AND worker_id <> %(me)s
+"""
+
+# A question that is already there under the same dialogue and turn is this write, repeated.
+RESERVE_QUESTIONS = """
+WITH input AS (
+    SELECT * FROM unnest(%(keys)s::bytea[], %(ids)s::text[], %(indexes)s::int[], %(questions)s::text[])
+        AS t (question_key, dialogue_id, turn_index, question)
+),
+owned AS (
+    SELECT i.* FROM input i JOIN dialogues d USING (dialogue_id) WHERE d.worker_id = %(me)s
+),
+fresh AS (
+    INSERT INTO questions (fingerprint, question_key, dialogue_id, turn_index)
+    SELECT %(fingerprint)s, question_key, dialogue_id, turn_index FROM owned
+    ON CONFLICT DO NOTHING
+    RETURNING question_key, dialogue_id
+),
+mine AS (
+    SELECT question_key, dialogue_id FROM fresh
+    UNION
+    SELECT o.question_key, o.dialogue_id FROM owned o JOIN questions q
+      ON q.fingerprint = %(fingerprint)s AND q.question_key = o.question_key
+     AND q.dialogue_id = o.dialogue_id AND q.turn_index = o.turn_index
+),
+drafted AS (
+    INSERT INTO drafts (dialogue_id, turn_index, question)
+    SELECT o.dialogue_id, o.turn_index, o.question FROM owned o JOIN mine USING (question_key, dialogue_id)
+    ON CONFLICT (dialogue_id) DO UPDATE
+    SET turn_index = excluded.turn_index, question = excluded.question, answer = NULL
+)
+SELECT question_key, dialogue_id FROM mine
+"""
+
+SAVE_ANSWERS = """
+UPDATE drafts f SET answer = i.answer
+FROM unnest(%s::text[], %s::int[], %s::text[]) AS i (dialogue_id, turn_index, answer), dialogues d
+WHERE f.dialogue_id = i.dialogue_id AND f.turn_index = i.turn_index
+  AND d.dialogue_id = i.dialogue_id AND d.worker_id = %s
+"""
+
+COMMIT_TURNS = """
+WITH input AS (
+    SELECT * FROM unnest(%(ids)s::text[], %(indexes)s::int[], %(users)s::text[], %(assistants)s::text[],
+                         %(judgements)s::jsonb[], %(finals)s::boolean[], %(conversation)s::jsonb[])
+        AS t (dialogue_id, turn_index, user_text, assistant_text, judgement, final, conversation)
+),
+owned AS (
+    UPDATE dialogues d SET
+        turns_done = i.turn_index + 1,
+        status = CASE WHEN i.final THEN 'done' ELSE 'pending' END,
+        worker_id = CASE WHEN i.final THEN NULL ELSE d.worker_id END,
+        judgement = i.conversation,
+        ended_at = CASE WHEN i.final THEN now() END
+    FROM input i
+    WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = %(me)s AND d.turns_done = i.turn_index
+      AND d.status = 'pending'
+    RETURNING d.dialogue_id, i.final
+),
+cleared AS (
+    DELETE FROM drafts f USING owned o WHERE f.dialogue_id = o.dialogue_id AND o.final
+)
+INSERT INTO turns (dialogue_id, turn_index, user_text, assistant_text, judgement, worker_id)
+SELECT i.dialogue_id, i.turn_index, i.user_text, i.assistant_text, i.judgement, %(me)s
+FROM input i JOIN owned USING (dialogue_id)
+RETURNING dialogue_id
+"""
+
+COMMITTED_BY_ME = """
+SELECT t.dialogue_id FROM turns t
+JOIN unnest(%s::text[], %s::int[]) AS i (dialogue_id, turn_index) USING (dialogue_id, turn_index)
+WHERE t.worker_id = %s
+"""
+
+DROP_DIALOGUES = """
+WITH input AS (
+    SELECT * FROM unnest(%(ids)s::text[], %(reasons)s::text[], %(details)s::text[])
+        AS t (dialogue_id, reason, detail)
+),
+dropped AS (
+    UPDATE dialogues d SET status = 'dropped', drop_reason = i.reason, drop_detail = i.detail,
+        worker_id = NULL, ended_at = now()
+    FROM input i
+    WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = %(me)s AND d.status = 'pending'
+    RETURNING d.dialogue_id
+),
+freed AS (DELETE FROM questions q USING dropped p WHERE q.dialogue_id = p.dialogue_id)
+DELETE FROM drafts f USING dropped p WHERE f.dialogue_id = p.dialogue_id
+"""

@@ -1,0 +1,404 @@
+"""The run state as one worker sees it: claim dialogues, make every answer durable, keep the lease."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+import psycopg
+
+from dlgforge_core.config import PostgresConfig
+from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn
+from dlgforge_core.errors import LeaseLostError, StoreError
+from dlgforge_core.quality.questions import question_key
+from dlgforge_core.store import statements as sql
+from dlgforge_core.store.connection import connect_async
+from dlgforge_core.store.group_writer import GroupWriter
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is known of the turn in progress of a dialogue that was taken up again."""
+
+    turn_index: int
+    question: str
+    answer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A dialogue leased to this worker, with what was committed of it before."""
+
+    plan: DialoguePlan
+    turns: tuple[Turn, ...]
+    draft: Draft | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reserve:
+    dialogue_id: str
+    turn_index: int
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
+class _SaveAnswer:
+    dialogue_id: str
+    turn_index: int
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Commit:
+    dialogue_id: str
+    turn: Turn
+    final: bool
+    judgement: Judgement | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Drop:
+    dialogue_id: str
+    reason: DropReason
+    detail: str
+
+
+_Op = _Reserve | _SaveAnswer | _Commit | _Drop
+
+
+class WorkerStore:
+    """One worker's side of the run state; an asynchronous context manager.
+
+    Two connections: one holds the worker's lock and does claims and heartbeats, the other writes groups.
+    A connection that breaks is opened again for up to `patience_s`; every write can be repeated, because
+    it is keyed by dialogue, turn and worker. Then StoreError.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        config: PostgresConfig,
+        *,
+        run_id: str,
+        fingerprint: str,
+        lease_s: float,
+        patience_s: float = 60.0,
+        max_dialogues: int | None = None,
+    ) -> None:
+        self._dsn = dsn
+        self._config = config
+        self._run_id = run_id
+        self._fingerprint = fingerprint
+        self._lease_s = lease_s
+        self._patience_s = patience_s
+        self._max_dialogues = max_dialogues
+        self._worker_id = 0
+        self._locked = False
+        self._control: psycopg.AsyncConnection | None = None
+        self._control_lock = asyncio.Lock()
+        self._write_connection: psycopg.AsyncConnection | None = None
+        self._writer: GroupWriter[_Op] = GroupWriter(self._write_group)
+
+    @property
+    def worker_id(self) -> int:
+        """This worker's number in the table `workers`."""
+        return self._worker_id
+
+    async def __aenter__(self) -> WorkerStore:
+        await self.register()
+        self._writer.start()
+        return self
+
+    async def register(self) -> None:
+        """Become a worker of the run, under a new number; the start, or the way on after a lost lease."""
+
+        async def run(connection: psycopg.AsyncConnection) -> int:
+            cursor = await connection.execute(
+                sql.REGISTER_WORKER,
+                {
+                    "run": self._run_id,
+                    "host": socket.gethostname(),
+                    "pid": os.getpid(),
+                    "lease": self._lease_s,
+                },
+            )
+            row = await cursor.fetchone()
+            assert row is not None
+            return int(row[0])
+
+        self._worker_id = await self._on_control(run)
+        self._locked = False
+        await self._on_control(self._take_lock)
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._writer.close()
+        try:
+            await self._on_control(self._end)
+        finally:
+            for connection in (self._control, self._write_connection):
+                if connection is not None:
+                    await connection.close()
+
+    # Leases
+
+    async def claim(self, limit: int) -> list[Claim]:
+        """Lease up to `limit` free dialogues of the run, those with most turns first."""
+
+        async def run(connection: psycopg.AsyncConnection) -> list[Claim]:
+            cursor = await connection.execute(
+                sql.claim(limited=self._max_dialogues is not None),
+                {
+                    "run": self._run_id,
+                    "limit": limit,
+                    "me": self._worker_id,
+                    "max_dialogues": self._max_dialogues,
+                },
+            )
+            return [_claim_from_row(row) for row in await cursor.fetchall()]
+
+        return await self._on_control(run)
+
+    async def heartbeat(self, stats: Mapping[str, Any]) -> bool:
+        """Renew the lease and publish what was counted; False when the lease had been lost."""
+
+        async def run(connection: psycopg.AsyncConnection) -> bool:
+            cursor = await connection.execute(
+                sql.HEARTBEAT,
+                {"me": self._worker_id, "lease": self._lease_s, "stats": orjson.dumps(stats).decode()},
+            )
+            await self._take_lock(connection)
+            return cursor.rowcount == 1
+
+        return await self._on_control(run)
+
+    async def take_over(self) -> int:
+        """Free the dialogues of workers that are dead or whose lease expired; returns how many."""
+
+        async def run(connection: psycopg.AsyncConnection) -> int:
+            cursor = await connection.execute(sql.TAKE_OVER, {"me": self._worker_id})
+            row = await cursor.fetchone()
+            return int(row[0]) if row else 0
+
+        return await self._on_control(run)
+
+    async def unfinished(self) -> int:
+        """How many dialogues of the run are neither finished nor dropped."""
+        return (await self._counts())[0]
+
+    async def finished(self) -> int:
+        """How many dialogues of the run are finished."""
+        return (await self._counts())[1]
+
+    async def take_over_and_count_tokens(self) -> int:
+        """`take_over`, then the tokens, in and out, that the run's other workers have published."""
+        await self.take_over()
+
+        async def run(connection: psycopg.AsyncConnection) -> int:
+            cursor = await connection.execute(sql.TOKENS_USED, {"run": self._run_id, "me": self._worker_id})
+            row = await cursor.fetchone()
+            return int(row[0]) if row else 0
+
+        return await self._on_control(run)
+
+    async def _counts(self) -> tuple[int, int]:
+        async def run(connection: psycopg.AsyncConnection) -> tuple[int, int]:
+            cursor = await connection.execute(sql.COUNTS, {"run": self._run_id})
+            row = await cursor.fetchone()
+            assert row is not None
+            return int(row[0]), int(row[1])
+
+        return await self._on_control(run)
+
+    # Writes of one dialogue; each returns when the write is durable
+
+    async def reserve_question(self, dialogue_id: str, turn_index: int, question: str) -> bool:
+        """Make this question this turn's own; False when it was asked before in the dataset."""
+        return bool(await self._writer.submit(_Reserve(dialogue_id, turn_index, question)))
+
+    async def save_answer(self, dialogue_id: str, turn_index: int, answer: str) -> None:
+        """Keep the assistant's answer of the turn in progress."""
+        await self._writer.submit(_SaveAnswer(dialogue_id, turn_index, answer))
+
+    async def commit_turn(
+        self, dialogue_id: str, turn: Turn, *, final: bool, judgement: Judgement | None = None
+    ) -> None:
+        """Accept a turn; with `final` the dialogue is finished. Raises LeaseLostError."""
+        await self._writer.submit(_Commit(dialogue_id, turn, final, judgement))
+
+    async def drop(self, dialogue_id: str, reason: DropReason, detail: str) -> None:
+        """Give a dialogue up, with the reason; its questions are free again."""
+        await self._writer.submit(_Drop(dialogue_id, reason, detail[:2000]))
+
+    async def _write_group(self, ops: Sequence[_Op]) -> Sequence[object]:
+        async def run(connection: psycopg.AsyncConnection) -> Sequence[object]:
+            async with connection.transaction():
+                return await self._execute(connection, ops)
+
+        try:
+            return await self._retrying("_write_connection", run)
+        except psycopg.DataError:
+            if len(ops) == 1:
+                raise
+            # One bad value must not fail its neighbours: find it by writing each alone.
+            return [(await self._each_alone(op)) for op in ops]
+
+    async def _each_alone(self, op: _Op) -> object:
+        try:
+            return (await self._write_group([op]))[0]
+        except psycopg.Error as error:
+            return error
+
+    async def _execute(self, connection: psycopg.AsyncConnection, ops: Sequence[_Op]) -> Sequence[object]:
+        results: dict[int, object] = {}
+        reserves = [(i, op) for i, op in enumerate(ops) if isinstance(op, _Reserve)]
+        answers = [op for op in ops if isinstance(op, _SaveAnswer)]
+        commits = [(i, op) for i, op in enumerate(ops) if isinstance(op, _Commit)]
+        drops = [op for op in ops if isinstance(op, _Drop)]
+        if commits:
+            results |= await self._execute_commits(connection, commits)
+        if answers:
+            await connection.execute(
+                sql.SAVE_ANSWERS,
+                (
+                    [op.dialogue_id for op in answers],
+                    [op.turn_index for op in answers],
+                    [_storable(op.answer) for op in answers],
+                    self._worker_id,
+                ),
+            )
+        if drops:
+            await connection.execute(
+                sql.DROP_DIALOGUES,
+                {
+                    "ids": [op.dialogue_id for op in drops],
+                    "reasons": [op.reason.value for op in drops],
+                    "details": [_storable(op.detail) for op in drops],
+                    "me": self._worker_id,
+                },
+            )
+        if reserves:
+            results |= await self._execute_reserves(connection, reserves)
+        return [results.get(i) for i in range(len(ops))]
+
+    async def _execute_commits(
+        self, connection: psycopg.AsyncConnection, commits: Sequence[tuple[int, _Commit]]
+    ) -> dict[int, object]:
+        ops = [op for _, op in commits]
+        cursor = await connection.execute(
+            sql.COMMIT_TURNS,
+            {
+                "ids": [op.dialogue_id for op in ops],
+                "indexes": [op.turn.index for op in ops],
+                "users": [_storable(op.turn.user) for op in ops],
+                "assistants": [_storable(op.turn.assistant) for op in ops],
+                "judgements": [_judgement_json(op.turn.judgement) for op in ops],
+                "finals": [op.final for op in ops],
+                "conversation": [_judgement_json(op.judgement) for op in ops],
+                "me": self._worker_id,
+            },
+        )
+        written = {row[0] for row in await cursor.fetchall()}
+        missing = [op for op in ops if op.dialogue_id not in written]
+        if missing:  # either the lease is lost, or this is the repetition of a write that had gone through
+            cursor = await connection.execute(
+                sql.COMMITTED_BY_ME,
+                ([op.dialogue_id for op in missing], [op.turn.index for op in missing], self._worker_id),
+            )
+            written |= {row[0] for row in await cursor.fetchall()}
+        return {
+            i: None
+            if op.dialogue_id in written
+            else LeaseLostError(f"dialogue {op.dialogue_id} was taken over by another worker")
+            for i, op in commits
+        }
+
+    async def _execute_reserves(
+        self, connection: psycopg.AsyncConnection, reserves: Sequence[tuple[int, _Reserve]]
+    ) -> dict[int, object]:
+        # In the order of keys, so that two workers' groups never wait for each other in a circle.
+        keyed = sorted((question_key(op.question), i, op) for i, op in reserves)
+        cursor = await connection.execute(
+            sql.RESERVE_QUESTIONS,
+            {
+                "fingerprint": self._fingerprint,
+                "keys": [key for key, _, _ in keyed],
+                "ids": [op.dialogue_id for _, _, op in keyed],
+                "indexes": [op.turn_index for _, _, op in keyed],
+                "questions": [_storable(op.question) for _, _, op in keyed],
+                "me": self._worker_id,
+            },
+        )
+        mine = {(bytes(key), dialogue_id) for key, dialogue_id in await cursor.fetchall()}
+        return {i: (key, op.dialogue_id) in mine for key, i, op in keyed}
+
+    # Connections
+
+    async def _take_lock(self, connection: psycopg.AsyncConnection) -> None:
+        """Hold this worker's lock. Tried, not waited for: after a broken connection the server may still
+        keep the old session for a while, and the lease's expiry holds meanwhile."""
+        if self._locked:
+            return
+        cursor = await connection.execute(sql.TRY_WORKER_LOCK, {"me": self._worker_id})
+        row = await cursor.fetchone()
+        self._locked = bool(row and row[0])
+
+    async def _end(self, connection: psycopg.AsyncConnection) -> None:
+        await connection.execute(sql.END_WORKER, {"me": self._worker_id})
+
+    async def _on_control(self, run: Callable[[psycopg.AsyncConnection], Awaitable[T]]) -> T:
+        async with self._control_lock:
+            return await self._retrying("_control", run)
+
+    async def _retrying(self, slot: str, run: Callable[[psycopg.AsyncConnection], Awaitable[T]]) -> T:
+        """Run on the connection kept in attribute `slot`, opening it (again) as needed."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience_s
+        pause = 0.05
+        while True:
+            try:
+                connection: psycopg.AsyncConnection | None = getattr(self, slot)
+                if connection is None or connection.closed:
+                    connection = await connect_async(self._dsn, self._config, "dlgforge worker")
+                    setattr(self, slot, connection)
+                    if slot == "_control" and self._worker_id:
+                        self._locked = False
+                        await self._take_lock(connection)
+                return await run(connection)
+            except (psycopg.OperationalError, psycopg.InterfaceError, ConnectionError) as error:
+                if isinstance(error, psycopg.errors.QueryCanceled) or loop.time() > deadline:
+                    raise StoreError(f"Postgres failed: {str(error).strip()}") from None
+                if connection is not None and not isinstance(
+                    error, (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+                ):
+                    await connection.close()
+                await asyncio.sleep(pause)
+                pause = min(2.0, pause * 2)
+
+
+def _claim_from_row(row: Sequence[Any]) -> Claim:
+    plan, turns, draft_index, question, answer = row
+    committed = tuple(
+        Turn(index, user, assistant, Judgement.from_json(verdict) if verdict else None)
+        for index, user, assistant, verdict in turns or ()
+    )
+    # A draft of an earlier turn is left over from before that turn was committed.
+    draft = Draft(draft_index, question, answer) if draft_index == len(committed) else None
+    return Claim(DialoguePlan.from_json(plan), committed, draft)
+
+
+def _judgement_json(judgement: Judgement | None) -> str | None:
+    if judgement is None:
+        return None
+    return orjson.dumps({**judgement.to_json(), "comment": _storable(judgement.comment)}).decode()
+
+
+def _storable(text: str) -> str:
+    """Text Postgres can hold: no NUL, no lone surrogates."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,64 @@
+"""Dagster config classes made from the core's models, so that keys, defaults and texts are written once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, get_args, get_origin
+
+import dagster as dg
+from pydantic import BaseModel, SecretStr, create_model
+from pydantic.fields import FieldInfo
+
+
+@cache
+def config_class(model: type[BaseModel], base: type[Any] = dg.Config) -> type[Any]:
+    """A Dagster config (or, with `base`, resource) class with the fields of a core model.
+
+    Dagster checks the shape in the launchpad; bounds and contradictions are the core's to check, from
+    `plain`. Nested models become nested config classes.
+    """
+    fields: dict[str, Any] = {
+        name: (_annotation(field.annotation), _default(field)) for name, field in model.model_fields.items()
+    }
+    return create_model(model.__name__, __base__=base, __module__=__name__, __doc__=model.__doc__, **fields)
+
+
+def plain(config: BaseModel, model: type[BaseModel]) -> dict[str, Any]:
+    """The values of a class made by `config_class`, as plain data for the core's model to check."""
+    return {name: _plain(getattr(config, name)) for name in model.model_fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _default(field: FieldInfo) -> Any:
+    from pydantic import Field
+
+    kwargs: dict[str, Any] = {"description": field.description}
+    if field.is_required():
+        return Field(**kwargs)
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, BaseModel):
+        cls = config_class(type(default))
+        return Field(default=cls(**plain(default, type(default))), **kwargs)
+    if isinstance(default, SecretStr):
+        return Field(default=default.get_secret_value(), **kwargs)
+    return Field(default=default, **kwargs)
+
+
+def _annotation(annotation: Any) -> Any:
+    if annotation is SecretStr:
+        return str
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return config_class(annotation)
+    if get_origin(annotation) is list:
+        return list[_annotation(get_args(annotation)[0])]  # type: ignore[misc]
+    return annotation
