@@ -94,7 +94,7 @@ class Worker:
         """What was counted so far, as plain data: `tokens`, `calls`, `counts`, `updated_at` (Unix time)."""
         calls = self._client.stats
         return {
-            "tokens": calls.total_tokens,
+            "tokens": self._tokens(),
             "calls": calls.to_json(),
             "counts": {
                 "done": self._counts.done,
@@ -105,6 +105,10 @@ class Worker:
             "open": len(self._open),
             "updated_at": time.time(),
         }
+
+    def _tokens(self) -> int:
+        counts = self._client.stats.by_key.values()
+        return sum(c.prompt_tokens + c.completion_tokens for c in counts)
 
     async def run(self) -> WorkerResult:
         """Work until nothing is left to claim, a budget is used up or `stop` is called.
@@ -179,7 +183,7 @@ class Worker:
     def _count_turn(self) -> None:
         self._counts.turns += 1
         limit = self._run_config.max_tokens
-        if limit is not None and self._tokens_elsewhere + self._client.stats.total_tokens >= limit:
+        if limit is not None and self._tokens_elsewhere + self._tokens() >= limit:
             self.stop(f"run.max_tokens = {limit} is used up", drain=True)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -28,8 +28,10 @@ SELECT d.plan, d.judgement, r.config -> 'models', (
     FROM turns t WHERE t.dialogue_id = d.dialogue_id)
 FROM run_plans rp JOIN runs r USING (run_id) JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id)
 WHERE rp.run_id = %s AND d.status = 'done' AND d.ordinal < rp.n_dialogues
-ORDER BY p.batch, p.language, d.ordinal LIMIT %s
+ORDER BY {order} LIMIT %s
 """
+_IN_ORDER = "p.batch, p.language, d.ordinal"
+_MIXED = "d.ordinal, p.language, p.batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,13 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands, in dialogues."""
+    """Where a run stands: dialogues, and turns (those of dropped dialogues count only as far as made)."""
 
     planned: int = 0
     done: int = 0
     leased: int = 0
     turns: int = 0
+    turns_planned: int = 0
     drop_reasons: Mapping[str, int] = field(default_factory=dict)
     done_by_language: Mapping[str, int] = field(default_factory=dict)
 
@@ -183,21 +186,23 @@ class RunStore:
         """Counts of the run's dialogues by outcome, and of the turns committed."""
         with self.connection() as connection:
             rows = connection.execute(
-                "SELECT d.status, d.drop_reason, p.language, count(*), sum(d.turns_done), count(d.worker_id) "
+                "SELECT d.status, d.drop_reason, p.language, count(*), sum(d.turns_done), "
+                "count(d.worker_id), sum(CASE d.status WHEN 'dropped' THEN d.turns_done ELSE d.n_turns END) "
                 "FROM run_plans rp JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id) "
                 "WHERE rp.run_id = %s AND d.ordinal < rp.n_dialogues GROUP BY 1, 2, 3",
                 (run_id,),
             ).fetchall()
         drops: dict[str, int] = {}
         languages: dict[str, int] = {}
-        planned = leased = turns = 0
-        for status, reason, language, count, turns_done, held in rows:
-            planned, leased, turns = planned + count, leased + held, turns + int(turns_done or 0)
+        planned = leased = turns = turns_planned = 0
+        for status, reason, language, count, turns_done, held, turns_due in rows:
+            planned, leased = planned + count, leased + held
+            turns, turns_planned = turns + int(turns_done), turns_planned + int(turns_due)
             if status == "dropped":
                 drops[reason] = drops.get(reason, 0) + count
             elif status == "done":
                 languages[language] = languages.get(language, 0) + count
-        return Progress(planned, sum(languages.values()), leased, turns, drops, languages)
+        return Progress(planned, sum(languages.values()), leased, turns, turns_planned, drops, languages)
 
     def worker_stats(self, run_id: str) -> list[Mapping[str, Any]]:
         """What every worker of the run, past ones included, has counted."""
@@ -209,15 +214,22 @@ class RunStore:
 
     # What came out
 
-    def dialogues(self, run_id: str, limit: int | None = None) -> Iterator[Dialogue]:
+    def samples(self, run_id: str, n: int) -> list[Dialogue]:
+        """A few finished dialogues, of as many languages as there are."""
+        return list(self._stream(run_id, _MIXED, n))
+
+    def dialogues(self, run_id: str) -> Iterator[Dialogue]:
         """The run's finished dialogues by language and ordinal, streamed: memory does not grow with them."""
+        return self._stream(run_id, _IN_ORDER, None)
+
+    def _stream(self, run_id: str, order: str, limit: int | None) -> Iterator[Dialogue]:
         with (
             self.connection() as connection,
             connection.transaction(),
             connection.cursor(name="dialogues") as cursor,
         ):
             cursor.itersize = 500
-            cursor.execute(_DIALOGUES, (run_id, limit))
+            cursor.execute(_DIALOGUES.format(order=order), (run_id, limit))
             for plan, judgement, models, turns in cursor:
                 yield Dialogue(
                     plan=DialoguePlan.from_json(plan),

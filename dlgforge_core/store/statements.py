@@ -75,13 +75,15 @@ FROM claimed c LEFT JOIN drafts f USING (dialogue_id)
 ORDER BY c.n_turns DESC, c.ordinal
 """
 
-# Under a budget the claims of all workers take turns, so that together they keep to it.
+# Under a budget the claims of all workers take turns, so that together they keep to it. The lock is a
+# statement of its own: the claim after it must see what the claim before it took.
+LOCK_CLAIMS = "SELECT pg_advisory_xact_lock(744098, hashtext(%(run)s))"
+
 _ROOM_UNDER_BUDGET = """
     SELECT greatest(0, least(%(limit)s, %(max_dialogues)s - (
         SELECT count(*) FROM run_plans rp JOIN dialogues d USING (plan_id)
         WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
           AND (d.status = 'done' OR d.worker_id IS NOT NULL)))) AS n
-    FROM (SELECT pg_advisory_xact_lock(744098, hashtext(%(run)s))) AS lock
 """
 _ROOM = "SELECT %(limit)s::bigint AS n"
 

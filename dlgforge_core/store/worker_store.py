@@ -152,15 +152,19 @@ class WorkerStore:
         """Lease up to `limit` free dialogues of the run, those with most turns first."""
 
         async def run(connection: psycopg.AsyncConnection) -> list[Claim]:
-            cursor = await connection.execute(
-                sql.claim(limited=self._max_dialogues is not None),
-                {
-                    "run": self._run_id,
-                    "limit": limit,
-                    "me": self._worker_id,
-                    "max_dialogues": self._max_dialogues,
-                },
-            )
+            limited = self._max_dialogues is not None
+            async with connection.transaction():
+                if limited:
+                    await connection.execute(sql.LOCK_CLAIMS, {"run": self._run_id})
+                cursor = await connection.execute(
+                    sql.claim(limited=limited),
+                    {
+                        "run": self._run_id,
+                        "limit": limit,
+                        "me": self._worker_id,
+                        "max_dialogues": self._max_dialogues,
+                    },
+                )
             return [_claim_from_row(row) for row in await cursor.fetchall()]
 
         return await self._on_control(run)

@@ -1,0 +1,53 @@
+# dlgforge. The two commands: `make demo` and `make test`. Both set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export DAGSTER_HOME := $(CURDIR)
+# Nothing here phones home.
+export DAGSTER_DISABLE_TELEMETRY := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export DO_NOT_TRACK := 1
+
+.PHONY: demo test dev lint format lock clean
+
+demo: $(VENV)/.installed  ## real dialogues from the embedded model, and where they are
+	@$(BIN)/python -m scripts.demo
+
+dev: $(VENV)/.installed  ## the Dagster UI on http://127.0.0.1:3000
+	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+
+test: $(VENV)/.installed-dev  ## unit, integration and end-to-end tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev  ## linter, formatter, type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:  ## write the versions installed here into the lock files
+	$(BIN)/python scripts/lock.py
+
+clean:  ## remove the environment and everything generated
+	rm -rf $(VENV) .dlgforge storage history schedules logs
+
+# Debian keeps `venv` in a package of its own; virtualenv, put beside the project, does the same.
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+	  rm -rf $(VENV) && \
+	  $(PYTHON) -m pip install -q --target build/virtualenv virtualenv && \
+	  PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv -q $(VENV); }
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/python
+	@echo "Installing dlgforge into $(VENV) (once; a few minutes)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	@echo "Installing what the tests need"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-dev.lock
+	@touch $@

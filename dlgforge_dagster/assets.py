@@ -1,0 +1,206 @@
+"""The assets: `seed_topics` -> `dialogues` -> `dialogue_dataset`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from dlgforge_core.config import GenerationConfig, SavingConfig, SeedsConfig, validate
+from dlgforge_core.errors import DlgforgeError
+from dlgforge_core.export.formats import sample_markdown
+from dlgforge_core.export.writer import write_dataset
+from dlgforge_core.generation.local import WorkerSpec, WorkerThread
+from dlgforge_core.generation.prepare import PreparedRun, prepare_run
+from dlgforge_core.generation.session import RunReport, Status, generate
+from dlgforge_core.seeds import read_seeds
+from dlgforge_core.store.dsn import dlgforge_home
+from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster.config import config_class, plain
+from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
+
+GROUP = "dlgforge"
+N_SAMPLES = 3
+
+_SeedsBase: Any = config_class(SeedsConfig)
+_GenerationBase: Any = config_class(GenerationConfig)
+_SavingBase: Any = config_class(SavingConfig)
+
+
+class SeedTopicsConfig(_SeedsBase):  # type: ignore[misc]
+    """Config of `seed_topics`."""
+
+
+class DialoguesConfig(_GenerationBase):  # type: ignore[misc]
+    """Config of `dialogues`."""
+
+
+class DialogueDatasetConfig(_SavingBase):  # type: ignore[misc]
+    """Config of `dialogue_dataset`."""
+
+    run_id: str = Field("", description="The run to write. Empty: the one worked on last.")
+
+
+@dg.asset(group_name=GROUP, kinds={"yaml", "postgres"})
+def seed_topics(
+    context: dg.AssetExecutionContext, config: SeedTopicsConfig, store: StoreResource
+) -> dg.MaterializeResult[None]:
+    """What the dialogues are about: topics read from the seed files, one seed batch a file."""
+    seeds = validate(SeedsConfig, plain(config, SeedsConfig), "ops.seed_topics.config")
+    batches = read_seeds(seeds.path, strict=seeds.strict)
+    problems = [problem for batch in batches for problem in batch.problems]
+    for problem in problems[:50]:
+        context.log.warning(problem)
+    store.run_store().save_seed_batches(batches)
+    topics = [topic for batch in batches for topic in batch.topics]
+    languages = Counter(topic.language for topic in topics)
+    digest = hashlib.sha256("".join(batch.digest for batch in batches).encode()).hexdigest()
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(digest[:16]),
+        metadata={
+            "topics": len(topics),
+            "seed_batches": [batch.name for batch in batches],
+            "languages": _table("language", "topics", languages),
+            "skipped_lines": len(problems),
+            "examples": dg.MetadataValue.md(
+                "\n".join(f"- *{t.language}* **{t.topic}**: {t.question or ''}" for t in topics[:: len(topics) // 8 or 1])
+            ),
+        },
+    )
+
+
+@dg.asset(group_name=GROUP, kinds={"ray", "postgres"}, deps=[seed_topics])
+def dialogues(
+    context: dg.AssetExecutionContext,
+    config: DialoguesConfig,
+    ray: RayResource,
+    store: StoreResource,
+    llm: LlmResource,
+) -> dg.MaterializeResult[None]:
+    """Multi-turn dialogues between a user simulator and an assistant, each judged, kept in Postgres.
+
+    Run it again to resume: what was committed is never made twice.
+    """
+    generation = validate(GenerationConfig, plain(config, GenerationConfig), "ops.dialogues.config")
+    settings = llm.settings
+    run_store = store.run_store()
+    batches = run_store.seed_batches()
+    if not batches:
+        raise dg.Failure("there are no seed topics yet: materialize `seed_topics` first, or select it too")
+    run = prepare_run(run_store, generation, settings, batches)
+    for note in run.notes:
+        context.log.info(note)
+    before = run_store.progress(run.run_id)
+    context.log.info(
+        f"run {run.run_id}: {before.planned} dialogues planned, {before.done} done before, {before.pending} to do"
+    )
+    context.instance.add_run_tags(context.run_id, {"dlgforge/run_id": run.run_id})
+    report = _generate(context, run, run_store, store, llm)
+    if report.stop_reason is not None:
+        context.log.warning(f"stopped before the plan was complete: {report.stop_reason}")
+    return dg.MaterializeResult(metadata=_dialogues_metadata(run_store, run, report))
+
+
+def _generate(
+    context: dg.AssetExecutionContext,
+    run: PreparedRun,
+    run_store: RunStore,
+    store: StoreResource,
+    llm: LlmResource,
+) -> RunReport:
+    def on_status(status: Status) -> None:
+        context.log.info(str(status))
+        context.log_event(
+            dg.AssetObservation(
+                context.asset_key,
+                metadata={
+                    "done": status.progress.done,
+                    "planned": status.progress.planned,
+                    "dropped": status.progress.dropped,
+                    "calls_per_s": round(status.calls_per_s, 2),
+                    "tokens_per_s": round(status.tokens_per_s, 1),
+                },
+            )
+        )
+
+    def make_runner() -> WorkerThread:
+        slots = run.generation.run.concurrency
+        endpoints = llm.endpoints(slots, context.log.info)
+        for endpoint in endpoints:
+            context.log.info(f"endpoint {endpoint.name}: {endpoint.base_url}")
+        spec = WorkerSpec(
+            run=run,
+            dsn=run_store.dsn,
+            postgres=store.postgres,
+            endpoints=tuple(endpoints),
+            routing=llm.settings.routing,
+        )
+        return WorkerThread(spec)
+
+    try:
+        return generate(run_store, run.run_id, make_runner, on_status)
+    except DlgforgeError as error:
+        raise dg.Failure(str(error), metadata={"dlgforge_run_id": run.run_id}) from error
+
+
+def _dialogues_metadata(run_store: RunStore, run: PreparedRun, report: RunReport) -> Mapping[str, Any]:
+    progress = report.progress
+    total = report.calls.total()
+    roles = report.calls.by_role()
+    return {
+        "dlgforge_run_id": run.run_id,
+        "planned": progress.planned,
+        "done": progress.done,
+        "dropped": progress.dropped,
+        "turns": progress.turns,
+        "complete": progress.complete,
+        "stop_reason": report.stop_reason or "",
+        "done_by_language": _table("language", "dialogues", progress.done_by_language),
+        "dropped_by_reason": _table("reason", "dialogues", progress.drop_reasons),
+        "calls": total.calls,
+        "calls_by_role": _table("role", "calls", {role: c.calls for role, c in roles.items()}),
+        "tokens_by_role": _table(
+            "role", "tokens", {role: c.prompt_tokens + c.completion_tokens for role, c in roles.items()}
+        ),
+        "seconds": round(report.elapsed_s, 2),
+        "models": {role.value: model for role, model in run.models.items()},
+        "samples": dg.MetadataValue.md(sample_markdown(run_store.samples(run.run_id, N_SAMPLES))),
+    }
+
+
+def _table(name: str, figure: str, counts: Mapping[str, int]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord({name: key, figure: n}) for key, n in sorted(counts.items())],
+        schema=dg.TableSchema([dg.TableColumn(name), dg.TableColumn(figure, "int")]),
+    )
+
+
+@dg.asset(group_name=GROUP, kinds={"parquet", "jsonl"}, deps=[dialogues])
+def dialogue_dataset(
+    context: dg.AssetExecutionContext, config: DialogueDatasetConfig, store: StoreResource
+) -> dg.MaterializeResult[None]:
+    """The finished dialogues as training data: ShareGPT JSONL, OpenAI-messages JSONL and Parquet."""
+    saving = validate(SavingConfig, plain(config, SavingConfig), "ops.dialogue_dataset.config")
+    run_store = store.run_store()
+    record = run_store.run(config.run_id or None)
+    if record is None:
+        known = ", ".join(run_store.run_ids()) or "none yet: materialize `dialogues` first"
+        raise dg.Failure(f"there is no run {config.run_id!r} to write; runs: {known}")
+    folder = Path(saving.output_dir) if saving.output_dir else dlgforge_home(os.environ) / "datasets" / record.run_id
+    summary = write_dataset(run_store.dialogues(record.run_id), folder, saving.formats)
+    context.log.info(f"{summary.n_dialogues} dialogues are in {folder}")
+    return dg.MaterializeResult(
+        metadata={
+            "dlgforge_run_id": record.run_id,
+            "dagster/row_count": summary.n_dialogues,
+            "folder": dg.MetadataValue.path(folder),
+            "files": {name: str(path) for name, path in summary.paths.items()},
+            "languages": _table("language", "dialogues", summary.by_language),
+        }
+    )

@@ -1,0 +1,17 @@
+"""The code location: what workspace.yaml loads."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from dlgforge_dagster.assets import dialogue_dataset, dialogues, seed_topics
+from dlgforge_dagster.jobs import generate_dialogues
+from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
+
+defs = dg.Definitions(
+    assets=[seed_topics, dialogues, dialogue_dataset],
+    jobs=[generate_dialogues],
+    resources={"ray": RayResource(), "store": StoreResource(), "llm": LlmResource()},
+    # The heavy work is not in the steps, and one process gives a run's resources one lifetime.
+    executor=dg.in_process_executor,
+)

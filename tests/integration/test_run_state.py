@@ -1,0 +1,273 @@
+"""The run state in a real Postgres: plans, leases, committed turns, dedup, and what a crash leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from dlgforge_core.config import GenerationConfig, LlmConfig, PostgresConfig, RunConfig
+from dlgforge_core.dialogue import DropReason, Judgement, Turn
+from dlgforge_core.errors import LeaseLostError, StoreError
+from dlgforge_core.generation.prepare import PreparedRun, prepare_run
+from dlgforge_core.seeds import read_seeds
+from dlgforge_core.store.migrate import migrations
+from dlgforge_core.store.run_store import RunStore
+from dlgforge_core.store.worker_store import WorkerStore
+
+
+def plan(store: RunStore, total: int = 8, **run: object) -> PreparedRun:
+    settings = {"total_samples": total, "target_languages": ["en"], "n_turns": 2, **run}
+    generation = GenerationConfig(run=RunConfig(**settings))  # type: ignore[arg-type]
+    return prepare_run(store, generation, LlmConfig(), read_seeds("", strict=True))
+
+
+def worker(store: RunStore, run: PreparedRun, **options: object) -> WorkerStore:
+    arguments = {"lease_s": 30.0, "patience_s": 3.0, **options}
+    return WorkerStore(
+        store.dsn,
+        PostgresConfig(),
+        run_id=run.run_id,
+        fingerprint=run.fingerprint,
+        **arguments,  # type: ignore[arg-type]
+    )
+
+
+def _migrate(dsn: str) -> int:
+    return len(RunStore(dsn).migrate())
+
+
+def test_processes_that_migrate_at_once_apply_each_migration_once(dsn: str) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        applied = pool.map(_migrate, [dsn] * 4)
+    assert sorted(applied) == [0, 0, 0, len(migrations())]
+
+
+def test_a_database_of_a_newer_version_is_refused(store: RunStore) -> None:
+    with store.connection() as connection:
+        connection.execute("INSERT INTO schema_migrations (version) VALUES (9999)")
+    with pytest.raises(StoreError, match=r"version 9999.*upgrade dlgforge"):
+        store.migrate()
+
+
+def test_planning_again_adds_nothing_and_a_larger_total_extends_the_plan(store: RunStore) -> None:
+    first = plan(store, 8)
+    assert plan(store, 8).run_id == first.run_id
+    larger = plan(store, 12)
+    assert larger.run_id != first.run_id
+    assert larger.fingerprint == first.fingerprint
+    assert store.progress(first.run_id).planned == 8
+    assert store.progress(larger.run_id).planned == 12
+    with store.connection() as connection:
+        assert connection.execute("SELECT count(*) FROM dialogues").fetchone() == (12,)
+
+
+def test_processes_that_register_one_run_at_once_write_its_dialogues_once(store: RunStore) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        ids = {run.run_id for run in pool.map(lambda _: plan(store, 5000), range(4))}
+    assert len(ids) == 1
+    assert store.progress(ids.pop()).planned == 5000
+
+
+def test_no_dialogue_is_claimed_twice_and_long_ones_come_first(store: RunStore) -> None:
+    run = plan(store, 40, n_turns=None, min_turns=1, max_turns=6)
+
+    async def main() -> list[list[tuple[int, str]]]:
+        async with worker(store, run) as a, worker(store, run) as b:
+            claims = await asyncio.gather(*[w.claim(7) for _ in range(4) for w in (a, b)])
+            return [[(c.plan.n_turns, c.plan.dialogue_id) for c in group] for group in claims]
+
+    groups = asyncio.run(main())
+    ids = [dialogue_id for group in groups for _, dialogue_id in group]
+    assert len(ids) == len(set(ids)) == 40
+    assert all([n for n, _ in group] == sorted((n for n, _ in group), reverse=True) for group in groups)
+
+
+def test_a_committed_dialogue_comes_back_as_it_was_said(store: RunStore) -> None:
+    run = plan(store, 1)
+    said = [
+        Turn(0, "Why?\u2028\x00", "Because … \ud800 “it” is 🙂", Judgement(7, ("clear",), "ok\x00")),
+        Turn(1, "سؤال؟", "جواب", None),
+    ]
+
+    async def main() -> None:
+        async with worker(store, run) as w:
+            (claim,) = await w.claim(5)
+            for turn in said:
+                assert await w.reserve_question(claim.plan.dialogue_id, turn.index, turn.user)
+                await w.save_answer(claim.plan.dialogue_id, turn.index, turn.assistant)
+                await w.commit_turn(claim.plan.dialogue_id, turn, final=turn.index == 1)
+
+    asyncio.run(main())
+    (dialogue,) = store.dialogues(run.run_id)
+    assert [t.user for t in dialogue.turns] == ["Why?\u2028", "سؤال؟"]
+    assert [t.assistant for t in dialogue.turns] == ["Because … ? “it” is 🙂", "جواب"]
+    assert dialogue.turns[0].judgement == Judgement(7, ("clear",), "ok")
+    assert store.progress(run.run_id).complete
+
+
+def test_a_question_is_taken_once_across_workers_and_freed_by_a_drop(store: RunStore) -> None:
+    run = plan(store, 4)
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            (one,), (two,) = await a.claim(1), await b.claim(1)
+            first, second = one.plan.dialogue_id, two.plan.dialogue_id
+            assert await a.reserve_question(first, 0, "How do I bake bread?")
+            assert not await b.reserve_question(second, 0, "how do I BAKE  bread")
+            assert await a.reserve_question(first, 0, "How do I bake bread?"), (
+                "a repeated write is not a repeat"
+            )
+            await a.drop(first, DropReason.REFUSED, "no")
+            assert await b.reserve_question(second, 0, "how do I BAKE  bread")
+
+    asyncio.run(main())
+    assert store.progress(run.run_id).drop_reasons == {"refused": 1}
+
+
+def test_questions_in_one_group_are_compared_with_each_other(store: RunStore) -> None:
+    run = plan(store, 8)
+
+    async def main() -> list[bool]:
+        async with worker(store, run) as w:
+            ids = [claim.plan.dialogue_id for claim in await w.claim(8)]
+            return await asyncio.gather(*[w.reserve_question(i, 0, "The same?") for i in ids])
+
+    assert sum(asyncio.run(main())) == 1
+
+
+def test_commit_is_repeatable_but_only_by_the_holder_of_the_lease(store: RunStore) -> None:
+    run = plan(store, 1)
+    turn = Turn(0, "q", "a")
+
+    async def main() -> None:
+        async with worker(store, run) as a:
+            (claim,) = await a.claim(1)
+            dialogue_id = claim.plan.dialogue_id
+            await a.commit_turn(dialogue_id, turn, final=False)
+            await a.commit_turn(dialogue_id, turn, final=False)
+            async with worker(store, run) as b:
+                with pytest.raises(LeaseLostError):
+                    await b.commit_turn(dialogue_id, Turn(1, "q2", "a2"), final=True)
+                assert await b.claim(1) == []
+
+    asyncio.run(main())
+    assert store.progress(run.run_id).turns == 1
+
+
+def test_an_expired_lease_is_taken_over_and_its_late_owner_is_fenced_off(store: RunStore) -> None:
+    run = plan(store, 1)
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            (claim,) = await a.claim(1)
+            assert await b.take_over() == 0, "the owner lives and its lease holds"
+            with store.connection() as connection:
+                connection.execute(
+                    "UPDATE workers SET expires_at = now() WHERE worker_id = %s", (a.worker_id,)
+                )
+            assert await b.take_over() == 1
+            (again,) = await b.claim(1)
+            assert again.plan == claim.plan
+            assert not await a.heartbeat({}), "the owner is told that its lease is lost"
+            with pytest.raises(LeaseLostError):
+                await a.commit_turn(claim.plan.dialogue_id, Turn(0, "q", "a"), final=True)
+            await b.commit_turn(claim.plan.dialogue_id, Turn(0, "q", "a"), final=True)
+
+    asyncio.run(main())
+
+
+_HOLDER = """
+    import asyncio, sys
+    from dlgforge_core.config import PostgresConfig
+    from dlgforge_core.store.worker_store import WorkerStore
+
+    async def main():
+        dsn, run, fingerprint = sys.argv[1:]
+        store = WorkerStore(dsn, PostgresConfig(), run_id=run, fingerprint=fingerprint, lease_s=3600)
+        async with store as w:
+            (claim,) = await w.claim(1)
+            await w.reserve_question(claim.plan.dialogue_id, 0, "Asked before the crash?")
+            await w.save_answer(claim.plan.dialogue_id, 0, "Answered before the crash.")
+            print("ready", flush=True)
+            await asyncio.sleep(60)
+
+    asyncio.run(main())
+"""
+
+
+def test_a_killed_worker_is_known_dead_at_once_and_its_draft_is_taken_up(store: RunStore) -> None:
+    run = plan(store, 1)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_HOLDER), store.dsn, run.run_id, run.fingerprint],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "ready\n"
+
+    async def main() -> None:
+        await asyncio.sleep(2.1)  # a worker that only just started may not have taken its lock yet
+        async with worker(store, run) as w:
+            assert await w.take_over() == 0
+            holder.kill()
+            holder.wait()
+            for _ in range(50):
+                if await w.take_over():
+                    break
+                await asyncio.sleep(0.1)
+            (claim,) = await w.claim(1)
+            assert claim.draft is not None
+            assert claim.draft.question == "Asked before the crash?"
+            assert claim.draft.answer == "Answered before the crash."
+
+    asyncio.run(main())
+
+
+def test_workers_ride_through_a_broken_connection(store: RunStore) -> None:
+    run = plan(store, 2)
+
+    async def main() -> None:
+        async with worker(store, run) as w:
+            claims = await w.claim(2)
+            with psycopg.connect(store.dsn, autocommit=True) as admin:
+                admin.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE application_name = 'dlgforge worker' AND datname = current_database()"
+                )
+            for claim in claims:
+                await w.commit_turn(claim.plan.dialogue_id, Turn(0, "q", "a"), final=False)
+            assert await w.heartbeat({"tokens": 3})
+
+    asyncio.run(main())
+    assert store.progress(run.run_id).turns == 2
+
+
+def test_a_worker_that_ends_frees_what_it_had_claimed(store: RunStore) -> None:
+    run = plan(store, 3)
+
+    async def main() -> None:
+        async with worker(store, run) as a:
+            await a.claim(3)
+            assert await a.claim(1) == []
+        async with worker(store, run) as b:
+            assert len(await b.claim(9)) == 3
+
+    asyncio.run(main())
+
+
+def test_max_dialogues_bounds_the_claims_of_all_workers_together(store: RunStore) -> None:
+    run = plan(store, 20)
+
+    async def main() -> int:
+        async with worker(store, run, max_dialogues=5) as a, worker(store, run, max_dialogues=5) as b:
+            claims = await asyncio.gather(a.claim(4), b.claim(4), a.claim(4))
+            return sum(map(len, claims))
+
+    assert asyncio.run(main()) == 5
