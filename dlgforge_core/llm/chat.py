@@ -1,0 +1,268 @@
+"""The chat completions protocol: what is sent, and what comes back from servers of many makes."""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import httpx
+import orjson
+
+from dlgforge_core.config import AgentConfig
+from dlgforge_core.dialogue import DropReason
+from dlgforge_core.errors import DlgforgeError
+from dlgforge_core.llm.structured import JsonMode, response_format, with_schema
+from dlgforge_core.llm.transport import HttpAnswer
+
+Message = dict[str, str]
+"""A chat message: {"role": ..., "content": ...}."""
+
+MAX_REASON_CHARS = 300
+
+
+class CallError(DlgforgeError):
+    """This one call cannot succeed; the message says why. `reason` is why its dialogue is dropped."""
+
+    def __init__(self, reason: DropReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # With two arguments an exception does not survive pickling, as between Ray processes, by itself.
+        return type(self), (self.reason, str(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer that can be used.
+
+    Tokens are the sum over the answers of this call, a repaired one included; `cached_tokens` is None when
+    the server does not tell. `latency_s` is the time the endpoint took for the last of them, without waiting
+    for a slot. `finish_reason` is `length` when the text was cut and shortened to whole sentences.
+    """
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None
+    endpoint: str
+    model: str
+    latency_s: float
+
+
+@dataclass(slots=True)
+class Dialect:
+    """What one endpoint was found to understand for one model."""
+
+    token_parameter: str = "max_tokens"  # or max_completion_tokens, which OpenAI's newer models want
+    unsupported: set[str] = field(default_factory=set)
+    json_mode: JsonMode = JsonMode.JSON_SCHEMA
+    ignored_schemas: int = 0
+    """Answers in a row that show no sign of the JSON that was asked for."""
+
+
+def request_body(
+    dialect: Dialect,
+    agent: AgentConfig,
+    model: str,
+    messages: Sequence[Message],
+    *,
+    seed: int | None,
+    schema: Mapping[str, Any] | None,
+) -> bytes:
+    """The body of `POST /chat/completions`, in the endpoint's dialect."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        "temperature": agent.temperature,
+        "top_p": agent.top_p,
+        dialect.token_parameter: agent.max_tokens,
+    }
+    if seed is not None:
+        body["seed"] = seed
+    if schema is not None:
+        if dialect.json_mode is not JsonMode.JSON_SCHEMA:
+            body["messages"] = with_schema(messages, schema)
+        if wanted := response_format(dialect.json_mode, schema):
+            body["response_format"] = wanted
+    for name in dialect.unsupported:
+        body.pop(name, None)
+    return orjson.dumps(body)
+
+
+class Answer(NamedTuple):
+    """What a 200 carried. Tokens are 0 when the server does not tell; `text` is as it came."""
+
+    text: str
+    finish_reason: str
+    refusal: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None
+
+
+def read_completion(body: bytes) -> Answer:
+    """Read a chat completion. Raises ValueError, saying what is wrong, when `body` is not one."""
+    try:
+        data = orjson.loads(body)
+    except ValueError:
+        kind = "cut short" if body.lstrip()[:1] == b"{" else "not JSON"
+        raise ValueError(f"status 200, but the body is {kind}: {excerpt(body)}") from None
+    try:
+        choice = data["choices"][0]
+        message = choice["message"]
+        content = message.get("content")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ValueError(f"status 200, but the body is no chat completion: {excerpt(body)}") from None
+    if isinstance(content, list):  # parts, as some servers send them
+        content = "".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
+    prompt, completion, cached = _usage(data)
+    refusal = message.get("refusal")
+    return Answer(
+        text=content if isinstance(content, str) else "",
+        finish_reason=str(choice.get("finish_reason") or ""),
+        refusal=refusal if isinstance(refusal, str) else "",
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cached_tokens=cached,
+    )
+
+
+def _usage(data: Mapping[str, Any]) -> tuple[int, int, int | None]:
+    usage = data.get("usage")
+    if not isinstance(usage, dict):
+        usage = {}
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    if cached is None:  # llama.cpp's server
+        timings = data.get("timings")
+        cached = timings.get("cache_n") if isinstance(timings, dict) else None
+    return (
+        _count(usage.get("prompt_tokens")) or 0,
+        _count(usage.get("completion_tokens")) or 0,
+        _count(cached),
+    )
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+class ErrorAnswer(NamedTuple):
+    """An error as a server told it; fields it left out are empty."""
+
+    status: int
+    message: str
+    code: str
+    type: str
+    param: str
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.message}" if self.message else f"status {self.status}"
+
+    def names(self, *words: str) -> bool:
+        """Whether code, type, parameter or message hold one of `words`."""
+        text = f"{self.code} {self.type} {self.param} {self.message}".lower()
+        return any(word in text for word in words)
+
+
+def read_error(answer: HttpAnswer) -> ErrorAnswer:
+    """Read the body of an error: OpenAI's shape, those of other servers, or plain text."""
+    try:
+        data = orjson.loads(answer.body)
+    except ValueError:
+        return ErrorAnswer(answer.status, excerpt(answer.body), "", "", "")
+    error = data.get("error", data) if isinstance(data, dict) else data
+    if not isinstance(error, dict):
+        return ErrorAnswer(answer.status, excerpt(str(error)), "", "", "")
+    message = error.get("message") or error.get("detail") or ""
+
+    def text(key: str) -> str:
+        value = error.get(key)
+        return value if isinstance(value, str) else ""
+
+    return ErrorAnswer(answer.status, excerpt(str(message)), text("code"), text("type"), text("param"))
+
+
+def excerpt(text: str | bytes) -> str:
+    """One line of at most MAX_REASON_CHARS, for messages."""
+    if isinstance(text, bytes):
+        text = text[: 8 * MAX_REASON_CHARS].decode("utf-8", "replace")
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 3] + "..."
+
+
+_OVERFLOW = re.compile(
+    r"context[ _]length|context[ _]size|context[ _]window|max_model_len|too many (input )?tokens"
+    r"|prompt is too long|input is too long|exceeds? the (maximum|available)"
+)
+
+
+def is_context_overflow(error: ErrorAnswer) -> bool:
+    """Whether a request was refused because it does not fit the model's context."""
+    return error.status == 413 or bool(_OVERFLOW.search(f"{error.code} {error.type} {error.message}".lower()))
+
+
+def is_content_filter(error: ErrorAnswer) -> bool:
+    """Whether a request was refused for what it says."""
+    return error.names("content_filter", "content_policy", "content management policy", "moderation")
+
+
+def is_unknown_model(error: ErrorAnswer) -> bool:
+    """Whether a 404 is about the model, not the address."""
+    return error.param == "model" or error.code == "model_not_found" or error.names("model")
+
+
+def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
+    """Learn from a 400 what the endpoint does not understand; whether asking again can help.
+
+    `sent` is the refused request: what another call has learned meanwhile is used as well.
+    """
+    if error.names("response_format", "json_schema", "json_object", "grammar", "guided", "structured output"):
+        return _lower_json_mode(dialect, sent)
+    if error.names("max_completion_tokens") and b'"max_tokens":' in sent:
+        dialect.token_parameter = "max_completion_tokens"
+        return True
+    for name in ("temperature", "top_p", "seed"):
+        if error.param == name or (
+            error.names(name)
+            and error.names("unsupported", "not support", "not permitted", "extra", "unrecognized", "unknown")
+        ):
+            # The quoted name may be in a message too, but there its quotes are escaped.
+            if f'"{name}":'.encode() not in sent:
+                continue
+            dialect.unsupported.add(name)
+            return True
+    return False
+
+
+def _lower_json_mode(dialect: Dialect, sent: bytes) -> bool:
+    for mode in (JsonMode.JSON_SCHEMA, JsonMode.JSON_OBJECT):
+        if f'"response_format":{{"type":"{mode.value}"'.encode() in sent:
+            if dialect.json_mode is mode:
+                dialect.json_mode = mode.lower()
+            return True
+    return False
+
+
+def retry_after_s(headers: httpx.Headers) -> float | None:
+    """How long the server asks us to wait, in seconds; from Retry-After (seconds or date) or its kin."""
+    milliseconds = headers.get("retry-after-ms")
+    value = headers.get("retry-after")
+    try:
+        if milliseconds:
+            return max(0.0, float(milliseconds) / 1000)
+        if value is None:
+            return None
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value or "").timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,201 @@
+"""What is known of one endpoint from the outcomes of its calls: may it be called, and by how many at once.
+
+Two independent judgements. The circuit: an endpoint whose calls fail is left alone for a growing, jittered
+time, then tried with one call. The limit: how many calls it bears at once, found by going down when it says
+429 or times out and up while it is saturated and answers well.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.stats import FailureKind
+
+START_LIMIT = 64
+FAILURES_TO_OPEN = 5
+FAILURE_RATE_TO_OPEN = 0.6
+FAILURE_RATE_WEIGHT = 0.05  # of the newest outcome in the moving average
+FIRST_BACK_OFF_S = 0.25
+LONGEST_BACK_OFF_S = 15.0
+REFUSED_BACK_OFF_S = 60.0
+GROWTH_PER_ANSWER = 0.05  # of the limit near a known ceiling: 5 % more in each round trip
+LOW_GROWTH = 0.5  # the same, shared among the calls of a round trip when the limit is small
+GROWTH_REST = 10.0  # after a Retry-After, stay at the limit found for this many times as long
+
+
+class EndpointState(StrEnum):
+    """State of an endpoint's circuit."""
+
+    CLOSED = "closed"  # calls go through
+    OPEN = "open"  # left alone
+    HALF_OPEN = "half_open"  # one call may try
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointHealth:
+    """One endpoint at one moment, for progress lines. `reason`: of the last failure, empty if it is well."""
+
+    endpoint: str
+    state: EndpointState
+    limit: int
+    in_flight: int
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "endpoint": self.endpoint,
+            "state": self.state.value,
+            "limit": self.limit,
+            "in_flight": self.in_flight,
+            "reason": self.reason,
+        }
+
+
+class HealthTracker:
+    """Circuit and limit of one endpoint. Times are those of one monotonic clock, in seconds."""
+
+    __slots__ = (
+        "_back_off_max_s", "_ceiling_known", "_failures_to_open", "_growth_from", "_last_cut",
+        "_overloads_in_a_row", "_random", "consecutive_failures", "endpoint", "failing_since",
+        "failure_rate", "in_flight", "limit", "open_until", "opened", "paused_until", "reason", "refused",
+        "state", "unknown_models", "waiting_for_probe",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        failures_to_open: int = FAILURES_TO_OPEN,
+        back_off_max_s: float = LONGEST_BACK_OFF_S,
+    ) -> None:
+        self.endpoint = endpoint
+        self._failures_to_open = failures_to_open
+        self.state = EndpointState.CLOSED
+        self.in_flight = 0
+        self.limit = float(min(START_LIMIT, endpoint.max_in_flight))
+        self.consecutive_failures = 0
+        self.failure_rate = 0.0
+        self.failing_since: float | None = None
+        """When it first failed, or said 429, after its last good answer."""
+        self.reason = ""
+        self.refused = False
+        """The key or the address is wrong, so that waiting does not help."""
+        self.unknown_models: dict[str, str] = {}
+        self.paused_until = 0.0
+        self.open_until = 0.0
+        self.opened = 0
+        """How often in a row the circuit opened without a good answer in between."""
+        self.waiting_for_probe = False
+        self._back_off_max_s = back_off_max_s
+        self._ceiling_known = False
+        self._growth_from = 0.0
+        self._last_cut = float("-inf")
+        self._overloads_in_a_row = 0
+        self._random = random.Random()
+
+    # What the router asks
+
+    def has_room(self, now: float) -> bool:
+        """Whether a call may start now."""
+        if self.state is EndpointState.CLOSED:
+            return self.in_flight < int(self.limit) and self.paused_until <= now
+        return self.state is EndpointState.HALF_OPEN and self.in_flight == 0 and self.paused_until <= now
+
+    def snapshot(self) -> EndpointHealth:
+        """The state for progress lines."""
+        return EndpointHealth(self.endpoint.name, self.state, int(self.limit), self.in_flight, self.reason)
+
+    # What calls report; `in_flight` no longer counts the call that does
+
+    def answered(self, now: float, *, saturated: bool) -> None:
+        """A call came back with an answer; `saturated`: as many as the limit allows were in flight."""
+        if self.state is not EndpointState.CLOSED:
+            self._close()
+        self.consecutive_failures = 0
+        self.failure_rate *= 1.0 - FAILURE_RATE_WEIGHT
+        self.failing_since = None
+        self.reason = ""
+        self._overloads_in_a_row = 0
+        if saturated and now >= self._growth_from:
+            growth = max(GROWTH_PER_ANSWER, LOW_GROWTH / self.limit) if self._ceiling_known else 1.0
+            self.limit = min(float(self.endpoint.max_in_flight), self.limit + growth)
+
+    def overloaded(self, now: float, reason: str, retry_after_s: float | None) -> None:
+        """The endpoint refused a call as one too many (429). Not a failure: it works, but has enough."""
+        self._failing(now, reason)
+        # The calls it still holds are what it bears.
+        self.limit = max(1.0, min(self.limit, float(self.in_flight)))
+        self._ceiling_known = True
+        self._overloads_in_a_row += 1
+        if retry_after_s is not None:
+            self.paused_until = max(self.paused_until, now + retry_after_s)
+            self._growth_from = max(self._growth_from, now + GROWTH_REST * retry_after_s)
+        elif self.in_flight == 0:
+            self.paused_until = now + self._jittered(min(self._overloads_in_a_row, 16))
+        if self.state is EndpointState.HALF_OPEN:
+            self._close()
+
+    def failed(self, now: float, kind: FailureKind, reason: str, started: float) -> None:
+        """A call that began at `started` failed for a reason that lies with the endpoint."""
+        self._failing(now, reason)
+        self.consecutive_failures += 1
+        self.failure_rate += FAILURE_RATE_WEIGHT * (1.0 - self.failure_rate)
+        if kind is FailureKind.TIMEOUT and started > self._last_cut:
+            # One cut for all the calls of one congestion: those begun before the last cut say nothing new.
+            self._last_cut = now
+            self._ceiling_known = True
+            self.limit = max(1.0, self.limit * 0.7)
+        if self.state is EndpointState.HALF_OPEN or (
+            self.state is EndpointState.CLOSED
+            and (
+                self.consecutive_failures >= self._failures_to_open
+                or self.failure_rate > FAILURE_RATE_TO_OPEN
+                # With few calls at once, five in a row may take minutes of time-outs.
+                or (self.in_flight == 0 and kind is FailureKind.TIMEOUT and self.consecutive_failures > 1)
+            )
+        ):
+            self._open(now)
+
+    def refuse(self, now: float, reason: str) -> None:
+        """The key or the address is wrong: leave the endpoint alone for long."""
+        self._failing(now, reason)
+        self.refused = True
+        self._open(now)
+
+    def probe_failed(self, now: float, reason: str) -> None:
+        """The look whether it is back, before a call is risked, failed."""
+        self._failing(now, reason)
+        self._open(now)
+
+    def probe_succeeded(self) -> None:
+        """It answers again: let one call try."""
+        self.state = EndpointState.HALF_OPEN
+
+    def _failing(self, now: float, reason: str) -> None:
+        self.reason = reason
+        if self.failing_since is None:
+            self.failing_since = now
+
+    def _open(self, now: float) -> None:
+        self.state = EndpointState.OPEN
+        self.opened += 1
+        self.open_until = now + (REFUSED_BACK_OFF_S if self.refused else self._jittered(self.opened))
+
+    def _close(self) -> None:
+        self.state = EndpointState.CLOSED
+        self.opened = 0
+        self.refused = False
+        self.failure_rate = 0.0
+        self.consecutive_failures = 0
+        # It may have come back cold: begin lower, and double with every round trip.
+        self.limit = max(1.0, self.limit / 2)
+        self._ceiling_known = False
+
+    def _jittered(self, times: int) -> float:
+        full = min(self._back_off_max_s, FIRST_BACK_OFF_S * 2.0 ** (times - 1))
+        return full * self._random.uniform(0.5, 1.0)

@@ -1,0 +1,372 @@
+"""Which endpoint takes the next call, and who waits while none can."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import math
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from dlgforge_core.config import RoutingStrategy
+from dlgforge_core.errors import ConfigError, RunStoppedError
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.health import (
+    FAILURES_TO_OPEN,
+    LONGEST_BACK_OFF_S,
+    EndpointHealth,
+    EndpointState,
+    HealthTracker,
+)
+from dlgforge_core.llm.stats import FailureKind
+
+logger = logging.getLogger(__name__)
+
+BOUNDED_LOAD = 1.25
+BOUNDED_LOAD_SLACK = 4  # calls above the mean that are no overload, however small the mean is
+
+Probe = Callable[[Endpoint], Awaitable[str]]
+"""Looks whether an endpoint is there; gives the reason if not, else an empty string."""
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """The right to make one call to one endpoint; must be given back by one of the router's methods."""
+
+    tracker: HealthTracker
+    started: float
+    trial: bool
+    saturated: bool
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where to call."""
+        return self.tracker.endpoint
+
+
+@dataclass(slots=True, order=True)
+class _Waiter:
+    ticket: int
+    model: str = field(compare=False)
+    affinity: str = field(compare=False)
+    avoid: Collection[str] = field(compare=False)
+    future: asyncio.Future[Slot] = field(compare=False)
+
+
+class Router:
+    """Gives slots, first come, first served, and keeps the health of the endpoints.
+
+    Raises ConfigError without endpoints. Belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        strategy: RoutingStrategy,
+        *,
+        patience_s: float,
+        probe: Probe,
+        failures_to_open: int = FAILURES_TO_OPEN,
+    ) -> None:
+        if not endpoints:
+            raise ConfigError("there is no endpoint to call; set llm.base_url or llm.routing.endpoints")
+        self.patience_s = patience_s
+        self._probe = probe
+        back_off_max_s = max(0.25, min(LONGEST_BACK_OFF_S, patience_s / 8))
+        self.trackers = [
+            HealthTracker(e, failures_to_open=failures_to_open, back_off_max_s=back_off_max_s)
+            for e in endpoints
+        ]
+        self._choose = {
+            "weighted_least_inflight": self._least_in_flight,
+            "round_robin": self._round_robin,
+            "prefix_affinity": self._by_affinity,
+        }[strategy]
+        self._waiters: list[_Waiter] = []
+        self._tickets = itertools.count()
+        self._stopped = ""
+        self._turn = {e.name: 0.0 for e in endpoints}  # of round robin: credit; else: when last chosen
+        self._chosen = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake: asyncio.TimerHandle | None = None
+
+    # Slots
+
+    def ticket(self) -> int:
+        """A place in the queue, kept by a call over its retries."""
+        return next(self._tickets)
+
+    async def acquire(self, ticket: int, model: str, affinity: str, avoid: Collection[str] = ()) -> Slot:
+        """Wait for a slot at an endpoint, outside `avoid` if possible.
+
+        Raises RunStoppedError when no endpoint can be used, now or for longer than the patience.
+        """
+        self._raise_if_stopped()
+        self._check_usable(model)
+        loop = asyncio.get_running_loop()
+        if not self._waiters and (slot := self._take(loop.time(), model, affinity, avoid)):
+            return slot
+        waiter = _Waiter(ticket, model, affinity, avoid, loop.create_future())
+        heapq.heappush(self._waiters, waiter)
+        self._dispatch()
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            if waiter.future.done() and not waiter.future.cancelled() and not waiter.future.exception():
+                self.abandoned(waiter.future.result())
+            raise
+
+    def answered(self, slot: Slot) -> None:
+        """The call was answered, if only to say that the request is wrong."""
+        now = self._leave(slot)
+        tracker = slot.tracker
+        if tracker.state is not EndpointState.CLOSED:
+            logger.warning("endpoint %s answers again", slot.endpoint.name)
+        tracker.answered(now, saturated=slot.saturated)
+        self._dispatch()
+
+    def overloaded(self, slot: Slot, reason: str, retry_after_s: float | None) -> None:
+        """The endpoint answered 429."""
+        now = self._leave(slot)
+        slot.tracker.overloaded(now, reason, retry_after_s)
+        self._after_failure(now)
+
+    def failed(self, slot: Slot, kind: FailureKind, reason: str) -> None:
+        """The call failed, and the endpoint is to blame."""
+        now = self._leave(slot)
+        tracker = slot.tracker
+        was_closed = tracker.state is EndpointState.CLOSED
+        tracker.failed(now, kind, reason, slot.started)
+        if was_closed and tracker.state is EndpointState.OPEN:
+            logger.warning("endpoint %s is left alone for now: %s", slot.endpoint.name, reason)
+        self._after_failure(now)
+
+    def refused(self, slot: Slot, reason: str) -> None:
+        """The endpoint will not serve us: wrong key or wrong address."""
+        now = self._leave(slot)
+        if not slot.tracker.refused:
+            logger.warning("endpoint %s is taken out: %s", slot.endpoint.name, reason)
+        slot.tracker.refuse(now, reason)
+        self._after_failure(now)
+
+    def unknown_model(self, slot: Slot, model: str, reason: str) -> None:
+        """The endpoint does not serve `model`."""
+        now = self._leave(slot)
+        if model not in slot.tracker.unknown_models:
+            logger.warning("endpoint %s does not serve %s: %s", slot.endpoint.name, model, reason)
+        slot.tracker.unknown_models[model] = reason
+        # It works, after all.
+        slot.tracker.answered(now, saturated=False)
+        self._after_failure(now)
+
+    def abandoned(self, slot: Slot) -> None:
+        """The call was given up by its caller, which says nothing about the endpoint."""
+        self._leave(slot)
+        self._dispatch()
+
+    def health(self) -> list[EndpointHealth]:
+        """The state of every endpoint."""
+        return [t.snapshot() for t in self.trackers]
+
+    async def aclose(self) -> None:
+        """Stop probing; calls that wait are told that the client was closed."""
+        self._stop("the client was closed")
+        if self._wake:
+            self._wake.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _leave(self, slot: Slot) -> float:
+        slot.tracker.in_flight -= 1
+        return asyncio.get_running_loop().time()
+
+    # Choosing
+
+    def _take(self, now: float, model: str, affinity: str, avoid: Collection[str]) -> Slot | None:
+        free = [t for t in self.trackers if t.has_room(now) and model not in t.unknown_models]
+        if avoid and len(free) > 1:
+            free = [t for t in free if t.endpoint.name not in avoid] or free
+        if not free:
+            return None
+        # One that may be back is tried first, or the others would keep all the calls.
+        trials = [t for t in free if t.state is EndpointState.HALF_OPEN]
+        tracker = trials[0] if trials else free[0] if len(free) == 1 else self._choose(free, affinity)
+        tracker.in_flight += 1
+        saturated = tracker.in_flight >= int(tracker.limit) - 1
+        return Slot(tracker, now, bool(trials), saturated)
+
+    def _least_in_flight(self, free: list[HealthTracker], affinity: str) -> HealthTracker:
+        def load(tracker: HealthTracker) -> tuple[float, float]:
+            # An endpoint that fails often is free often: what fails counts against its weight.
+            weight = tracker.endpoint.weight * (1.0 - tracker.failure_rate) ** 2
+            return (tracker.in_flight + 1) / weight, self._turn[tracker.endpoint.name]
+
+        chosen = min(free, key=load)
+        self._turn[chosen.endpoint.name] = next(self._chosen)
+        return chosen
+
+    def _round_robin(self, free: list[HealthTracker], affinity: str) -> HealthTracker:
+        # Smooth weighted round robin, as in nginx: everyone earns its weight, who is chosen pays them all.
+        total = 0.0
+        for tracker in free:
+            self._turn[tracker.endpoint.name] += tracker.endpoint.weight
+            total += tracker.endpoint.weight
+        chosen = max(free, key=lambda t: self._turn[t.endpoint.name])
+        self._turn[chosen.endpoint.name] -= total
+        return chosen
+
+    def _by_affinity(self, free: list[HealthTracker], affinity: str) -> HealthTracker:
+        ranked = sorted(free, key=lambda t: rendezvous_score(affinity, t.endpoint), reverse=True)
+        usable = [t for t in self.trackers if t.state is EndpointState.CLOSED] or ranked
+        weights = sum(t.endpoint.weight for t in usable)
+        load = 1 + sum(t.in_flight for t in usable)
+        for tracker in ranked:
+            mean = load * tracker.endpoint.weight / weights
+            if tracker.in_flight < max(BOUNDED_LOAD * mean, mean + BOUNDED_LOAD_SLACK):
+                return tracker
+        return self._least_in_flight(free, affinity)
+
+    # Waiting
+
+    def _dispatch(self) -> None:
+        """Give free slots to those who wait, in the order they came."""
+        if not self._waiters:
+            return
+        now = asyncio.get_running_loop().time()
+        passed_over = []
+        blocked: set[str] = set()
+        while self._waiters:
+            waiter = heapq.heappop(self._waiters)
+            if waiter.future.done():
+                continue
+            slot = None
+            if waiter.model not in blocked:
+                slot = self._take(now, waiter.model, waiter.affinity, waiter.avoid)
+            if slot is not None:
+                waiter.future.set_result(slot)
+                continue
+            # Nothing is free for this model; another may be served elsewhere.
+            passed_over.append(waiter)
+            blocked.add(waiter.model)
+            if len(blocked) > 1 or not any(t.unknown_models for t in self.trackers):
+                break
+        for waiter in passed_over:
+            heapq.heappush(self._waiters, waiter)
+        if self._waiters:
+            self._schedule_wake(now)
+
+    def _schedule_wake(self, now: float) -> None:
+        """Wake up when a pause ends, or patience."""
+        times = [t.paused_until for t in self.trackers if t.paused_until > now]
+        failing = [t.failing_since for t in self.trackers]
+        if None not in failing:
+            times.append(max(since for since in failing if since is not None) + self.patience_s)
+        if self._wake:
+            self._wake.cancel()
+            self._wake = None
+        times = [t for t in times if t > now]
+        if times:
+            loop = asyncio.get_running_loop()
+            self._wake = loop.call_at(min(times) + 0.001, self._on_wake)
+
+    def _on_wake(self) -> None:
+        self._wake = None
+        self._after_failure(asyncio.get_running_loop().time())
+
+    # Failing and stopping
+
+    def _after_failure(self, now: float) -> None:
+        for tracker in self.trackers:
+            if tracker.state is EndpointState.OPEN and not tracker.waiting_for_probe:
+                tracker.waiting_for_probe = True
+                task = asyncio.create_task(self._bring_back(tracker))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        if reason := self._reason_to_stop(now):
+            self._stop(reason)
+        if any(t.unknown_models for t in self.trackers):
+            for waiter in self._waiters:
+                if reason := self._unusable(waiter.model):
+                    _fail(waiter, reason)
+        self._dispatch()
+
+    async def _bring_back(self, tracker: HealthTracker) -> None:
+        """Wait out the back-off of an open circuit, look, and let one call try."""
+        loop = asyncio.get_running_loop()
+        try:
+            while tracker.state is EndpointState.OPEN and not self._stopped:
+                await asyncio.sleep(tracker.open_until - loop.time())
+                if loop.time() < tracker.open_until:
+                    continue
+                reason = await self._probe(tracker.endpoint)
+                if tracker.state is not EndpointState.OPEN:
+                    break
+                if reason:
+                    tracker.probe_failed(loop.time(), reason)
+                    if stop := self._reason_to_stop(loop.time()):
+                        self._stop(stop)
+                else:
+                    tracker.probe_succeeded()
+        finally:
+            tracker.waiting_for_probe = False
+        self._dispatch()
+
+    def _reason_to_stop(self, now: float) -> str:
+        if all(t.refused for t in self.trackers):
+            return f"no endpoint can be used; correct the key or the address:\n{self._reasons()}"
+        out_of_patience = all(
+            t.refused
+            or (
+                t.failing_since is not None
+                and now - t.failing_since >= self.patience_s
+                # Calls under way to one that is not given up may still succeed.
+                and (t.in_flight == 0 or t.state is EndpointState.OPEN)
+            )
+            for t in self.trackers
+        )
+        if not out_of_patience:
+            return ""
+        return f"no endpoint has given an answer for {self.patience_s:g} s:\n{self._reasons()}"
+
+    def _unusable(self, model: str) -> str:
+        """Why no endpoint will ever serve `model`, or an empty string."""
+        if not all(t.refused or model in t.unknown_models for t in self.trackers):
+            return ""
+        return f"no endpoint serves the model {model}; check its name:\n{self._reasons(model)}"
+
+    def _reasons(self, model: str = "") -> str:
+        return "\n".join(
+            f"  {t.endpoint.name} ({t.endpoint.base_url}): {t.unknown_models.get(model) or t.reason}"
+            for t in self.trackers
+        )
+
+    def _check_usable(self, model: str) -> None:
+        if any(t.unknown_models for t in self.trackers) and (reason := self._unusable(model)):
+            raise RunStoppedError(reason)
+
+    def _stop(self, reason: str) -> None:
+        if not self._stopped:
+            self._stopped = reason
+        for waiter in self._waiters:
+            _fail(waiter, self._stopped)
+        self._waiters.clear()
+
+    def _raise_if_stopped(self) -> None:
+        if self._stopped:
+            raise RunStoppedError(self._stopped)
+
+
+def _fail(waiter: _Waiter, reason: str) -> None:
+    if not waiter.future.done():
+        waiter.future.set_exception(RunStoppedError(reason))
+
+
+def rendezvous_score(affinity: str, endpoint: Endpoint) -> float:
+    """Rank of an endpoint for a dialogue (weighted rendezvous hashing): the highest of all is its home."""
+    digest = blake2b(f"{affinity}\0{endpoint.name}".encode(), digest_size=8).digest()
+    unit = (int.from_bytes(digest, "big") + 0.5) / 2.0**64
+    return -endpoint.weight / math.log(unit)

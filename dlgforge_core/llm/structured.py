@@ -1,0 +1,115 @@
+"""Structured output: asking for JSON in a way the endpoint understands, and finding it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import orjson
+
+T = TypeVar("T")
+
+MAX_STARTS = 64  # opening braces tried in one answer
+
+
+class JsonMode(StrEnum):
+    """How an endpoint is asked for JSON, the surest way first."""
+
+    JSON_SCHEMA = "json_schema"
+    JSON_OBJECT = "json_object"
+    TEXT = "text"
+
+    def lower(self) -> JsonMode:
+        """The next way to try when this one is refused."""
+        return JsonMode.JSON_OBJECT if self is JsonMode.JSON_SCHEMA else JsonMode.TEXT
+
+
+def response_format(mode: JsonMode, schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The request's `response_format`, or None in plain text mode."""
+    if mode is JsonMode.TEXT:
+        return None
+    if mode is JsonMode.JSON_OBJECT:
+        return {"type": "json_object"}
+    wanted: dict[str, Any] = {"name": str(schema.get("title") or "answer"), "schema": schema}
+    if _may_be_strict(schema):
+        wanted["strict"] = True
+    return {"type": "json_schema", "json_schema": wanted}
+
+
+def _may_be_strict(schema: Mapping[str, Any]) -> bool:
+    # OpenAI refuses `strict` unless every property is required and no others are allowed.
+    properties = schema.get("properties")
+    return (
+        schema.get("additionalProperties") is False
+        and isinstance(properties, Mapping)
+        and set(schema.get("required", ())) == set(properties)
+    )
+
+
+def with_schema(messages: Sequence[dict[str, str]], schema: Mapping[str, Any]) -> list[dict[str, str]]:
+    """`messages` with the schema written out at the end of the last one."""
+    last = messages[-1]
+    return [*messages[:-1], {**last, "content": f"{last['content']}\n\n{instruction_for(schema)}"}]
+
+
+def instruction_for(schema: Mapping[str, Any]) -> str:
+    """What to tell a model that is not held to the schema by its server."""
+    return (
+        "Answer with one JSON object and nothing else. It must follow this JSON schema:\n"
+        + orjson.dumps(schema).decode()
+    )
+
+
+def correction(messages: Sequence[dict[str, str]], answer: str, problem: str) -> list[dict[str, str]]:
+    """The conversation that asks for a bad answer to be put right; it begins as `messages` does."""
+    if not answer.strip():
+        return list(messages)
+    return [
+        *messages,
+        {"role": "assistant", "content": answer[:4000]},
+        {
+            "role": "user",
+            "content": f"That answer cannot be used: {problem}. Answer again, with one JSON object and "
+            "nothing else, as asked for before.",
+        },
+    ]
+
+
+def parse(text: str, read: Callable[[dict[str, Any]], T]) -> T:
+    """What `read` makes of the first JSON object in `text` that it can use.
+
+    `read` raises ValueError for an object it cannot use. Raises ValueError, with a message written for the
+    model that made the text, when there is none that it can.
+    """
+    problem: ValueError | None = None
+    for value in _objects(text):
+        try:
+            return read(value)
+        except ValueError as error:
+            problem = problem or error
+    raise problem or ValueError("it holds no complete JSON object")
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    try:
+        whole = orjson.loads(text)
+    except ValueError:
+        whole = None
+    if isinstance(whole, dict):
+        yield whole
+        return
+    decoder = json.JSONDecoder(strict=False)
+    start = text.find("{")
+    for _ in range(MAX_STARTS):
+        if start < 0:
+            return
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            if isinstance(value, dict):
+                yield value
+        start = text.find("{", end)

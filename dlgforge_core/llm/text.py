@@ -1,0 +1,49 @@
+"""What a model said, made fit for a dialogue: no reasoning, no half sentences, no garbage."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_REASONING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+_OPENING = re.compile(r"<(think|thinking|reasoning)>", re.IGNORECASE)
+_CLOSING = re.compile(r"</(think|thinking|reasoning)>", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"""[.!?…。!?؟۔]["'’”»)\]]*(?=\s|$)|[。!?]|\n""")
+MAX_GARBAGE_SHARE = 0.1
+
+
+def clean(text: str) -> str:
+    """`text` without its reasoning and without white space around it."""
+    if "<" in text and (_OPENING.search(text) or _CLOSING.search(text)):
+        text = _REASONING.sub("", text)
+        # Some chat templates open the reasoning themselves, so that only its end is in the answer.
+        if closing := list(_CLOSING.finditer(text)):
+            text = text[closing[-1].end() :]
+        # Reasoning that was cut has no end, and nothing was said after it.
+        if opening := _OPENING.search(text):
+            text = text[: opening.start()]
+    return text.strip()
+
+
+def whole_sentences(text: str) -> str:
+    """`text` up to the end of its last whole sentence or line; empty when there is none."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]].strip() if ends else ""
+
+
+def is_garbage(text: str) -> bool:
+    """Whether more than a tenth of `text` is no character of any text, or it has no letter or digit."""
+    if not any(c.isalnum() for c in text):
+        return True
+    if text.isascii() and text.isprintable():
+        return False
+    odd = sum(
+        1
+        for c in text
+        if c == "\ufffd" or (c not in "\n\r\t" and unicodedata.category(c) in ("Cc", "Cn", "Co"))
+    )
+    return odd > MAX_GARBAGE_SHARE * len(text)
+
+
+def _is_no_character(c: str) -> bool:
+    return unicodedata.category(c) in ("Cc", "Cn", "Co")

@@ -1,0 +1,185 @@
+"""HTTP to one endpoint: httpx requests over aiohttp's connection pool.
+
+The transport is called directly, without `httpx.AsyncClient`: at 64 calls in flight that costs 0.26 ms of
+CPU a call, against 0.5 ms with the client on top and 3 ms with httpx's own pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import ssl
+import urllib.request
+from collections.abc import Callable
+from typing import NamedTuple
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from dlgforge_core.errors import ConfigError
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.stats import FailureKind
+
+CONNECT_TIMEOUT_S = 10.0
+# Below the 5 s after which uvicorn, and so vLLM, closes an idle connection under our feet.
+KEEP_ALIVE_S = 4.0
+MAX_BODY_BYTES = 32 * 1024 * 1024
+
+
+class HttpAnswer(NamedTuple):
+    """An answer of any status, body read whole."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+class TransportError(Exception):
+    """No whole answer came back. `kind` is TIMEOUT or CONNECTION; the message never holds the key."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class EndpointTransport:
+    """The connections to one endpoint. HTTP/1.1, kept alive, no redirects, no cookies.
+
+    Proxies named in the environment (HTTPS_PROXY, NO_PROXY, ...) are used, but never for loopback.
+    Raises ConfigError when the key cannot be sent in a header.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        base = httpx.URL(endpoint.base_url)
+        self._chat_url = _below(base, "/chat/completions")
+        self._models_url = _below(base, "/models")
+        self._headers = httpx.Headers(_headers(endpoint, base))
+        connect = min(CONNECT_TIMEOUT_S, endpoint.timeout_s)
+        # `pool` is aiohttp's time-out for getting a connection, making a new one included.
+        self._timeout = {"connect": connect, "pool": None, "read": None, "write": None}
+        context = httpx.create_ssl_context() if base.scheme == "https" else None
+        proxy = _proxy(base)
+        self._transport = AiohttpTransport(
+            verify=context or False,
+            proxy=httpx.Proxy(proxy) if proxy else None,
+            client=_session_factory(context, endpoint.max_in_flight),
+        )
+
+    async def post_chat(self, body: bytes) -> HttpAnswer:
+        """`POST /chat/completions`, within the endpoint's `timeout_s`. Raises TransportError."""
+        return await self._send("POST", self._chat_url, body, self.endpoint.timeout_s)
+
+    async def get_models(self, timeout_s: float) -> HttpAnswer:
+        """`GET /models`. Raises TransportError."""
+        return await self._send("GET", self._models_url, None, timeout_s)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._transport.aclose()
+
+    def redact(self, text: str) -> str:
+        """`text` without the key, which servers like to repeat in their error messages."""
+        key = self.endpoint.api_key.strip()
+        return text.replace(key, "***") if key else text
+
+    async def _send(self, method: str, url: httpx.URL, body: bytes | None, timeout_s: float) -> HttpAnswer:
+        request = httpx.Request(
+            method, url, headers=self._headers, content=body, extensions={"timeout": self._timeout}
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._transport.handle_async_request(request)
+                try:
+                    return HttpAnswer(response.status_code, response.headers, await _read(response))
+                finally:
+                    # A body that was read whole gives its connection back; any other loses it.
+                    with contextlib.suppress(httpx.HTTPError, aiohttp.ClientError):
+                        await response.aclose()
+        # Never chained: aiohttp's errors carry the request, and with it the Authorization header.
+        except TimeoutError:
+            raise TransportError(FailureKind.TIMEOUT, f"no answer within {timeout_s:g} s") from None
+        except (httpx.HTTPError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise TransportError(FailureKind.CONNECTION, self.redact(_explain(error))) from None
+
+
+async def _read(response: httpx.Response) -> bytes:
+    chunks = []
+    size = 0
+    async for chunk in response.aiter_bytes():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise ValueError(f"the answer is longer than {MAX_BODY_BYTES} bytes")
+    return b"".join(chunks)
+
+
+def _explain(error: BaseException) -> str:
+    # httpx-aiohttp names several unlike errors ConnectTimeout; aiohttp's own error tells them apart.
+    cause = error.__cause__ or error
+    if isinstance(cause, aiohttp.ClientConnectorDNSError):
+        return f"the host name cannot be resolved ({cause.os_error})"
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        return f"cannot connect ({cause.os_error.strerror or cause.os_error})"
+    if isinstance(cause, aiohttp.ConnectionTimeoutError):
+        return "cannot connect in time"
+    if isinstance(cause, aiohttp.ServerDisconnectedError):
+        return "the server closed the connection without an answer"
+    if isinstance(cause, aiohttp.ClientPayloadError):
+        return "the answer was cut short"
+    if isinstance(cause, ConnectionResetError):
+        return "the connection was reset"
+    text = str(cause).strip()
+    return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+
+
+def _headers(endpoint: Endpoint, base: httpx.URL) -> dict[str, str]:
+    headers = {
+        "Host": base.netloc.decode("ascii"),
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        "Content-Type": "application/json",
+        "User-Agent": "dlgforge",
+    }
+    key = endpoint.api_key.strip()
+    if key:
+        if not key.isascii() or not key.isprintable():
+            raise ConfigError(f"the key of endpoint {endpoint.name} holds characters no API key has")
+        headers["Authorization"] = f"Bearer {key}"
+    return headers
+
+
+def _below(base: httpx.URL, path: str) -> httpx.URL:
+    # A query (Azure's api-version) stays behind the path.
+    return base.copy_with(path=base.path.rstrip("/") + path)
+
+
+def _session_factory(context: ssl.SSLContext | None, connections: int) -> Callable[[], aiohttp.ClientSession]:
+    def make() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            # One more than calls may be in flight: the health probe must not wait behind hung calls.
+            limit=connections + 1,
+            keepalive_timeout=KEEP_ALIVE_S,
+            ssl=context if context is not None else True,
+        )
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+    return make
+
+
+def _proxy(url: httpx.URL) -> str | None:
+    if is_loopback(url.host) or urllib.request.proxy_bypass(url.host):
+        return None
+    return urllib.request.getproxies().get(url.scheme)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine's loopback, by name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
