@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from dlgforge_core.config import AgentsConfig, CoverageConfig, JudgeConfig
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Role, Turn
@@ -134,23 +134,23 @@ class DialogueRun:
 
     async def _verdict(self, messages: list[prompts.Message], index: int) -> Judgement:
         context = self._context
-
-        def parse(data: dict[str, Any]) -> Judgement:
-            return prompts.judgement_from(data, context.judge)
-
         async with context.slots.slot(self._calls_left):
-            verdict, _ = await context.client.complete_json(
+            data, completion = await context.client.complete_json(
                 Role.JUDGE,
                 context.agents.of(Role.JUDGE),
                 context.models[Role.JUDGE],
                 messages,
                 prompts.verdict_schema(context.judge),
-                parse,
                 affinity=self._plan.dialogue_id,
                 seed=self._call_seed(Role.JUDGE, index, 0),
             )
         self._calls_left -= 1
-        return verdict
+        try:
+            return prompts.judgement_from(data, context.judge)
+        except ValueError as error:
+            raise CallError(
+                DropReason.INVALID_OUTPUT, f"{completion.endpoint} gave no usable verdict: {error}"
+            ) from None
 
     def _call_seed(self, role: Role, index: int, attempt: int) -> int:
         """The sampling seed of a call, the same in every run of the plan; 31 bits, which all servers take."""

@@ -1,0 +1,68 @@
+"""How near the engine keeps an endpoint to its limit: `python -m bench.utilisation --dialogues 192`.
+
+One simulated endpoint with 64 slots and lognormal service times (mean 0.4 s, sigma 0.6); dialogues of 2 to 6
+turns (Poisson, mean 4), three calls a turn. Utilisation is the sum of service times over span x slots.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+
+from bench.fixture import MODEL, fresh_store, peak_mb, planned, work, worker_spec
+from dlgforge_core.config import GenerationConfig, RunConfig
+from dlgforge_core.llm.endpoints import Endpoint
+from tests.support.simulated_endpoint import simulated_endpoint
+
+SLOTS = 64
+
+
+def measure(dialogues: int, seed: int) -> dict[str, float]:
+    """One run of the fixture."""
+    run = RunConfig(
+        seed=seed,
+        total_samples=dialogues,
+        target_languages=["en"],
+        min_turns=2,
+        max_turns=6,
+        turn_count_mean=4.0,
+        concurrency=SLOTS,
+    )
+    options = {"latency_s": 0.4, "latency_sigma": 0.6, "slots": SLOTS, "seed": seed, "models": [MODEL]}
+    with fresh_store("bench") as store, simulated_endpoint(**options) as sim:
+        prepared = planned(store, GenerationConfig(run=run))
+        cost = work(worker_spec(store, prepared, Endpoint("simulated", sim.base_url)))
+        stats, progress = sim.stats(), store.progress(prepared.run_id)
+        if not (progress.complete and progress.done == dialogues):
+            raise SystemExit(f"the plan was not finished: {progress}")
+        return {
+            "calls": stats["calls"],
+            "utilisation": stats["utilisation"],
+            "span_s": stats["span_s"],
+            "cpu_ms_per_call": 1000 * cost.cpu_s / stats["calls"],
+            "peak_mb": peak_mb(),
+        }
+
+
+def main() -> None:
+    """Print a line for each seed, and the means."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dialogues", type=int, default=192)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    arguments = parser.parse_args()
+    rows = [measure(arguments.dialogues, seed) for seed in arguments.seeds]
+    print(f"{arguments.dialogues} dialogues, {SLOTS} slots")
+    print("seed  calls  utilisation  span_s  cpu_ms/call  peak_mb")
+    for seed, row in [*zip(map(str, arguments.seeds), rows, strict=True), ("mean", _mean(rows))]:
+        print(
+            f"{seed:>4}  {row['calls']:5.0f}  {row['utilisation']:11.3f}  {row['span_s']:6.2f}  "
+            f"{row['cpu_ms_per_call']:11.2f}  {row['peak_mb']:7.0f}"
+        )
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
+
+
+if __name__ == "__main__":
+    main()

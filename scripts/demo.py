@@ -1,0 +1,55 @@
+"""`make demo`: run the main job for real, then show where the dialogues are and a few of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dlgforge_core.store.dsn import dlgforge_home
+from dlgforge_core.store.embedded import embedded_dsn
+
+CONFIG = "examples/demo.yaml"
+JOB = ["dagster", "job", "execute", "-m", "dlgforge_dagster.definitions", "-j", "generate_dialogues", "-c", CONFIG]
+DATASET = Path(".dlgforge/datasets/demo")  # where examples/demo.yaml saves
+SHOWN = 3
+
+
+def main() -> int:
+    """Returns the exit code of the job."""
+    started = time.monotonic()
+    if not os.environ.get("DLGFORGE_POSTGRES_DSN"):
+        embedded_dsn(dlgforge_home(os.environ))  # held until the end, so that the server starts once
+    print(f"$ {' '.join(JOB)}", flush=True)
+    job = subprocess.run([str(Path(sys.executable).parent / JOB[0]), *JOB[1:]], check=False)
+    if job.returncode:
+        print("\nThe job failed; the reason is above. Run `make demo` again to resume.", file=sys.stderr)
+        return job.returncode
+    show(DATASET, time.monotonic() - started)
+    return 0
+
+
+def show(folder: Path, seconds: float) -> None:
+    """Print the dataset's files and a few of its dialogues, of different languages."""
+    dialogues = [json.loads(line) for line in (folder / "sharegpt.jsonl").read_text("utf-8").splitlines()]
+    by_language: dict[str, list[dict]] = {}
+    for dialogue in dialogues:
+        by_language.setdefault(dialogue["language"], []).append(dialogue)
+    counts = ", ".join(f"{len(group)} {language}" for language, group in sorted(by_language.items()))
+    print(f"\n{len(dialogues)} dialogues ({counts}), {seconds:.0f} s\n")
+    for path in sorted(folder.iterdir()):
+        print(f"  {path}  {path.stat().st_size:,} bytes")
+    rounds = max(map(len, by_language.values()), default=0)
+    mixed = [group[i] for i in range(rounds) for group in by_language.values() if i < len(group)]
+    for dialogue in mixed[:SHOWN]:
+        print(f"\n--- {dialogue['language']}: {dialogue['topic']}")
+        for message in dialogue["conversations"]:
+            who = {"human": "user", "gpt": "assistant"}[message["from"]]
+            print(f"{who:>9}: {message['value']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
