@@ -113,7 +113,7 @@ class ServerProcess:
         """The end of what the server wrote. Complete once the server has ended."""
         if self._process.poll() is not None:
             for reader in self._readers:
-                reader.join(timeout=1.0)
+                reader.join(timeout=5.0)
         return "\n".join(list(self._log)[-lines:])
 
     def stop(self) -> None:

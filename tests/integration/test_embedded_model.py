@@ -271,7 +271,7 @@ class TestStartFailures:
         bad = tmp_path / "model.gguf"
         bad.write_text("not a model")
         server = EmbeddedModelServer(EmbeddedConfig(model_path=str(bad)))
-        with pytest.raises(BackendError, match="expected 'GGUF'") as error:
+        with pytest.raises(BackendError, match="the model cannot be served") as error:
             server.start(slots=1)
         assert str(bad) in str(error.value)
         assert server.pid is None
