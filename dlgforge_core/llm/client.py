@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar, overload
 
 import tenacity
 
@@ -164,6 +165,21 @@ class LlmClient:
                 assert problem is not None
                 _give_up(problem, reply)
 
+    @overload
+    async def complete_json(
+        self,
+        role: Role,
+        agent: AgentConfig,
+        model: str,
+        messages: Sequence[Message],
+        schema: Mapping[str, Any],
+        read: None = None,
+        *,
+        affinity: str,
+        seed: int | None = None,
+    ) -> tuple[dict[str, Any], Completion]: ...
+
+    @overload
     async def complete_json(
         self,
         role: Role,
@@ -175,13 +191,28 @@ class LlmClient:
         *,
         affinity: str,
         seed: int | None = None,
-    ) -> tuple[T, Completion]:
+    ) -> tuple[T, Completion]: ...
+
+    async def complete_json(
+        self,
+        role: Role,
+        agent: AgentConfig,
+        model: str,
+        messages: Sequence[Message],
+        schema: Mapping[str, Any],
+        read: Callable[[dict[str, Any]], Any] | None = None,
+        *,
+        affinity: str,
+        seed: int | None = None,
+    ) -> tuple[Any, Completion]:
         """What `read` makes of an answer that follows the JSON `schema`, and the completion it came in.
 
-        `read` raises ValueError for an object it cannot use. The schema is enforced by the endpoint if it can
-        do that, else asked for in words. A bad answer is shown to the model to be corrected, once. Raises
-        CallError and RunStoppedError as `complete` does.
+        `read` raises ValueError, with a message for the model, for an object it cannot use; without it the
+        object itself is given, checked for the essentials of `schema`. The schema is enforced by the endpoint
+        if it can do that, else asked for in words. A bad answer is shown to the model to be corrected, once.
+        Raises CallError and RunStoppedError as `complete` does.
         """
+        read = read or functools.partial(structured.check, schema=schema)
         said: list[_Reply] = []
         asked = messages
         while True:

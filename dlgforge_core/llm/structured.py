@@ -113,3 +113,53 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
             if isinstance(value, dict):
                 yield value
         start = text.find("{", end)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+
+
+def check(value: Any, schema: Mapping[str, Any], path: str = "the answer") -> Any:
+    """`value`, if it follows the essentials of `schema`: types, required, enum, bounds, items.
+
+    A whole number written as 7.0 becomes 7. Raises ValueError naming what does not follow.
+    """
+    kind = schema.get("type")
+    if kind == "integer" and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if kind in _TYPES and (
+        not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "boolean")
+    ):
+        raise ValueError(f"{path} must be of type {kind}")
+    if "enum" in schema and value not in schema["enum"]:
+        raise ValueError(f"{path} must be one of {orjson.dumps(schema['enum']).decode()}")
+    if isinstance(value, dict):
+        return _check_object(value, schema, path)
+    if isinstance(value, list):
+        if len(value) < schema.get("minItems", 0):
+            raise ValueError(f"{path} must hold {schema['minItems']} items at least")
+        items = schema.get("items", {})
+        return [check(item, items, f"{path}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, int | float):
+        least, most = schema.get("minimum", value), schema.get("maximum", value)
+        if not least <= value <= most:
+            raise ValueError(f"{path} must be from {least} to {most}")
+    return value
+
+
+def _check_object(value: dict[str, Any], schema: Mapping[str, Any], path: str) -> dict[str, Any]:
+    properties = schema.get("properties", {})
+    missing = [repr(name) for name in schema.get("required", ()) if name not in value]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    return {
+        name: check(item, properties[name], f"{name} in {path}") if name in properties else item
+        for name, item in value.items()
+    }
