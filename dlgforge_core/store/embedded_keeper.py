@@ -109,9 +109,9 @@ class Server:
             return
         if not os.path.exists(self._paths.data):
             self._create_cluster()
+        self.socket_dir = self._choose_socket_dir()
         self._clear_the_way()
         self._write_access_rules()
-        self.socket_dir = self._choose_socket_dir()
         settings = {**_SERVER_SETTINGS, "unix_socket_directories": self.socket_dir}
         arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # Its own session: a signal to the keeper's group must not reach it.
@@ -197,17 +197,25 @@ class Server:
             return False
 
     def _clear_the_way(self) -> None:
-        """Wait for the sessions of a killed server to end, and remove a pid file whose pid was given anew."""
+        """Wait for the sessions of a killed server to end, and remove what it left that Postgres stumbles on.
+
+        Postgres itself takes no notice of lock files whose pid is free. Where the pid was given anew, or is a
+        dead process that nobody has collected, which in containers stays so, it would refuse to start.
+        """
         if not os.path.exists("/proc/self/cwd"):
             return
         deadline = time.monotonic() + 10.0
-        while time.monotonic() < deadline and any(
-            self._is_our_postgres(int(name)) for name in os.listdir("/proc") if name.isdigit()
-        ):
+        while any(self._is_our_postgres(int(name)) for name in os.listdir("/proc") if name.isdigit()):
+            if time.monotonic() > deadline:
+                raise KeeperError(f"sessions of an earlier server in {self._paths.data} do not end")
             time.sleep(0.02)
-        lines = self._pid_file()
-        if lines and lines[0].isdigit() and os.path.exists(f"/proc/{lines[0]}"):
-            os.unlink(os.path.join(self._paths.data, "postmaster.pid"))
+        socket_lock = os.path.join(self.socket_dir, f".s.PGSQL.{PORT}.lock")
+        for path in (os.path.join(self._paths.data, "postmaster.pid"), socket_lock):
+            with contextlib.suppress(FileNotFoundError):
+                with open(path) as file:
+                    pid = file.readline().strip()
+                if os.path.exists(f"/proc/{pid}"):
+                    os.unlink(path)
 
     def _create_cluster(self) -> None:
         """Make the data folder aside and put it in place complete, so that a half-made one is never used."""

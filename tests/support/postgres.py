@@ -1,0 +1,153 @@
+"""Postgres servers for tests: one over TCP with a password, and homes for the embedded one.
+
+from tests.support.postgres import embedded_home, tcp_postgres  # as a fixture and a context manager
+"""
+
+import contextlib
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from dlgforge_core.store.embedded import find_install, release_embedded
+from dlgforge_core.store.embedded_account import Account, server_account
+
+_DEADLINE_S = 30.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class TcpPostgres:
+    """A server on 127.0.0.1 that lets its user in with a password only (SCRAM)."""
+
+    folder: Path
+    port: int
+    user: str = "tester"
+    # With every character that a URI gives a meaning to.
+    password: str = field(default_factory=lambda: "p@ss:/?#%& +'\"é" + secrets.token_hex(6), repr=False)
+    database: str = "postgres"
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def dsn(self) -> str:
+        return self.dsn_with()
+
+    def dsn_with(self, password: str | None = None, database: str | None = None) -> str:
+        """The DSN, with another password or database than the right one."""
+        secret = quote(self.password if password is None else password, safe="")
+        return f"postgresql://{self.user}:{secret}@127.0.0.1:{self.port}/{database or self.database}"
+
+    def start(self) -> None:
+        """Run the server and wait until it takes connections."""
+        settings = (
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "fsync=off",
+            f"port={self.port}",
+        )
+        arguments = [part for setting in settings for part in ("-c", setting)]
+        log = (self.folder / "log").open("ab")
+        self._process = subprocess.Popen(
+            [find_install() / "bin" / "postgres", "-D", self.folder / "data", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: _prepare_child(_account(self.folder)),
+        )
+        log.close()
+        deadline = time.monotonic() + _DEADLINE_S
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+                return
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.folder / "log").read_text()[-2000:])
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Stop the server; `start` runs it again on the same data and port."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(_DEADLINE_S)
+            self._process = None
+
+
+@contextlib.contextmanager
+def tcp_postgres() -> Iterator[TcpPostgres]:
+    """Run a Postgres server of its own on a random port of 127.0.0.1; it is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="dlgforge-pg-"))
+    server = TcpPostgres(folder, _free_port())
+    try:
+        (folder / "password").write_text(server.password + "\n")
+        account = _account(folder)
+        if account is not None:
+            shutil.chown(folder, account.uid, account.gid)
+            shutil.chown(folder / "password", account.uid, account.gid)
+        options = ["--auth=scram-sha-256", f"--pwfile={folder / 'password'}", "--encoding=UTF8", "--locale=C"]
+        subprocess.run(
+            [find_install() / "bin" / "initdb", "-N", "-D", folder / "data", "-U", server.user, *options],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+            preexec_fn=lambda: _prepare_child(account),
+        )
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def embedded_home(tmp_path: Path) -> Iterator[Path]:
+    """An empty home for the embedded Postgres, whose server is gone afterwards."""
+    home = tmp_path / "home"
+    yield home
+    release_embedded(home)
+    wait_until_stopped(home)
+
+
+def postmaster_pid(home: Path) -> int | None:
+    """Pid of the embedded server of `home`, or None when it has stopped or been killed."""
+    try:
+        pid = int((home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state == "Z" else pid
+
+
+def wait_until_stopped(home: Path, timeout_s: float = 10.0) -> None:
+    """Wait until no server runs in `home`; fails the test when one still does."""
+    deadline = time.monotonic() + timeout_s
+    while (pid := postmaster_pid(home)) is not None:
+        assert time.monotonic() < deadline, f"postgres {pid} of {home} still runs after {timeout_s} s"
+        time.sleep(0.02)
+
+
+def _account(folder: Path) -> Account | None:
+    return server_account(str(folder), str(folder / "data"), str(find_install()))
+
+
+def _prepare_child(account: Account | None) -> None:
+    if account is not None:
+        account.become()
+    if sys.platform == "linux":  # the server goes when the tests are killed
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
