@@ -1,0 +1,325 @@
+"""Datasets on disk: every text comes back as it was, and a reader never sees half a dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Persona, SeedTopic, Turn
+from dlgforge_core.errors import ConfigError
+from dlgforge_core.export import writer
+from dlgforge_core.export.formats import PARQUET_SCHEMA, clean, escape_markdown, sample_markdown
+from dlgforge_core.export.writer import write_dataset
+
+ALL = ["sharegpt", "openai_messages", "parquet"]
+# Any code point at all: models send lone surrogates, control characters and separators.
+any_text = st.text(st.characters(exclude_categories=()), max_size=40)
+judgements = st.none() | st.builds(
+    Judgement,
+    score=st.integers(0, 10),
+    reasons=st.lists(any_text, max_size=2).map(tuple),
+    comment=any_text,
+)
+
+
+def make_dialogue(
+    ordinal: int = 0,
+    turns: tuple[Turn, ...] = (Turn(0, "Why?", "Because."),),
+    language: str = "en",
+    topic: str = "rain",
+    judgement: Judgement | None = None,
+    batch: str = "weather.yaml",
+    model: str = "m",
+) -> Dialogue:
+    plan = DialoguePlan(
+        dialogue_id=f"d{ordinal}",
+        ordinal=ordinal,
+        language=language,
+        n_turns=len(turns),
+        topic=SeedTopic("s1", language, topic, batch=batch, metadata={"origin": "/home/someone/secret"}),
+        user_persona=Persona("u", "novice", "Asks."),
+        assistant_persona=Persona("a", "expert", "Answers."),
+    )
+    return Dialogue(plan, turns, judgement, {"kb_responder": model})
+
+
+any_dialogue = st.builds(
+    make_dialogue,
+    turns=st.lists(st.builds(Turn, st.just(0), any_text, any_text, judgements), max_size=4).map(tuple),
+    language=st.sampled_from(["en", "ar"]),
+    topic=any_text,
+    judgement=judgements,
+)
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def files(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()} - {".lock"}
+
+
+def words(dialogue: Dialogue) -> list[str]:
+    return [clean(text) for turn in dialogue.turns for text in (turn.user, turn.assistant)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(dialogues=st.lists(any_dialogue, max_size=4))
+def test_every_text_comes_back(tmp_path_factory: pytest.TempPathFactory, dialogues: list[Dialogue]) -> None:
+    folder = tmp_path_factory.mktemp("dataset")
+    summary = write_dataset(dialogues, folder, ALL)
+    sharegpt = lines(folder / "sharegpt.jsonl")
+    openai = lines(folder / "openai_messages.jsonl")
+    rows = pq.read_table(folder / "dialogues.parquet").to_pylist()
+    for dialogue, a, b, c in zip(dialogues, sharegpt, openai, rows, strict=True):
+        assert [m["value"] for m in a["conversations"]] == words(dialogue)  # type: ignore[attr-defined]
+        assert [m["content"] for m in b["messages"]] == words(dialogue)  # type: ignore[attr-defined]
+        assert [m["content"] for m in c["messages"]] == words(dialogue)
+        assert a["topic"] == b["topic"] == c["topic"] == clean(dialogue.plan.topic.topic)
+        verdicts = [clean(t.judgement.to_json()) if t.judgement else None for t in dialogue.turns]
+        assert a["turn_judgements"] == b["turn_judgements"] == c["turn_judgements"] == verdicts
+        assert a["judgement"] == c["judgement"]
+    assert summary.n_dialogues == len(dialogues)
+    assert summary.n_turns == sum(len(d.turns) for d in dialogues)
+    assert summary.bytes_by_format == {f: summary.paths[f].stat().st_size for f in ALL}
+
+
+@given(any_text)
+def test_clean_text_is_unicode_and_valid_text_is_kept(text: str) -> None:
+    cleaned = clean(text)
+    cleaned.encode()
+    assert clean(cleaned) == cleaned
+    if not any(0xD800 <= ord(c) < 0xE000 for c in text):
+        assert cleaned == text
+
+
+def test_surrogates() -> None:
+    assert clean("\ud83d\ude00") == "😀"
+    assert clean("a\ud83db") == "a\ufffdb"
+
+
+class TestRecords:
+    def test_sharegpt(self, tmp_path: Path) -> None:
+        turns = (Turn(0, "¿Por qué?", "لأنّ", Judgement(8, ("clear",), "Bien")), Turn(1, "q", "a"))
+        write_dataset([make_dialogue(turns=turns, language="es")], tmp_path, ["sharegpt"])
+        assert "¿Por qué?" in (tmp_path / "sharegpt.jsonl").read_text("utf-8")
+        assert lines(tmp_path / "sharegpt.jsonl") == [
+            {
+                "id": "d0",
+                "conversations": [
+                    {"from": "human", "value": "¿Por qué?"},
+                    {"from": "gpt", "value": "لأنّ"},
+                    {"from": "human", "value": "q"},
+                    {"from": "gpt", "value": "a"},
+                ],
+                "language": "es",
+                "topic": "rain",
+                "seed_id": "s1",
+                "seed_batch": "weather.yaml",
+                "user_persona": "novice",
+                "assistant_persona": "expert",
+                "n_turns": 2,
+                "score": 8.0,
+                "turn_judgements": [{"score": 8, "reasons": ["clear"], "comment": "Bien"}, None],
+                "judgement": None,
+                "models": {"kb_responder": "m"},
+            }
+        ]
+
+    def test_openai_messages(self, tmp_path: Path) -> None:
+        write_dataset([make_dialogue()], tmp_path, ["openai_messages"])
+        (record,) = lines(tmp_path / "openai_messages.jsonl")
+        assert record["messages"] == [
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": "Because."},
+        ]
+
+    def test_parquet_has_its_schema_with_and_without_rows(self, tmp_path: Path) -> None:
+        for dialogues in ([], [make_dialogue()]):
+            write_dataset(dialogues, tmp_path, ["parquet"])
+            table = pq.read_table(tmp_path / "dialogues.parquet")
+            assert table.schema.equals(PARQUET_SCHEMA)
+            assert table.num_rows == len(dialogues)
+
+    def test_no_place_of_a_machine_is_told(self, tmp_path: Path) -> None:
+        dialogue = make_dialogue(batch="/home/someone/seeds/w.yaml", model="C:\\models\\llama")
+        write_dataset([dialogue], tmp_path, ALL)
+        (record,) = lines(tmp_path / "sharegpt.jsonl")
+        assert (record["seed_batch"], record["models"]) == ("w.yaml", {"kb_responder": "llama"})
+        for path in tmp_path.iterdir():
+            content = path.read_bytes()
+            assert b"someone" not in content
+            assert str(tmp_path).encode() not in content
+
+    def test_model_names_with_a_slash_are_kept(self, tmp_path: Path) -> None:
+        write_dataset([make_dialogue(model="Qwen/Qwen3-8B")], tmp_path, ["sharegpt"])
+        assert lines(tmp_path / "sharegpt.jsonl")[0]["models"] == {"kb_responder": "Qwen/Qwen3-8B"}
+
+
+class TestWholeOrNotAtAll:
+    def test_no_dialogues_make_valid_empty_files(self, tmp_path: Path) -> None:
+        summary = write_dataset([], tmp_path / "new" / "folder", ALL)
+        assert (summary.n_dialogues, summary.n_turns, summary.by_language) == (0, 0, {})
+        assert summary.paths["sharegpt"].read_bytes() == b""
+        assert pq.read_table(summary.paths["parquet"]).num_rows == 0
+
+    @pytest.mark.parametrize("formats", [[], ["csv"], ["parquet", "csv"]])
+    def test_unknown_formats(self, tmp_path: Path, formats: list[str]) -> None:
+        with pytest.raises(ConfigError, match="choose from sharegpt, openai_messages, parquet"):
+            write_dataset([], tmp_path, formats)
+
+    def test_a_failure_leaves_the_old_dataset(self, tmp_path: Path) -> None:
+        write_dataset([make_dialogue(1)], tmp_path, ALL)
+        before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+
+        def failing() -> Iterator[Dialogue]:
+            yield make_dialogue(2)
+            raise RuntimeError("store is gone")
+
+        with pytest.raises(RuntimeError, match="store is gone"):
+            write_dataset(failing(), tmp_path, ALL)
+        assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+    def test_a_new_dataset_takes_the_old_ones_place(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("mine")
+        write_dataset([make_dialogue(1)], tmp_path, ALL)
+        write_dataset([make_dialogue(2)], tmp_path, ["sharegpt", "sharegpt"])
+        assert files(tmp_path) == {"sharegpt.jsonl", "README.md", "notes.txt"}
+        assert [r["id"] for r in lines(tmp_path / "sharegpt.jsonl")] == ["d2"]
+
+    def test_nothing_shows_before_all_is_written(self, tmp_path: Path) -> None:
+        seen: list[set[str]] = []
+
+        def watching() -> Iterator[Dialogue]:
+            for i in range(3):
+                seen.append({n for n in files(tmp_path) if not n.startswith(".writing-")})
+                yield make_dialogue(i)
+
+        write_dataset(watching(), tmp_path, ALL)
+        assert seen == [set()] * 3
+
+    def test_two_writers_at_once(self, tmp_path: Path) -> None:
+        meet = threading.Barrier(2)
+
+        def slow(first: int) -> Iterator[Dialogue]:
+            for i in range(20):
+                if i in (1, 19):
+                    meet.wait(timeout=20)
+                yield make_dialogue(first + i)
+
+        writers = [
+            threading.Thread(target=write_dataset, args=(slow(first), tmp_path, ALL)) for first in (0, 100)
+        ]
+        for w in writers:
+            w.start()
+        for w in writers:
+            w.join()
+        ids = [r["id"] for r in lines(tmp_path / "sharegpt.jsonl")]
+        assert ids in ([f"d{i}" for i in range(20)], [f"d{i}" for i in range(100, 120)])
+        assert pq.read_table(tmp_path / "dialogues.parquet")["id"].to_pylist() == ids
+        assert files(tmp_path) == {*writer.FILE_NAMES.values(), "README.md"}
+
+    def test_what_a_killed_writer_left_is_removed(self, tmp_path: Path) -> None:
+        script = textwrap.dedent(
+            """
+            import sys, time
+            from pathlib import Path
+            from dlgforge_core.export.writer import write_dataset
+            def never():
+                print("writing", flush=True)
+                time.sleep(60)
+                yield
+            write_dataset(never(), Path(sys.argv[1]), ["sharegpt"])
+            """
+        )
+        killed = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+        assert killed.stdout
+        killed.stdout.readline()
+        (left,) = tmp_path.glob(".writing-*")
+        write_dataset([], tmp_path, ["sharegpt"])
+        assert left.exists(), "a living writer's folder is not to be touched"
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+        killed.stdout.close()
+        write_dataset([], tmp_path, ["sharegpt"])
+        assert files(tmp_path) == {"sharegpt.jsonl", "README.md"}
+
+
+def test_memory_does_not_grow_with_the_dialogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "ROW_GROUP_CHARS", 200_000)
+
+    def peak(n: int) -> int:
+        tracemalloc.start()
+        turns = (Turn(0, "q" * 1000, "a" * 1000),)
+        write_dataset((make_dialogue(i, turns) for i in range(n)), tmp_path, ALL)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(10)
+    assert peak(2000) < 2 * peak(300)
+    assert pq.ParquetFile(tmp_path / "dialogues.parquet").num_row_groups >= 3
+
+
+def test_the_card_says_which_file_is_which(tmp_path: Path) -> None:
+    dialogues = [make_dialogue(0, language="no"), make_dialogue(1, language="ar")]
+    summary = write_dataset(dialogues, tmp_path, ALL)
+    assert summary.by_language == {"ar": 1, "no": 1}
+    head = yaml.safe_load((tmp_path / "README.md").read_text("utf-8").split("---")[1])
+    assert head["language"] == ["ar", "no"]
+    assert {c["config_name"]: c["data_files"] for c in head["configs"]} == writer.FILE_NAMES
+
+
+class TestSampleMarkdown:
+    def test_reads_well(self) -> None:
+        turns = (Turn(0, "كم مرة أسقي؟", "مرة *واحدة*.", Judgement(7, ("clear",), "# fine")),)
+        text = sample_markdown([make_dialogue(turns=turns, language="ar")])
+        assert text == (
+            "### \u2068rain\u2069 (\u2068ar\u2069)\n\n"
+            "**User**\n\n\u2068كم مرة أسقي؟\u2069\n\n"
+            "**Assistant**\n\n\u2068مرة \\*واحدة\\*.\u2069\n\n"
+            "*Judge: 7/10* · \u2068clear\u2069 · \u2068\\# fine\u2069\n"
+        )
+
+    def test_takes_no_more_than_asked(self) -> None:
+        endless = (make_dialogue(i, turns=(Turn(0, "x" * 5000, "y"),)) for i in range(10**9))
+        assert len(sample_markdown(endless, limit=2)) < 4000
+        assert sample_markdown([]) == "No dialogues yet.\n"
+
+    @settings(max_examples=300)
+    @given(
+        st.text(st.sampled_from("a1 \n\t#*_`~<>[]()!|+-=.:\\&;@/wW\"'\ufffd🙂م\u2028\x0b\ud800"), max_size=40)
+        | any_text
+    )
+    def test_no_text_becomes_markup(self, text: str) -> None:
+        tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(escape_markdown(text, 1000))
+        assert {t.type for t in tokens} <= {"paragraph_open", "paragraph_close", "inline"}
+        inline = [child for t in tokens for child in t.children or []]
+        assert {t.type for t in inline} <= {"text", "text_special", "hardbreak"}
+        shown = "".join("\n" if t.type == "hardbreak" else t.content for t in inline)
+        kept = "".join(shown.split()).replace("\u2068", "").replace("\u2069", "")
+        assert [c for c in kept if c.isalnum() or c in "#*_`<>[]|&\\"] == [
+            c for c in clean(text) if c.isalnum() or c in "#*_`<>[]|&\\"
+        ]
+
+    @pytest.mark.parametrize("text", ["see http://evil.test/x", "www.evil.test", "me@evil.test"])
+    def test_no_text_becomes_a_link(self, text: str) -> None:
+        escaped = escape_markdown(text, 100)
+        assert text not in escaped
+        assert text in escaped.replace("\\", "")
