@@ -147,7 +147,6 @@ def clean(value: Any) -> Any:
 _ISOLATE, _END_ISOLATE = "\u2068", "\u2069"
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
 _MARKUP = re.compile(r"([\\`*_\[\]<>#|~&!@$]|(?<=\w):(?=//)|(?<=[Ww]{3})\.)")
-_LINE_START_MARKUP = re.compile(r"^(?:([-+=:])|(\d+)([.)]))")
 _LINE_BREAKS = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
@@ -187,12 +186,8 @@ def escape_markdown(text: str, max_chars: int) -> str:
     paragraphs: list[list[str]] = [[]]
     for line in _LINE_BREAKS.split(text):
         if shown := _INVISIBLE.sub("", line).strip():
-            escaped = _LINE_START_MARKUP.sub(_escape_line_start, _MARKUP.sub(r"\\\1", shown))
-            paragraphs[-1].append(f"{_ISOLATE}{escaped}{_END_ISOLATE}")
+            # As every line starts with an isolate, lists and rules ("- ", "1. ", "===") cannot begin there.
+            paragraphs[-1].append(_ISOLATE + _MARKUP.sub(r"\\\1", shown) + _END_ISOLATE)
         else:
             paragraphs.append([])
     return "\n\n".join("\\\n".join(lines) for lines in paragraphs if lines)
-
-
-def _escape_line_start(match: re.Match[str]) -> str:
-    return f"\\{match[1]}" if match[1] else f"{match[2]}\\{match[3]}"

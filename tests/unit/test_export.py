@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -28,7 +28,9 @@ from dlgforge_core.export.writer import write_dataset
 
 ALL = ["sharegpt", "openai_messages", "parquet"]
 # Any code point at all: models send lone surrogates, control characters and separators.
-any_text = st.text(st.characters(exclude_categories=()), max_size=40)
+any_text = st.text(
+    st.characters(exclude_categories=()) | st.characters(categories=["Cs", "Cc", "Zl", "Zp"]), max_size=40
+)
 judgements = st.none() | st.builds(
     Judgement,
     score=st.integers(0, 10),
@@ -81,6 +83,9 @@ def words(dialogue: Dialogue) -> list[str]:
 
 @settings(max_examples=60, deadline=None)
 @given(dialogues=st.lists(any_dialogue, max_size=4))
+@example(
+    [make_dialogue(turns=(Turn(0, "a\ud800", "\u2028\r\n\x00\ufeff", Judgement(1, ("\udc00",), "\ud83d")),))]
+)
 def test_every_text_comes_back(tmp_path_factory: pytest.TempPathFactory, dialogues: list[Dialogue]) -> None:
     folder = tmp_path_factory.mktemp("dataset")
     summary = write_dataset(dialogues, folder, ALL)
@@ -302,6 +307,7 @@ class TestSampleMarkdown:
         assert len(sample_markdown(endless, limit=2)) < 4000
         assert sample_markdown([]) == "No dialogues yet.\n"
 
+    @example("- a\n\n1. b\n\n+ c\nd\n===\n---\n\n    code\n\n\tcode")
     @settings(max_examples=300)
     @given(
         st.text(st.sampled_from("a1 \n\t#*_`~<>[]()!|+-=.:\\&;@/wW\"'\ufffd🙂م\u2028\x0b\ud800"), max_size=40)
