@@ -27,3 +27,7 @@ class RunStoppedError(DlgforgeError):
 
 class BackendError(DlgforgeError):
     """The endpoints of the chosen backend cannot be used."""
+
+
+class RayError(DlgforgeError):
+    """The Ray cluster cannot be reached, started or used."""

@@ -1,0 +1,340 @@
+"""The Ray cluster of a run: one that runs already, or a local one that starts and stops with the run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dlgforge_core.config import RayConfig
+from dlgforge_core.errors import RayError
+from dlgforge_core.runtime.embedded_model import available_cpus
+from dlgforge_core.runtime.ray_reaper import RayReaper
+
+TCP_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 20.0
+CONNECT_TIMEOUT_S = 90.0
+SHUTDOWN_TIMEOUT_S = 30.0
+# Nothing large goes through the object store: turns are in Postgres, text comes over HTTP.
+LOCAL_OBJECT_STORE_BYTES = 128 * 1024 * 1024
+# For what a run places besides its coordinator and workers.
+SPARE_CPUS = 1
+
+_log = logging.getLogger(__name__)
+
+# Ray is imported where it is used: a process that never connects need not wait half a second for it.
+
+# Run in a process of its own: against an address where no cluster answers, Ray's client tries for 40 s and
+# may end its process.
+_PROBE = """
+import sys
+from ray._raylet import GcsClient
+try:
+    client = GcsClient(address=sys.argv[1])
+    client.internal_kv_get(b"session_name", namespace=b"session", timeout=10)
+except BaseException as error:
+    print(type(error).__name__, str(error)[:400], sep=": ")
+    sys.exit(1)
+"""
+
+
+class RaySession:
+    """This process's connection to a Ray cluster, made by the first `connect()`.
+
+    `ray.address` (which RAY_ADDRESS overrides) is `auto`, `local`, `host:port` or `ray://host:port`. With
+    `auto` a cluster that `ray start` left running on this machine is used, else a local one is started if
+    `auto_start_local` says so. A cluster that was there before us is borrowed and is never shut down; neither
+    is a connection that this process had already. Use it as a context manager, or call `shutdown()`.
+    """
+
+    def __init__(
+        self,
+        config: RayConfig,
+        *,
+        progress: Callable[[str], None] = _log.info,
+        env: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.config = config
+        self._progress = progress
+        self._address = env.get("RAY_ADDRESS") or config.address
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._release = threading.Event()
+        self._reaper: RayReaper | None = None
+        self._connected = False
+        self._owned = False
+
+    @property
+    def owned(self) -> bool:
+        """Whether the cluster was started by this session, on this machine alone."""
+        return self._owned
+
+    @property
+    def connected(self) -> bool:
+        """Whether `connect()` succeeded and `shutdown()` was not called since."""
+        return self._connected
+
+    def connect(self) -> None:
+        """Use the cluster, or start one; does nothing when done already.
+
+        Takes some seconds. Raises RayError, within two minutes, when there is no cluster at the address,
+        none may be started, or Ray cannot start; the message names the address and what to do.
+        """
+        import ray
+
+        with self._lock:
+            if self._connected:
+                return
+            if ray.is_initialized():
+                self._progress("using the Ray connection that this process has already")
+                self._connected = True
+                return
+            try:
+                address = self._find()
+                if address is None:
+                    self._start_local()
+                else:
+                    self._borrow(address)
+            except BaseException:  # an interrupt too: nothing half-started stays
+                self._close()
+                raise
+            self._connected = True
+
+    def shutdown(self) -> None:
+        """Disconnect, and stop the cluster if it was started here. Idempotent; never raises."""
+        with self._lock:
+            self._connected = False
+            self._close()
+
+    def __enter__(self) -> RaySession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    def _close(self) -> None:
+        if self._thread is not None:
+            # After an interrupt, ray.init may still be at work on that thread: it comes first.
+            self._release.set()
+            self._thread.join(SHUTDOWN_TIMEOUT_S)
+            if self._thread.is_alive():
+                _log.error("Ray did not shut down within %g s", SHUTDOWN_TIMEOUT_S)
+        if self._reaper is not None:
+            self._reaper.finish()
+        self._thread, self._reaper = None, None
+        self._owned = False
+
+    def _find(self) -> str | None:
+        """The address to connect to, known to answer; None when a local cluster is to be started."""
+        if self._address == "local":
+            return None
+        if self._address != "auto":
+            return _checked(self._address)
+        recorded = _recorded_address()
+        if recorded:
+            problem = _gcs_problem(recorded)
+            if problem and _token_auth("maybe_enable_token_auth_if_token_available", warn_if_disabled=False):
+                problem = _gcs_problem(recorded)
+            if not problem:
+                return recorded
+            self._progress(f"the Ray cluster recorded on this machine is of no use: {recorded}: {problem}")
+        if not self.config.auto_start_local:
+            raise RayError(
+                "no Ray cluster runs on this machine and ray.auto_start_local is false; set ray.address to "
+                "your cluster ('host:6379' or 'ray://host:10001'), run `ray start --head`, or set "
+                "ray.auto_start_local to true"
+            )
+        return None
+
+    def _borrow(self, address: str) -> None:
+        self._progress(f"using the Ray cluster at {address} (borrowed: it stays when the run ends)")
+        try:
+            self._init({"address": address})
+        except Exception as error:
+            raise RayError(f"cannot use the Ray cluster at {address}: {_reason(error)}") from error
+
+    def _start_local(self) -> None:
+        import ray
+
+        sizes = (self.config.coordinator, self.config.workers)
+        wanted = sum(actor.replicas * actor.num_cpus for actor in sizes)
+        gpus = sum(actor.replicas * actor.num_gpus for actor in sizes)
+        # Ray's CPUs are a count for placing actors: with fewer than the actors ask for, some never start.
+        cpus = max(available_cpus(), math.ceil(wanted) + SPARE_CPUS)
+        self._progress(f"starting a local Ray cluster with {cpus} CPU slots (ray.address = {self._address})")
+        arguments: dict[str, Any] = {
+            "address": "local",
+            "num_cpus": cpus,
+            "include_dashboard": False,
+            "object_store_memory": LOCAL_OBJECT_STORE_BYTES,
+            "_node_ip_address": "127.0.0.1",
+        }
+        try:
+            with _loopback_only():
+                self._init(arguments)
+            self._owned = True
+            self._reaper = _reaper_of_local_node()
+        except Exception as error:
+            raise RayError(
+                f"a local Ray cluster could not be started: {_reason(error)}; set ray.address to a running "
+                "one, or look at the logs in /tmp/ray/session_latest/logs"
+            ) from error
+        available: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        if gpus > available.get("GPU", 0):
+            raise RayError(
+                f"ray.workers and ray.coordinator ask for {gpus:g} GPUs and this machine has "
+                f"{available.get('GPU', 0):g}; set num_gpus to 0, or ray.address to a cluster"
+            )
+
+    def _init(self, arguments: dict[str, Any]) -> None:
+        """`ray.init` on a thread that lives as long as the connection. Raises what it raises.
+
+        Not on the caller's thread: there it would take over SIGTERM, which belongs to whoever runs us; and
+        the kernel ends a local cluster when the *thread* that started it ends.
+        """
+        import ray
+
+        done = threading.Event()
+        failure: list[BaseException] = []
+        self._release.clear()
+
+        def hold() -> None:
+            try:
+                ray.init(
+                    namespace=self.config.namespace,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **arguments,
+                )
+            except BaseException as error:  # Ray also ends with SystemExit
+                failure.append(error)
+            done.set()
+            if not failure:
+                self._release.wait()
+            ray.shutdown()
+
+        self._thread = threading.Thread(target=hold, name="ray-session", daemon=True)
+        self._thread.start()
+        if not done.wait(CONNECT_TIMEOUT_S):
+            raise RayError(f"Ray did not answer within {CONNECT_TIMEOUT_S:g} s")
+        if failure:
+            raise RayError(_reason(failure[0])) from failure[0]
+
+
+def _checked(address: str) -> str:
+    """`address`, known to answer. Raises RayError that names it and what is wrong."""
+    remedy = "start the cluster, correct ray.address (or RAY_ADDRESS), or set ray.address to 'auto'"
+    client = address.startswith("ray://")
+    if "://" in address and not client:
+        raise RayError(f"ray.address = {address!r} is not an address; use 'host:6379' or 'ray://host:10001'")
+    bare = address.removeprefix("ray://").split("?", 1)[0].rstrip("/")
+    host, _, port = bare.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise RayError(
+            f"ray.address = {address!r} is not an address; use 'auto', 'local', 'host:6379' or "
+            "'ray://host:10001'"
+        )
+    problem = _tcp_problem(host.strip("[]"), int(port)) if client else _gcs_problem(bare)
+    if problem:
+        raise RayError(f"no Ray cluster can be used at {address}: {problem}; {remedy}")
+    return address
+
+
+def _tcp_problem(host: str, port: int) -> str:
+    """Why nothing can be reached at `host:port`; empty when something listens."""
+    try:
+        socket.create_connection((host, port), TCP_TIMEOUT_S).close()
+    except OSError as error:
+        return f"{error.strerror or error}"
+    return ""
+
+
+def _gcs_problem(address: str) -> str:
+    """Why no Ray head answers at `host:port`; empty when one does. Takes half a minute at most."""
+    host, _, port = address.rpartition(":")
+    if problem := _tcp_problem(host.strip("[]"), int(port)):
+        return problem
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE, address],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"something listens there, but it did not answer as a Ray head within {PROBE_TIMEOUT_S:g} s"
+    if probe.returncode == 0:
+        return ""
+    if "Authentication" in probe.stdout:
+        return (
+            "it refused our token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the "
+            "cluster's token"
+        )
+    return f"it does not answer as a Ray head ({probe.stdout.strip() or probe.returncode})"
+
+
+def _recorded_address() -> str:
+    """The cluster that `ray start` recorded on this machine; empty when there is none.
+
+    Not Ray's own `auto`, which takes any raylet it sees: that may be another run's private cluster, which
+    ends with that run.
+    """
+    from ray._private.utils import read_ray_address
+
+    address = read_ray_address() or ""
+    return address if address.rpartition(":")[2].isdigit() else ""
+
+
+def _token_auth(function: str, **arguments: Any) -> bool:
+    """Call one of Ray's token set-up functions; False in a Ray that has none (before 2.52)."""
+    try:
+        from ray._private.authentication import authentication_token_setup
+    except ImportError:
+        return False
+    return bool(getattr(authentication_token_setup, function)(**arguments))
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Any:
+    """Let a local cluster listen on 127.0.0.1 alone.
+
+    Ray turns 127.0.0.1 into the machine's outward address unless this constant is false; it is false on
+    macOS and Windows, so that a loopback cluster is a case that Ray knows.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _reaper_of_local_node() -> RayReaper:
+    """A reaper for the local cluster that this process has just started."""
+    import psutil
+    import ray
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    processes = {name: [info.process.pid for info in infos] for name, infos in node.all_processes.items()}
+    raylet = processes["raylet"][0]
+    others = [pid for pids in processes.values() for pid in pids]
+    others += [child.pid for child in psutil.Process(raylet).children(recursive=True)]
+    return RayReaper(raylet, ray.get_runtime_context().get_node_id(), others)
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 600 else text[:600] + " ..."

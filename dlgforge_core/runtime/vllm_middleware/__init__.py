@@ -1,0 +1,1 @@
+"""Loaded by `vllm serve` from its PYTHONPATH, not by dlgforge."""
