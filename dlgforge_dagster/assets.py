@@ -1,6 +1,6 @@
 """The assets: `seed_topics` -> `dialogues` -> `dialogue_dataset`."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ from dlgforge_core.generation.local import WorkerSpec, WorkerThread
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.generation.session import RunReport, Status, generate
 from dlgforge_core.seeds import read_seeds
-from dlgforge_core.store.dsn import dlgforge_home
+from dlgforge_core.store.embedded import dlgforge_home
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
@@ -137,7 +137,7 @@ def _generate(
         spec = WorkerSpec(
             run=run,
             dsn=run_store.dsn,
-            postgres=store.postgres,
+            postgres=store.settings,
             endpoints=tuple(endpoints),
             routing=llm.settings.routing,
         )

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, get_args, get_origin
 
 import dagster as dg
-from pydantic import BaseModel, SecretStr, create_model
+from pydantic import BaseModel, Field, SecretStr, create_model
 from pydantic.fields import FieldInfo
 
 
@@ -32,6 +32,8 @@ def plain(config: BaseModel, model: type[BaseModel]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -40,8 +42,6 @@ def _plain(value: Any) -> Any:
 
 
 def _default(field: FieldInfo) -> Any:
-    from pydantic import Field
-
     kwargs: dict[str, Any] = {"description": field.description}
     if field.is_required():
         return Field(**kwargs)

@@ -9,8 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from dlgforge_core.store.dsn import dlgforge_home
-from dlgforge_core.store.embedded import embedded_dsn
+from dlgforge_core.store.embedded import dlgforge_home, embedded_dsn
 
 CONFIG = "examples/demo.yaml"
 JOB = ["dagster", "job", "execute", "-m", "dlgforge_dagster.definitions", "-j", "generate_dialogues", "-c", CONFIG]
@@ -40,7 +39,7 @@ def show(folder: Path, seconds: float) -> None:
         by_language.setdefault(dialogue["language"], []).append(dialogue)
     counts = ", ".join(f"{len(group)} {language}" for language, group in sorted(by_language.items()))
     print(f"\n{len(dialogues)} dialogues ({counts}), {seconds:.0f} s\n")
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob("[!.]*")):
         print(f"  {path}  {path.stat().st_size:,} bytes")
     rounds = max(map(len, by_language.values()), default=0)
     mixed = [group[i] for i in range(rounds) for group in by_language.values() if i < len(group)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -135,22 +136,18 @@ class DialogueRun:
     async def _verdict(self, messages: list[prompts.Message], index: int) -> Judgement:
         context = self._context
         async with context.slots.slot(self._calls_left):
-            data, completion = await context.client.complete_json(
+            verdict, _ = await context.client.complete_json(
                 Role.JUDGE,
                 context.agents.of(Role.JUDGE),
                 context.models[Role.JUDGE],
                 messages,
                 prompts.verdict_schema(context.judge),
+                functools.partial(prompts.judgement_from, judge=context.judge),
                 affinity=self._plan.dialogue_id,
                 seed=self._call_seed(Role.JUDGE, index, 0),
             )
         self._calls_left -= 1
-        try:
-            return prompts.judgement_from(data, context.judge)
-        except ValueError as error:
-            raise CallError(
-                DropReason.INVALID_OUTPUT, f"{completion.endpoint} gave no usable verdict: {error}"
-            ) from None
+        return verdict
 
     def _call_seed(self, role: Role, index: int, attempt: int) -> int:
         """The sampling seed of a call, the same in every run of the plan; 31 bits, which all servers take."""

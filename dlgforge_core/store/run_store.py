@@ -26,7 +26,8 @@ SELECT d.plan, d.judgement, r.config -> 'models', (
     SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement)
                      ORDER BY t.turn_index)
     FROM turns t WHERE t.dialogue_id = d.dialogue_id)
-FROM run_plans rp JOIN runs r USING (run_id) JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id)
+FROM run_plans rp JOIN generation_runs r USING (run_id) JOIN plans p USING (plan_id)
+JOIN dialogues d USING (plan_id)
 WHERE rp.run_id = %s AND d.status = 'done' AND d.ordinal < rp.n_dialogues
 ORDER BY {order} LIMIT %s
 """
@@ -36,7 +37,7 @@ _MIXED = "d.ordinal, p.language, p.batch"
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One row of `runs`."""
+    """One row of `generation_runs`."""
 
     run_id: str
     fingerprint: str
@@ -137,7 +138,7 @@ class RunStore:
         with self.connection() as connection:
             with connection.transaction():
                 connection.execute(
-                    "INSERT INTO runs (run_id, fingerprint, config) VALUES (%s, %s, %s::jsonb) "
+                    "INSERT INTO generation_runs (run_id, fingerprint, config) VALUES (%s, %s, %s::jsonb) "
                     "ON CONFLICT (run_id) DO UPDATE SET config = excluded.config, updated_at = now()",
                     (run_id, fingerprint, _json(config)),
                 )
@@ -160,7 +161,7 @@ class RunStore:
         """A run by its id, or the one worked on last; None when there is none."""
         with self.connection() as connection:
             row = connection.execute(
-                "SELECT run_id, fingerprint, config, status, stop_reason FROM runs "
+                "SELECT run_id, fingerprint, config, status, stop_reason FROM generation_runs "
                 "WHERE %(id)s::text IS NULL OR run_id = %(id)s ORDER BY updated_at DESC LIMIT 1",
                 {"id": run_id},
             ).fetchone()
@@ -170,7 +171,7 @@ class RunStore:
         """The runs worked on last, the latest first."""
         with self.connection() as connection:
             rows = connection.execute(
-                "SELECT run_id FROM runs ORDER BY updated_at DESC LIMIT %s", (limit,)
+                "SELECT run_id FROM generation_runs ORDER BY updated_at DESC LIMIT %s", (limit,)
             ).fetchall()
         return [row[0] for row in rows]
 
@@ -178,7 +179,8 @@ class RunStore:
         """Record how a run stands: `running`, `complete` or `stopped`."""
         with self.connection() as connection:
             connection.execute(
-                "UPDATE runs SET status = %s, stop_reason = %s, updated_at = now() WHERE run_id = %s",
+                "UPDATE generation_runs SET status = %s, stop_reason = %s, updated_at = now() "
+                "WHERE run_id = %s",
                 (status, stop_reason, run_id),
             )
 

@@ -175,7 +175,7 @@ class WorkerStore:
         async def run(connection: psycopg.AsyncConnection) -> bool:
             cursor = await connection.execute(
                 sql.HEARTBEAT,
-                {"me": self._worker_id, "lease": self._lease_s, "stats": orjson.dumps(stats).decode()},
+                {"me": self._worker_id, "lease": self._lease_s, "stats": _stats_json(stats)},
             )
             await self._take_lock(connection)
             return cursor.rowcount == 1
@@ -401,6 +401,11 @@ def _judgement_json(judgement: Judgement | None) -> str | None:
     if judgement is None:
         return None
     return orjson.dumps({**judgement.to_json(), "comment": _storable(judgement.comment)}).decode()
+
+
+def _stats_json(stats: Mapping[str, Any]) -> str:
+    # Enum members among the keys are strings, but not to orjson's quick path.
+    return orjson.dumps(stats, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
 def _storable(text: str) -> str:

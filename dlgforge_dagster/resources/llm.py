@@ -1,7 +1,5 @@
 """Where the text comes from, as a Dagster resource."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """The Ray cluster as a Dagster resource."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """The run state as a Dagster resource."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 
@@ -9,7 +7,8 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from dlgforge_core.config import PostgresConfig, StoreConfig, validate
-from dlgforge_core.store.dsn import ResolvedDsn, dlgforge_home, ping, resolve_dsn
+from dlgforge_core.store.dsn import ResolvedDsn, ping_blocking, resolve_dsn
+from dlgforge_core.store.embedded import dlgforge_home
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.storage import instance_dsn
@@ -30,21 +29,21 @@ class StoreResource(_Base):  # type: ignore[misc]
         self._instance = context.instance
 
     @property
-    def postgres(self) -> PostgresConfig:
+    def settings(self) -> PostgresConfig:
         """The checked settings. Raises ConfigError."""
         return validate(StoreConfig, plain(self, StoreConfig), "resources.store.config").postgres
 
     def resolve(self) -> ResolvedDsn:
         """The connection string in force, and where it came from."""
         own = instance_dsn(self._instance) if self._instance is not None else None
-        return resolve_dsn(self.postgres.dsn, os.environ, own, dlgforge_home(os.environ))
+        return resolve_dsn(self.settings.dsn, os.environ, own, dlgforge_home(os.environ))
 
     def run_store(self) -> RunStore:
         """The run state, reachable and up to date. Raises StoreError naming cause and remedy."""
         if self._store is None:
             resolved = self.resolve()
-            ping(resolved.dsn, self.postgres.connect_timeout_s)
-            store = RunStore(resolved.dsn, self.postgres)
+            ping_blocking(resolved.dsn, self.settings.connect_timeout_s)
+            store = RunStore(resolved.dsn, self.settings)
             store.migrate()
             self._store = store
         return self._store

@@ -1,5 +1,6 @@
--- A run is a set of plans under one content fingerprint; running it again resumes it.
-CREATE TABLE runs (
+-- A run is a set of plans under one content fingerprint; running it again resumes it. Not named `runs`: for a role
+-- named like this schema, the default search path would show it to Dagster in place of its own table.
+CREATE TABLE generation_runs (
     run_id       text PRIMARY KEY,
     fingerprint  text NOT NULL,
     config       jsonb NOT NULL,
@@ -21,7 +22,7 @@ CREATE TABLE plans (
 
 -- Several runs may share a plan; each wants its first `n_dialogues`.
 CREATE TABLE run_plans (
-    run_id       text NOT NULL REFERENCES runs ON DELETE CASCADE,
+    run_id       text NOT NULL REFERENCES generation_runs ON DELETE CASCADE,
     plan_id      text NOT NULL REFERENCES plans ON DELETE CASCADE,
     n_dialogues  integer NOT NULL,
     PRIMARY KEY (run_id, plan_id)
@@ -31,7 +32,7 @@ CREATE TABLE run_plans (
 -- advisory lock (744100, worker_id) for as long as it lives, so that its death is known at once.
 CREATE TABLE workers (
     worker_id    integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    run_id       text NOT NULL REFERENCES runs ON DELETE CASCADE,
+    run_id       text NOT NULL REFERENCES generation_runs ON DELETE CASCADE,
     host         text NOT NULL,
     pid          integer NOT NULL,
     started_at   timestamptz NOT NULL DEFAULT now(),

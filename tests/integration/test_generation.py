@@ -1,0 +1,208 @@
+"""Whole runs against a simulated endpoint: exact counts, faults, budgets, and running again."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+
+from dlgforge_core.config import CoverageConfig, JudgeConfig
+from dlgforge_core.errors import ConfigError, RunStoppedError
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.store.run_store import RunStore
+from tests.support.runs import MODEL, calls, planned, spec, work
+from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+
+
+def endpoint(sim: SimulatedEndpoint, name: str = "simulated", **options: object) -> Endpoint:
+    return Endpoint(name, sim.base_url, **options)  # type: ignore[arg-type]
+
+
+def test_every_planned_turn_is_made_with_three_calls(store: RunStore) -> None:
+    run = planned(store, 20, min_turns=1, max_turns=5, target_languages=["en", "fr"])
+    with simulated_endpoint(models=[MODEL]) as sim:
+        result = work(spec(store, run, endpoint(sim)))
+        stats = sim.stats()
+    progress = store.progress(run.run_id)
+    assert result.stop_reason is None
+    assert progress.complete
+    assert progress.done_by_language == {"en": 10, "fr": 10}
+    dialogues = list(store.dialogues(run.run_id))
+    turns = sum(d.plan.n_turns for d in dialogues)
+    assert [len(d.turns) for d in dialogues] == [d.plan.n_turns for d in dialogues]
+    assert stats["calls"] == 3 * turns
+    assert stats["by_role"] == {"qa_generator": turns, "kb_responder": turns, "qa_judge": turns}
+    assert all(0 <= t.judgement.score <= 10 for d in dialogues for t in d.turns if t.judgement)
+    assert all(t.judgement is not None for d in dialogues for t in d.turns)
+    questions = [t.user for d in dialogues for t in d.turns]
+    assert len(set(questions)) == turns
+    counted = calls(store, run)
+    assert counted.total().calls == 3 * turns
+    assert counted.total().completion_tokens == stats["completion_tokens"]
+
+
+def test_a_finished_run_run_again_makes_no_call(store: RunStore) -> None:
+    run = planned(store, 4)
+    with simulated_endpoint() as sim:
+        work(spec(store, run, endpoint(sim)))
+        before = sim.stats()["calls"]
+        again = planned(store, 4)
+        assert again.run_id == run.run_id
+        work(spec(store, again, endpoint(sim)))
+        assert sim.stats()["calls"] == before
+
+
+@pytest.mark.parametrize(
+    ("judge", "judge_calls"),
+    [
+        (JudgeConfig(granularity="turn"), 12),
+        (JudgeConfig(granularity="conversation"), 4),
+        (JudgeConfig(mode="off"), 0),
+    ],
+)
+def test_the_judge_looks_at_what_the_config_says(
+    store: RunStore, judge: JudgeConfig, judge_calls: int
+) -> None:
+    run = planned(store, 4, judge=judge, n_turns=3)
+    with simulated_endpoint() as sim:
+        work(spec(store, run, endpoint(sim)))
+        assert sim.stats()["by_role"].get("qa_judge", 0) == judge_calls
+    for dialogue in store.dialogues(run.run_id):
+        assert (dialogue.judgement is not None) == (
+            judge.granularity == "conversation" and judge.mode != "off"
+        )
+
+
+def test_prompts_grow_at_their_end_only(store: RunStore) -> None:
+    run = planned(store, 1, n_turns=4)
+    with simulated_endpoint(record_requests=100) as sim:
+        work(spec(store, run, endpoint(sim)))
+        stats = sim.stats()
+    by_system: dict[str, list[list[dict[str, str]]]] = {}
+    for request in stats["requests"]:
+        messages = request["body"]["messages"]
+        by_system.setdefault(messages[0]["content"], []).append(messages)
+    assert len(by_system) == 3, "each role has one system message for the whole dialogue"
+    for prompts in by_system.values():
+        assert len(prompts) == 4
+        for shorter, longer in itertools.pairwise(prompts):
+            assert longer[: len(shorter)] == shorter
+
+
+def test_repeated_questions_are_asked_anew_then_dropped(store: RunStore) -> None:
+    run = planned(store, 6, n_turns=1, coverage=CoverageConfig(question_dedup_retries=1))
+    with simulated_endpoint(duplicate_rate=1.0) as sim:
+        work(spec(store, run, endpoint(sim)))
+    progress = store.progress(run.run_id)
+    assert progress.complete
+    assert progress.done == 1, "the first question is new, all others repeat it"
+    assert progress.drop_reasons == {"dedup_exhausted": 5}
+
+
+def test_with_one_answer_in_ten_faulty_every_dialogue_ends_with_a_true_reason(store: RunStore) -> None:
+    faults = dict.fromkeys(["429", "500", "503", "garbage", "cut", "empty"], 0.1 / 6)
+    run = planned(store, 60, n_turns=3, concurrency=16, patience_s=30.0)
+    with simulated_endpoint(faults=faults, latency_s=0.005, retry_after_s=0) as sim:
+        work(spec(store, run, endpoint(sim)))
+        injected = sum(sim.stats()["faults"].values())
+    progress = store.progress(run.run_id)
+    assert progress.complete
+    assert progress.done + progress.dropped == 60
+    assert progress.done >= 57, "single faults are repaired"
+    assert set(progress.drop_reasons) <= {"endpoint_error", "invalid_output"}
+    failures = sum(calls(store, run).total().failures.values())
+    assert injected >= 30
+    assert failures >= 0.8 * injected, "faults are counted"
+
+
+def test_a_dead_endpoint_beside_a_live_one_costs_no_dialogue(store: RunStore) -> None:
+    run = planned(store, 20, patience_s=30.0)
+    with simulated_endpoint(latency_s=0.005) as alive, simulated_endpoint(down=True) as dead:
+        work(spec(store, run, endpoint(alive, "alive"), endpoint(dead, "dead")))
+    progress = store.progress(run.run_id)
+    assert progress.done == 20
+    assert calls(store, run).by_endpoint()["alive"].calls == 20 * 6
+
+
+def test_when_no_endpoint_answers_the_run_stops_and_can_be_resumed(store: RunStore) -> None:
+    run = planned(store, 6, patience_s=1.0)
+    with simulated_endpoint(down=True) as sim:
+        started = time.monotonic()
+        with pytest.raises(RunStoppedError, match="simulated"):
+            work(spec(store, run, endpoint(sim)))
+        assert time.monotonic() - started < 10
+        progress = store.progress(run.run_id)
+        assert (progress.done, progress.dropped, progress.leased) == (0, 0, 0)
+        sim.configure(down=False)
+        work(spec(store, run, endpoint(sim)))
+    assert store.progress(run.run_id).done == 6
+
+
+def test_a_refused_key_stops_the_run_at_once_without_showing_it(store: RunStore) -> None:
+    run = planned(store, 6, patience_s=60.0)
+    with simulated_endpoint(api_key="right") as sim:
+        started = time.monotonic()
+        with pytest.raises(RunStoppedError) as stopped:
+            work(spec(store, run, endpoint(sim, api_key="wrong-secret")))
+        assert time.monotonic() - started < 10
+    assert "key" in str(stopped.value)
+    assert "wrong-secret" not in str(stopped.value)
+
+
+def test_the_token_budget_stops_cleanly_and_a_larger_one_goes_on(store: RunStore) -> None:
+    run = planned(store, 12, n_turns=3, max_tokens=5_000, concurrency=4)
+    with simulated_endpoint(latency_s=0.005) as sim:
+        result = work(spec(store, run, endpoint(sim)))
+        assert result.stop_reason is not None
+        assert "run.max_tokens = 5000" in result.stop_reason
+        used = calls(store, run).total()
+        assert 5_000 <= used.prompt_tokens + used.completion_tokens < 10_000
+        progress = store.progress(run.run_id)
+        assert progress.pending > 0
+        assert progress.dropped == progress.leased == 0
+        more = planned(store, 12, n_turns=3, concurrency=4)
+        assert more.run_id == run.run_id
+        work(spec(store, more, endpoint(sim)))
+        assert sim.stats()["calls"] == 12 * 9, "no call was made twice"
+    assert store.progress(run.run_id).done == 12
+
+
+def test_the_dialogue_budget_stops_cleanly(store: RunStore) -> None:
+    run = planned(store, 12, max_dialogues=5)
+    with simulated_endpoint() as sim:
+        result = work(spec(store, run, endpoint(sim)))
+    assert result.stop_reason is not None
+    assert "run.max_dialogues = 5" in result.stop_reason
+    assert store.progress(run.run_id).done == 5
+
+
+def test_a_changed_config_is_another_run_and_resume_run_id_picks_the_earlier_one(store: RunStore) -> None:
+    run = planned(store, 4, max_dialogues=2)
+    changed = planned(store, 4, n_turns=3)
+    assert changed.run_id != run.run_id
+    resumed = planned(store, 4, n_turns=3, resume_run_id=run.run_id)
+    assert resumed.run_id == run.run_id
+    assert resumed.generation.run.n_turns == 2, "what to make is as it was planned"
+    with simulated_endpoint() as sim:
+        work(spec(store, run, endpoint(sim)))
+        work(spec(store, resumed, endpoint(sim)))
+        assert sim.stats()["calls"] == 4 * 6
+    assert store.progress(run.run_id).complete
+    with pytest.raises(ConfigError, match=rf"no such run; the latest are: .*{run.run_id}"):
+        planned(store, 4, resume_run_id="nonesuch")
+
+
+def test_two_endpoints_share_the_load_by_weight(store: RunStore) -> None:
+    run = planned(store, 40, concurrency=32)
+    with simulated_endpoint(latency_s=0.02) as a, simulated_endpoint(latency_s=0.02) as b:
+        work(spec(store, run, endpoint(a, "a", weight=3.0), endpoint(b, "b", weight=1.0)))
+        share = a.stats()["calls"] / (a.stats()["calls"] + b.stats()["calls"])
+    assert 0.65 < share < 0.85
+
+
+def test_call_slots_are_never_exceeded(store: RunStore) -> None:
+    run = planned(store, 40, concurrency=5)
+    with simulated_endpoint(latency_s=0.01) as sim:
+        work(spec(store, run, endpoint(sim)))
+        assert sim.stats()["in_flight_max"] == 5

@@ -1,0 +1,68 @@
+"""Planning a run on the shipped seeds and working on it in this process, as the tests need it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from dlgforge_core.config import (
+    CoverageConfig,
+    GenerationConfig,
+    JudgeConfig,
+    LlmConfig,
+    PostgresConfig,
+    RoutingConfig,
+    RunConfig,
+)
+from dlgforge_core.generation.local import WorkerSpec, loop_factory, run_worker
+from dlgforge_core.generation.prepare import PreparedRun, prepare_run
+from dlgforge_core.generation.session import merged_calls
+from dlgforge_core.generation.worker import Worker, WorkerResult
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.stats import CallStats
+from dlgforge_core.seeds import read_seeds
+from dlgforge_core.store.run_store import RunStore
+
+MODEL = "simulated"
+LLM = LlmConfig(backend="openai", model=MODEL, base_url="http://127.0.0.1:1/v1")
+
+
+def planned(
+    store: RunStore,
+    total: int = 8,
+    *,
+    judge: JudgeConfig | None = None,
+    coverage: CoverageConfig | None = None,
+    **run: Any,
+) -> PreparedRun:
+    """A registered run: English, two turns each, eight call slots, unless `run` says otherwise."""
+    settings = {"total_samples": total, "target_languages": ["en"], "patience_s": 3.0, **run}
+    if not {"min_turns", "max_turns"} & settings.keys():
+        settings.setdefault("n_turns", 2)
+    generation = GenerationConfig(
+        run=RunConfig(**settings), judge=judge or JudgeConfig(), coverage=coverage or CoverageConfig()
+    )
+    return prepare_run(store, generation, LLM, read_seeds("", strict=True))
+
+
+def spec(store: RunStore, run: PreparedRun, *endpoints: Endpoint, **routing: Any) -> WorkerSpec:
+    """A worker of this run on these endpoints."""
+    return WorkerSpec(
+        run=run,
+        dsn=store.dsn,
+        postgres=PostgresConfig(),
+        endpoints=endpoints,
+        routing=RoutingConfig(**routing),
+    )
+
+
+def work(worker: WorkerSpec) -> WorkerResult:
+    """Work in this process until the run has nothing left."""
+    started: list[Worker] = []
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(run_worker(worker, started.append))
+
+
+def calls(store: RunStore, run: PreparedRun) -> CallStats:
+    """What all workers of the run have counted."""
+    return merged_calls(store.worker_stats(run.run_id))
