@@ -88,7 +88,7 @@ def _wait(state: tenacity.RetryCallState) -> float:
 
 # Short for 429: the endpoint's own pause and limit hold its calls back.
 _OVERLOAD_WAIT = tenacity.wait_random_exponential(multiplier=0.05, max=2.0)
-_FAILURE_WAIT = tenacity.wait_random_exponential(multiplier=0.2, max=10.0)
+_FAILURE_WAIT = tenacity.wait_random_exponential(multiplier=0.1, max=10.0)
 
 
 class LlmClient:

@@ -19,6 +19,8 @@ START_LIMIT = 64
 FAILURES_TO_OPEN = 5
 FAILURE_RATE_TO_OPEN = 0.6
 FAILURE_RATE_WEIGHT = 0.05  # of the newest outcome in the moving average
+OVERLOAD_RATE_TO_CUT = 0.3
+OVERLOAD_RATE_WEIGHT = 0.1
 FIRST_BACK_OFF_S = 0.25
 LONGEST_BACK_OFF_S = 15.0
 REFUSED_BACK_OFF_S = 60.0
@@ -61,9 +63,9 @@ class HealthTracker:
 
     __slots__ = (
         "_back_off_max_s", "_ceiling_known", "_failures_to_open", "_growth_from", "_last_cut",
-        "_overloads_in_a_row", "_random", "consecutive_failures", "endpoint", "failing_since",
-        "failure_rate", "in_flight", "limit", "open_until", "opened", "paused_until", "reason", "refused",
-        "state", "unknown_models", "waiting_for_probe",
+        "_overload_rate", "_overloads_in_a_row", "_random", "consecutive_failures", "endpoint",
+        "failing_since", "failure_rate", "in_flight", "limit", "open_until", "opened", "paused_until", "reason",
+        "refused", "state", "unknown_models", "waiting_for_probe",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +97,7 @@ class HealthTracker:
         self._ceiling_known = False
         self._growth_from = 0.0
         self._last_cut = float("-inf")
+        self._overload_rate = 0.0
         self._overloads_in_a_row = 0
         self._random = random.Random()
 
@@ -121,6 +124,7 @@ class HealthTracker:
         self.failing_since = None
         self.reason = ""
         self._overloads_in_a_row = 0
+        self._overload_rate *= 1.0 - OVERLOAD_RATE_WEIGHT
         if saturated and now >= self._growth_from:
             growth = max(GROWTH_PER_ANSWER, LOW_GROWTH / self.limit) if self._ceiling_known else 1.0
             self.limit = min(float(self.endpoint.max_in_flight), self.limit + growth)
@@ -128,8 +132,12 @@ class HealthTracker:
     def overloaded(self, now: float, reason: str, retry_after_s: float | None) -> None:
         """The endpoint refused a call as one too many (429). Not a failure: it works, but has enough."""
         self._failing(now, reason)
-        # The calls it still holds are what it bears.
-        self.limit = max(1.0, min(self.limit, float(self.in_flight)))
+        self._overload_rate += OVERLOAD_RATE_WEIGHT * (1.0 - self._overload_rate)
+        # A stray 429 is one call too many. When many come, the calls it still holds are what it bears.
+        bears = self.limit - 1.0
+        if self._overload_rate > OVERLOAD_RATE_TO_CUT:
+            bears = min(bears, float(self.in_flight))
+        self.limit = max(1.0, bears)
         self._ceiling_known = True
         self._overloads_in_a_row += 1
         if retry_after_s is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import ssl
 import urllib.request
 from collections.abc import Callable
@@ -122,7 +123,9 @@ def _explain(error: BaseException) -> str:
     if isinstance(cause, aiohttp.ClientConnectorDNSError):
         return f"the host name cannot be resolved ({cause.os_error})"
     if isinstance(cause, aiohttp.ClientConnectorError):
-        return f"cannot connect ({cause.os_error.strerror or cause.os_error})"
+        # asyncio's own text is "Connect call failed"; the number says why.
+        code = cause.os_error.errno
+        return f"cannot connect ({os.strerror(code) if code else cause.os_error})"
     if isinstance(cause, aiohttp.ConnectionTimeoutError):
         return "cannot connect in time"
     if isinstance(cause, aiohttp.ServerDisconnectedError):

@@ -1,0 +1,209 @@
+"""The chat completions protocol, and text made fit for a dialogue."""
+
+import email.utils
+import pickle
+import time
+
+import httpx
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlgforge_core.config import AgentConfig
+from dlgforge_core.dialogue import DropReason
+from dlgforge_core.llm import chat, text
+from dlgforge_core.llm.chat import CallError, Dialect, adapt, read_completion, read_error, request_body
+from dlgforge_core.llm.structured import JsonMode
+from dlgforge_core.llm.transport import HttpAnswer
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+MESSAGES = [{"role": "user", "content": 'Is "temperature": 1 hot?'}]
+
+
+def error(status: int, **fields: object) -> chat.ErrorAnswer:
+    return read_error(HttpAnswer(status, httpx.Headers(), orjson.dumps({"error": fields})))
+
+
+def body(dialect: Dialect, *, schema: dict[str, object] | None = None) -> bytes:
+    return request_body(dialect, AgentConfig(), "m", MESSAGES, seed=1, schema=schema)
+
+
+def test_newer_models_get_the_parameters_they_take() -> None:
+    dialect = Dialect()
+    refused = error(
+        400,
+        message="Unsupported parameter: 'max_tokens' is not supported with this model. "
+        "Use 'max_completion_tokens' instead.",
+        param="max_tokens",
+        code="unsupported_parameter",
+    )
+    assert adapt(dialect, refused, body(dialect))
+    assert "max_completion_tokens" in orjson.loads(body(dialect))
+    assert "max_tokens" not in orjson.loads(body(dialect))
+    refused = error(
+        400,
+        message="Unsupported value: 'temperature' does not support 0.8 with this model.",
+        param="temperature",
+    )
+    assert adapt(dialect, refused, body(dialect))
+    assert "temperature" not in orjson.loads(body(dialect))
+    # Nothing more to change: the same words must not be sent for ever.
+    assert not adapt(dialect, refused, body(dialect))
+
+
+def test_other_complaints_change_nothing() -> None:
+    dialect = Dialect()
+    assert not adapt(dialect, error(400, message="messages must alternate between user and assistant"), b"")
+    assert dialect == Dialect()
+
+
+def test_json_is_asked_for_in_steps_and_two_calls_take_one_step() -> None:
+    dialect = Dialect()
+    refused = error(400, message="Invalid parameter: 'response_format'", param="response_format")
+    first, second = body(dialect, schema=SCHEMA), body(dialect, schema=SCHEMA)
+    assert orjson.loads(first)["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert adapt(dialect, refused, first)
+    assert adapt(dialect, refused, second)
+    assert dialect.json_mode is JsonMode.JSON_OBJECT
+    third = body(dialect, schema=SCHEMA)
+    assert orjson.loads(third)["response_format"] == {"type": "json_object"}
+    assert '"required":["n"]' in orjson.loads(third)["messages"][-1]["content"]
+    assert adapt(dialect, refused, third)
+    last = body(dialect, schema=SCHEMA)
+    assert "response_format" not in orjson.loads(last)
+    assert not adapt(dialect, refused, last)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens.",
+        "'max_tokens' or 'max_completion_tokens' is too large: 512. This model's maximum context length is "
+        "2048 tokens and your request has 1800 input tokens",
+        "the request exceeds the available context size (2048 tokens), try increasing it",
+        "prompt is too long: 210000 tokens > 200000 maximum",
+    ],
+)
+def test_context_overflows_are_known_in_the_words_of_many_servers(message: str) -> None:
+    assert chat.is_context_overflow(error(400, message=message))
+
+
+def test_errors_are_read_in_the_shape_of_many_servers() -> None:
+    def read(data: bytes) -> str:
+        return str(read_error(HttpAnswer(500, httpx.Headers(), data)))
+
+    assert read(b'{"error": {"message": "m", "code": 5}}') == "500: m"
+    assert read(b'{"object": "error", "message": "m"}') == "500: m"
+    assert read(b'{"error": "m"}') == "500: m"
+    assert read(b'{"detail": "m"}') == "500: m"
+    assert read(b'{"detail": [{"loc": 1}]}').startswith("500: [")
+    assert read(b"<html>\n\nBad   gateway</html>") == "500: <html> Bad gateway</html>"
+    assert read(b"") == "status 500"
+    assert read(b"[1]") == "500: [1]"
+    assert len(read(b"x" * 10_000)) < 400
+
+
+@given(st.binary())
+def test_any_body_is_a_completion_or_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match="status 200"):
+        read_completion(data)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-10, 10) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["choices", "message", "content", "usage", "timings", "prompt_tokens_details"]),
+            inner,
+        )
+    ),
+)
+
+
+@given(_JSON)
+def test_any_json_is_read_without_surprise(data: object) -> None:
+    raw = orjson.dumps(data)
+    read_error(HttpAnswer(400, httpx.Headers(), raw))
+    try:
+        answer = read_completion(raw)
+    except ValueError:
+        return
+    assert isinstance(answer.text, str)
+    assert isinstance(answer.refusal, str)
+
+
+def test_usage_of_openai_vllm_and_llama_cpp() -> None:
+    def read(**fields: object) -> tuple[int, int, int | None]:
+        choice = {"message": {"content": "x"}, "finish_reason": "stop"}
+        answer = read_completion(orjson.dumps({"choices": [choice], **fields}))
+        return answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens
+
+    usage = {"prompt_tokens": 9, "completion_tokens": 3}
+    assert read() == (0, 0, None)
+    assert read(usage=usage) == (9, 3, None)
+    assert read(usage={**usage, "prompt_tokens_details": {"cached_tokens": 8}}) == (9, 3, 8)
+    assert read(usage={**usage, "prompt_tokens_details": None}) == (9, 3, None)
+    assert read(usage=usage, timings={"cache_n": 7}) == (9, 3, 7)
+
+
+def test_retry_after_as_seconds_date_or_milliseconds() -> None:
+    def read(**headers: str) -> float | None:
+        return chat.retry_after_s(httpx.Headers({k.replace("_", "-"): v for k, v in headers.items()}))
+
+    assert read() is None
+    assert read(retry_after="3") == 3.0
+    assert read(retry_after="-3") == 0.0
+    assert read(retry_after="soon") is None
+    assert read(retry_after="20", retry_after_ms="1500") == 1.5
+    assert read(retry_after=email.utils.formatdate(time.time() + 30, usegmt=True)) == pytest.approx(30, abs=2)
+    assert read(retry_after=email.utils.formatdate(0, usegmt=True)) == 0.0
+
+
+def test_a_call_error_survives_pickling() -> None:
+    copy = pickle.loads(pickle.dumps(CallError(DropReason.REFUSED, "no")))
+    assert (copy.reason, str(copy)) == (DropReason.REFUSED, "no")
+
+
+# Text
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ("  Hello. ", "Hello."),
+        ("<think>hm\n\nhm</think>\n\nHello.", "Hello."),
+        ("hm, hm</think>Hello.", "Hello."),
+        ("<think>hm <think>deeper</think> hm</think>Hello.", "Hello."),
+        ("Hello. <think>and now", "Hello."),
+        ("<think>cut in the middle of", ""),
+        ("1 < 2 and <b>bold</b>", "1 < 2 and <b>bold</b>"),
+    ],
+)
+def test_reasoning_is_removed(raw: str, said: str) -> None:
+    assert text.clean(raw) == said
+
+
+@pytest.mark.parametrize(
+    ("raw", "whole"),
+    [
+        ("One. Two. Thr", "One. Two."),
+        ("It costs 3.50 and", ""),
+        ('He said "yes." And th', 'He said "yes."'),
+        ("- one\n- two\n- thr", "- one\n- two"),
+        ("نعم. هل هذا صحيح؟ رب", "نعم. هل هذا صحيح؟"),
+        ("第一句。第二句", "第一句。"),
+    ],
+)
+def test_a_cut_text_is_shortened_to_whole_sentences(raw: str, whole: str) -> None:
+    assert text.whole_sentences(raw) == whole
+
+
+def test_garbage_is_told_from_text() -> None:
+    assert text.is_garbage("\ufffd\ufffd\ufffd ab")
+    assert text.is_garbage("\x00\x01\x02abc")
+    assert text.is_garbage("...")
+    assert text.is_garbage("")
+    for fine in ("Yes", "42", "مرحبا بكم", "¿Qué?\n\n- Sí\t☺", "a" * 99 + "\ufffd"):
+        assert not text.is_garbage(fine)
