@@ -1,0 +1,249 @@
+"""The Ray session: clusters of our own, borrowed, nested and out of reach; nothing stays behind."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from dlgforge_core.config import ActorConfig, RayConfig
+from dlgforge_core.errors import RayError
+from dlgforge_core.runtime import ray_session
+from dlgforge_core.runtime.ray_session import RaySession
+from tests.support.ray_processes import alive, descendants, line_of, program, seconds_until
+
+OWNED_DRIVER = """
+import time
+from dlgforge_core.config import RayConfig
+from dlgforge_core.runtime.ray_session import RaySession
+import ray
+session = RaySession(RayConfig(address="local"))
+session.connect()
+print("gcs", ray.get_runtime_context().gcs_address, flush=True)
+time.sleep(600)
+"""
+HEAD = """
+import sys, time, ray
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+print("address", cluster.address, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_ray_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture
+def no_recorded_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if `ray start` had never been run on this machine."""
+    monkeypatch.setattr(ray_session, "_recorded_address", lambda: "")
+
+
+@pytest.fixture(scope="module")
+def other_cluster() -> Iterator[tuple[str, int]]:
+    """A cluster that is not ours, and the pid of its holder."""
+    with program(HEAD) as process:
+        yield line_of(process, "address"), process.pid
+        parts = descendants(process.pid)
+        process.kill()
+        for part in parts:
+            if part.is_running():
+                part.kill()
+
+
+def listening_addresses(processes: list[psutil.Process]) -> set[str]:
+    found = set()
+    for process in processes:
+        for connection in process.net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                found.add(connection.laddr.ip.removeprefix("::ffff:"))
+    return found
+
+
+def test_owned_cluster_runs_work_on_loopback_alone_and_ends_with_the_session(
+    no_recorded_cluster: None,
+) -> None:
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    sigterm = signal.getsignal(signal.SIGTERM)
+    said: list[str] = []
+    config = RayConfig(workers=ActorConfig(replicas=5, num_cpus=1.5))
+    with RaySession(config, progress=said.append) as session:
+        assert not session.connected
+        session.connect()
+        session.connect()
+        assert session.owned
+        assert "starting a local Ray cluster" in said[0]
+        assert len(said) == 1
+        double = ray.remote(lambda x: 2 * x)
+        assert ray.get(double.remote(21), timeout=60) == 42
+        assert ray.get_runtime_context().namespace == "dlgforge"
+        # All actors the configuration asks for have a place, whatever the number of cores.
+        assert ray.cluster_resources()["CPU"] >= 5 * 1.5 + 0.1
+        processes = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
+        assert len(processes) > 4
+        assert listening_addresses(processes) <= {"127.0.0.1", "::1"}
+        assert signal.getsignal(signal.SIGTERM) is sigterm
+    assert not session.connected
+    assert not ray.is_initialized()
+    seconds_until(lambda: not alive(processes), 15)
+    session.shutdown()
+
+
+def test_kill_9_of_the_driver_leaves_nothing_within_10_s() -> None:
+    with program(OWNED_DRIVER) as process:
+        line_of(process, "gcs")
+        time.sleep(1)
+        parts = descendants(process.pid)
+        names = {p.name() for p in parts}
+        assert {"raylet", "gcs_server"} <= names
+        process.kill()
+        process.wait()
+        took = seconds_until(lambda: not alive(parts), 10)
+    print(f"{len(parts)} processes were gone {took:.1f} s after kill -9 of the driver")
+
+
+def test_kill_9_of_the_raylet_leaves_no_agents() -> None:
+    with program(OWNED_DRIVER) as process:
+        line_of(process, "gcs")
+        time.sleep(1)
+        raylet = next(p for p in descendants(process.pid) if p.name() == "raylet")
+        below = raylet.children(recursive=True)
+        assert below
+        raylet.kill()
+        seconds_until(lambda: not alive(below), 10)
+
+
+def test_a_session_whose_thread_ended_keeps_its_cluster(no_recorded_cluster: None) -> None:
+    session = RaySession(RayConfig())
+    thread = threading.Thread(target=session.connect)
+    thread.start()
+    thread.join(60)
+    try:
+        time.sleep(1)
+        assert ray.get(ray.remote(lambda: 1).remote(), timeout=60) == 1
+        # A second session in the same process uses the connection and leaves it alone.
+        with RaySession(RayConfig(address="127.0.0.1:1")) as nested:
+            nested.connect()
+            assert not nested.owned
+        assert ray.is_initialized()
+    finally:
+        session.shutdown()
+    assert not ray.is_initialized()
+
+
+def test_explicit_address_is_borrowed_and_stays(other_cluster: tuple[str, int]) -> None:
+    address, pid = other_cluster
+    said: list[str] = []
+    with RaySession(RayConfig(address=address), progress=said.append) as session:
+        session.connect()
+        assert not session.owned
+        assert ray.get(ray.remote(lambda: 7).remote(), timeout=60) == 7
+    assert said == [f"using the Ray cluster at {address} (borrowed: it stays when the run ends)"]
+    assert not ray.is_initialized()
+    assert "raylet" in {p.name() for p in descendants(pid)}
+
+
+def test_ray_address_of_the_environment_wins(other_cluster: tuple[str, int]) -> None:
+    address, _ = other_cluster
+    session = RaySession(RayConfig(address="127.0.0.1:1"), env={"RAY_ADDRESS": address})
+    try:
+        session.connect()
+        assert ray.get_runtime_context().gcs_address == address
+    finally:
+        session.shutdown()
+
+
+def test_auto_takes_the_recorded_cluster(
+    other_cluster: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_session, "_recorded_address", lambda: other_cluster[0])
+    with RaySession(RayConfig(auto_start_local=False)) as session:
+        session.connect()
+        assert not session.owned
+
+
+def test_stale_record_and_no_fallback_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_session, "_recorded_address", lambda: f"127.0.0.1:{closed_port()}")
+    said: list[str] = []
+    with (
+        RaySession(RayConfig(auto_start_local=False), progress=said.append) as session,
+        pytest.raises(RayError, match=r"auto_start_local is false; set ray\.address"),
+    ):
+        session.connect()
+    assert "Connection refused" in said[0]
+
+
+def test_the_record_of_ray_start_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray._private.utils as internals
+
+    record = tmp_path / "ray_current_cluster"
+    monkeypatch.setattr(internals, "get_ray_address_file", lambda *_: str(record))
+    assert ray_session._recorded_address() == ""
+    record.write_text("127.0.0.1:6379\n")
+    assert ray_session._recorded_address() == "127.0.0.1:6379"
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:{closed}", r"127\.0\.0\.1:\d+: Connection refused; start the cluster, correct ray"),
+        ("ray://127.0.0.1:{closed}", r"ray://127\.0\.0\.1:\d+: Connection refused"),
+        ("no-such-host.invalid:6379", r"no-such-host\.invalid:6379: "),
+        ("gpu-head", "'gpu-head' is not an address; use 'auto', 'local', 'host:6379'"),
+        ("http://head:8265", "'http://head:8265' is not an address; use 'host:6379'"),
+    ],
+)
+def test_unreachable_address_is_named_at_once(address: str, reason: str) -> None:
+    started = time.monotonic()
+    with (
+        RaySession(RayConfig(address=address.format(closed=closed_port()))) as session,
+        pytest.raises(RayError, match=reason),
+    ):
+        session.connect()
+    assert time.monotonic() - started < 10
+    assert not ray.is_initialized()
+
+
+class Quiet(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_is_no_ray_head_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_session, "PROBE_TIMEOUT_S", 3.0)
+    server = http.server.HTTPServer(("127.0.0.1", 0), Quiet)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with (
+            RaySession(RayConfig(address=f"127.0.0.1:{server.server_port}")) as session,
+            pytest.raises(RayError, match="as a Ray head"),
+        ):
+            session.connect()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_importing_the_session_does_not_import_ray() -> None:
+    code = "import sys, dlgforge_core.runtime.provisioners; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode == 0

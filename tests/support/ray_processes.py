@@ -1,0 +1,58 @@
+"""What the Ray tests look at from outside: processes, and drivers run as programs of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+
+
+@contextmanager
+def program(
+    source: str, *arguments: str, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Run Python source as a program; it is killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", source, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")} | (env or {}),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def line_of(process: subprocess.Popen[str], prefix: str) -> str:
+    """The rest of the first line the program prints that begins with `prefix`."""
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith(prefix):
+            return line.removeprefix(prefix).strip()
+    raise AssertionError(f"the program ended with {process.wait()} and never printed {prefix!r}")
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """All processes below `pid`; remembered by start time, so that a pid used again is not mistaken."""
+    return psutil.Process(pid).children(recursive=True)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run."""
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def seconds_until(condition: Callable[[], bool], timeout_s: float) -> float:
+    """How long it takes until the condition holds. Fails after `timeout_s`."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < timeout_s, f"not so within {timeout_s:g} s"
+        time.sleep(0.1)
+    return time.monotonic() - started
