@@ -97,7 +97,7 @@ class DialogueRun:
         """A question that nobody has asked before."""
         messages = prompts.user_simulator(self._plan, self._turns)
         for attempt in range(self._context.coverage.question_dedup_retries + 1):
-            question = await self._text(Role.USER_SIMULATOR, messages, index, attempt)
+            question = prompts.question_of(await self._text(Role.USER_SIMULATOR, messages, index, attempt))
             if await self._context.store.reserve_question(self._plan.dialogue_id, index, question):
                 return question
             messages = prompts.another_question(messages, question)

@@ -6,6 +6,7 @@ turn (a request for another question, say) is appended, never inserted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from dlgforge_core.dialogue import DialoguePlan, Judgement, Turn
 Message = dict[str, str]
 
 MAX_SCORE = 10
+_LABEL = re.compile(r"^(?:user|question|human|q)\s*[:：]\s*", re.IGNORECASE)
 
 
 def language_name(language: str) -> str:
@@ -28,22 +30,38 @@ def language_name(language: str) -> str:
 
 
 def user_simulator(plan: DialoguePlan, turns: Sequence[Turn]) -> list[Message]:
-    """The roles are turned round: what the assistant said comes as `user`."""
-    language = language_name(plan.language)
-    example = f"A question of this kind: {plan.topic.question}\n" if plan.topic.question else ""
+    """The roles are turned round: what the assistant said comes as `user`, and asks for the next question.
+
+    The seed's question stands as if it had been asked before, which shows even a small model what is wanted.
+    """
+    topic = plan.topic.topic
     system = (
-        f"You are a person who asks an expert for help. {plan.user_persona.description}\n"
-        f"Topic: {plan.topic.topic}\n{example}"
-        f"Write only your next question, in {language}, in one or two sentences. Never answer it yourself."
+        f"Write the user's side of a chat about {topic}. Who the user is: {plan.user_persona.description}\n"
+        f"Every message is one short question in {language_name(plan.language)}, and nothing else."
     )
-    messages = [
-        {"role": "system", "content": system},
-        {"role": "user", "content": f"Hello! What would you like to know about {plan.topic.topic}?"},
-    ]
+    messages = [{"role": "system", "content": system}]
+    ask = f"Ask me a short question about {topic}."
+    if plan.topic.question:
+        messages.append({"role": "user", "content": ask})
+        messages.append({"role": "assistant", "content": plan.topic.question})
+        ask = f"Ask me another short question about {topic}."
+    messages.append({"role": "user", "content": ask})
     for turn in turns:
         messages.append({"role": "assistant", "content": turn.user})
-        messages.append({"role": "user", "content": turn.assistant})
+        messages.append(
+            {"role": "user", "content": f"{turn.assistant}\n\nAsk me a short question that follows."}
+        )
     return messages
+
+
+def question_of(text: str) -> str:
+    """The user simulator's answer without what small models add: a label, quotes, more paragraphs."""
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    first = _LABEL.sub("", first)
+    for opening, closing in ('""', "“”", "«»", "''"):
+        if len(first) > 2 and first.startswith(opening) and first.endswith(closing):
+            first = first[1:-1].strip()
+    return first or text.strip()
 
 
 def another_question(messages: Sequence[Message], repeated: str) -> list[Message]:
@@ -51,16 +69,15 @@ def another_question(messages: Sequence[Message], repeated: str) -> list[Message
     return [
         *messages,
         {"role": "assistant", "content": repeated},
-        {"role": "user", "content": "That was asked before. Ask something else about the topic."},
+        {"role": "user", "content": "That was asked before. Ask me something else."},
     ]
 
 
 def assistant(plan: DialoguePlan, turns: Sequence[Turn], question: str) -> list[Message]:
     """The conversation as the assistant sees it, ending with the question to answer."""
-    language = language_name(plan.language)
     system = (
-        f"{plan.assistant_persona.description}\n"
-        f"Answer in {language}, correctly and to the point, in a few sentences of plain text."
+        f"You are a helpful assistant. How you answer: {plan.assistant_persona.description}\n"
+        f"Answer in {language_name(plan.language)}, in a few sentences of plain text."
     )
     messages = [{"role": "system", "content": system}]
     for turn in turns:

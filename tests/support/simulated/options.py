@@ -35,7 +35,7 @@ USER_SIMULATOR_PATTERN = (
     r"|\b(play|plays|playing|act as|acting as|you are|you're|role of|part of|(write|speak|talk)(ing)? as)\s+"
     r"((?!assistant|expert|answer|help)[\w-]+\s+){0,4}(user|person|human|customer)\b(?!'s)"
     r"|\bask (a|one|the|your|another|exactly one|only one|only the)\b[^.\n]{0,30}\bquestion"
-    r"|\bwrite\b[^.\n]{0,30}\buser('s)? (next )?(question|message|turn)"
+    r"|\bwrite\b[^.\n]{0,30}\buser('s)? (next )?(question|message|turn|side)"
 )
 # Tells a request for JSON that carries no response_format from talk about JSON.
 JSON_REQUEST_PATTERN = (
