@@ -8,7 +8,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test dev lint format lock clean
+.PHONY: demo test test-slow dev lint format lock clean
 
 demo: $(VENV)/.installed  ## real dialogues from the embedded model, and where they are
 	@$(BIN)/python -m scripts.demo
@@ -18,6 +18,9 @@ dev: $(VENV)/.installed  ## the Dagster UI on http://127.0.0.1:3000
 
 test: $(VENV)/.installed-dev  ## unit, integration and end-to-end tests
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-dev  ## what takes longer: chaos
+	$(BIN)/python -m pytest tests/chaos
 
 lint: $(VENV)/.installed-dev  ## linter, formatter, type checker
 	$(BIN)/ruff check .

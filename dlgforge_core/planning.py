@@ -28,7 +28,7 @@ from pathlib import PurePath
 from statistics import NormalDist
 from typing import Any, Literal
 
-from dlgforge_core.config import GenerationConfig, LlmConfig, RunConfig
+from dlgforge_core.config import EFFORT_KEYS, GenerationConfig, LlmConfig, RunConfig
 from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.personas import Personas
@@ -38,18 +38,7 @@ from dlgforge_core.seeds import SeedBatch
 CONTENT_VERSION = 1
 
 # Keys of `run` that decide how fast and how far a run goes, or are part of a plan's identity elsewhere.
-_RUN_KEYS_WITHOUT_EFFECT = {
-    "total_samples",
-    "target_languages",
-    "concurrency",
-    "max_open_dialogues",
-    "max_tokens",
-    "max_dialogues",
-    "patience_s",
-    "lease_s",
-    "resume_run_id",
-    "distributed",
-}
+_RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages"}
 _TURN_KEYS = {"n_turns", "min_turns", "max_turns", "turn_count_distribution", "turn_count_mean"}
 
 
@@ -244,7 +233,7 @@ def content_config(generation: GenerationConfig, llm: LlmConfig, personas: Perso
     Left out: how fast and where it runs, and what identifies a plan beside it (seeds, languages, counts).
     Unused settings count as absent: bounds when `n_turns` is set, the judge's when it is off.
     """
-    run = generation.run.model_dump(mode="json", exclude=_RUN_KEYS_WITHOUT_EFFECT | _TURN_KEYS)
+    run = generation.run.model_dump(mode="json", exclude=set(_RUN_KEYS_WITHOUT_EFFECT | _TURN_KEYS))
     judged = generation.judge.mode != "off"
     return {
         "version": CONTENT_VERSION,

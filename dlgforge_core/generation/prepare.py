@@ -6,25 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlgforge_core.config import AgentsConfig, GenerationConfig, LlmConfig, validate
+from dlgforge_core.config import EFFORT_KEYS, AgentsConfig, GenerationConfig, LlmConfig, validate
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.personas import read_personas
 from dlgforge_core.planning import content_fingerprint, plan_run
 from dlgforge_core.seeds import SeedBatch
 from dlgforge_core.store.run_store import RunStore
-
-# Settings of `run` that say how hard to work, not what to make: a resumed run takes them from today's
-# configuration, everything else from the day it was planned.
-_EFFORT = (
-    "concurrency",
-    "max_open_dialogues",
-    "max_tokens",
-    "max_dialogues",
-    "patience_s",
-    "lease_s",
-    "distributed",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +65,8 @@ def _resume(store: RunStore, generation: GenerationConfig, run_id: str) -> Prepa
         raise ConfigError(f"run.resume_run_id = {run_id!r}: there is no such run; the latest are: {known}")
     recorded: dict[str, Any] = dict(record.config["generation"])
     today = generation.run.model_dump(mode="json")
-    recorded["run"] = {**recorded["run"], **{key: today[key] for key in _EFFORT}}
+    # How hard to work is as configured today; what to make, as on the day it was planned.
+    recorded["run"] = {**recorded["run"], **{key: today[key] for key in EFFORT_KEYS}}
     source = f"the configuration of run {run_id}"
     return PreparedRun(
         run_id=record.run_id,

@@ -168,7 +168,7 @@ def test_many_topics_are_shuffled_too() -> None:
 
 @given(
     st.sampled_from(["uniform", "poisson", "exponential"]),
-    st.tuples(st.integers(1, 10**9), st.integers(1, 10**9)).map(sorted),
+    st.tuples(st.integers(1, 1000), st.integers(1, 1000)).map(sorted),
     st.none() | st.floats(min_value=0, exclude_min=True, allow_infinity=False),
     st.floats(0, 1, exclude_min=True, exclude_max=True),
 )
@@ -197,7 +197,7 @@ def test_turn_counts_rise_with_the_quantile(distribution, mean, u, v) -> None:
     [
         ("poisson", 8.0, 8**0.5),
         ("poisson", 40.0, 40**0.5),
-        ("poisson", 900.0, 30.0),
+        ("poisson", 500.0, 500**0.5),
         ("exponential", 10.0, 10.0),
         ("uniform", None, 288.7),
     ],
@@ -209,7 +209,7 @@ def test_turn_counts_have_their_mean(distribution: str, mean: float | None, devi
         target_languages=["en"],
         total_samples=n,
         min_turns=1,
-        max_turns=999 if distribution == "uniform" else 100_000,
+        max_turns=999 if distribution == "uniform" else 1000,
         turn_count_distribution=distribution,
         turn_count_mean=mean,
     ).plans

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from dlgforge_core.quality.questions import normal_form, question_key
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dlgforge_core.quality.questions import normal_form, question_key
 
 
 @pytest.mark.parametrize(

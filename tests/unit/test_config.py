@@ -1,0 +1,156 @@
+"""Configuration errors name key, value and what would be right; the environment wins over the file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dlgforge_core.config import (
+    ConfigModel,
+    GenerationConfig,
+    LlmConfig,
+    RayConfig,
+    StoreConfig,
+    llm_from_environment,
+    validate,
+)
+from dlgforge_core.dialogue import Role
+from dlgforge_core.errors import ConfigError
+
+ATTACH = {"backend": "vllm_attach", "model": "m"}
+ENDPOINT = {"base_url": "http://gpu-1:8000/v1"}
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (GenerationConfig, {"run": {"max_turn": 3}}, "run.max_turn: unknown key; did you mean 'max_turns'?"),
+        (GenerationConfig, {"x": {}}, "x: unknown key; known keys: run, personas, judge"),
+        (
+            GenerationConfig,
+            {"run": {"concurrency": "8"}},
+            "run.concurrency = '8': input should be",
+        ),
+        (
+            GenerationConfig,
+            {"run": {"n_turns": 0}},
+            "run.n_turns = 0: input should be greater",
+        ),
+        (GenerationConfig, {"run": {"min_turns": 7, "max_turns": 5}}, "set min_turns to 5 or less"),
+        (GenerationConfig, {"run": {"target_languages": []}}, "target_languages is empty"),
+        (GenerationConfig, {"run": {"target_languages": ["en", "en"]}}, "names en more than once"),
+        (
+            GenerationConfig,
+            {"run": {"concurrency": 9, "max_open_dialogues": 3}},
+            "max_open_dialogues = 3 is less than concurrency = 9",
+        ),
+        (
+            GenerationConfig,
+            {"run": {"distributed": {"executor": "dask"}}},
+            "run.distributed.executor = 'dask': input should be 'ray'",
+        ),
+        (
+            GenerationConfig,
+            {"run": {"turn_count_distribution": "normal"}},
+            "'uniform', 'poisson' or",
+        ),
+        (GenerationConfig, {"judge": {"reasons": []}}, "reasons is empty"),
+        (StoreConfig, {"backend": "sqlite"}, "backend = 'sqlite': input should be 'postgres'"),
+        (
+            StoreConfig,
+            {"postgres": {"pool_min_size": 9}},
+            "pool_min_size = 9 is greater than",
+        ),
+        (RayConfig, {"adress": "auto"}, "did you mean 'address'?"),
+        (LlmConfig, {"backend": "gguf"}, "'embedded', 'openai', 'vllm_attach' or 'vllm_managed'"),
+        (LlmConfig, {"backend": "openai"}, "no model is named for qa_generator, kb_responder, qa_judge"),
+        (LlmConfig, {"backend": "openai", "model": "m", "base_url": "gpu-1:8000"}, "is not an address"),
+        (LlmConfig, {"api_key_env": "sk-abc"}, "never the key itself"),
+        (LlmConfig, ATTACH, "needs servers to attach to"),
+        (LlmConfig, {**ATTACH, "routing": {"endpoints": [ENDPOINT, ENDPOINT]}}, "gpu-1:8000 twice"),
+        (
+            LlmConfig,
+            {"routing": {"endpoints": [{"base_url": "http://a", "wight": 1}]}},
+            "mean 'weight'?",
+        ),
+        (LlmConfig, {"backend": "vllm_managed"}, "needs a model to serve"),
+        (
+            LlmConfig,
+            {
+                "backend": "vllm_managed",
+                "model": "llama",
+                "vllm": {"model": "x", "served_model_name": "qwen"},
+            },
+            "served_model_name = 'q' is not what the agents ask for (qa_generator = 'llama'",
+        ),
+    ],
+)
+def test_a_bad_value_is_named_with_what_would_be_right(
+    model: type[ConfigModel], data: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        validate(model, data, "config.yaml")
+    assert str(error.value).startswith("config.yaml cannot be used:")
+    assert message in str(error.value)
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        validate(GenerationConfig, {"run": {"seed": "x", "concurrency": -1}, "judge": {"mode": "?"}}, "c")
+    assert {"run.seed", "run.concurrency", "judge.mode"} <= set(str(error.value).replace("=", " ").split())
+
+
+def test_a_secret_is_not_in_the_error() -> None:
+    with pytest.raises(ConfigError) as error:
+        validate(StoreConfig, {"postgres": {"dsn": ["postgresql://u:hunter2@h/d"]}}, "c")
+    assert "postgres.dsn" in str(error.value)
+    assert "hunter2" not in str(error.value)
+    assert error.value.__cause__ is None
+
+
+def test_roles_ask_for_the_model_that_is_named_nearest() -> None:
+    llm = validate(
+        LlmConfig, {"backend": "openai", "model": "big", "agents": {"qa_judge": {"model": "judge"}}}, "c"
+    )
+    assert [llm.model_of(role) for role in Role] == ["big", "big", "judge"]
+    managed = validate(LlmConfig, {"backend": "vllm_managed", "vllm": {"model": "org/m"}}, "c")
+    assert managed.model_of(Role.JUDGE) == "org/m"
+
+
+def test_the_environment_wins_over_the_file() -> None:
+    env = {
+        "LLM_BACKEND": "vllm_attach",
+        "LLM_MODEL": "served",
+        "LLM_ROUTING_STRATEGY": "prefix_affinity",
+        "LLM_ROUTING_ENDPOINTS_JSON": json.dumps([ENDPOINT]),
+    }
+    file = {
+        "backend": "openai",
+        "model": "other",
+        "base_url": "http://file/v1",
+        "routing": {"max_attempts": 2},
+    }
+    llm = validate(LlmConfig, llm_from_environment(file, env), "c")
+    assert (llm.backend, llm.model, llm.base_url) == ("vllm_attach", "served", "")
+    assert llm.routing.strategy == "prefix_affinity"
+    assert llm.routing.max_attempts == 2
+    assert [e.base_url for e in llm.routing.endpoints] == ["http://gpu-1:8000/v1"]
+
+
+def test_without_overrides_the_environment_changes_nothing() -> None:
+    file = {"backend": "openai", "model": "m"}
+    assert llm_from_environment(file, {}) == file
+
+
+def test_openai_base_url_is_for_the_backend_openai() -> None:
+    env = {"OPENAI_BASE_URL": "http://proxy/v1"}
+    assert llm_from_environment({"backend": "openai"}, env)["base_url"] == "http://proxy/v1"
+    assert "base_url" not in llm_from_environment({"backend": "embedded"}, env)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '"http://x"'])
+def test_endpoints_in_the_environment_must_be_a_json_list(text: str) -> None:
+    with pytest.raises(ConfigError, match="LLM_ROUTING_ENDPOINTS_JSON"):
+        llm_from_environment({}, {"LLM_ROUTING_ENDPOINTS_JSON": text})
