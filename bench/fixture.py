@@ -44,7 +44,9 @@ def planned(store: RunStore, generation: GenerationConfig) -> PreparedRun:
 
 def worker_spec(store: RunStore, run: PreparedRun, *endpoints: Endpoint) -> WorkerSpec:
     """A worker on these endpoints."""
-    return WorkerSpec(run=run, dsn=store.dsn, postgres=PostgresConfig(), endpoints=endpoints, routing=RoutingConfig())
+    return WorkerSpec(
+        run=run, dsn=store.dsn, postgres=PostgresConfig(), endpoints=endpoints, routing=RoutingConfig()
+    )
 
 
 @dataclass(frozen=True)

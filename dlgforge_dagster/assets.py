@@ -5,7 +5,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import dagster as dg
 from pydantic import Field
 
 from dlgforge_core.config import GenerationConfig, SavingConfig, SeedsConfig, validate
+from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.formats import sample_markdown
 from dlgforge_core.export.writer import write_dataset
@@ -68,11 +69,14 @@ def seed_topics(
             "seed_batches": [batch.name for batch in batches],
             "languages": _table("language", "topics", languages),
             "skipped_lines": len(problems),
-            "examples": dg.MetadataValue.md(
-                "\n".join(f"- *{t.language}* **{t.topic}**: {t.question or ''}" for t in topics[:: len(topics) // 8 or 1])
-            ),
+            "examples": dg.MetadataValue.md(_examples(topics)),
         },
     )
+
+
+def _examples(topics: Sequence[SeedTopic], n: int = 8) -> str:
+    spread = topics[:: max(1, len(topics) // n)]
+    return "\n".join(f"- *{t.language}* **{t.topic}**: {t.question or ''}" for t in spread)
 
 
 @dg.asset(group_name=GROUP, kinds={"ray", "postgres"}, deps=[seed_topics])
@@ -98,7 +102,8 @@ def dialogues(
         context.log.info(note)
     before = run_store.progress(run.run_id)
     context.log.info(
-        f"run {run.run_id}: {before.planned} dialogues planned, {before.done} done before, {before.pending} to do"
+        f"run {run.run_id}: {before.planned} dialogues planned, {before.done} done before, "
+        f"{before.pending} to do"
     )
     context.instance.add_run_tags(context.run_id, {"dlgforge/run_id": run.run_id})
     report = _generate(context, run, run_store, store, llm)
@@ -192,7 +197,8 @@ def dialogue_dataset(
     if record is None:
         known = ", ".join(run_store.run_ids()) or "none yet: materialize `dialogues` first"
         raise dg.Failure(f"there is no run {config.run_id!r} to write; runs: {known}")
-    folder = Path(saving.output_dir) if saving.output_dir else dlgforge_home(os.environ) / "datasets" / record.run_id
+    default = dlgforge_home(os.environ) / "datasets" / record.run_id
+    folder = Path(saving.output_dir) if saving.output_dir else default
     summary = write_dataset(run_store.dialogues(record.run_id), folder, saving.formats)
     context.log.info(f"{summary.n_dialogues} dialogues are in {folder}")
     return dg.MaterializeResult(

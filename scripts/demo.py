@@ -12,7 +12,8 @@ from pathlib import Path
 from dlgforge_core.store.embedded import dlgforge_home, embedded_dsn
 
 CONFIG = "examples/demo.yaml"
-JOB = ["dagster", "job", "execute", "-m", "dlgforge_dagster.definitions", "-j", "generate_dialogues", "-c", CONFIG]
+MODULE = "dlgforge_dagster.definitions"
+JOB = ["dagster", "job", "execute", "-m", MODULE, "-j", "generate_dialogues", "-c", CONFIG]
 DATASET = Path(".dlgforge/datasets/demo")  # where examples/demo.yaml saves
 SHOWN = 3
 

@@ -45,7 +45,8 @@ def main() -> None:
     root = Path(__file__).resolve().parent.parent
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    runtime = closure([Requirement(r) for r in [*project["dependencies"], *extras["embedded"], *RUNTIME_EXTRA]])
+    asked = [*project["dependencies"], *extras["embedded"], *RUNTIME_EXTRA]
+    runtime = closure([Requirement(r) for r in asked])
     dev = closure([Requirement(r) for r in extras["dev"]]) - runtime
     for path, names, title in (
         (root / "requirements.lock", runtime, "Everything dlgforge needs to run"),

@@ -82,6 +82,7 @@ class VllmManagedProvisioner:
         self._session = session
         self._names = [f"vllm-{i}" for i in range(config.replicas)]
         self._actors: list[Any] = []
+        self._asked_to_start = False
 
     @property
     def fleet(self) -> VllmFleet:
@@ -113,6 +114,7 @@ class VllmManagedProvisioner:
             raise BackendError("\n".join(missing_binary(node) for node in without))
         for name, placement in zip(self._names, placements, strict=True):
             progress(f"{name} is placed on {placement.node}")
+        self._asked_to_start = True
         for problem in _ask_all(self._actors, "start"):
             if isinstance(problem, Exception):
                 raise BackendError(_first_line(problem)) from problem
@@ -137,7 +139,9 @@ class VllmManagedProvisioner:
         actors, self._actors = self._actors, []
         if not actors or not ray.is_initialized() or self._stays():
             return
-        _ask_all(actors, "stop", STOP_TIMEOUT_S)
+        if self._asked_to_start:  # else no server runs, and an actor without a place never answers
+            _ask_all(actors, "stop", STOP_TIMEOUT_S)
+        self._asked_to_start = False
         for actor in actors:
             with contextlib.suppress(Exception):
                 ray.kill(actor)  # an actor that is gone takes its server along

@@ -81,7 +81,7 @@ ENDPOINT = {"base_url": "http://gpu-1:8000/v1"}
             {
                 "backend": "vllm_managed",
                 "model": "llama",
-                "vllm": {"model": "x", "served_model_name": "qwen"},
+                "vllm": {"model": "x", "served_model_name": "q"},
             },
             "served_model_name = 'q' is not what the agents ask for (qa_generator = 'llama'",
         ),

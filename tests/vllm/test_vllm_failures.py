@@ -35,7 +35,9 @@ def failure(config: VllmConfig, session: RaySession) -> tuple[str, float]:
             servers.start(print)
         took = time.monotonic() - started
     finally:
+        stopping = time.monotonic()
         servers.stop()
+    assert time.monotonic() - stopping < 20
     seconds_until(lambda: not vllm_processes(), 10)
     print(f"after {took:.1f} s: {caught.value}")
     return str(caught.value), took
