@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import ray
 
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_session import RaySession
@@ -123,6 +124,11 @@ def test_servers_listen_on_loopback_and_keys_are_in_no_argv(servers: VllmManaged
         said = " ".join(process.info["cmdline"] or [])
         assert not any(e.api_key in said for e in endpoints)
     assert not any(e.api_key in repr((endpoints, servers.statuses())) for e in endpoints)
+
+
+def test_an_actor_elsewhere_can_ask_after_the_servers(servers: VllmManagedProvisioner) -> None:
+    ask = ray.remote(lambda fleet: fleet.endpoints())
+    assert ray.get(ask.options(num_cpus=0).remote(servers.fleet), timeout=60) == servers.endpoints()
 
 
 @pytest.mark.parametrize("victim", ["server", "engine", "actor"])
