@@ -64,8 +64,8 @@ class HealthTracker:
     __slots__ = (
         "_back_off_max_s", "_ceiling_known", "_failures_to_open", "_growth_from", "_last_cut",
         "_overload_rate", "_overloads_in_a_row", "_random", "consecutive_failures", "endpoint",
-        "failing_since", "failure_rate", "in_flight", "limit", "open_until", "opened", "paused_until", "reason",
-        "refused", "state", "unknown_models", "waiting_for_probe",
+        "failing_since", "failure_rate", "in_flight", "limit", "open_until", "opened",
+        "paused_until", "reason", "refused", "state", "unknown_models", "waiting_for_probe",
     )  # fmt: skip
 
     def __init__(
