@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,10 @@ from dlgforge_core.generation.worker import Worker, WorkerResult
 from dlgforge_core.llm.client import LlmClient
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.worker_store import WorkerStore
+
+REFRESH_S = 3.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +33,15 @@ class WorkerSpec:
     routing: RoutingConfig
 
 
-async def run_worker(spec: WorkerSpec, on_start: Callable[[Worker], None]) -> WorkerResult:
-    """Connect, work until the run has nothing left, and disconnect; `on_start` gets the worker."""
+async def run_worker(
+    spec: WorkerSpec,
+    on_start: Callable[[Worker], None],
+    refresh: Callable[[], Sequence[Endpoint]] | None = None,
+) -> WorkerResult:
+    """Connect, work until the run has nothing left, and disconnect; `on_start` gets the worker.
+
+    `refresh`, which may block, tells where the endpoints are now, for servers that come back elsewhere.
+    """
     run = spec.run.generation.run
     async with (
         LlmClient(spec.endpoints, spec.routing, patience_s=run.patience_s) as client,
@@ -45,7 +57,23 @@ async def run_worker(spec: WorkerSpec, on_start: Callable[[Worker], None]) -> Wo
     ):
         worker = Worker(store, client, spec.run.generation, spec.run.agents, spec.run.models)
         on_start(worker)
-        return await worker.run()
+        following = asyncio.create_task(_follow(client, refresh)) if refresh is not None else None
+        try:
+            return await worker.run()
+        finally:
+            if following is not None:
+                following.cancel()
+
+
+async def _follow(client: LlmClient, refresh: Callable[[], Sequence[Endpoint]]) -> None:
+    while True:
+        await asyncio.sleep(REFRESH_S)
+        try:
+            endpoints = await asyncio.to_thread(refresh)
+        except Exception as error:  # those who hold the servers are busy or gone; the calls tell the rest
+            _log.warning("cannot ask where the endpoints are: %s", error)
+            continue
+        await client.move_endpoints(endpoints)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -60,8 +88,9 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 class WorkerThread:
     """Runs one worker beside the caller's thread, which stays free to report and to be interrupted."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, refresh: Callable[[], Sequence[Endpoint]] | None = None) -> None:
         self._spec = spec
+        self._refresh = refresh
         self._worker: Worker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_reason: str | None = None
@@ -106,7 +135,7 @@ class WorkerThread:
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 self._loop = runner.get_loop()
-                self._result = runner.run(run_worker(self._spec, self._started))
+                self._result = runner.run(run_worker(self._spec, self._started, self._refresh))
         except BaseException as error:
             self._error = error
 

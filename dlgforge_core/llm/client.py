@@ -131,6 +131,17 @@ class LlmClient:
         for transport in self._transports.values():
             await transport.aclose()
 
+    async def move_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
+        """Follow endpoints that came back elsewhere: of each name known, take the address and key given."""
+        for endpoint in endpoints:
+            before = self._transports.get(endpoint.name)
+            if before is None or before.endpoint == endpoint:
+                continue
+            logger.info("endpoint %s is at %s now", endpoint.name, endpoint.base_url)
+            self._transports[endpoint.name] = EndpointTransport(endpoint)
+            self._router.moved(endpoint)
+            await before.aclose()
+
     def health(self) -> list[EndpointHealth]:
         """The state of every endpoint, for progress lines."""
         return self._router.health()
@@ -300,7 +311,7 @@ class LlmClient:
         try:
             answer = chat.read_completion(http.body)
         except ValueError as error:
-            self._failed(call, slot, counts, FailureKind.INVALID_BODY, self._redact(name, str(error)))
+            self._failed(call, slot, counts, FailureKind.INVALID_BODY, str(error))
         self._router.answered(slot)
         counts.calls += 1
         counts.prompt_tokens += answer.prompt_tokens
@@ -325,7 +336,6 @@ class LlmClient:
     ) -> NoReturn:
         """An answer with a status other than 200: find out whose fault it is."""
         error = chat.read_error(http)
-        error = error._replace(message=self._redact(slot.endpoint.name, error.message))
         status, reason = http.status, str(error)
         pause_s = chat.retry_after_s(http.headers)
         if status == 429 and error.names("insufficient_quota", "billing"):
@@ -343,7 +353,7 @@ class LlmClient:
             self._router.unknown_model(slot, call.model, reason)
             raise _Retry(FailureKind.UNKNOWN_MODEL, reason, wait=False)
         if status in (404, 405) or 300 <= status < 400:
-            location = http.headers.get("location")
+            location = self._transports[slot.endpoint.name].redact(http.headers.get("location", ""))
             hint = f", to {chat.excerpt(location)}" if location else ""
             self._taken_out(
                 call, slot, counts, FailureKind.WRONG_ADDRESS,
@@ -381,9 +391,6 @@ class LlmClient:
     def _note(self, call: _Call, slot: Slot, reason: str) -> None:
         call.reasons.append(f"{slot.endpoint.name}: {reason}")
         del call.reasons[: -2 * self._max_attempts]
-
-    def _redact(self, name: str, reason: str) -> str:
-        return self._transports[name].redact(reason)
 
     def _dialect(self, name: str, model: str) -> Dialect:
         dialect = self._dialects.get((name, model))

@@ -167,6 +167,15 @@ class Router:
         self._leave(slot)
         self._dispatch()
 
+    def moved(self, endpoint: Endpoint) -> None:
+        """The endpoint of this name has another address or key now; what failed at the old one is past."""
+        for tracker in self.trackers:
+            if tracker.endpoint.name == endpoint.name:
+                tracker.endpoint = endpoint
+                tracker.refused = False
+                tracker.open_until = min(tracker.open_until, asyncio.get_running_loop().time())
+        self._dispatch()
+
     def health(self) -> list[EndpointHealth]:
         """The state of every endpoint."""
         return [t.snapshot() for t in self.trackers]

@@ -77,6 +77,17 @@ class RaySession:
         return self._owned
 
     @property
+    def single_machine(self) -> bool:
+        """Whether every node of the connected cluster is on this machine, so that its loopback reaches all."""
+        if self._owned:
+            return True
+        import ray
+
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        here = {socket.gethostname(), os.uname().nodename}
+        return all(node["NodeManagerHostname"] in here for node in nodes if node["Alive"])
+
+    @property
     def connected(self) -> bool:
         """Whether `connect()` succeeded and `shutdown()` was not called since."""
         return self._connected
