@@ -25,7 +25,7 @@ async def probe(transport: EndpointTransport) -> str:
     except TransportError as error:
         return str(error)
     if answer.status >= 500 or answer.status in (401, 403):
-        return transport.redact(str(read_error(answer)))
+        return str(read_error(answer))
     return ""
 
 
@@ -55,14 +55,14 @@ async def _problem(endpoint: Endpoint, models: Collection[str], timeout_s: float
         await transport.aclose()
     if answer.status in (401, 403):
         what = "its key was refused" if endpoint.api_key else "it wants a key and none is set"
-        return f"{what}; set the variable named by api_key_env ({transport.redact(str(read_error(answer)))})"
+        return f"{what}; set the variable named by api_key_env ({read_error(answer)!s})"
     if answer.status != 200:
-        reason = transport.redact(str(read_error(answer)))
+        reason = str(read_error(answer))
         return f"GET /models answered {reason}; base_url must be the address up to and including /v1"
     try:
         served = [str(item["id"]) for item in orjson.loads(answer.body)["data"]]
     except (ValueError, KeyError, TypeError):
-        body = transport.redact(excerpt(answer.body))
+        body = excerpt(answer.body)
         return f"GET /models gave no list of models, so this is no OpenAI-compatible server: {body}"
     missing = sorted(set(models) - set(served))
     if not missing:

@@ -30,7 +30,7 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 
 
 class HttpAnswer(NamedTuple):
-    """An answer of any status, body read whole."""
+    """An answer of any status, body read whole, without the key should the server have repeated it."""
 
     status: int
     headers: httpx.Headers
@@ -81,10 +81,21 @@ class EndpointTransport:
         """Close all connections."""
         await self._transport.aclose()
 
+    @property
+    def _key(self) -> str:
+        return self.endpoint.api_key.strip()
+
     def redact(self, text: str) -> str:
-        """`text` without the key, which servers like to repeat in their error messages."""
-        key = self.endpoint.api_key.strip()
-        return text.replace(key, "***") if key else text
+        """`text` without the key."""
+        return text.replace(self._key, "***") if self._key else text
+
+    def _redact_body(self, body: bytes) -> bytes:
+        # Whole and as it came: once shortened for a message, half a key may be left in it.
+        key = self._key
+        for form in (key, key.replace("/", "\\/")):
+            if form and form.encode() in body:
+                body = body.replace(form.encode(), b"***")
+        return body
 
     async def _send(self, method: str, url: httpx.URL, body: bytes | None, timeout_s: float) -> HttpAnswer:
         request = httpx.Request(
@@ -94,7 +105,8 @@ class EndpointTransport:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
                 try:
-                    return HttpAnswer(response.status_code, response.headers, await _read(response))
+                    body_read = self._redact_body(await _read(response))
+                    return HttpAnswer(response.status_code, response.headers, body_read)
                 finally:
                     # A body that was read whole gives its connection back; any other loses it.
                     with contextlib.suppress(httpx.HTTPError, aiohttp.ClientError):

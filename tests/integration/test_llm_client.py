@@ -287,6 +287,20 @@ def test_calls_wait_for_an_endpoint_that_restarts_and_none_is_lost() -> None:
         asyncio.run(main(sim))
 
 
+def test_trials_of_a_failing_endpoint_do_not_use_up_a_calls_attempts() -> None:
+    async def main() -> LlmClient:
+        async with client(at(sim), patience_s=30.0, max_attempts=2) as llm:
+            call = asyncio.create_task(ask(llm))
+            await asyncio.sleep(2.0)
+            await asyncio.to_thread(sim.configure, faults={})
+            assert (await asyncio.wait_for(call, 15)).text
+            return llm
+
+    with simulated_endpoint(faults={"500": 1.0}) as sim:
+        llm = asyncio.run(main())
+    assert llm.stats.total().failures["server_error"] > 2
+
+
 def test_an_endpoint_that_hangs_is_a_time_out_and_stops_the_run() -> None:
     async def main() -> str:
         async with client(at(sim, timeout_s=0.3), patience_s=1.5) as llm:
@@ -592,6 +606,43 @@ def test_the_key_is_in_no_log_record_no_repr_and_no_error(caplog: pytest.LogCapt
     formatter = logging.Formatter()
     assert len(caplog.records) > 2
     assert not [r for r in caplog.records if KEY in formatter.format(r)]
+
+
+@contextlib.asynccontextmanager
+async def canned(status: str, body: str, headers: str = "") -> AsyncIterator[Endpoint]:
+    """A server that answers everything with the same words."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            length = f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+            writer.write(f"HTTP/1.1 {status}\r\n{headers}{length}\r\n{body}".encode())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        yield Endpoint("a", f"http://127.0.0.1:{port}/v1", KEY)
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "500 Oops", "200 OK", "302 Found"])
+def test_a_key_that_a_server_repeats_is_not_shown(status: str) -> None:
+    async def main() -> str:
+        headers = f"Location: http://elsewhere/?key={KEY}\r\n" if status.startswith("302") else ""
+        async with (
+            canned(status, f'{{"error": {{"message": "Bearer {KEY} is no good"}}}}', headers) as endpoint,
+            client(endpoint, max_attempts=2, patience_s=0.5) as llm,
+        ):
+            with pytest.raises((CallError, RunStoppedError)) as error:
+                await ask(llm)
+            assert KEY not in str(llm.health())
+            problems = await check_endpoints([endpoint], ["m"])
+            assert len(problems) == 1
+            return str(error.value) + problems[0]
+
+    said = asyncio.run(main())
+    assert "***" in said
+    assert KEY not in said
 
 
 # Looking before calling
