@@ -170,6 +170,7 @@ class VllmManagedProvisioner:
                 actor = ray.get_actor(full_name, namespace=namespace)
                 if self._usable(actor):
                     return actor
+                _ask_all([actor], "stop", STOP_TIMEOUT_S)
                 ray.kill(actor)
             options |= {"name": full_name, "namespace": namespace, "lifetime": "detached"}
         replica: Any = ray.remote(VllmReplica)

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ UNHEALTHY_S = 60.0
 _POLL_S = 0.5
 _HEALTH_CHECK_S = 5.0
 _PORT_TRIES = 3
+_GUARD = (sys.executable, "-I", "-S", str(Path(__file__).with_name("vllm_guard.py")), str(STOP_GRACE_S))
 _MIDDLEWARE = Path(__file__).with_name("vllm_middleware")
 # What dlgforge sets itself; VLLM_API_KEY keeps the key out of argv.
 RESERVED_ARGS = ("--api-key", "--host", "--port", "--uds", "--served-model-name", "--model", "--ssl-keyfile")
@@ -244,9 +246,9 @@ class VllmServer:
             if self._process is not None:
                 self._process.stop()
             self._process = ServerProcess(
-                serve_command(binary, self._config, self._host, port),
+                [*_GUARD, *serve_command(binary, self._config, self._host, port)],
                 env=serve_environment(self._config, self._host, self._api_key),
-                grace_s=STOP_GRACE_S,
+                grace_s=STOP_GRACE_S + 2.0,  # the guard's own grace comes first
                 log_lines=LOG_LINES,
                 secrets=[self._api_key],
                 on_stdout=self._show,

@@ -69,9 +69,9 @@ def test_servers_stay_are_found_again_and_replaced(address: str, tiny_llama: Pat
         httpx.get(f"{first[0].base_url}/models", headers=headers)
     with RaySession(RayConfig(address=address)) as session:
         session.connect()
-        ray.kill(ray.get_actor("vllm-0-tiny", namespace="dlgforge"))
-    seconds_until(lambda: not serving(), 20)
-
-
-def serving() -> list[psutil.Process]:
-    return [p for p in psutil.process_iter(["cmdline"]) if "tiny-llama-" in " ".join(p.info["cmdline"] or [])]
+        actor = ray.get_actor("vllm-0-tiny", namespace="dlgforge")
+        supervisor = psutil.Process(ray.get(actor.status.remote()).pid)
+        parts = [supervisor, *supervisor.children(recursive=True)]
+        assert len(parts) >= 4
+        ray.kill(actor)  # without a stop(): Ray also kills the actor's children, but not theirs
+        seconds_until(lambda: not alive(parts), 20)
