@@ -19,7 +19,9 @@ from dlgforge_core.export.formats import sample_markdown
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.generation.local import WorkerSpec, WorkerThread
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
-from dlgforge_core.generation.session import RunReport, Status, generate
+from dlgforge_core.generation.session import Runner, RunReport, Status, generate
+from dlgforge_core.runtime.bootstrap import call_slots, check_reach, is_bootstrapped, overrides
+from dlgforge_core.runtime.ray_runner import RayRunner
 from dlgforge_core.seeds import read_seeds
 from dlgforge_core.store.embedded import dlgforge_home
 from dlgforge_core.store.run_store import RunStore
@@ -106,7 +108,7 @@ def dialogues(
         f"{before.pending} to do"
     )
     context.instance.add_run_tags(context.run_id, {"dlgforge/run_id": run.run_id})
-    report = _generate(context, run, run_store, store, llm)
+    report = _generate(context, run, run_store, ray, store, llm)
     if report.stop_reason is not None:
         context.log.warning(f"stopped before the plan was complete: {report.stop_reason}")
     return dg.MaterializeResult(metadata=_dialogues_metadata(run_store, run, report))
@@ -116,6 +118,7 @@ def _generate(
     context: dg.AssetExecutionContext,
     run: PreparedRun,
     run_store: RunStore,
+    ray: RayResource,
     store: StoreResource,
     llm: LlmResource,
 ) -> RunReport:
@@ -134,11 +137,16 @@ def _generate(
             )
         )
 
-    def make_runner() -> WorkerThread:
-        slots = run.generation.run.concurrency
-        endpoints = llm.endpoints(slots, context.log.info)
+    def make_runner() -> Runner:
+        progress = context.log.info
+        session = ray.session(progress)
+        distributed = run.generation.run.distributed.enabled and not is_bootstrapped()
+        if distributed:
+            session.connect()
+            check_reach(session, run_store.dsn, store.resolve().source.value, llm.settings)
+        endpoints = llm.endpoints(call_slots(run.generation, ray.settings), progress, ray)
         for endpoint in endpoints:
-            context.log.info(f"endpoint {endpoint.name}: {endpoint.base_url}")
+            progress(f"endpoint {endpoint.name}: {endpoint.base_url}")
         spec = WorkerSpec(
             run=run,
             dsn=run_store.dsn,
@@ -146,7 +154,16 @@ def _generate(
             endpoints=tuple(endpoints),
             routing=llm.settings.routing,
         )
-        return WorkerThread(spec)
+        if not distributed:
+            return WorkerThread(spec, llm.fleet.endpoints if llm.fleet is not None else None)
+        return RayRunner(
+            spec,
+            ray.settings,
+            run.generation.run.distributed.spawn,
+            environment=overrides(llm.settings, endpoints),
+            fleet=llm.fleet,
+            progress=progress,
+        )
 
     try:
         return generate(run_store, run.run_id, make_runner, on_status)

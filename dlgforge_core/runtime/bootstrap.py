@@ -1,4 +1,4 @@
-"""The seams of the bootstrap: what is checked before anything starts, what the actors are told, who works.
+"""The seams of the bootstrap: what is checked before anything starts, and what the actors are told.
 
 The stages themselves belong to those who hold their resources: `RaySession` (1), `RunStore` (2), the
 provisioners (3), `RayRunner` (4), `generation.session.generate` (5); stopping in reverse order (6) is theirs,
@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.generation.local import WorkerSpec, WorkerThread
-from dlgforge_core.generation.session import Runner
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.ray_runner import RayRunner
 from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.vllm_fleet import VllmFleet
 from dlgforge_core.store.dsn import is_local_only
 
 BOOTSTRAPPED = "DLGFORGE_RUN_BOOTSTRAPPED"
@@ -50,14 +46,14 @@ def check_reach(session: RaySession, dsn: str, dsn_source: str, llm: LlmConfig) 
         return
     if is_local_only(dsn):
         raise ConfigError(
-            f"the run state's Postgres ({dsn_source}) can be reached from this machine only, and the Ray cluster "
-            "has others: set store.postgres.dsn or DLGFORGE_POSTGRES_DSN to an address that the workers can "
-            "reach, or ray.address to 'local'"
+            f"the run state's Postgres ({dsn_source}) can be reached from this machine only, and the Ray "
+            "cluster has others: set store.postgres.dsn or DLGFORGE_POSTGRES_DSN to an address that the "
+            "workers can reach, or ray.address to 'local'"
         )
     if llm.backend == "embedded":
         raise ConfigError(
-            "the embedded model can be reached from this machine only, and the Ray cluster has others: choose "
-            "llm.backend openai, vllm_attach or vllm_managed, or set ray.address to 'local'"
+            "the embedded model can be reached from this machine only, and the Ray cluster has others: "
+            "choose llm.backend openai, vllm_attach or vllm_managed, or set ray.address to 'local'"
         )
 
 
@@ -66,26 +62,3 @@ def call_slots(generation: GenerationConfig, ray: RayConfig) -> int:
     distributed = generation.run.distributed
     workers = ray.workers.replicas if distributed.enabled and distributed.spawn.workers else 1
     return generation.run.concurrency * workers
-
-
-def runner_for(
-    spec: WorkerSpec,
-    llm: LlmConfig,
-    ray: RayConfig,
-    session: Callable[[], RaySession],
-    fleet: VllmFleet | None,
-    progress: Callable[[str], None],
-) -> Runner:
-    """Who does the work: this process, or actors on the Ray cluster when `run.distributed.enabled`."""
-    distributed = spec.run.generation.run.distributed
-    if not distributed.enabled or is_bootstrapped():
-        return WorkerThread(spec)
-    session().connect()
-    return RayRunner(
-        spec,
-        ray,
-        distributed.spawn,
-        environment=overrides(llm, spec.endpoints),
-        fleet=fleet,
-        progress=progress,
-    )

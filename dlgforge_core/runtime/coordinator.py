@@ -122,7 +122,7 @@ class Coordinator:
         self._own: WorkerActor | None = None
 
     def run(self, spec: WorkerSpec, keys: Mapping[str, str]) -> Outcome:
-        """Have the run worked on until nothing is left; the counts are those of this coordinator's workers."""
+        """Have the run worked on until nothing is left; counts are those of this coordinator's workers."""
         if not self._spawn_workers:
             self._own = WorkerActor()
             return self._own.work(spec, keys, self._fleet)

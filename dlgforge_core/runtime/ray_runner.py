@@ -40,7 +40,7 @@ class RayRunner:
         progress: Callable[[str], None],
     ) -> None:
         self._keys = {endpoint.name: endpoint.api_key for endpoint in spec.endpoints}
-        # An actor takes the endpoints from its environment (coordinator.spec_in_place); this process has none.
+        # Actors take the endpoints from their environment, see coordinator.spec_in_place.
         in_actor = spawn.coordinator or spawn.workers
         told = in_actor and "LLM_ROUTING_ENDPOINTS_JSON" in environment
         self._spec = replace(spec, endpoints=()) if told else spec

@@ -78,7 +78,7 @@ class RaySession:
 
     @property
     def single_machine(self) -> bool:
-        """Whether every node of the connected cluster is on this machine, so that its loopback reaches all."""
+        """Whether all nodes of the connected cluster are on this machine, and so reach its loopback."""
         if self._owned:
             return True
         import ray

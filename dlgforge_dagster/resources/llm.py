@@ -10,8 +10,11 @@ from pydantic import PrivateAttr
 
 from dlgforge_core.config import LlmConfig, llm_from_environment, validate
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.provisioners import provisioner_for
+from dlgforge_core.runtime.provisioners import Provisioner, provisioner_for
+from dlgforge_core.runtime.vllm_fleet import VllmFleet, VllmManagedProvisioner
+from dlgforge_core.runtime.vllm_metrics import ReplicaMetrics
 from dlgforge_dagster.config import config_class, plain
+from dlgforge_dagster.resources.ray import RayResource
 
 _Base: Any = config_class(LlmConfig, dg.ConfigurableResource)
 
@@ -25,6 +28,7 @@ class LlmResource(_Base):  # type: ignore[misc]
 
     _cleanup: ExitStack | None = PrivateAttr(default=None)
     _endpoints: list[Endpoint] | None = PrivateAttr(default=None)
+    _provisioner: Provisioner | None = PrivateAttr(default=None)
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
@@ -33,7 +37,7 @@ class LlmResource(_Base):  # type: ignore[misc]
             try:
                 yield self
             finally:
-                self._cleanup, self._endpoints = None, None
+                self._cleanup, self._endpoints, self._provisioner = None, None, None
 
     @property
     def settings(self) -> LlmConfig:
@@ -41,15 +45,30 @@ class LlmResource(_Base):  # type: ignore[misc]
         data = llm_from_environment(plain(self, LlmConfig), os.environ)
         return validate(LlmConfig, data, "resources.llm.config (with LLM_* of the environment)")
 
-    def endpoints(self, slots: int, progress: Callable[[str], None]) -> list[Endpoint]:
+    def endpoints(self, slots: int, progress: Callable[[str], None], ray: RayResource) -> list[Endpoint]:
         """Ready endpoints for `slots` calls at once; `progress` is told what happens meanwhile.
 
-        Raises BackendError when they cannot be had, ConfigError when they are misconfigured.
+        Managed servers run on `ray`, and end before it does. Raises BackendError when they cannot be had,
+        ConfigError when they are misconfigured.
         """
         if self._endpoints is None:
             if self._cleanup is None:
                 raise RuntimeError("LlmResource is used outside of a Dagster run")
-            provisioner = provisioner_for(self.settings, slots=slots)
+            provisioner = provisioner_for(self.settings, slots=slots, ray_session=ray.session(progress))
+            # Both, as Dagster may tear resources down in any order; stopping twice does no harm.
+            ray.before_teardown(provisioner.stop)
             self._cleanup.callback(provisioner.stop)
+            self._provisioner = provisioner
             self._endpoints = provisioner.start(progress)
         return self._endpoints
+
+    @property
+    def fleet(self) -> VllmFleet | None:
+        """The managed servers, once `endpoints` has started them."""
+        provisioner = self._provisioner
+        return provisioner.fleet if isinstance(provisioner, VllmManagedProvisioner) else None
+
+    def replica_metrics(self) -> list[ReplicaMetrics]:
+        """Prefix-cache hits and throughput of every managed server; empty for other backends."""
+        fleet = self.fleet
+        return fleet.metrics() if fleet is not None else []

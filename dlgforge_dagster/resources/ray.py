@@ -1,6 +1,6 @@
 """The Ray cluster as a Dagster resource."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ _Base: Any = config_class(RayConfig, dg.ConfigurableResource)
 class RayResource(_Base):  # type: ignore[misc]
     """A Ray cluster: one at `address`, or a local one of our own.
 
-    Setting it up only arms it; the first use connects, and teardown shuts down what was started here.
+    Setting it up only arms it; who needs it connects, and teardown shuts down what was started here.
     """
 
     _cleanup: ExitStack | None = PrivateAttr(default=None)
@@ -37,13 +37,16 @@ class RayResource(_Base):  # type: ignore[misc]
         """The checked settings. Raises ConfigError."""
         return validate(RayConfig, plain(self, RayConfig), "resources.ray.config")
 
-    def session(self) -> RaySession:
-        """A connected session. Raises BackendError naming the address and the remedy."""
+    def session(self, progress: Callable[[str], None]) -> RaySession:
+        """The run's session, to be connected by who needs it; `progress` is told what happens then."""
         if self._session is None:
-            if self._cleanup is None:
-                raise RuntimeError("RayResource is used outside of a Dagster run")
-            session = RaySession(self.settings)
-            self._cleanup.callback(session.shutdown)
-            session.connect()
+            session = RaySession(self.settings, progress=progress)
+            self.before_teardown(session.shutdown)
             self._session = session
         return self._session
+
+    def before_teardown(self, stop: Callable[[], None]) -> None:
+        """Have `stop` called at the end, before what was asked for earlier: what runs on Ray ends first."""
+        if self._cleanup is None:
+            raise RuntimeError("RayResource is used outside of a Dagster run")
+        self._cleanup.callback(stop)
