@@ -22,6 +22,11 @@ class CallSlots:
         self._sequence = 0
         self._closed = False
 
+    @property
+    def all_wanted(self) -> bool:
+        """Whether every slot is taken and calls wait for the next one."""
+        return bool(self._waiting)
+
     def close(self) -> None:
         """Grant no further slot: who waits or asks is cancelled, calls under way go on to their end."""
         self._closed = True

@@ -69,6 +69,8 @@ class Worker:
             judge=generation.judge,
             coverage=generation.coverage,
         )
+        slots = self._context.slots
+        store.in_a_hurry = lambda: not slots.all_wanted
         self._open: set[asyncio.Task[None]] = set()
         self._counts = WorkerCounts()
         self._stop_reason: str | None = None
@@ -169,16 +171,20 @@ class Worker:
 
     async def _carry(self, claim: Claim) -> None:
         try:
-            await DialogueRun(self._context, claim, self._count_turn).run()
-        except CallError as error:
-            _log.info("dialogue %s is dropped: %s: %s", claim.plan.dialogue_id, error.reason, error)
-            await self._store.drop(claim.plan.dialogue_id, error.reason, str(error))
-            dropped = self._counts.dropped
-            dropped[error.reason.value] = dropped.get(error.reason.value, 0) + 1
+            try:
+                await DialogueRun(self._context, claim, self._count_turn).run()
+            except CallError as error:
+                await self._drop(claim.plan.dialogue_id, error)
+            else:
+                self._counts.done += 1
         except LeaseLostError:
             self._counts.lost += 1
-        else:
-            self._counts.done += 1
+
+    async def _drop(self, dialogue_id: str, error: CallError) -> None:
+        _log.info("dialogue %s is dropped: %s: %s", dialogue_id, error.reason, error)
+        await self._store.drop(dialogue_id, error.reason, str(error))
+        dropped = self._counts.dropped
+        dropped[error.reason.value] = dropped.get(error.reason.value, 0) + 1
 
     def _count_turn(self) -> None:
         self._counts.turns += 1

@@ -21,13 +21,15 @@ class GroupWriter(Generic[Op]):
     """Collects operations and hands them to `write` in groups.
 
     While one group is being written the next one gathers, so groups grow with the load by themselves;
-    `linger_s` lets a few more join before each write, which saves round trips at little delay. `write`
-    returns one result for each operation, in order; a result that is an exception is raised to the one
-    who submitted that operation.
+    `linger_s` says, before each write, for how many seconds more operations may join, which saves round
+    trips. `write` returns one result for each operation, in order; a result that is an exception is
+    raised to the one who submitted that operation.
     """
 
     def __init__(
-        self, write: Callable[[Sequence[Op]], Awaitable[Sequence[object]]], linger_s: float = 0.004
+        self,
+        write: Callable[[Sequence[Op]], Awaitable[Sequence[object]]],
+        linger_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._write = write
         self._linger_s = linger_s
@@ -61,7 +63,7 @@ class GroupWriter(Generic[Op]):
         while True:
             await self._wake.wait()
             if not self._closing and len(self._queue) < MAX_GROUP:
-                await asyncio.sleep(self._linger_s)
+                await asyncio.sleep(self._linger_s())
             group, self._queue = self._queue[:MAX_GROUP], self._queue[MAX_GROUP:]
             if not self._queue:
                 self._wake.clear()

@@ -104,18 +104,24 @@ SELECT coalesce(sum((stats ->> 'tokens')::bigint), 0) FROM workers
 WHERE run_id = %(run)s AND worker_id <> %(me)s
 """
 
-# A question that is already there under the same dialogue and turn is this write, repeated.
+# Groups of writes. `rows` is a JSON array of operations, each with its place `op` in the group and the
+# worker who asked for it. A statement gives back the operations whose worker still holds the lease; FOR
+# SHARE keeps the lease from changing hands until the group is durable.
+
+# A question that is already there under the same dialogue and turn is this write, repeated. Keys go in in
+# order, so that two workers' groups rarely wait for each other in a circle.
 RESERVE_QUESTIONS = """
-WITH input AS (
-    SELECT * FROM unnest(%(keys)s::bytea[], %(ids)s::text[], %(indexes)s::int[], %(questions)s::text[])
-        AS t (question_key, dialogue_id, turn_index, question)
-),
-owned AS (
-    SELECT i.* FROM input i JOIN dialogues d USING (dialogue_id) WHERE d.worker_id = %(me)s
+WITH owned AS MATERIALIZED (
+    SELECT i.op, i.dialogue_id, i.turn_index, i.question, decode(i.question_key, 'hex') AS question_key
+    FROM jsonb_to_recordset(%(rows)s::jsonb)
+        AS i (op int, worker_id int, dialogue_id text, turn_index int, question text, question_key text)
+    JOIN dialogues d USING (dialogue_id)
+    WHERE d.worker_id = i.worker_id
+    FOR SHARE OF d
 ),
 fresh AS (
     INSERT INTO questions (fingerprint, question_key, dialogue_id, turn_index)
-    SELECT %(fingerprint)s, question_key, dialogue_id, turn_index FROM owned
+    SELECT %(fingerprint)s, question_key, dialogue_id, turn_index FROM owned ORDER BY question_key
     ON CONFLICT DO NOTHING
     RETURNING question_key, dialogue_id
 ),
@@ -132,21 +138,32 @@ drafted AS (
     ON CONFLICT (dialogue_id) DO UPDATE
     SET turn_index = excluded.turn_index, question = excluded.question, answer = NULL
 )
-SELECT question_key, dialogue_id FROM mine
+SELECT o.op, m.dialogue_id IS NOT NULL
+FROM owned o LEFT JOIN mine m USING (question_key, dialogue_id)
 """
 
 SAVE_ANSWERS = """
-UPDATE drafts f SET answer = i.answer
-FROM unnest(%s::text[], %s::int[], %s::text[]) AS i (dialogue_id, turn_index, answer), dialogues d
-WHERE f.dialogue_id = i.dialogue_id AND f.turn_index = i.turn_index
-  AND d.dialogue_id = i.dialogue_id AND d.worker_id = %s
+WITH owned AS MATERIALIZED (
+    SELECT i.op, i.dialogue_id, i.turn_index, i.answer
+    FROM jsonb_to_recordset(%(rows)s::jsonb)
+        AS i (op int, worker_id int, dialogue_id text, turn_index int, answer text)
+    JOIN dialogues d USING (dialogue_id)
+    WHERE d.worker_id = i.worker_id
+    FOR SHARE OF d
+),
+saved AS (
+    UPDATE drafts f SET answer = o.answer FROM owned o
+    WHERE f.dialogue_id = o.dialogue_id AND f.turn_index = o.turn_index
+)
+SELECT op, NULL FROM owned
 """
 
+# A turn that is already there, written by the same worker, is this write, repeated.
 COMMIT_TURNS = """
-WITH input AS (
-    SELECT * FROM unnest(%(ids)s::text[], %(indexes)s::int[], %(users)s::text[], %(assistants)s::text[],
-                         %(judgements)s::jsonb[], %(finals)s::boolean[], %(conversation)s::jsonb[])
-        AS t (dialogue_id, turn_index, user_text, assistant_text, judgement, final, conversation)
+WITH input AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
+        AS t (op int, worker_id int, dialogue_id text, turn_index int, user_text text, assistant_text text,
+              judgement jsonb, final boolean, conversation jsonb)
 ),
 owned AS (
     UPDATE dialogues d SET
@@ -156,37 +173,42 @@ owned AS (
         judgement = i.conversation,
         ended_at = CASE WHEN i.final THEN now() END
     FROM input i
-    WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = %(me)s AND d.turns_done = i.turn_index
+    WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.turns_done = i.turn_index
       AND d.status = 'pending'
-    RETURNING d.dialogue_id, i.final
+    RETURNING i.*
 ),
 cleared AS (
     DELETE FROM drafts f USING owned o WHERE f.dialogue_id = o.dialogue_id AND o.final
+),
+committed AS (
+    INSERT INTO turns (dialogue_id, turn_index, user_text, assistant_text, judgement, worker_id)
+    SELECT dialogue_id, turn_index, user_text, assistant_text, judgement, worker_id FROM owned
 )
-INSERT INTO turns (dialogue_id, turn_index, user_text, assistant_text, judgement, worker_id)
-SELECT i.dialogue_id, i.turn_index, i.user_text, i.assistant_text, i.judgement, %(me)s
-FROM input i JOIN owned USING (dialogue_id)
-RETURNING dialogue_id
+SELECT op, NULL FROM owned
+UNION ALL
+SELECT i.op, NULL FROM input i JOIN turns t USING (dialogue_id, turn_index) WHERE t.worker_id = i.worker_id
 """
 
-COMMITTED_BY_ME = """
-SELECT t.dialogue_id FROM turns t
-JOIN unnest(%s::text[], %s::int[]) AS i (dialogue_id, turn_index) USING (dialogue_id, turn_index)
-WHERE t.worker_id = %s
-"""
-
+# A dialogue that is already dropped is this write, repeated.
 DROP_DIALOGUES = """
-WITH input AS (
-    SELECT * FROM unnest(%(ids)s::text[], %(reasons)s::text[], %(details)s::text[])
-        AS t (dialogue_id, reason, detail)
+WITH input AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
+        AS t (op int, worker_id int, dialogue_id text, reason text, detail text)
 ),
 dropped AS (
     UPDATE dialogues d SET status = 'dropped', drop_reason = i.reason, drop_detail = i.detail,
         worker_id = NULL, ended_at = now()
     FROM input i
-    WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = %(me)s AND d.status = 'pending'
-    RETURNING d.dialogue_id
+    WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.status = 'pending'
+    RETURNING i.op, d.dialogue_id
 ),
-freed AS (DELETE FROM questions q USING dropped p WHERE q.dialogue_id = p.dialogue_id)
-DELETE FROM drafts f USING dropped p WHERE f.dialogue_id = p.dialogue_id
+freed AS (DELETE FROM questions q USING dropped p WHERE q.dialogue_id = p.dialogue_id),
+cleared AS (DELETE FROM drafts f USING dropped p WHERE f.dialogue_id = p.dialogue_id)
+SELECT op, NULL FROM dropped
+UNION ALL
+SELECT i.op, NULL FROM input i JOIN dialogues d USING (dialogue_id) WHERE d.status = 'dropped'
 """
+
+# For the connection that writes. Its statements are planned once, while tables may still be empty, and
+# must not go on reading whole tables when these have grown: every access is by key.
+BY_KEY_ONLY = "SET enable_seqscan TO off; SET enable_hashjoin TO off; SET enable_mergejoin TO off"

@@ -14,13 +14,16 @@ import psycopg
 
 from dlgforge_core.config import PostgresConfig
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn
-from dlgforge_core.errors import LeaseLostError, StoreError
-from dlgforge_core.quality.questions import question_key
+from dlgforge_core.errors import StoreError
 from dlgforge_core.store import statements as sql
+from dlgforge_core.store import writes
 from dlgforge_core.store.connection import connect_async
 from dlgforge_core.store.group_writer import GroupWriter
 
 T = TypeVar("T")
+
+# How long writes gather while every call slot is taken and calls wait: the delay costs nothing then.
+_LINGER_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,38 +42,6 @@ class Claim:
     plan: DialoguePlan
     turns: tuple[Turn, ...]
     draft: Draft | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Reserve:
-    dialogue_id: str
-    turn_index: int
-    question: str
-
-
-@dataclass(frozen=True, slots=True)
-class _SaveAnswer:
-    dialogue_id: str
-    turn_index: int
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Commit:
-    dialogue_id: str
-    turn: Turn
-    final: bool
-    judgement: Judgement | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Drop:
-    dialogue_id: str
-    reason: DropReason
-    detail: str
-
-
-_Op = _Reserve | _SaveAnswer | _Commit | _Drop
 
 
 class WorkerStore:
@@ -92,6 +63,8 @@ class WorkerStore:
         patience_s: float = 60.0,
         max_dialogues: int | None = None,
     ) -> None:
+        self.in_a_hurry: Callable[[], bool] = lambda: True
+        """Whether somebody waits for the next write; if not, writes gather a little longer."""
         self._dsn = dsn
         self._config = config
         self._run_id = run_id
@@ -104,7 +77,7 @@ class WorkerStore:
         self._control: psycopg.AsyncConnection | None = None
         self._control_lock = asyncio.Lock()
         self._write_connection: psycopg.AsyncConnection | None = None
-        self._writer: GroupWriter[_Op] = GroupWriter(self._write_group)
+        self._writer: GroupWriter[writes.Write] = GroupWriter(self._write_group, self._linger_s)
 
     @property
     def worker_id(self) -> int:
@@ -220,30 +193,34 @@ class WorkerStore:
 
         return await self._on_control(run)
 
-    # Writes of one dialogue; each returns when the write is durable
+    # Writes of one dialogue; each returns when the write is durable. All raise LeaseLostError when another
+    # worker has taken the dialogue over.
 
     async def reserve_question(self, dialogue_id: str, turn_index: int, question: str) -> bool:
         """Make this question this turn's own; False when it was asked before in the dataset."""
-        return bool(await self._writer.submit(_Reserve(dialogue_id, turn_index, question)))
+        op = writes.ReserveQuestion(self._worker_id, dialogue_id, turn_index, question)
+        return bool(await self._writer.submit(op))
 
     async def save_answer(self, dialogue_id: str, turn_index: int, answer: str) -> None:
         """Keep the assistant's answer of the turn in progress."""
-        await self._writer.submit(_SaveAnswer(dialogue_id, turn_index, answer))
+        await self._writer.submit(writes.SaveAnswer(self._worker_id, dialogue_id, turn_index, answer))
 
     async def commit_turn(
         self, dialogue_id: str, turn: Turn, *, final: bool, judgement: Judgement | None = None
     ) -> None:
-        """Accept a turn; with `final` the dialogue is finished. Raises LeaseLostError."""
-        await self._writer.submit(_Commit(dialogue_id, turn, final, judgement))
+        """Accept a turn; with `final` the dialogue is finished."""
+        await self._writer.submit(writes.CommitTurn(self._worker_id, dialogue_id, turn, final, judgement))
 
     async def drop(self, dialogue_id: str, reason: DropReason, detail: str) -> None:
         """Give a dialogue up, with the reason; its questions are free again."""
-        await self._writer.submit(_Drop(dialogue_id, reason, detail[:2000]))
+        await self._writer.submit(writes.DropDialogue(self._worker_id, dialogue_id, reason, detail[:2000]))
 
-    async def _write_group(self, ops: Sequence[_Op]) -> Sequence[object]:
+    def _linger_s(self) -> float:
+        return 0.0 if self.in_a_hurry() else _LINGER_S
+
+    async def _write_group(self, ops: Sequence[writes.Write]) -> Sequence[object]:
         async def run(connection: psycopg.AsyncConnection) -> Sequence[object]:
-            async with connection.transaction():
-                return await self._execute(connection, ops)
+            return await writes.execute(connection, self._fingerprint, ops)
 
         try:
             return await self._retrying("_write_connection", run)
@@ -253,94 +230,11 @@ class WorkerStore:
             # One bad value must not fail its neighbours: find it by writing each alone.
             return [(await self._each_alone(op)) for op in ops]
 
-    async def _each_alone(self, op: _Op) -> object:
+    async def _each_alone(self, op: writes.Write) -> object:
         try:
             return (await self._write_group([op]))[0]
         except psycopg.Error as error:
             return error
-
-    async def _execute(self, connection: psycopg.AsyncConnection, ops: Sequence[_Op]) -> Sequence[object]:
-        results: dict[int, object] = {}
-        reserves = [(i, op) for i, op in enumerate(ops) if isinstance(op, _Reserve)]
-        answers = [op for op in ops if isinstance(op, _SaveAnswer)]
-        commits = [(i, op) for i, op in enumerate(ops) if isinstance(op, _Commit)]
-        drops = [op for op in ops if isinstance(op, _Drop)]
-        if commits:
-            results |= await self._execute_commits(connection, commits)
-        if answers:
-            await connection.execute(
-                sql.SAVE_ANSWERS,
-                (
-                    [op.dialogue_id for op in answers],
-                    [op.turn_index for op in answers],
-                    [_storable(op.answer) for op in answers],
-                    self._worker_id,
-                ),
-            )
-        if drops:
-            await connection.execute(
-                sql.DROP_DIALOGUES,
-                {
-                    "ids": [op.dialogue_id for op in drops],
-                    "reasons": [op.reason.value for op in drops],
-                    "details": [_storable(op.detail) for op in drops],
-                    "me": self._worker_id,
-                },
-            )
-        if reserves:
-            results |= await self._execute_reserves(connection, reserves)
-        return [results.get(i) for i in range(len(ops))]
-
-    async def _execute_commits(
-        self, connection: psycopg.AsyncConnection, commits: Sequence[tuple[int, _Commit]]
-    ) -> dict[int, object]:
-        ops = [op for _, op in commits]
-        cursor = await connection.execute(
-            sql.COMMIT_TURNS,
-            {
-                "ids": [op.dialogue_id for op in ops],
-                "indexes": [op.turn.index for op in ops],
-                "users": [_storable(op.turn.user) for op in ops],
-                "assistants": [_storable(op.turn.assistant) for op in ops],
-                "judgements": [_judgement_json(op.turn.judgement) for op in ops],
-                "finals": [op.final for op in ops],
-                "conversation": [_judgement_json(op.judgement) for op in ops],
-                "me": self._worker_id,
-            },
-        )
-        written = {row[0] for row in await cursor.fetchall()}
-        missing = [op for op in ops if op.dialogue_id not in written]
-        if missing:  # either the lease is lost, or this is the repetition of a write that had gone through
-            cursor = await connection.execute(
-                sql.COMMITTED_BY_ME,
-                ([op.dialogue_id for op in missing], [op.turn.index for op in missing], self._worker_id),
-            )
-            written |= {row[0] for row in await cursor.fetchall()}
-        return {
-            i: None
-            if op.dialogue_id in written
-            else LeaseLostError(f"dialogue {op.dialogue_id} was taken over by another worker")
-            for i, op in commits
-        }
-
-    async def _execute_reserves(
-        self, connection: psycopg.AsyncConnection, reserves: Sequence[tuple[int, _Reserve]]
-    ) -> dict[int, object]:
-        # In the order of keys, so that two workers' groups never wait for each other in a circle.
-        keyed = sorted((question_key(op.question), i, op) for i, op in reserves)
-        cursor = await connection.execute(
-            sql.RESERVE_QUESTIONS,
-            {
-                "fingerprint": self._fingerprint,
-                "keys": [key for key, _, _ in keyed],
-                "ids": [op.dialogue_id for _, _, op in keyed],
-                "indexes": [op.turn_index for _, _, op in keyed],
-                "questions": [_storable(op.question) for _, _, op in keyed],
-                "me": self._worker_id,
-            },
-        )
-        mine = {(bytes(key), dialogue_id) for key, dialogue_id in await cursor.fetchall()}
-        return {i: (key, op.dialogue_id) in mine for key, i, op in keyed}
 
     # Connections
 
@@ -370,6 +264,8 @@ class WorkerStore:
                 connection: psycopg.AsyncConnection | None = getattr(self, slot)
                 if connection is None or connection.closed:
                     connection = await connect_async(self._dsn, self._config, "dlgforge worker")
+                    if slot == "_write_connection":
+                        await connection.execute(sql.BY_KEY_ONLY)
                     setattr(self, slot, connection)
                     if slot == "_control" and self._worker_id:
                         self._locked = False
@@ -397,17 +293,6 @@ def _claim_from_row(row: Sequence[Any]) -> Claim:
     return Claim(DialoguePlan.from_json(plan), committed, draft)
 
 
-def _judgement_json(judgement: Judgement | None) -> str | None:
-    if judgement is None:
-        return None
-    return orjson.dumps({**judgement.to_json(), "comment": _storable(judgement.comment)}).decode()
-
-
 def _stats_json(stats: Mapping[str, Any]) -> str:
     # Enum members among the keys are strings, but not to orjson's quick path.
     return orjson.dumps(stats, option=orjson.OPT_NON_STR_KEYS).decode()
-
-
-def _storable(text: str) -> str:
-    """Text Postgres can hold: no NUL, no lone surrogates."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,140 @@
+"""What a worker writes of its dialogues, and how a group of such writes reaches Postgres at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import psycopg
+
+from dlgforge_core.dialogue import DropReason, Judgement, Turn
+from dlgforge_core.errors import LeaseLostError
+from dlgforge_core.quality.questions import question_key
+from dlgforge_core.store import statements as sql
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveQuestion:
+    """Make a question this turn's own; the result says whether it is."""
+
+    worker_id: int
+    dialogue_id: str
+    turn_index: int
+    question: str
+
+    def row(self) -> dict[str, Any]:
+        """The columns of the statement's input that are its own."""
+        return {
+            "turn_index": self.turn_index,
+            "question": _storable(self.question),
+            "question_key": question_key(self.question).hex(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SaveAnswer:
+    """Keep the assistant's answer of the turn in progress."""
+
+    worker_id: int
+    dialogue_id: str
+    turn_index: int
+    answer: str
+
+    def row(self) -> dict[str, Any]:
+        """The columns of the statement's input that are its own."""
+        return {"turn_index": self.turn_index, "answer": _storable(self.answer)}
+
+
+@dataclass(frozen=True, slots=True)
+class CommitTurn:
+    """Accept a turn; with `final` the dialogue is finished, under `judgement`."""
+
+    worker_id: int
+    dialogue_id: str
+    turn: Turn
+    final: bool
+    judgement: Judgement | None
+
+    def row(self) -> dict[str, Any]:
+        """The columns of the statement's input that are its own."""
+        return {
+            "turn_index": self.turn.index,
+            "user_text": _storable(self.turn.user),
+            "assistant_text": _storable(self.turn.assistant),
+            "judgement": _verdict(self.turn.judgement),
+            "final": self.final,
+            "conversation": _verdict(self.judgement),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DropDialogue:
+    """Give a dialogue up, with the reason."""
+
+    worker_id: int
+    dialogue_id: str
+    reason: DropReason
+    detail: str
+
+    def row(self) -> dict[str, Any]:
+        """The columns of the statement's input that are its own."""
+        return {"reason": self.reason.value, "detail": _storable(self.detail)}
+
+
+Write = ReserveQuestion | SaveAnswer | CommitTurn | DropDialogue
+
+_STATEMENTS: Mapping[type[Write], str] = {
+    CommitTurn: sql.COMMIT_TURNS,
+    SaveAnswer: sql.SAVE_ANSWERS,
+    DropDialogue: sql.DROP_DIALOGUES,
+    ReserveQuestion: sql.RESERVE_QUESTIONS,
+}
+
+
+async def execute(
+    connection: psycopg.AsyncConnection, fingerprint: str, ops: Sequence[Write]
+) -> list[object]:
+    """Carry the operations out in one transaction and one round trip; returns their results, in order.
+
+    A write whose worker no longer holds the lease has no effect, and a LeaseLostError for its result.
+    """
+    rows: dict[type[Write], list[dict[str, Any]]] = {}
+    for place, op in enumerate(ops):
+        common = {"op": place, "worker_id": op.worker_id, "dialogue_id": op.dialogue_id}
+        rows.setdefault(type(op), []).append(common | op.row())
+    results: list[object] = [
+        LeaseLostError(f"dialogue {op.dialogue_id} was taken over by another worker") for op in ops
+    ]
+    kinds = [kind for kind in _STATEMENTS if kind in rows]
+    if len(kinds) == 1:
+        cursors = [await _send(connection, fingerprint, kinds[0], rows)]
+    else:
+        # Between two synchronisations a pipeline in autocommit mode is one transaction.
+        async with connection.pipeline():
+            cursors = [await _send(connection, fingerprint, kind, rows) for kind in kinds]
+    for cursor in cursors:
+        for place, result in await cursor.fetchall():
+            results[place] = result
+    return results
+
+
+async def _send(
+    connection: psycopg.AsyncConnection,
+    fingerprint: str,
+    kind: type[Write],
+    rows: Mapping[type[Write], list[dict[str, Any]]],
+) -> psycopg.AsyncCursor[tuple[int, object]]:
+    # JSON, because arrays cost several times the CPU to encode, here and there.
+    parameters = {"rows": orjson.dumps(rows[kind]).decode(), "fingerprint": fingerprint}
+    return await connection.execute(_STATEMENTS[kind].encode(), parameters, prepare=True)
+
+
+def _verdict(judgement: Judgement | None) -> dict[str, Any] | None:
+    return {**judgement.to_json(), "comment": _storable(judgement.comment)} if judgement else None
+
+
+def _storable(text: str) -> str:
+    """Text Postgres can hold: no NUL, no lone surrogates."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
