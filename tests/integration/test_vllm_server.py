@@ -143,7 +143,7 @@ def test_an_early_end_is_told_with_the_log(tmp_path: Path) -> None:
     with server(tmp_path, "ends-early") as running:
         running.start()
         error = until(running, ReplicaState.FAILED).error
-    assert "vllm serve ended with exit status 1 after 0 s, before it was healthy" in error
+    assert re.search(r"vllm serve ended with exit status 1 after \d+ s, before it was healthy", error)
     assert "ValueError: no such model" in error
     assert (tmp_path / "starts").read_text() == "x"
 

@@ -42,7 +42,9 @@ class Classifier:
             self._check_response_format(kind)
             if kind == "json_schema":
                 schema = (response_format.get("json_schema") or {}).get("schema")
-        elif asks_json or (last is not first and last["role"] == "user" and self._asks_json(text_of(last))):
+        elif not plays_user and (
+            asks_json or (last is not first and last["role"] == "user" and self._asks_json(text_of(last)))
+        ):  # whoever plays a user may well talk about JSON
             kind = "json_text"
         if kind != "text" and not schema:
             schema = (
