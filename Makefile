@@ -54,3 +54,5 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	@echo "Installing what the tests need"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-dev.lock
 	@touch $@
+
+include mk/browser.mk

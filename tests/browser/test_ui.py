@@ -1,0 +1,100 @@
+"""What a user sees and does in Dagster's UI, by clicking, in a real browser."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from dlgforge_core.store.embedded import embedded_dsn, release_embedded
+from dlgforge_core.store.run_store import RunStore
+from tests.browser.conftest import IMAGES
+from tests.end_to_end.job import Project, run_config
+from tests.support.dagster_dev import DagsterDev, dagster_dev, run_workers, wait_for
+from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def endpoint_env(sim: SimulatedEndpoint) -> dict[str, str]:
+    return {
+        "LLM_BACKEND": "openai",
+        "LLM_MODEL": "simulated",
+        "OPENAI_BASE_URL": sim.base_url,
+        "OPENAI_API_KEY": "sk-test",
+    }
+
+
+def picture(page: Page, name: str) -> None:
+    """Keep a screenshot for the documentation."""
+    page.wait_for_timeout(500)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=IMAGES / f"{name}.png")
+
+
+def test_materialize_by_clicking_and_look_at_the_result(tmp_path: Path, page: Page) -> None:
+    with (
+        simulated_endpoint(latency_s=0.2, latency_sigma=0.4, faults={"429": 0.03}) as sim,
+        dagster_dev(Project(tmp_path), **endpoint_env(sim)) as dev,
+    ):
+        page.goto(f"{dev.url}/locations/dlgforge/asset-groups/dlgforge")
+        materialize_all(page)
+        run_id = wait_for(lambda: next((r["runId"] for r in dev.runs()), None), 30, "a run is launched")
+        assert dev.wait_for_run(run_id) == "SUCCESS", dev.log()[-5000:]
+        expect(page.get_by_text("Materialized").first).to_be_visible()
+        picture(page, "lineage")
+        look_at_samples(page, dev)
+        assert sim.stats()["by_role"]["kb_responder"] > 0
+
+
+def materialize_all(page: Page) -> None:
+    page.get_by_role("button", name="Materialize all").click()
+    expect(page.get_by_text("Launched run")).to_be_visible()
+
+
+def look_at_samples(page: Page, dev: DagsterDev) -> None:
+    page.goto(f"{dev.url}/assets/dialogues?view=overview")
+    row = page.get_by_role("row").filter(has_text="samples").last
+    row.get_by_text("Show Markdown").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("User", exact=True).first).to_be_visible()
+    expect(dialog.get_by_text("Assistant", exact=True).first).to_be_visible()
+    picture(page, "samples")
+
+
+def test_cancel_by_clicking_stops_the_calls_and_stays_resumable(tmp_path: Path, page: Page) -> None:
+    project = Project(tmp_path)
+    config = run_config({}, total_samples=30, target_languages=["en"], n_turns=3, concurrency=4)
+    with (
+        simulated_endpoint(latency_s=0.5, slots=4) as sim,
+        dagster_dev(project, **endpoint_env(sim)) as dev,
+    ):
+        run_id = dev.client.submit_job_execution("generate_dialogues", run_config=config)
+        wait_for(lambda: sim.stats()["calls"] > 20, 90, "20 calls")
+        page.goto(f"{dev.url}/runs/{run_id}")
+        page.get_by_role("button", name="Terminate").click()
+        page.get_by_role("button", name="Terminate 1 run").click()
+        clicked = time.monotonic()
+        assert dev.wait_for_run(run_id, 30) == "CANCELED"
+        assert time.monotonic() - clicked < 15
+        wait_for(lambda: not run_workers(tmp_path), 15, "the run worker ends")
+        calls = sim.stats()["calls"]
+        page.wait_for_timeout(2000)
+        assert sim.stats()["calls"] == calls, "calls go on after the cancel"
+        expect(page.get_by_text("Canceled").first).to_be_visible()
+        store = RunStore(embedded_dsn(project.home))
+        try:
+            record = store.run()
+            assert record is not None
+            turns = store.progress(record.run_id).turns
+            assert 0 < turns < 90
+            sim.configure(latency_s=0.01, slots=None)
+            again = dev.client.submit_job_execution("generate_dialogues", run_config=config)
+            assert dev.wait_for_run(again) == "SUCCESS", dev.log()[-5000:]
+            assert store.progress(record.run_id).complete
+            # Only what was in flight is asked again: an accepted question or answer never is.
+            assert sim.stats()["calls"] <= 90 * 3 + 3 * 4
+        finally:
+            release_embedded(project.home)

@@ -1,0 +1,152 @@
+"""`dagster dev`, webserver and daemons, as a program of its own on the shipped dagster.yaml."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+from dagster_graphql import DagsterGraphQLClient
+
+from tests.end_to_end.job import DAGSTER, ROOT, Project
+from tests.support.postgres import wait_until_stopped
+
+T = TypeVar("T")
+
+FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
+
+
+class DagsterDev:
+    """A running `dagster dev`, asked by GraphQL as its UI asks it."""
+
+    def __init__(self, project: Project, process: subprocess.Popen[bytes], port: int) -> None:
+        self.project = project
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = DagsterGraphQLClient("127.0.0.1", port_number=port)
+
+    def query(self, text: str, **variables: Any) -> dict[str, Any]:
+        """The data of a GraphQL query. Fails the test on an error."""
+        answer = httpx.post(f"{self.url}/graphql", json={"query": text, "variables": variables}, timeout=30)
+        body: dict[str, Any] = answer.json()
+        assert not body.get("errors"), body["errors"]
+        return dict(body["data"])
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The latest runs: `runId`, `status`, `tags` as a mapping; the latest first."""
+        data = self.query(
+            "{ runsOrError(limit: 500) { ... on Runs { results { runId status tags { key value } } } } }"
+        )
+        runs: list[dict[str, Any]] = data["runsOrError"]["results"]
+        return [{**run, "tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in runs]
+
+    def wait_for_run(self, run_id: str, timeout_s: float = 180) -> str:
+        """The status in which a run ended."""
+
+        def ended() -> str | None:
+            status = self.client.get_run_status(run_id).value
+            return status if status in FINISHED else None
+
+        return wait_for(ended, timeout_s, f"the end of run {run_id}")
+
+    def log(self) -> str:
+        """What `dagster dev` has printed."""
+        return (self.project.folder / "dagster-dev.log").read_text("utf-8", "replace")
+
+
+def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> T:
+    """The first value of `condition` that is not None and not False. Fails after `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = condition()
+        if found is not None and found is not False:
+            return found
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s"
+        time.sleep(0.25)
+
+
+@contextlib.contextmanager
+def dagster_dev(project: Project, **env: str) -> Iterator[DagsterDev]:
+    """Start it on a free port of loopback; it, its runs and the embedded Postgres are gone afterwards."""
+    port = free_port()
+    log = (project.folder / "dagster-dev.log").open("ab")
+    command = [DAGSTER, "dev", "-w", str(ROOT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(
+        command,
+        cwd=project.folder,
+        env={**project.env, "PYTHONUNBUFFERED": "1", **env},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    dev = DagsterDev(project, process, port)
+    try:
+        wait_for(lambda: _answers(dev), 90, f"dagster dev comes up\n{dev.log()[-3000:]}")
+        yield dev
+    finally:
+        _stop(process, project.env)
+        log.close()
+        wait_until_stopped(project.home, 20)
+
+
+def _answers(dev: DagsterDev) -> bool:
+    assert dev.process.poll() is None, dev.log()[-5000:]
+    try:
+        data = dev.query("{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")
+    except (httpx.HTTPError, ValueError):
+        return False
+    return bool(data["repositoriesOrError"].get("nodes"))
+
+
+def run_workers(home: Path) -> list[psutil.Process]:
+    """Processes that carry a run of the instance in `home`."""
+    return [p for p in _of_instance(str(home)) if "execute_run" in " ".join(_cmdline(p))]
+
+
+def _stop(process: subprocess.Popen[bytes], env: Mapping[str, str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    # Run workers go on when `dagster dev` ends: that is how Dagster is, so they are ended here.
+    for orphan in _of_instance(env["DAGSTER_HOME"]):
+        with contextlib.suppress(psutil.Error):
+            orphan.kill()
+
+
+def _of_instance(home: str) -> list[psutil.Process]:
+    """Python processes with this DAGSTER_HOME in their environment, this one apart."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid == os.getpid() or not _cmdline(process)[:1]:
+                continue
+            if process.environ().get("DAGSTER_HOME") == home and "dagster" in " ".join(_cmdline(process)):
+                found.append(process)
+    return found
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
