@@ -25,7 +25,10 @@ class CallSlots:
     @property
     def all_wanted(self) -> bool:
         """Whether every slot is taken and calls wait for the next one."""
-        return bool(self._waiting)
+        waiting = self._waiting
+        while waiting and waiting[0][2].done():  # cancelled
+            heapq.heappop(waiting)
+        return bool(waiting)
 
     def close(self) -> None:
         """Grant no further slot: who waits or asks is cancelled, calls under way go on to their end."""

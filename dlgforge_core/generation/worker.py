@@ -79,6 +79,7 @@ class Worker:
         self._failure: BaseException | None = None
         self._drain = False
         self._changed = asyncio.Event()
+        self._lease_in_doubt = asyncio.Event()
 
     def stop(self, reason: str, *, drain: bool = False) -> None:
         """Let go of the open dialogues, which stay resumable, and return.
@@ -120,6 +121,8 @@ class Worker:
         lease = asyncio.create_task(self._keep_lease(), name="lease")
         lease.add_done_callback(self._lease_ended)
         try:
+            # First what others began and left behind, then the rest.
+            await self._store.take_over()
             await self._roll()
         finally:
             lease.cancel()
@@ -179,6 +182,7 @@ class Worker:
                 self._counts.done += 1
         except LeaseLostError:
             self._counts.lost += 1
+            self._lease_in_doubt.set()
 
     async def _drop(self, dialogue_id: str, error: CallError) -> None:
         _log.info("dialogue %s is dropped: %s: %s", dialogue_id, error.reason, error)
@@ -216,7 +220,9 @@ class Worker:
         pause = min(5.0, self._run_config.lease_s / 3)
         while True:
             self._tokens_elsewhere = await self._store.take_over_and_count_tokens()
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._lease_in_doubt.wait(), pause)
+            self._lease_in_doubt.clear()
             if not await self._store.heartbeat(self.stats()):
                 _log.warning("the lease was lost: other workers took over; starting afresh")
                 # First let go, then register: a task of before must not write under the new lease.

@@ -36,6 +36,7 @@ class GroupWriter(Generic[Op]):
         self._queue: list[_Pending[Op]] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._lingering: asyncio.Task[None] | None = None
         self._closing = False
 
     def start(self) -> None:
@@ -55,6 +56,8 @@ class GroupWriter(Generic[Op]):
         """Write what is queued, then stop."""
         self._closing = True
         self._wake.set()
+        if self._lingering is not None:
+            self._lingering.cancel()
         if self._task is not None:
             await self._task
             self._task = None
@@ -63,7 +66,7 @@ class GroupWriter(Generic[Op]):
         while True:
             await self._wake.wait()
             if not self._closing and len(self._queue) < MAX_GROUP:
-                await asyncio.sleep(self._linger_s())
+                await self._linger()
             group, self._queue = self._queue[:MAX_GROUP], self._queue[MAX_GROUP:]
             if not self._queue:
                 self._wake.clear()
@@ -71,6 +74,15 @@ class GroupWriter(Generic[Op]):
                 await self._write_group(group)
             if self._closing and not self._queue:
                 return
+
+    async def _linger(self) -> None:
+        seconds = self._linger_s()
+        if seconds <= 0:
+            await asyncio.sleep(0)  # whoever is ready in this turn of the event loop joins
+            return
+        self._lingering = asyncio.create_task(asyncio.sleep(seconds))
+        await asyncio.wait([self._lingering])
+        self._lingering = None
 
     async def _write_group(self, group: Sequence[_Pending[Op]]) -> None:
         try:

@@ -5,10 +5,14 @@ from __future__ import annotations
 # Advisory locks (LOCK_CLASS, worker_id): held by the living, free when their connection is gone.
 LOCK_CLASS = 744_100
 
-REGISTER_WORKER = """
-INSERT INTO workers (run_id, host, pid, expires_at)
-VALUES (%(run)s, %(host)s, %(pid)s, now() + %(lease)s * interval '1 second')
-RETURNING worker_id
+# The lock is taken before the row can be seen, so that a worker without its lock is known to be dead.
+REGISTER_WORKER = f"""
+WITH me AS (
+    INSERT INTO workers (run_id, host, pid, expires_at)
+    VALUES (%(run)s, %(host)s, %(pid)s, now() + %(lease)s * interval '1 second')
+    RETURNING worker_id
+)
+SELECT worker_id, pg_try_advisory_lock({LOCK_CLASS}, worker_id) FROM me
 """
 
 TRY_WORKER_LOCK = f"SELECT pg_try_advisory_lock({LOCK_CLASS}, %(me)s)"
@@ -24,8 +28,9 @@ WITH freed AS (UPDATE dialogues SET worker_id = NULL WHERE worker_id = %(me)s),
 SELECT pg_advisory_unlock({LOCK_CLASS}, %(me)s)
 """
 
-# A worker is gone when its lease has expired or its lock is free. The lock is only tried here, inside
-# this statement's transaction; `ended_at` then keeps the worker from renewing a lease it has lost.
+# A worker is gone when its lease has expired or its lock is free; but a server that has just been restarted
+# has forgotten the locks of the living. The lock is only tried here, inside this statement's transaction;
+# `ended_at` then keeps the worker from renewing a lease it has lost.
 TAKE_OVER = f"""
 WITH suspects AS MATERIALIZED (
     SELECT worker_id, expires_at FROM workers WHERE ended_at IS NULL AND worker_id <> %(me)s
@@ -34,7 +39,7 @@ gone AS (
     UPDATE workers w SET ended_at = now() FROM suspects s
     WHERE w.worker_id = s.worker_id AND w.ended_at IS NULL
       AND (s.expires_at < now()
-           OR (w.started_at < now() - interval '2 seconds'
+           OR (pg_postmaster_start_time() < now() - interval '5 seconds'
                AND pg_try_advisory_xact_lock({LOCK_CLASS}, s.worker_id)))
     RETURNING w.worker_id
 ),

@@ -74,6 +74,7 @@ class WorkerStore:
         self._max_dialogues = max_dialogues
         self._worker_id = 0
         self._locked = False
+        self._relock: asyncio.Task[None] | None = None
         self._control: psycopg.AsyncConnection | None = None
         self._control_lock = asyncio.Lock()
         self._write_connection: psycopg.AsyncConnection | None = None
@@ -92,7 +93,7 @@ class WorkerStore:
     async def register(self) -> None:
         """Become a worker of the run, under a new number; the start, or the way on after a lost lease."""
 
-        async def run(connection: psycopg.AsyncConnection) -> int:
+        async def run(connection: psycopg.AsyncConnection) -> tuple[int, bool]:
             cursor = await connection.execute(
                 sql.REGISTER_WORKER,
                 {
@@ -104,14 +105,14 @@ class WorkerStore:
             )
             row = await cursor.fetchone()
             assert row is not None
-            return int(row[0])
+            return int(row[0]), bool(row[1])
 
-        self._worker_id = await self._on_control(run)
-        self._locked = False
-        await self._on_control(self._take_lock)
+        self._worker_id, self._locked = await self._on_control(run)
 
     async def __aexit__(self, *exc: object) -> None:
         await self._writer.close()
+        if self._relock is not None:
+            await asyncio.gather(self._relock, return_exceptions=True)
         try:
             await self._on_control(self._end)
         finally:
@@ -266,6 +267,9 @@ class WorkerStore:
                     connection = await connect_async(self._dsn, self._config, "dlgforge worker")
                     if slot == "_write_connection":
                         await connection.execute(sql.BY_KEY_ONLY)
+                        if getattr(self, slot) is not None:  # perhaps the other one broke as well, unnoticed
+                            self._locked = False
+                            self._relock = asyncio.create_task(self._on_control(self._take_lock))
                     setattr(self, slot, connection)
                     if slot == "_control" and self._worker_id:
                         self._locked = False
