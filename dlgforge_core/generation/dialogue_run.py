@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from dlgforge_core.config import AgentsConfig, CoverageConfig, JudgeConfig
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Role, Turn
@@ -28,7 +28,7 @@ class DialogueStore(Protocol):
     ) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DialogueContext:
     """What all dialogues of a worker share. `models` names the model of each role."""
 
@@ -40,6 +40,11 @@ class DialogueContext:
     models: Mapping[Role, str]
     judge: JudgeConfig
     coverage: CoverageConfig
+
+    @functools.cached_property
+    def verdict_schema(self) -> dict[str, Any]:
+        """What the judge's answers must look like."""
+        return prompts.verdict_schema(self.judge)
 
 
 class DialogueRun:
@@ -141,7 +146,7 @@ class DialogueRun:
                 context.agents.of(Role.JUDGE),
                 context.models[Role.JUDGE],
                 messages,
-                prompts.verdict_schema(context.judge),
+                context.verdict_schema,
                 functools.partial(prompts.judgement_from, judge=context.judge),
                 affinity=self._plan.dialogue_id,
                 seed=self._call_seed(Role.JUDGE, index, 0),
@@ -150,6 +155,10 @@ class DialogueRun:
         return verdict
 
     def _call_seed(self, role: Role, index: int, attempt: int) -> int:
-        """The sampling seed of a call, the same in every run of the plan; 31 bits, which all servers take."""
-        name = f"{self._context.seed}:{self._plan.dialogue_id}:{index}:{role}:{attempt}"
-        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") >> 1
+        return call_seed(self._context.seed, self._plan.dialogue_id, index, role, attempt)
+
+
+def call_seed(seed: int, dialogue_id: str, turn_index: int, role: Role, attempt: int) -> int:
+    """The sampling seed of a call, the same in every run of the plan; 31 bits, which all servers take."""
+    name = f"{seed}:{dialogue_id}:{turn_index}:{role}:{attempt}"
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") >> 1

@@ -1,0 +1,42 @@
+"""One worker in a process of its own, to be stopped and killed: `python -m tests.chaos.driver`.
+
+It reads one line of JSON from stdin (`dsn`, `plan` for tests.support.runs.planned, `endpoints` by name),
+prints "ready" once it is connected, and "done" when the run has nothing left. It dies with its starter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import signal
+import sys
+
+from dlgforge_core.generation.local import loop_factory, run_worker
+from dlgforge_core.generation.worker import Worker
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.store.run_store import RunStore
+from tests.support.runs import planned, spec
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _ready(_: Worker) -> None:
+    print("ready", flush=True)
+
+
+def main() -> None:
+    """Work until nothing is left."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    task = json.loads(sys.stdin.readline())
+    store = RunStore(task["dsn"])
+    run = planned(store, **task["plan"])
+    endpoints = [Endpoint(name, url) for name, url in task["endpoints"].items()]
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(run_worker(spec(store, run, *endpoints), _ready))
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
