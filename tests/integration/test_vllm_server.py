@@ -5,6 +5,7 @@ The real one takes half a minute for each start; tests/vllm has it killed, resta
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
