@@ -5,7 +5,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,31 @@ import dagster as dg
 from pydantic import Field
 
 from dlgforge_core.config import GenerationConfig, SavingConfig, SeedsConfig, validate
-from dlgforge_core.dialogue import SeedTopic
+from dlgforge_core.dialogue import Dialogue, SeedTopic
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.formats import sample_markdown
-from dlgforge_core.export.writer import write_dataset
+from dlgforge_core.export.writer import DatasetSummary, write_dataset
 from dlgforge_core.generation.local import WorkerSpec, WorkerThread
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.generation.session import Runner, RunReport, Status, generate
-from dlgforge_core.runtime.bootstrap import call_slots, check_reach, is_bootstrapped, overrides
-from dlgforge_core.runtime.ray_runner import RayRunner
+from dlgforge_core.quality.figures import DialogueFigures
+from dlgforge_core.runtime.bootstrap import (
+    call_slots,
+    check_reach,
+    is_bootstrapped,
+    overrides,
+    starts_servers,
+)
+from dlgforge_core.runtime.ray_runner import PLACEMENT_TIMEOUT_S, RayRunner
 from dlgforge_core.seeds import read_seeds
 from dlgforge_core.store.embedded import dlgforge_home
+from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
+from dlgforge_dagster.metadata import N_SAMPLES, count_table, dataset_metadata, dialogues_metadata
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
 
 GROUP = "dlgforge"
-N_SAMPLES = 3
 
 _SeedsBase: Any = config_class(SeedsConfig)
 _GenerationBase: Any = config_class(GenerationConfig)
@@ -69,7 +77,7 @@ def seed_topics(
         metadata={
             "topics": len(topics),
             "seed_batches": [batch.name for batch in batches],
-            "languages": _table("language", "topics", languages),
+            "languages": count_table("language", "topics", languages),
             "skipped_lines": len(problems),
             "examples": dg.MetadataValue.md(_examples(topics)),
         },
@@ -111,7 +119,7 @@ def dialogues(
     report = _generate(context, run, run_store, ray, store, llm)
     if report.stop_reason is not None:
         context.log.warning(f"stopped before the plan was complete: {report.stop_reason}")
-    return dg.MaterializeResult(metadata=_dialogues_metadata(run_store, run, report))
+    return dg.MaterializeResult(metadata=dialogues_metadata(run_store, run, report, llm.replica_metrics()))
 
 
 def _generate(
@@ -141,10 +149,14 @@ def _generate(
         progress = context.log.info
         session = ray.session(progress)
         distributed = run.generation.run.distributed.enabled and not is_bootstrapped()
+        slots = call_slots(run.generation, ray.settings)
+        spawn = run.generation.run.distributed.spawn
+        if not starts_servers(llm.settings):
+            llm.endpoints(slots, progress, ray)  # what is wrong with them is known before Ray starts
         if distributed:
             session.connect()
-            check_reach(session, run_store.dsn, store.resolve().source.value, llm.settings)
-        endpoints = llm.endpoints(call_slots(run.generation, ray.settings), progress, ray)
+            check_reach(session, run_store.dsn, store.resolve().source.value, llm.settings, spawn)
+        endpoints = llm.endpoints(slots, progress, ray)
         for endpoint in endpoints:
             progress(f"endpoint {endpoint.name}: {endpoint.base_url}")
         spec = WorkerSpec(
@@ -159,48 +171,17 @@ def _generate(
         return RayRunner(
             spec,
             ray.settings,
-            run.generation.run.distributed.spawn,
+            spawn,
             environment=overrides(llm.settings, endpoints),
             fleet=llm.fleet,
             progress=progress,
+            placement_timeout_s=PLACEMENT_TIMEOUT_S if session.owned else None,
         )
 
     try:
         return generate(run_store, run.run_id, make_runner, on_status)
     except DlgforgeError as error:
         raise dg.Failure(str(error), metadata={"dlgforge_run_id": run.run_id}) from error
-
-
-def _dialogues_metadata(run_store: RunStore, run: PreparedRun, report: RunReport) -> Mapping[str, Any]:
-    progress = report.progress
-    total = report.calls.total()
-    roles = report.calls.by_role()
-    return {
-        "dlgforge_run_id": run.run_id,
-        "planned": progress.planned,
-        "done": progress.done,
-        "dropped": progress.dropped,
-        "turns": progress.turns,
-        "complete": progress.complete,
-        "stop_reason": report.stop_reason or "",
-        "done_by_language": _table("language", "dialogues", progress.done_by_language),
-        "dropped_by_reason": _table("reason", "dialogues", progress.drop_reasons),
-        "calls": total.calls,
-        "calls_by_role": _table("role", "calls", {role: c.calls for role, c in roles.items()}),
-        "tokens_by_role": _table(
-            "role", "tokens", {role: c.prompt_tokens + c.completion_tokens for role, c in roles.items()}
-        ),
-        "seconds": round(report.elapsed_s, 2),
-        "models": {role.value: model for role, model in run.models.items()},
-        "samples": dg.MetadataValue.md(sample_markdown(run_store.samples(run.run_id, N_SAMPLES))),
-    }
-
-
-def _table(name: str, figure: str, counts: Mapping[str, int]) -> dg.TableMetadataValue:
-    return dg.MetadataValue.table(
-        records=[dg.TableRecord({name: key, figure: n}) for key, n in sorted(counts.items())],
-        schema=dg.TableSchema([dg.TableColumn(name), dg.TableColumn(figure, "int")]),
-    )
 
 
 @dg.asset(group_name=GROUP, kinds={"parquet", "jsonl"}, deps=[dialogues])
@@ -214,16 +195,35 @@ def dialogue_dataset(
     if record is None:
         known = ", ".join(run_store.run_ids()) or "none yet: materialize `dialogues` first"
         raise dg.Failure(f"there is no run {config.run_id!r} to write; runs: {known}")
+    scope = Scope(run_id=record.run_id)
     default = dlgforge_home(os.environ) / "datasets" / record.run_id
     folder = Path(saving.output_dir) if saving.output_dir else default
-    summary = write_dataset(run_store.dialogues(record.run_id), folder, saving.formats)
+    figures = DialogueFigures()
+    summary = write_dataset(_counted(run_store.dialogues(scope), figures), folder, saving.formats)
     context.log.info(f"{summary.n_dialogues} dialogues are in {folder}")
     return dg.MaterializeResult(
         metadata={
-            "dlgforge_run_id": record.run_id,
-            "dagster/row_count": summary.n_dialogues,
+            **dataset_metadata(figures),
+            "samples": dg.MetadataValue.md(sample_markdown(run_store.samples(scope, N_SAMPLES))),
+            "languages": count_table("language", "dialogues", summary.by_language),
             "folder": dg.MetadataValue.path(folder),
-            "files": {name: str(path) for name, path in summary.paths.items()},
-            "languages": _table("language", "dialogues", summary.by_language),
+            "files": _file_table(summary),
+            "dlgforge_run_id": record.run_id,
         }
+    )
+
+
+def _counted(dialogues: Iterator[Dialogue], figures: DialogueFigures) -> Iterator[Dialogue]:
+    """`dialogues` as they are, counted into `figures` on their way."""
+    for dialogue in dialogues:
+        figures.add(dialogue)
+        yield dialogue
+
+
+def _file_table(summary: DatasetSummary) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord({"format": name, "file": path.name, "bytes": summary.bytes_by_format[name]})
+            for name, path in summary.paths.items()
+        ]
     )

@@ -7,12 +7,14 @@ too.
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import json
 import os
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
-from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig
-from dlgforge_core.dialogue import Role
+from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig, SpawnConfig
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_session import RaySession
@@ -33,16 +35,24 @@ def overrides(llm: LlmConfig, endpoints: Sequence[Endpoint]) -> dict[str, str]:
         env["LLM_ROUTING_STRATEGY"] = llm.routing.strategy
         env["LLM_ROUTING_ENDPOINTS_JSON"] = json.dumps([endpoint.public() for endpoint in endpoints])
     if llm.backend == "vllm_managed" and not llm.model:
-        env["LLM_MODEL"] = llm.model_of(Role.ASSISTANT)
+        env["LLM_MODEL"] = llm.vllm.served_model_name or llm.vllm.model
     return env
 
 
-def check_reach(session: RaySession, dsn: str, dsn_source: str, llm: LlmConfig) -> None:
+def starts_servers(llm: LlmConfig) -> bool:
+    """Whether the backend starts servers of its own; else its endpoints can be checked before Ray starts."""
+    return llm.backend in ("embedded", "vllm_managed")
+
+
+def check_reach(
+    session: RaySession, dsn: str, dsn_source: str, llm: LlmConfig, spawn: SpawnConfig | None = None
+) -> None:
     """Raises ConfigError when workers on other machines could not reach what only this one can.
 
-    To be called once the session is connected, before anything else is started.
+    To be called once the session is connected, before anything else is started. With neither actor spawned
+    everything is in this process, and nothing needs to be reached from elsewhere.
     """
-    if session.single_machine:
+    if session.single_machine or (spawn is not None and not spawn.coordinator and not spawn.workers):
         return
     if is_local_only(dsn):
         raise ConfigError(
@@ -55,6 +65,23 @@ def check_reach(session: RaySession, dsn: str, dsn_source: str, llm: LlmConfig) 
             "the embedded model can be reached from this machine only, and the Ray cluster has others: "
             "choose llm.backend openai, vllm_attach or vllm_managed, or set ray.address to 'local'"
         )
+    urls = [endpoint.base_url for endpoint in llm.routing.endpoints] or [llm.base_url]
+    loopback = [url for url in urls if url and _is_loopback(url)]
+    if loopback and llm.backend != "vllm_managed":
+        raise ConfigError(
+            f"{', '.join(loopback)} can be reached from this machine only, and the Ray cluster has others: "
+            "give llm.base_url or llm.routing.endpoints addresses that the workers can reach, or set "
+            "ray.address to 'local'"
+        )
+
+
+def _is_loopback(url: str) -> bool:
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
 
 
 def call_slots(generation: GenerationConfig, ray: RayConfig) -> int:

@@ -7,98 +7,56 @@ and what a lost worker had claimed is taken up by the others or by its replaceme
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import socket
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from dlgforge_core.config import ActorConfig, EndpointConfig, RoutingConfig, validate
-from dlgforge_core.errors import DlgforgeError, RunStoppedError, StoreError
-from dlgforge_core.generation.local import WorkerSpec, WorkerThread
+from dlgforge_core.config import ActorConfig
+from dlgforge_core.errors import StoreError
+from dlgforge_core.generation.local import WorkerSpec
 from dlgforge_core.generation.worker import WorkerCounts, WorkerResult
-from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.runtime.restarts import RestartBudget
 from dlgforge_core.runtime.vllm_fleet import VllmFleet
+from dlgforge_core.runtime.worker_actor import Outcome, WorkerActor, add_counts, loss_reason
+from dlgforge_core.store.run_store import RunStore
 
-WORKER_RESTARTS = 5  # for each worker that was asked for
+WORKER_RESTARTS = 5  # for each worker that was asked for, in any ten minutes
 _POLL_S = 0.5
 _PLACEMENT_PROGRESS_S = 10.0
 _STOP_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one worker, or all together, ended; what failed is told in words, so that it travels anywhere."""
+@dataclass(slots=True)
+class _Worker:
+    """One worker actor, as the coordinator sees it."""
 
-    result: WorkerResult | None = None
-    error: str = ""
-    error_kind: str = ""
-
-    @classmethod
-    def of(cls, error: BaseException) -> Outcome:
-        """The outcome of something that raised."""
-        return cls(error=str(error) or type(error).__name__, error_kind=type(error).__name__)
-
-    def unwrap(self) -> WorkerResult:
-        """The result. Raises RunStoppedError, StoreError or DlgforgeError when it failed."""
-        if self.result is not None:
-            return self.result
-        kinds: Mapping[str, type[DlgforgeError]] = {
-            "RunStoppedError": RunStoppedError,
-            "StoreError": StoreError,
-        }
-        raise kinds.get(self.error_kind, DlgforgeError)(self.error)
+    actor: Any
+    work: Any
+    where: Any
+    asked_at: float
+    told_at: float
+    place: tuple[str, int] | None = None
+    silent_since: float | None = None
 
 
-def spec_in_place(spec: WorkerSpec, keys: Mapping[str, str]) -> WorkerSpec:
-    """The spec with what this actor's environment says of routing; `keys` are by endpoint name."""
-    changes: dict[str, Any] = {}
-    if text := os.environ.get("LLM_ROUTING_ENDPOINTS_JSON"):
-        configs = [validate(EndpointConfig, item, "LLM_ROUTING_ENDPOINTS_JSON") for item in json.loads(text)]
-        changes["endpoints"] = tuple(
-            Endpoint(c.label, c.base_url, keys.get(c.label, ""), c.weight, c.max_in_flight, c.timeout_s)
-            for c in configs
-        )
-    if strategy := os.environ.get("LLM_ROUTING_STRATEGY"):
-        settings = {**spec.routing.model_dump(), "strategy": strategy}
-        changes["routing"] = validate(RoutingConfig, settings, "LLM_ROUTING_STRATEGY")
-    return replace(spec, **changes)
+@dataclass(slots=True)
+class _Ends:
+    """What the workers that have ended came to."""
 
-
-class WorkerActor:
-    """One worker in a process of its own, anywhere on the cluster."""
-
-    def __init__(self) -> None:
-        self._thread: WorkerThread | None = None
-
-    def work(self, spec: WorkerSpec, keys: Mapping[str, str], fleet: VllmFleet | None) -> Outcome:
-        """Work until nothing is left or `stop` is called."""
-        try:
-            refresh = fleet.endpoints if fleet is not None else None
-            self._thread = WorkerThread(spec_in_place(spec, keys), refresh)
-            self._thread.start()
-            while not self._thread.wait(_POLL_S):
-                pass
-            return Outcome(self._thread.result())
-        except Exception as error:
-            return Outcome.of(error)
-
-    def where(self) -> tuple[str, int]:
-        """Host and pid, once the actor has its place."""
-        return socket.gethostname(), os.getpid()
-
-    def stop(self, reason: str) -> None:
-        """Cut off the calls and let go of the dialogues."""
-        if self._thread is not None:
-            self._thread.stop(reason)
+    counts: WorkerCounts = field(default_factory=WorkerCounts)
+    any_result: bool = False
+    complete: bool = False
+    stop_reason: str | None = None
+    failure: Outcome | None = None
 
 
 class Coordinator:
     """Watches over the workers of one run; a Ray actor, or a part of the driver.
 
-    `run` blocks; the other methods may be called meanwhile from other threads.
+    `run` blocks; the other methods may be called meanwhile from other threads. `placement_timeout_s` bounds
+    how long no worker at all may wait for a place; None on a cluster that may grow.
     """
 
     def __init__(
@@ -108,83 +66,120 @@ class Coordinator:
         *,
         spawn_workers: bool,
         fleet: VllmFleet | None = None,
+        placement_timeout_s: float | None = None,
     ) -> None:
         self._config = workers
         self._environment = dict(environment)
         self._spawn_workers = spawn_workers
         self._fleet = fleet
+        self._placement_timeout_s = placement_timeout_s
         self._events: list[str] = []
+        self._lock = threading.Lock()  # around what other threads change: _wanted, _stop_reason
         self._wanted = workers.replicas if spawn_workers else 0
-        self._restarts_left = WORKER_RESTARTS * max(1, self._wanted)
-        self._running: dict[Any, Any] = {}  # result ref -> actor
-        self._unplaced: dict[Any, float] = {}  # placement ref -> when the actor was asked for
         self._stop_reason: str | None = None
-        self._own: WorkerActor | None = None
+        self._budget = RestartBudget(WORKER_RESTARTS * max(1, self._wanted))
+        self._start_at = 0.0
+        self._leases_at = 0.0
+        self._workers: list[_Worker] = []
+        self._loss = ""
+        self._own = WorkerActor()
 
     def run(self, spec: WorkerSpec, keys: Mapping[str, str]) -> Outcome:
-        """Have the run worked on until nothing is left; counts are those of this coordinator's workers."""
+        """Have the run worked on until nothing is left; counts are those of this coordinator's workers.
+
+        Never raises: what failed is the outcome.
+        """
         if not self._spawn_workers:
-            self._own = WorkerActor()
             return self._own.work(spec, keys, self._fleet)
-        counts, outcome = WorkerCounts(), None
-        stop_reason: str | None = None
         try:
-            while outcome is None:
-                self._start_missing(spec, keys)
-                self._watch_placement()
-                for ended in self._ended():
-                    if ended is None:
-                        if self._restarts_left < 0:
-                            outcome = Outcome(
-                                error="workers were lost again and again; see the Ray logs of their nodes",
-                                error_kind="RunStoppedError",
-                            )
-                    elif ended.result is None:
-                        outcome = ended  # what stopped one worker stops all: endpoints or Postgres are gone
-                    else:
-                        self._wanted -= 1  # it found nothing left to do, and needs no replacement
-                        add_counts(counts, ended.result.counts)
-                        stop_reason = stop_reason or ended.result.stop_reason
-                if outcome is None and not self._running and self._wanted <= 0:
-                    outcome = Outcome(WorkerResult(counts, stop_reason))
-            return outcome
+            return self._watch(spec, keys)
+        except Exception as error:
+            return Outcome.of(error)
         finally:
             self._end_all(self._stop_reason or "the run ended")
 
     def stop(self, reason: str) -> None:
         """Ask all workers to end; `run` returns soon after."""
-        self._stop_reason = reason
-        self._wanted = 0
-        if self._own is not None:
-            self._own.stop(reason)
-        for actor in list(self._running.values()):
-            actor.stop.remote(reason)
+        with self._lock:
+            self._stop_reason = self._stop_reason or reason
+            self._wanted = 0
+        self._own.stop(reason)
 
     def add_workers(self, n: int) -> None:
-        """Have `n` more workers share the load."""
-        if self._spawn_workers and self._stop_reason is None:
+        """Have `n` more workers share the load. Raises ValueError where none are spawned."""
+        if not self._spawn_workers:
+            raise ValueError("run.distributed.spawn.workers is false: the coordinator does the work itself")
+        with self._lock:
+            if self._stop_reason is not None:
+                return
             self._wanted += n
-            self._say(f"{n} more workers asked for")
+        self._budget.grow(n * WORKER_RESTARTS)
+        self._say(f"{n} more workers asked for")
 
     def events(self, since: int = 0) -> list[str]:
         """What happened, from line number `since` on."""
         return self._events[since:]
 
     def worker_places(self) -> list[tuple[str, int]]:
-        """Host and pid of the workers that run now."""
-        import ray
-
-        refs = [actor.where.remote() for actor in list(self._running.values())]
-        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=5.0) if refs else ([], [])
-        return [ray.get(ref) for ref in ready]
+        """Host and pid of the workers that have their place now."""
+        return [worker.place for worker in list(self._workers) if worker.place is not None]
 
     def _say(self, text: str) -> None:
         self._events.append(text)
 
+    def _watch(self, spec: WorkerSpec, keys: Mapping[str, str]) -> Outcome:
+        ends, done_at = _Ends(), None
+        store = RunStore(spec.dsn, spec.postgres)
+        while self._stop_reason is None:
+            self._start_missing(spec, keys)
+            if (problem := self._watch_placement()) is not None:
+                return problem
+            self._watch_leases(store, spec)
+            for worker, outcome in self._ended():
+                if outcome is None:
+                    if (problem := self._lost(worker)) is not None:
+                        return problem
+                else:
+                    self._note(ends, worker, outcome)
+            working = any(worker.place is not None for worker in self._workers)
+            restarting = self._start_at > time.monotonic()
+            if ends.complete:
+                done_at = done_at or time.monotonic()
+                # The others see it within a second or two; one that hangs, or never had a place, must not
+                # hold the run.
+                if not working or time.monotonic() - done_at > _STOP_S:
+                    return Outcome(WorkerResult(ends.counts, None))
+            elif (ends.any_result or ends.failure) and not working and not restarting:
+                if ends.failure is not None and not ends.any_result:
+                    return ends.failure
+                return Outcome(WorkerResult(ends.counts, ends.stop_reason))
+        return Outcome(WorkerResult(ends.counts, self._stop_reason))
+
+    def _note(self, ends: _Ends, worker: _Worker, outcome: Outcome) -> None:
+        """Take down how a worker ended; it needs no replacement."""
+        with self._lock:
+            self._wanted = max(0, self._wanted - 1)
+        if outcome.result is None:
+            # Its node may be cut off from what the others still reach. If not, they fail as well, soon.
+            ends.failure = outcome
+            where = f" on {worker.place[0]}" if worker.place else ""
+            self._say(f"a worker{where} ended: {outcome.error}")
+            return
+        ends.any_result = True
+        add_counts(ends.counts, outcome.result.counts)
+        if outcome.result.stop_reason is None:
+            ends.complete = True
+            with self._lock:
+                self._wanted = 0
+        else:
+            ends.stop_reason = ends.stop_reason or outcome.result.stop_reason
+
     def _start_missing(self, spec: WorkerSpec, keys: Mapping[str, str]) -> None:
         import ray
 
-        while len(self._running) < self._wanted:
+        if time.monotonic() < self._start_at:
+            return
+        while len(self._workers) < self._wanted:
             worker: Any = ray.remote(WorkerActor)
             actor = worker.options(
                 num_cpus=self._config.num_cpus,
@@ -193,76 +188,124 @@ class Coordinator:
                 runtime_env={"env_vars": self._environment},
                 scheduling_strategy="SPREAD",
             ).remote()
-            self._running[actor.work.remote(spec, dict(keys), self._fleet)] = actor
-            self._unplaced[actor.where.remote()] = time.monotonic()
+            now = time.monotonic()
+            # Keys and the DSN go in a method call: the arguments of a creation are kept by the cluster.
+            work = actor.work.remote(spec, dict(keys), self._fleet)
+            self._workers.append(_Worker(actor, work, actor.where.remote(), now, now))
 
-    def _watch_placement(self) -> None:
+    def _watch_placement(self) -> Outcome | None:
+        """Note who has a place now; the run's end when on a cluster that cannot grow nobody gets one."""
         import ray
 
-        if not self._unplaced:
-            return
-        ready, waiting = ray.wait(list(self._unplaced), num_returns=len(self._unplaced), timeout=0)
-        for ref in ready:
-            del self._unplaced[ref]
-            try:
-                host, pid = ray.get(ref)
-                self._say(f"a worker runs on {host}, process {pid}")
-            except ray.exceptions.RayError:
-                continue  # its end is told by its work
+        waiting = [worker for worker in self._workers if worker.place is None]
+        if not waiting:
+            return None
+        ready, _ = ray.wait([w.where for w in waiting], num_returns=len(waiting), timeout=0)
+        for worker in waiting:
+            if worker.where in ready:
+                with contextlib.suppress(ray.exceptions.RayError):  # its end is told by its work
+                    worker.place = ray.get(worker.where)
+                    self._say(f"a worker runs on {worker.place[0]}, process {worker.place[1]}")
         now = time.monotonic()
-        late = [ref for ref in waiting if now - self._unplaced[ref] > _PLACEMENT_PROGRESS_S]
+        waiting = [worker for worker in waiting if worker.where not in ready]
+        late = [worker for worker in waiting if now - worker.told_at > _PLACEMENT_PROGRESS_S]
+        asked = (
+            f"each asks for {self._config.num_cpus:g} CPU and {self._config.num_gpus:g} GPU (ray.workers); "
+        )
         if late:
-            for ref in late:
-                self._unplaced[ref] = now
+            for worker in late:
+                worker.told_at = now
+            longest = now - min(worker.asked_at for worker in late)
             self._say(
-                f"{len(late)} workers wait for a place on the cluster; each asks for "
-                f"{self._config.num_cpus:g} CPU and {self._config.num_gpus:g} GPU (ray.workers)"
+                f"{len(waiting)} of {len(self._workers)} workers wait for a place on the cluster, for "
+                f"{longest:.0f} s; {asked}{_cluster_line()}"
             )
+        limit = self._placement_timeout_s
+        if limit is None or len(waiting) < len(self._workers) or not waiting:
+            return None
+        if now - max(worker.asked_at for worker in waiting) <= limit:
+            return None
+        return Outcome.stopped(
+            f"no worker got a place on the local Ray cluster within {limit:g} s; {asked}{_cluster_line()}. "
+            "Lower ray.workers.num_cpus or num_gpus, or set ray.address to a larger cluster"
+        )
 
-    def _ended(self) -> list[Outcome | None]:
-        """Outcomes of workers that ended since the last call; None for each that was lost."""
+    def _watch_leases(self, store: RunStore, spec: WorkerSpec) -> None:
+        """End workers whose process is there but gives no sign: others have their dialogues by now."""
         import ray
 
-        if not self._running:
-            time.sleep(_POLL_S / 10)
+        lease_s = spec.run.generation.run.lease_s
+        now = time.monotonic()
+        if now < self._leases_at:
+            return
+        self._leases_at = now + max(1.0, lease_s / 3)
+        try:
+            silent = store.silent_workers(spec.run.run_id)
+        except StoreError:
+            return  # the workers have their own patience with Postgres, and tell how it ends
+        for worker in self._workers:
+            if worker.place not in silent:
+                worker.silent_since = None
+            elif worker.silent_since is None:
+                worker.silent_since = now
+            elif now - worker.silent_since > lease_s:
+                assert worker.place is not None
+                host, pid = worker.place
+                self._say(f"the worker on {host}, process {pid}, gives no sign of life: ending it")
+                ray.kill(worker.actor)  # its work then fails, and it is replaced
+                worker.silent_since = None
+
+    def _ended(self) -> list[tuple[_Worker, Outcome | None]]:
+        """Workers that ended since the last call, with their outcome; None for those that were lost."""
+        import ray
+
+        if not self._workers:
+            time.sleep(_POLL_S / 5)
             return []
-        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_POLL_S)
-        outcomes: list[Outcome | None] = []
-        for ref in ready:
-            del self._running[ref]
+        ready, _ = ray.wait([w.work for w in self._workers], num_returns=1, timeout=_POLL_S)
+        ended: list[tuple[_Worker, Outcome | None]] = []
+        for worker in [w for w in self._workers if w.work in ready]:
+            self._workers.remove(worker)
             try:
-                outcomes.append(ray.get(ref))
+                ended.append((worker, ray.get(worker.work)))
             except ray.exceptions.RayError as error:
-                outcomes.append(None)
-                self._restarts_left -= 1
-                if self._stop_reason is None:
-                    self._say(f"a worker was lost ({_first_line(error)}); starting another")
-        return outcomes
+                self._loss = loss_reason(error)
+                ended.append((worker, None))
+            with contextlib.suppress(Exception):
+                ray.kill(worker.actor)
+        return ended
+
+    def _lost(self, worker: _Worker) -> Outcome | None:
+        """Have a lost worker replaced; the run's end when too many were."""
+        if not self._wanted:
+            return None
+        pause = self._budget.spend()
+        if pause is None:
+            return Outcome.stopped(f"workers were lost again and again, the last one so: {self._loss}")
+        self._start_at = time.monotonic() + pause
+        where = f" on {worker.place[0]}, process {worker.place[1]}," if worker.place else ""
+        self._say(f"a worker{where} was lost ({self._loss}); starting another in {pause:g} s")
+        return None
 
     def _end_all(self, reason: str) -> None:
         import ray
 
-        if not self._running:
-            return
-        refs, actors = list(self._running), list(self._running.values())
-        for actor in actors:
-            actor.stop.remote(reason)
-        ray.wait(refs, num_returns=len(refs), timeout=_STOP_S)
-        for actor in actors:
+        with contextlib.suppress(Exception):
+            placed = [worker for worker in self._workers if worker.place is not None]
+            for worker in placed:
+                worker.actor.stop.remote(reason)
+            if placed:
+                ray.wait([worker.work for worker in placed], num_returns=len(placed), timeout=_STOP_S)
+        for worker in self._workers:
             with contextlib.suppress(Exception):
-                ray.kill(actor)
-        self._running.clear()
+                ray.kill(worker.actor)
+        self._workers = []
 
 
-def add_counts(total: WorkerCounts, more: WorkerCounts) -> None:
-    """Add one worker's counts to a sum."""
-    total.done += more.done
-    total.turns += more.turns
-    total.lost += more.lost
-    for reason, n in more.dropped.items():
-        total.dropped[reason] = total.dropped.get(reason, 0) + n
+def _cluster_line() -> str:
+    import ray
 
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    parts = [f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU")]
+    return f"free are {' and '.join(parts)}"

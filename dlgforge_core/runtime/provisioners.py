@@ -12,6 +12,7 @@ from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import BackendError
 from dlgforge_core.llm.check import check_endpoints
 from dlgforge_core.llm.endpoints import Endpoint, endpoints_from_config
+from dlgforge_core.runtime.bootstrap import is_bootstrapped
 from dlgforge_core.runtime.embedded_model import EmbeddedModelServer
 from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.runtime.vllm_fleet import VllmManagedProvisioner
@@ -100,8 +101,11 @@ def provisioner_for(
     """The provisioner of `llm.backend`, not started yet. `slots`: LLM calls that may be under way at once.
 
     Backend `vllm_managed` connects `ray_session` when it starts; without one it uses this process's Ray
-    connection. Raises ConfigError for settings that cannot work.
+    connection. In a process that is bootstrapped already the endpoints it was told of are taken as they are.
+    Raises ConfigError for settings that cannot work.
     """
+    if is_bootstrapped(env) and llm.routing.endpoints:
+        return OpenAiProvisioner(llm, env)
     if llm.backend == "openai":
         return OpenAiProvisioner(llm, env)
     if llm.backend == "vllm_attach":

@@ -10,23 +10,31 @@ from dataclasses import replace
 from typing import Any
 
 from dlgforge_core.config import RayConfig, SpawnConfig
-from dlgforge_core.errors import RunStoppedError
 from dlgforge_core.generation.local import WorkerSpec
 from dlgforge_core.generation.worker import WorkerResult
-from dlgforge_core.runtime.coordinator import Coordinator, Outcome
+from dlgforge_core.runtime.coordinator import Coordinator
+from dlgforge_core.runtime.restarts import RestartBudget
 from dlgforge_core.runtime.vllm_fleet import VllmFleet
+from dlgforge_core.runtime.worker_actor import Outcome, loss_reason
 from dlgforge_core.store.run_store import RunStore
 
-COORDINATOR_RESTARTS = 3
+COORDINATOR_RESTARTS = 5  # in any ten minutes
+# How long actors may wait for a place on a cluster of our own, which has room for all of them.
+PLACEMENT_TIMEOUT_S = 60.0
+_PLACEMENT_PROGRESS_S = 10.0
+# A coordinator that says nothing for this long hangs.
+_SILENT_S = 60.0
 _STOP_S = 12.0
+_NAME_TRIES_S = 3.0
 
 
 class RayRunner:
     """The runner of a distributed run; needs this process connected to Ray.
 
-    `spawn.coordinator` puts the coordinator into an actor of its own, else it is a thread here.
-    `spawn.workers` has it start worker actors, else it does the generating itself. Keys and the DSN travel
-    as arguments of a method call, never in the actors' environment, which Ray's dashboard shows.
+    `spawn.coordinator` puts the coordinator into an actor of its own, named `coordinator-<run_id>`, else it
+    is a thread here. `spawn.workers` has it start worker actors, else it does the generating itself. Keys and
+    the DSN travel as arguments of a method call, never in the actors' environment, which Ray's dashboard
+    shows. `placement_timeout_s` is for clusters that cannot grow: how long actors may wait for a place.
     """
 
     def __init__(
@@ -38,9 +46,10 @@ class RayRunner:
         environment: Mapping[str, str],
         fleet: VllmFleet | None,
         progress: Callable[[str], None],
+        placement_timeout_s: float | None = None,
     ) -> None:
         self._keys = {endpoint.name: endpoint.api_key for endpoint in spec.endpoints}
-        # Actors take the endpoints from their environment, see coordinator.spec_in_place.
+        # Actors take the endpoints from their environment, see worker_actor.spec_in_place.
         in_actor = spawn.coordinator or spawn.workers
         told = in_actor and "LLM_ROUTING_ENDPOINTS_JSON" in environment
         self._spec = replace(spec, endpoints=()) if told else spec
@@ -49,54 +58,61 @@ class RayRunner:
         self._environment = dict(environment)
         self._fleet = fleet
         self._progress = progress
+        self._placement_timeout_s = placement_timeout_s
         self._store = RunStore(spec.dsn, spec.postgres)
         self._earlier_workers = 0
-        self._restarts_left = COORDINATOR_RESTARTS
+        self._budget = RestartBudget(COORDINATOR_RESTARTS)
         self._stopping = False
-        self._events_seen = 0
         self._outcome: Outcome | None = None
         self._actor: Any = None
         self._ref: Any = None
+        self._restart_at: float | None = None
+        self._events_seen = 0
+        self._events_ref: Any = None
+        self._asked_at = self._told_at = 0.0
+        self._answered = False
         self._local: Coordinator | None = None
         self._local_thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the coordinator, and with it the workers."""
         self._earlier_workers = len(self._store.worker_stats(self._spec.run.run_id))
-        if self._spawn.coordinator:
-            self._start_actor()
-        else:
-            self._start_local()
+        try:
+            if self._spawn.coordinator:
+                self._start_actor()
+            else:
+                self._start_local()
+        except BaseException:  # an interrupt too
+            self.stop("interrupted")
+            raise
 
     def wait(self, timeout_s: float) -> bool:
         """Whether the run has ended within `timeout_s` seconds; a lost coordinator is replaced meanwhile."""
         if self._outcome is not None:
             return True
-        if self._local_thread is not None:
-            self._local_thread.join(timeout_s)
+        if self._local is not None:
+            self._wait_local(timeout_s)
         else:
             self._wait_actor(timeout_s)
-        self._tell_events()
         return self._outcome is not None
 
     def stop(self, reason: str) -> None:
-        """End the workers and the coordinator: in order, then by force."""
+        """End the workers and the coordinator: in order, then by force; takes 12 s at most."""
         self._stopping = True
         if self._local is not None:
             self._local.stop(reason)
-            return
-        if self._actor is None:
-            return
-        import ray
+            self._wait_local(_STOP_S)
+        elif self._actor is not None:
+            import ray
 
-        with contextlib.suppress(Exception):
-            self._actor.stop.remote(reason)
-            ready, _ = ray.wait([self._ref], timeout=_STOP_S)
-            if ready and self._outcome is None:
-                self._outcome = ray.get(self._ref)
-        with contextlib.suppress(Exception):
-            ray.kill(self._actor)
-        self._outcome = self._outcome or Outcome(error=reason, error_kind="RunStoppedError")
+            with contextlib.suppress(Exception):
+                # One that never had its place cannot end in order, and has nothing to end.
+                if self._outcome is None and self._answered:
+                    self._actor.stop.remote(reason)
+                    if ray.wait([self._ref], timeout=_STOP_S)[0]:
+                        self._outcome = ray.get(self._ref)
+            self._end_actor()
+        self._outcome = self._outcome or Outcome.stopped(reason)
 
     def stats(self) -> Mapping[str, Any] | None:
         """What the workers of this sitting have published, put together."""
@@ -111,6 +127,13 @@ class RayRunner:
     # The coordinator as an actor
 
     def _start_actor(self) -> None:
+        self._actor = self._new_actor()
+        self._events_seen, self._events_ref, self._answered = 0, None, False
+        self._asked_at = self._told_at = time.monotonic()
+        self._restart_at = None
+        self._ref = self._actor.run.remote(self._spec, self._keys)
+
+    def _new_actor(self) -> Any:
         import ray
 
         config = self._ray_config.coordinator
@@ -123,34 +146,103 @@ class RayRunner:
             "namespace": self._ray_config.namespace,
         }
         arguments = (self._ray_config.workers, self._environment)
-        keywords = {"spawn_workers": self._spawn.workers, "fleet": self._fleet}
+        keywords = {
+            "spawn_workers": self._spawn.workers,
+            "fleet": self._fleet,
+            "placement_timeout_s": self._placement_timeout_s,
+        }
         name = f"coordinator-{self._spec.run.run_id}"
-        try:
-            self._actor = coordinator.options(name=name, **options).remote(*arguments, **keywords)
-        except ValueError:  # another sitting of this run is under way, and has the name
-            self._actor = coordinator.options(**options).remote(*arguments, **keywords)
-        self._events_seen = 0
-        self._ref = self._actor.run.remote(self._spec, self._keys)
+        deadline = time.monotonic() + _NAME_TRIES_S
+        while True:
+            try:
+                return coordinator.options(name=name, **options).remote(*arguments, **keywords)
+            except ValueError:  # the name is taken
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.2)  # by the one that was lost, which the cluster is still taking down
+        self._progress(f"run {self._spec.run.run_id} is worked on from elsewhere, too; sharing it")
+        return coordinator.options(**options).remote(*arguments, **keywords)
 
     def _wait_actor(self, timeout_s: float) -> None:
         import ray
 
+        if self._restart_at is not None:
+            time.sleep(max(0.0, min(timeout_s, self._restart_at - time.monotonic())))
+            if time.monotonic() >= self._restart_at:
+                self._start_actor()
+            return
         ready, _ = ray.wait([self._ref], timeout=timeout_s)
         if not ready:
+            self._follow_events()
             return
         try:
             self._outcome = ray.get(self._ref)
         except ray.exceptions.RayError as error:
-            if self._stopping:
-                self._outcome = Outcome(error="stopped", error_kind="RunStoppedError")
-            elif self._restarts_left > 0:
-                self._restarts_left -= 1
-                self._progress(f"the coordinator was lost ({type(error).__name__}); starting another")
-                time.sleep(0.5)
-                self._start_actor()
-            else:
-                lost = RunStoppedError(f"the coordinator was lost again and again: {type(error).__name__}")
-                self._outcome = Outcome.of(lost)
+            self._lost(loss_reason(error))
+            return
+        self._tell_last_events()
+        self._end_actor()
+
+    def _lost(self, reason: str) -> None:
+        """Have a lost coordinator replaced. Its workers went with it, what they had committed is there."""
+        self._tell_last_events()
+        self._end_actor()
+        pause = None if self._stopping else self._budget.spend()
+        if self._stopping:
+            self._outcome = Outcome.stopped(f"stopped ({reason})")
+        elif pause is None:
+            self._outcome = Outcome.stopped(f"the coordinator was lost again and again, last so: {reason}")
+        else:
+            self._progress(f"the coordinator was lost ({reason}); starting another in {pause:g} s")
+            self._restart_at = time.monotonic() + pause
+
+    def _follow_events(self) -> None:
+        """Tell what the coordinator has said since; see whether it has a place, and lives."""
+        import ray
+
+        now = time.monotonic()
+        if self._events_ref is None:
+            self._events_ref = self._actor.events.remote(self._events_seen)
+            self._asked_at = now if self._answered else self._asked_at
+        if ray.wait([self._events_ref], timeout=0)[0]:
+            with contextlib.suppress(ray.exceptions.RayError):  # its end is told by `run`
+                self._tell(ray.get(self._events_ref))
+                self._answered = True
+            self._events_ref = None
+            return
+        waited = now - self._asked_at
+        if self._answered:
+            if waited > _SILENT_S:
+                self._progress(f"the coordinator has not answered for {waited:.0f} s: ending it")
+                self._end_actor()  # `run` then fails, and another one is started
+            return
+        config = self._ray_config.coordinator
+        asked = f"it asks for {config.num_cpus:g} CPU and {config.num_gpus:g} GPU (ray.coordinator)"
+        if self._placement_timeout_s is not None and waited > self._placement_timeout_s:
+            self._end_actor()
+            self._outcome = Outcome.stopped(
+                f"the coordinator got no place on the local Ray cluster within {waited:.0f} s; {asked}"
+            )
+        elif now - self._told_at > _PLACEMENT_PROGRESS_S:
+            self._told_at = now
+            self._progress(f"the coordinator waits for a place on the cluster, for {waited:.0f} s; {asked}")
+
+    def _tell_last_events(self) -> None:
+        import ray
+
+        with contextlib.suppress(Exception):
+            self._tell(ray.get(self._actor.events.remote(self._events_seen), timeout=2.0))
+
+    def _tell(self, events: list[str]) -> None:
+        self._events_seen += len(events)
+        for event in events:
+            self._progress(event)
+
+    def _end_actor(self) -> None:
+        import ray
+
+        with contextlib.suppress(Exception):
+            ray.kill(self._actor)
 
     # The coordinator as a thread of this process
 
@@ -160,6 +252,7 @@ class RayRunner:
             self._environment,
             spawn_workers=self._spawn.workers,
             fleet=self._fleet,
+            placement_timeout_s=self._placement_timeout_s,
         )
         self._local_thread = threading.Thread(
             target=self._run_local, name="dlgforge-coordinator", daemon=True
@@ -168,20 +261,10 @@ class RayRunner:
 
     def _run_local(self) -> None:
         assert self._local is not None
-        try:
-            self._outcome = self._local.run(self._spec, self._keys)
-        except Exception as error:
-            self._outcome = Outcome.of(error)
+        self._outcome = self._local.run(self._spec, self._keys)
 
-    def _tell_events(self) -> None:
-        events: list[str] = []
-        if self._local is not None:
-            events = self._local.events(self._events_seen)
-        elif self._actor is not None:
-            import ray
-
-            with contextlib.suppress(Exception):
-                events = ray.get(self._actor.events.remote(self._events_seen), timeout=2.0)
-        self._events_seen += len(events)
-        for event in events:
-            self._progress(event)
+    def _wait_local(self, timeout_s: float) -> None:
+        assert self._local is not None
+        if self._local_thread is not None and self._local_thread.ident is not None:
+            self._local_thread.join(timeout_s)
+        self._tell(self._local.events(self._events_seen))

@@ -12,27 +12,15 @@ import orjson
 import psycopg
 
 from dlgforge_core.config import PostgresConfig
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, SeedTopic, Turn
+from dlgforge_core.dialogue import Dialogue, SeedTopic
 from dlgforge_core.errors import StoreError
 from dlgforge_core.planning import Plan
 from dlgforge_core.seeds import SeedBatch
 from dlgforge_core.store.connection import connect
+from dlgforge_core.store.finished import Outcomes, Scope, outcomes, stream_dialogues, throughput
 from dlgforge_core.store.migrate import migrate
 
 _COPY_CHUNK = 2_000
-
-_DIALOGUES = """
-SELECT d.plan, d.judgement, r.config -> 'models', (
-    SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement)
-                     ORDER BY t.turn_index)
-    FROM turns t WHERE t.dialogue_id = d.dialogue_id)
-FROM run_plans rp JOIN generation_runs r USING (run_id) JOIN plans p USING (plan_id)
-JOIN dialogues d USING (plan_id)
-WHERE rp.run_id = %s AND d.status = 'done' AND d.ordinal < rp.n_dialogues
-ORDER BY {order} LIMIT %s
-"""
-_IN_ORDER = "p.batch, p.language, d.ordinal"
-_MIXED = "d.ordinal, p.language, p.batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,34 +202,48 @@ class RunStore:
             ).fetchall()
         return [row[0] for row in rows]
 
+    def worker_places(self, run_id: str) -> list[tuple[int, str, int]]:
+        """Number, host and pid of every worker of the run, past ones included."""
+        with self.connection() as connection:
+            return connection.execute(
+                "SELECT worker_id, host, pid FROM workers WHERE run_id = %s ORDER BY worker_id", (run_id,)
+            ).fetchall()
+
+    def silent_workers(self, run_id: str) -> set[tuple[str, int]]:
+        """Host and pid of the run's worker processes that hold no valid lease: ended, or stuck."""
+        with self.connection() as connection:
+            rows = connection.execute(
+                "SELECT host, pid FROM workers WHERE run_id = %s "
+                "GROUP BY host, pid HAVING bool_and(ended_at IS NOT NULL OR expires_at < now())",
+                (run_id,),
+            ).fetchall()
+        return {(host, pid) for host, pid in rows}
+
     # What came out
 
-    def samples(self, run_id: str, n: int) -> list[Dialogue]:
-        """A few finished dialogues, of as many languages as there are."""
-        return list(self._stream(run_id, _MIXED, n))
+    def samples(self, scope: Scope | str, n: int) -> list[Dialogue]:
+        """A few finished dialogues of a scope or run, of as many languages as there are."""
+        with self.connection() as connection:
+            return list(stream_dialogues(connection, _scope(scope), limit=n, mixed=True))
 
-    def dialogues(self, run_id: str) -> Iterator[Dialogue]:
-        """The run's finished dialogues by language and ordinal, streamed: memory does not grow with them."""
-        return self._stream(run_id, _IN_ORDER, None)
+    def dialogues(self, scope: Scope | str) -> Iterator[Dialogue]:
+        """The finished dialogues of a scope or run by batch, language and ordinal, each once; streamed."""
+        with self.connection() as connection:
+            yield from stream_dialogues(connection, _scope(scope))
 
-    def _stream(self, run_id: str, order: str, limit: int | None) -> Iterator[Dialogue]:
-        with (
-            self.connection() as connection,
-            connection.transaction(),
-            connection.cursor(name="dialogues") as cursor,
-        ):
-            cursor.itersize = 500
-            cursor.execute(_DIALOGUES.format(order=order), (run_id, limit))
-            for plan, judgement, models, turns in cursor:
-                yield Dialogue(
-                    plan=DialoguePlan.from_json(plan),
-                    turns=tuple(
-                        Turn(i, user, assistant, Judgement.from_json(verdict) if verdict else None)
-                        for i, user, assistant, verdict in turns
-                    ),
-                    judgement=Judgement.from_json(judgement) if judgement else None,
-                    models=models or {},
-                )
+    def outcomes(self, scope: Scope | str) -> Outcomes:
+        """How the planned dialogues of a scope or run ended."""
+        with self.connection() as connection:
+            return outcomes(connection, _scope(scope))
+
+    def throughput(self, scope: Scope | str) -> list[tuple[float, float]]:
+        """Turns committed a second over time: (seconds since the first turn, turns/s)."""
+        with self.connection() as connection:
+            return throughput(connection, _scope(scope))
+
+
+def _scope(scope: Scope | str) -> Scope:
+    return Scope(run_id=scope) if isinstance(scope, str) else scope
 
 
 def _insert_dialogues(connection: psycopg.Connection, plan: Plan) -> None:

@@ -1,0 +1,229 @@
+"""What is checked before anything starts, and what the actors are told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from dlgforge_core.config import (
+    DistributedConfig,
+    GenerationConfig,
+    LlmConfig,
+    PostgresConfig,
+    RayConfig,
+    RoutingConfig,
+    SpawnConfig,
+    VllmConfig,
+    llm_from_environment,
+    validate,
+)
+from dlgforge_core.errors import ConfigError, DlgforgeError, RunStoppedError, StoreError
+from dlgforge_core.generation.local import WorkerSpec
+from dlgforge_core.generation.prepare import PreparedRun
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.runtime.bootstrap import call_slots, check_reach, is_bootstrapped, overrides
+from dlgforge_core.runtime.provisioners import OpenAiProvisioner, provisioner_for
+from dlgforge_core.runtime.ray_session import RaySession
+from dlgforge_core.runtime.restarts import LONGEST_PAUSE_S, WINDOW_S, RestartBudget
+from dlgforge_core.runtime.worker_actor import Outcome, loss_reason, spec_in_place
+
+NETWORK_DSN = "postgresql://u:p@db.example.org/d"
+ENDPOINTS = [
+    Endpoint("a", "http://gpu-1:8000/v1", "sk-secret-a", 2.0, 32, 60.0),
+    Endpoint("b", "http://gpu-2:8000/v1", "sk-secret-b"),
+]
+
+
+def llm(**settings: Any) -> LlmConfig:
+    return LlmConfig.model_validate({"backend": "openai", "model": "m", **settings})
+
+
+# The seed's env overrides
+
+
+def test_overrides_are_those_of_the_seed_and_hold_no_key() -> None:
+    env = overrides(llm(routing={"strategy": "round_robin"}), ENDPOINTS)
+    assert env.keys() == {
+        "DLGFORGE_RUN_BOOTSTRAPPED",
+        "LLM_BACKEND",
+        "LLM_ROUTING_STRATEGY",
+        "LLM_ROUTING_ENDPOINTS_JSON",
+    }
+    assert env["DLGFORGE_RUN_BOOTSTRAPPED"] == "1"
+    assert env["LLM_BACKEND"] == "openai"
+    assert env["LLM_ROUTING_STRATEGY"] == "round_robin"
+    assert [item["base_url"] for item in json.loads(env["LLM_ROUTING_ENDPOINTS_JSON"])] == [
+        "http://gpu-1:8000/v1",
+        "http://gpu-2:8000/v1",
+    ]
+    assert "secret" not in str(env)
+
+
+def test_routing_overrides_only_when_there_are_endpoints() -> None:
+    assert overrides(llm(), []) == {"DLGFORGE_RUN_BOOTSTRAPPED": "1", "LLM_BACKEND": "openai"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "model"),
+    [
+        ({"backend": "vllm_managed", "model": "", "vllm": {"model": "org/m"}}, "org/m"),
+        ({"backend": "vllm_managed", "model": "", "vllm": {"model": "x", "served_model_name": "s"}}, "s"),
+        ({"backend": "vllm_managed", "model": "s", "vllm": {"model": "x", "served_model_name": "s"}}, None),
+        ({"backend": "vllm_attach", "base_url": "http://gpu:8000/v1"}, None),
+        ({"backend": "embedded", "model": ""}, None),
+    ],
+)
+def test_llm_model_is_told_in_managed_mode_when_no_model_is_set(settings: dict, model: str | None) -> None:
+    assert overrides(llm(**settings), ENDPOINTS).get("LLM_MODEL") == model
+
+
+def test_a_config_without_values_reads_them_from_the_overrides() -> None:
+    managed = llm(backend="vllm_managed", model="", vllm={"model": "x", "served_model_name": "served"})
+    env = overrides(managed, ENDPOINTS)
+    read = validate(
+        LlmConfig, llm_from_environment({"vllm": {"model": "x", "served_model_name": "served"}}, env), "t"
+    )
+    assert read.backend == "vllm_managed"
+    assert read.model == "served"
+    assert [e.base_url for e in read.routing.endpoints] == [e.base_url for e in ENDPOINTS]
+
+
+def spec(*endpoints: Endpoint) -> WorkerSpec:
+    generation = GenerationConfig()
+    run = PreparedRun("r", "f", generation, llm().agents, {}, ())
+    return WorkerSpec(run, NETWORK_DSN, PostgresConfig(), endpoints, RoutingConfig())
+
+
+def test_an_actor_takes_its_endpoints_from_its_environment_and_keys_by_name() -> None:
+    env = overrides(llm(routing={"strategy": "prefix_affinity"}), ENDPOINTS)
+    placed = spec_in_place(spec(), {"a": "sk-secret-a", "b": "sk-secret-b"}, env)
+    assert list(placed.endpoints) == ENDPOINTS
+    assert placed.routing.strategy == "prefix_affinity"
+    assert "secret" not in repr(placed)
+
+
+def test_the_users_own_environment_does_not_move_endpoints_that_are_given() -> None:
+    own = {"LLM_ROUTING_ENDPOINTS_JSON": '[{"base_url": "http://elsewhere:1/v1"}]'}
+    assert spec_in_place(spec(*ENDPOINTS), {}, own).endpoints == tuple(ENDPOINTS)
+
+
+# Bootstrapped once
+
+
+@pytest.mark.parametrize(("env", "expected"), [({"DLGFORGE_RUN_BOOTSTRAPPED": "1"}, True), ({}, False)])
+def test_the_mark_of_a_bootstrapped_process(env: dict[str, str], expected: bool) -> None:
+    assert is_bootstrapped(env) is expected
+
+
+def test_a_bootstrapped_process_starts_no_servers() -> None:
+    config = llm(
+        backend="vllm_managed",
+        model="",
+        vllm={"model": "m"},
+        routing={"endpoints": [{"base_url": "http://gpu-1:8000/v1"}]},
+    )
+    inside = provisioner_for(config, slots=1, env={"DLGFORGE_RUN_BOOTSTRAPPED": "1"})
+    assert isinstance(inside, OpenAiProvisioner)
+    assert [e.base_url for e in inside.start(print)] == ["http://gpu-1:8000/v1"]
+    assert not isinstance(provisioner_for(config, slots=1, env={}), OpenAiProvisioner)
+
+
+# What other machines can reach
+
+
+@dataclass
+class FakeSession:
+    """Only one machine is here; a session on several is told by this one property."""
+
+    single_machine: bool
+
+
+def check(
+    dsn: str = NETWORK_DSN, spawn: SpawnConfig | None = None, one: bool = False, **settings: Any
+) -> None:
+    session = cast(RaySession, FakeSession(single_machine=one))
+    check_reach(session, dsn, "store.postgres.dsn", llm(**settings), spawn)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dsn": "postgresql://u@/d?host=/run/pg"}, r"Postgres \(store\.postgres\.dsn\) can be reached from"),
+        ({"dsn": "postgresql://u@127.0.0.1/d"}, "set store.postgres.dsn or DLGFORGE_POSTGRES_DSN"),
+        ({"backend": "embedded", "model": ""}, "the embedded model can be reached from this machine only"),
+        ({"base_url": "http://127.0.0.1:8000/v1"}, r"http://127\.0\.0\.1:8000/v1 can be reached from this"),
+        ({"base_url": "http://localhost:8000/v1"}, "http://localhost:8000/v1 can be reached from this"),
+        ({"routing": {"endpoints": [{"base_url": "http://[::1]:8000/v1"}]}}, r"\[::1\]:8000/v1 can be"),
+    ],
+)
+def test_what_only_this_machine_reaches_is_refused_on_several(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(**settings)
+    check(one=True, **settings)
+    check(spawn=SpawnConfig(coordinator=False, workers=False), **settings)
+
+
+def test_what_all_machines_reach_is_taken() -> None:
+    check(base_url="http://gpu-1:8000/v1")
+    check()
+
+
+# Small things
+
+
+@pytest.mark.parametrize("executor", ["dask", "local", ""])
+def test_executor_other_than_ray_is_refused_naming_the_choice(executor: str) -> None:
+    data = {"run": {"distributed": {"enabled": True, "executor": executor}}}
+    with pytest.raises(ConfigError, match=r"run\.distributed\.executor = .*'ray'"):
+        validate(GenerationConfig, data, "ops.dialogues.config")
+
+
+def test_served_model_name_unlike_the_agents_models_is_refused() -> None:
+    data = {"backend": "vllm_managed", "model": "other", "vllm": {"model": "m", "served_model_name": "s"}}
+    with pytest.raises(ConfigError, match=r"vllm\.served_model_name = 's' is not what the agents ask for"):
+        validate(LlmConfig, data, "llm")
+    assert VllmConfig().served_model_name == ""
+
+
+def test_slots_count_the_workers_that_are_spawned() -> None:
+    ray = RayConfig.model_validate({"workers": {"replicas": 3}})
+
+    def slots(**distributed: Any) -> int:
+        run = {"concurrency": 8, "distributed": distributed}
+        return call_slots(GenerationConfig.model_validate({"run": run}), ray)
+
+    assert slots() == 8
+    assert slots(enabled=True) == 24
+    assert slots(enabled=True, spawn={"workers": False}) == 8
+    assert DistributedConfig().enabled is False
+
+
+def test_restarts_pause_longer_each_time_and_end() -> None:
+    now = [0.0]
+    budget = RestartBudget(7, clock=lambda: now[0])
+    pauses = [budget.spend() for _ in range(7)]
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
+    assert budget.spend() is None
+    budget.grow(1)
+    assert budget.spend() == LONGEST_PAUSE_S
+    now[0] = WINDOW_S + 1
+    assert budget.spend() == 0.5, "what was long ago is forgotten"
+
+
+@pytest.mark.parametrize("kind", [RunStoppedError, StoreError, DlgforgeError, ValueError])
+def test_an_outcome_keeps_reason_and_kind(kind: type[Exception]) -> None:
+    expected = kind if issubclass(kind, DlgforgeError) else DlgforgeError
+    with pytest.raises(expected, match="the reason") as caught:
+        Outcome.of(kind("the reason")).unwrap()
+    assert type(caught.value) is expected
+
+
+def test_a_loss_is_told_in_one_line_with_the_remedy() -> None:
+    text = "The actor died because of an error in its creation task\n  File x\nModuleNotFoundError: q"
+    said = loss_reason(RuntimeError(text))
+    assert said.startswith("The actor died because")
+    assert "installed on every Ray node" in said
+    assert "\n" not in said
