@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from dlgforge_core.store.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.run_store import RunStore
@@ -46,6 +46,8 @@ def test_materialize_by_clicking_and_look_at_the_result(tmp_path: Path, page: Pa
         expect(page.get_by_text("Materialized").first).to_be_visible()
         picture(page, "lineage")
         look_at_samples(page, dev)
+        for asset in ("dialogues", "dialogue_dataset"):
+            look_at_plots(page, dev, asset)
         assert sim.stats()["by_role"]["kb_responder"] > 0
 
 
@@ -54,11 +56,24 @@ def materialize_all(page: Page) -> None:
     expect(page.get_by_text("Launched run")).to_be_visible()
 
 
-def look_at_samples(page: Page, dev: DagsterDev) -> None:
-    page.goto(f"{dev.url}/assets/dialogues?view=overview")
-    row = page.get_by_role("row").filter(has_text="samples").last
+def show_markdown(page: Page, dev: DagsterDev, asset: str, key: str) -> Locator:
+    """Open what the asset page shows under a key of the metadata."""
+    page.goto(f"{dev.url}/assets/{asset}?view=overview")
+    row = page.get_by_role("row").filter(has=page.get_by_text(key, exact=True)).last
     row.get_by_text("Show Markdown").click()
-    dialog = page.get_by_role("dialog")
+    return page.get_by_role("dialog")
+
+
+def look_at_plots(page: Page, dev: DagsterDev, asset: str) -> None:
+    image = show_markdown(page, dev, asset, "plots").get_by_role("img", name="plots of the")
+    expect(image).to_be_visible()
+    width = image.evaluate("i => i.complete && i.naturalWidth")
+    assert width > 800, "the picture is not shown"
+    picture(page, f"plots-{asset}")
+
+
+def look_at_samples(page: Page, dev: DagsterDev) -> None:
+    dialog = show_markdown(page, dev, "dialogues", "samples")
     expect(dialog.get_by_text("User", exact=True).first).to_be_visible()
     expect(dialog.get_by_text("Assistant", exact=True).first).to_be_visible()
     picture(page, "samples")

@@ -1,0 +1,170 @@
+"""Pictures of a set of dialogues, small enough to travel with a materialization's metadata."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dlgforge_core.quality.figures import DialogueFigures, length_of_class
+
+_BLUE, _ORANGE, _GREY = "#4f43dd", "#e8834a", "#8a8fa3"
+_DPI = 80
+_COLOURS = 32
+
+Panel = tuple[str, Callable[[Any], None]]
+
+
+def overview_png(
+    figures: DialogueFigures,
+    *,
+    drop_reasons: Mapping[str, int] | None = None,
+    tokens_by_role: Mapping[str, tuple[int, int]] | None = None,
+    throughput: Sequence[tuple[float, float]] | None = None,
+) -> bytes:
+    """A PNG of six plots or, where nothing is known of the run, of the first three.
+
+    `tokens_by_role` gives tokens in and out; `throughput` seconds since the start and turns a second.
+    """
+    panels: list[Panel] = [
+        ("Turns of a dialogue", lambda axes: _turn_counts(axes, figures)),
+        ("Length of a message, characters", lambda axes: _lengths(axes, figures)),
+        ("Judge's scores", lambda axes: _scores(axes, figures)),
+    ]
+    if drop_reasons is not None:
+        panels.append(("Dialogues by outcome", lambda axes: _outcomes(axes, figures, drop_reasons)))
+    if tokens_by_role is not None:
+        panels.append(("Tokens by role", lambda axes: _tokens(axes, tokens_by_role)))
+    if throughput is not None:
+        panels.append(("Turns a second", lambda axes: _throughput(axes, throughput)))
+    return _grid(panels)
+
+
+def markdown_image(png: bytes, alt: str) -> str:
+    """A PNG as markdown that carries it."""
+    return f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def _grid(panels: Sequence[Panel]) -> bytes:
+    # Here and not above: a second of import that workers never need. No pyplot: it keeps global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    rows = (len(panels) + 2) // 3
+    figure = Figure(figsize=(12, 3.1 * rows), dpi=_DPI, layout="constrained")
+    canvas: Any = FigureCanvasAgg(figure)
+    for place, (title, draw) in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, 3, place)
+        axes.set_title(title, fontsize=11, loc="left")
+        axes.tick_params(labelsize=9, color=_GREY)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(_GREY)
+        draw(axes)
+    canvas.draw()
+    pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
+    picture = pixels.convert("RGB").quantize(_COLOURS)
+    out = io.BytesIO()
+    picture.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def _nothing(axes: Any, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=_GREY, transform=axes.transAxes)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _whole_numbers(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+
+
+def _turn_counts(axes: Any, figures: DialogueFigures) -> None:
+    if not figures.turn_counts:
+        return _nothing(axes, "no dialogues yet")
+    axes.bar(list(figures.turn_counts), list(figures.turn_counts.values()), color=_BLUE, width=0.8)
+    low, high = min(figures.turn_counts), max(figures.turn_counts)
+    axes.set_xlim(low - 1, high + 1)
+    axes.set_ylabel("dialogues", fontsize=9)
+    _whole_numbers(axes.xaxis)
+    _whole_numbers(axes.yaxis)
+
+
+def _lengths(axes: Any, figures: DialogueFigures) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+    if not figures.n_turns:
+        return _nothing(axes, "no messages yet")
+    for counts, colour, label in (
+        (figures.user_lengths, _ORANGE, "user"),
+        (figures.assistant_lengths, _BLUE, "assistant"),
+    ):
+        classes = range(min(counts) - 1, max(counts) + 2)
+        lengths = [length_of_class(number) for number in classes]
+        heights = [counts.get(number, 0) for number in classes]
+        axes.fill_between(lengths, heights, step="mid", alpha=0.35, color=colour)
+        axes.step(lengths, heights, where="mid", color=colour, label=label)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=8))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("messages", fontsize=9)
+    axes.legend(fontsize=9, frameon=False)
+    _whole_numbers(axes.yaxis)
+
+
+def _scores(axes: Any, figures: DialogueFigures) -> None:
+    mean = figures.mean_score
+    if mean is None:
+        return _nothing(axes, "nothing was judged")
+    axes.bar(range(11), [figures.scores.get(score, 0) for score in range(11)], color=_BLUE, width=0.8)
+    axes.axvline(mean, color=_ORANGE, linewidth=1.5, label=f"mean {mean:.1f}")
+    axes.set_xticks(range(0, 11, 2))
+    axes.set_ylabel("verdicts", fontsize=9)
+    axes.legend(fontsize=9, frameon=False)
+    _whole_numbers(axes.yaxis)
+
+
+def _outcomes(axes: Any, figures: DialogueFigures, drop_reasons: Mapping[str, int]) -> None:
+    named = {"done": figures.n_dialogues, **dict(sorted(drop_reasons.items(), key=lambda item: -item[1]))}
+    labels = [name.replace("_", " ") for name in named]
+    bars = axes.barh(labels, list(named.values()), color=[_BLUE] + [_ORANGE] * len(drop_reasons), height=0.6)
+    axes.bar_label(bars, padding=3, fontsize=9)
+    axes.margins(x=0.15, y=0.4 / len(named))
+    axes.set_xlim(left=0, right=None if any(named.values()) else 1)
+    axes.invert_yaxis()
+    _whole_numbers(axes.xaxis)
+
+
+def _tokens(axes: Any, tokens: Mapping[str, tuple[int, int]]) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    if not any(sum(pair) for pair in tokens.values()):
+        return _nothing(axes, "no tokens were counted")
+    roles = list(tokens)
+    prompt = [tokens[role][0] for role in roles]
+    axes.barh(roles, prompt, color=_GREY, height=0.6, label="in")
+    axes.barh(roles, [tokens[role][1] for role in roles], left=prompt, color=_BLUE, height=0.6, label="out")
+    axes.invert_yaxis()
+    axes.legend(fontsize=9, frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter(EngFormatter())
+
+
+def _throughput(axes: Any, series: Sequence[tuple[float, float]]) -> None:
+    if not series:
+        return _nothing(axes, "no turns yet")
+    span = series[-1][0] + series[0][0]
+    unit, name = (1.0, "s") if span < 180 else (60.0, "min") if span < 3 * 3600 else (3600.0, "h")
+    times, rates = [at / unit for at, _ in series], [rate for _, rate in series]
+    axes.fill_between(times, rates, step="mid", alpha=0.35, color=_BLUE)
+    axes.step(times, rates, where="mid", color=_BLUE)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"time, {name}", fontsize=9)

@@ -1,0 +1,72 @@
+"""Figures of a set of dialogues, gathered in one pass with bounded memory, for plots and metadata."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Self
+
+from dlgforge_core.dialogue import Dialogue
+
+# Text lengths are counted in classes a quarter of an octave wide: few, and fine enough for a plot.
+_CLASSES_PER_OCTAVE = 4
+
+
+@dataclass
+class DialogueFigures:
+    """What a set of dialogues looks like; add them one by one."""
+
+    n_dialogues: int = 0
+    n_turns: int = 0
+    turn_counts: Counter[int] = field(default_factory=Counter)
+    scores: Counter[int] = field(default_factory=Counter)
+    user_lengths: Counter[int] = field(default_factory=Counter)
+    assistant_lengths: Counter[int] = field(default_factory=Counter)
+    user_chars: int = 0
+    assistant_chars: int = 0
+
+    @classmethod
+    def of(cls, dialogues: Iterable[Dialogue]) -> Self:
+        """The figures of all of `dialogues`."""
+        made = cls()
+        for dialogue in dialogues:
+            made.add(dialogue)
+        return made
+
+    def add(self, dialogue: Dialogue) -> None:
+        """Count one dialogue in."""
+        self.n_dialogues += 1
+        self.n_turns += len(dialogue.turns)
+        self.turn_counts[len(dialogue.turns)] += 1
+        for turn in dialogue.turns:
+            self.user_lengths[length_class(len(turn.user))] += 1
+            self.assistant_lengths[length_class(len(turn.assistant))] += 1
+            self.user_chars += len(turn.user)
+            self.assistant_chars += len(turn.assistant)
+            if turn.judgement is not None:
+                self.scores[turn.judgement.score] += 1
+        if dialogue.judgement is not None:
+            self.scores[dialogue.judgement.score] += 1
+
+    @property
+    def mean_score(self) -> float | None:
+        """Mean of all verdicts; None when nothing was judged."""
+        n = self.scores.total()
+        return sum(score * count for score, count in self.scores.items()) / n if n else None
+
+    @property
+    def mean_turns(self) -> float:
+        """Turns a dialogue."""
+        return self.n_turns / self.n_dialogues if self.n_dialogues else 0.0
+
+
+def length_class(chars: int) -> int:
+    """The class of a text of `chars` characters."""
+    return math.floor(_CLASSES_PER_OCTAVE * math.log2(chars + 1))
+
+
+def length_of_class(number: int) -> float:
+    """The length in characters in the middle of a class."""
+    return float(2 ** ((number + 0.5) / _CLASSES_PER_OCTAVE) - 1)

@@ -1,0 +1,149 @@
+"""What came out: the finished dialogues of a run, or of everything made under one fingerprint, and figures.
+
+A scope names plans and how many dialogues of each are wanted. Several runs may share a plan, when partitions
+are materialized one by one and then together; a scope holds every dialogue once all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Turn
+
+_OF_RUN = "SELECT plan_id, n_dialogues FROM run_plans WHERE run_id = %(run_id)s"
+_OF_FINGERPRINT = """
+    SELECT rp.plan_id, max(rp.n_dialogues) AS n_dialogues
+    FROM run_plans rp JOIN generation_runs r USING (run_id)
+    WHERE r.fingerprint = %(fingerprint)s GROUP BY rp.plan_id
+"""
+
+# The models are part of the fingerprint: any run of it names the same.
+_DIALOGUES = """
+WITH wanted AS ({wanted}),
+models AS (
+    SELECT config -> 'models' AS models FROM generation_runs
+    WHERE run_id = %(run_id)s OR fingerprint = %(fingerprint)s ORDER BY updated_at DESC LIMIT 1
+)
+SELECT d.plan, d.judgement, (SELECT models FROM models), (
+    SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement)
+                     ORDER BY t.turn_index)
+    FROM turns t WHERE t.dialogue_id = d.dialogue_id)
+FROM wanted JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id)
+WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues
+ORDER BY {order} LIMIT %(limit)s
+"""
+_IN_ORDER = "p.batch, p.language, d.ordinal, d.dialogue_id"
+_MIXED = "d.ordinal, p.language, p.batch, d.dialogue_id"
+
+_OUTCOMES = """
+WITH wanted AS ({wanted})
+SELECT d.status, d.drop_reason, count(*)
+FROM wanted JOIN dialogues d USING (plan_id)
+WHERE d.ordinal < wanted.n_dialogues GROUP BY 1, 2
+"""
+
+# At most %(buckets)s of them, and few enough that each has some turns in it.
+_THROUGHPUT = """
+WITH wanted AS ({wanted}),
+made AS (
+    SELECT extract(epoch FROM t.created_at)::float8 AS at
+    FROM wanted JOIN dialogues d USING (plan_id) JOIN turns t USING (dialogue_id)
+    WHERE d.ordinal < wanted.n_dialogues
+),
+span AS (
+    SELECT min(at) AS first, greatest(max(at) - min(at), 0.001) AS seconds,
+           least(greatest(count(*) / 4, 1), %(buckets)s) AS buckets
+    FROM made
+)
+SELECT least(floor((made.at - span.first) / span.seconds * span.buckets), span.buckets - 1)::int, count(*),
+       span.seconds, span.buckets
+FROM made, span GROUP BY 1, 3, 4 ORDER BY 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which dialogues: those of one run, or with `fingerprint` those of all its runs."""
+
+    run_id: str | None = None
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.run_id is None) == (self.fingerprint is None):
+            raise ValueError("a scope is either one run or one fingerprint")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the statements below are given."""
+        return {"run_id": self.run_id, "fingerprint": self.fingerprint}
+
+    def sql(self, statement: str, **parts: str) -> str:
+        """`statement` with the plans of this scope in it."""
+        return statement.format(wanted=_OF_RUN if self.run_id is not None else _OF_FINGERPRINT, **parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How the planned dialogues of a scope ended."""
+
+    planned: int
+    done: int
+    drop_reasons: Mapping[str, int]
+
+    @property
+    def dropped(self) -> int:
+        """Dialogues given up, whatever the reason."""
+        return sum(self.drop_reasons.values())
+
+    @property
+    def unfinished(self) -> int:
+        """Dialogues that are neither done nor dropped."""
+        return self.planned - self.done - self.dropped
+
+
+def stream_dialogues(
+    connection: psycopg.Connection, scope: Scope, *, limit: int | None = None, mixed: bool = False
+) -> Iterator[Dialogue]:
+    """The finished dialogues of a scope, each once; memory does not grow with their number.
+
+    By batch, language and ordinal, or `mixed`: of as many languages as there are, for samples.
+    """
+    with connection.transaction(), connection.cursor(name="dialogues") as cursor:
+        cursor.itersize = 500
+        statement = scope.sql(_DIALOGUES, order=_MIXED if mixed else _IN_ORDER)
+        cursor.execute(statement, {**scope.parameters, "limit": limit})
+        for plan, judgement, models, turns in cursor:
+            yield Dialogue(
+                plan=DialoguePlan.from_json(plan),
+                turns=tuple(
+                    Turn(i, user, assistant, Judgement.from_json(verdict) if verdict else None)
+                    for i, user, assistant, verdict in turns or ()
+                ),
+                judgement=Judgement.from_json(judgement) if judgement else None,
+                models=models or {},
+            )
+
+
+def outcomes(connection: psycopg.Connection, scope: Scope) -> Outcomes:
+    """How many dialogues were planned, finished, and dropped for which reason."""
+    rows = connection.execute(scope.sql(_OUTCOMES), scope.parameters).fetchall()
+    return Outcomes(
+        planned=sum(n for _, _, n in rows),
+        done=sum(n for status, _, n in rows if status == "done"),
+        drop_reasons={reason: n for status, reason, n in rows if status == "dropped"},
+    )
+
+
+def throughput(connection: psycopg.Connection, scope: Scope, buckets: int = 40) -> list[tuple[float, float]]:
+    """Turns committed a second over time: (seconds since the first turn, turns/s), evenly spaced."""
+    rows = connection.execute(scope.sql(_THROUGHPUT), {**scope.parameters, "buckets": buckets}).fetchall()
+    if not rows:
+        return []
+    _, _, seconds, buckets = rows[0]
+    width = seconds / buckets
+    counts = {row[0]: row[1] for row in rows}
+    return [((i + 0.5) * width, counts.get(i, 0) / width) for i in range(buckets)]

@@ -1,0 +1,183 @@
+"""What a materialization shows on its asset page: pictures and samples first, then figures and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from dlgforge_core.export.formats import PARQUET_SCHEMA, sample_markdown
+from dlgforge_core.export.plots import markdown_image, overview_png
+from dlgforge_core.generation.prepare import PreparedRun
+from dlgforge_core.generation.session import RunReport
+from dlgforge_core.llm.stats import CallStats
+from dlgforge_core.quality.figures import DialogueFigures
+from dlgforge_core.runtime.vllm_metrics import ReplicaMetrics
+from dlgforge_core.store.finished import Scope
+from dlgforge_core.store.run_store import RunStore
+
+N_SAMPLES = 3
+
+_COLUMN_TEXTS = {
+    "id": "Stable id of the dialogue.",
+    "language": "Language as it is named in the seed file.",
+    "topic": "What the dialogue is about.",
+    "seed_id": "Id of the seed topic.",
+    "seed_batch": "Seed file the topic came from.",
+    "user_persona": "Who the user simulator played.",
+    "assistant_persona": "Who the assistant played.",
+    "n_turns": "Turns: a question and its answer each.",
+    "messages": "The conversation, by role, in order.",
+    "score": "Mean of the judge's verdicts, 0 to 10; null when nothing was judged.",
+    "turn_judgements": "The judge's verdict on each turn.",
+    "judgement": "The judge's verdict on the whole dialogue.",
+    "models": "Model of each role.",
+}
+
+
+def column_schema() -> dg.TableSchema:
+    """The columns of the Parquet file, for Dagster's `dagster/column_schema`."""
+    return dg.TableSchema(
+        [
+            dg.TableColumn(
+                field.name,
+                _type_name(field.type),
+                description=_COLUMN_TEXTS.get(field.name),
+                constraints=dg.TableColumnConstraints(nullable=field.nullable, unique=field.name == "id"),
+            )
+            for field in PARQUET_SCHEMA
+        ]
+    )
+
+
+def _type_name(kind: Any) -> str:
+    if pa.types.is_list(kind):
+        return f"list<{_type_name(kind.value_type)}>"
+    if pa.types.is_struct(kind):
+        return "struct<" + ", ".join(kind.field(i).name for i in range(kind.num_fields)) + ">"
+    return str(kind)
+
+
+def dialogues_metadata(
+    store: RunStore, run: PreparedRun, report: RunReport, replicas: Sequence[ReplicaMetrics]
+) -> Mapping[str, Any]:
+    """Of a sitting of `dialogues`. Plain numbers are plotted over time by Dagster itself."""
+    progress, calls = report.progress, report.calls
+    total, roles = calls.total(), calls.by_role()
+    scope = Scope(run_id=run.run_id)
+    figures = DialogueFigures.of(store.dialogues(scope))
+    plots = overview_png(
+        figures,
+        drop_reasons=progress.drop_reasons,
+        tokens_by_role={role: (c.prompt_tokens, c.completion_tokens) for role, c in roles.items()},
+        throughput=store.throughput(scope),
+    )
+    metadata: dict[str, Any] = {
+        "plots": dg.MetadataValue.md(markdown_image(plots, "plots of the dialogues")),
+        "samples": dg.MetadataValue.md(sample_markdown(store.samples(scope, N_SAMPLES))),
+        "dialogues_planned": progress.planned,
+        "dialogues_done": progress.done,
+        "dialogues_dropped": progress.dropped,
+        "drop_rate": progress.dropped / progress.planned if progress.planned else 0.0,
+        "turns": progress.turns,
+        "complete": progress.complete,
+        "seconds": round(report.elapsed_s, 2),
+        "calls": total.calls,
+        "failed_calls": total.failures.total(),
+        "prompt_tokens": total.prompt_tokens,
+        "completion_tokens": total.completion_tokens,
+        "dlgforge_run_id": run.run_id,
+        "models": {role.value: model for role, model in run.models.items()},
+    }
+    if report.stop_reason:
+        metadata["stop_reason"] = report.stop_reason
+    if figures.mean_score is not None:
+        metadata["mean_score"] = round(figures.mean_score, 3)
+    metadata["done_by_language"] = count_table("language", "dialogues", progress.done_by_language)
+    if progress.drop_reasons:
+        metadata["dropped_by_reason"] = count_table("reason", "dialogues", progress.drop_reasons)
+    if roles:
+        metadata["roles"] = _call_table("role", roles)
+        metadata["endpoints"] = _endpoint_table(calls)
+    if replicas:
+        metadata["vllm_servers"] = _replica_table(replicas)
+    return metadata
+
+
+def dataset_metadata(figures: DialogueFigures) -> Mapping[str, Any]:
+    """Of a dataset that was written."""
+    metadata: dict[str, Any] = {
+        "plots": dg.MetadataValue.md(markdown_image(overview_png(figures), "plots of the dataset")),
+        "dagster/row_count": figures.n_dialogues,
+        "dagster/column_schema": column_schema(),
+        "turns": figures.n_turns,
+        "mean_turns": round(figures.mean_turns, 3),
+        "characters": figures.user_chars + figures.assistant_chars,
+    }
+    if figures.mean_score is not None:
+        metadata["mean_score"] = round(figures.mean_score, 3)
+    return metadata
+
+
+def count_table(name: str, figure: str, counts: Mapping[str, int]) -> dg.TableMetadataValue:
+    """Counts by name, as a table."""
+    return _table([{name: key, figure: n} for key, n in sorted(counts.items())], {name: "", figure: "int"})
+
+
+def _call_table(name: str, counts: Mapping[str, Any]) -> dg.TableMetadataValue:
+    """Calls, tokens and latency by role or endpoint; latency in seconds."""
+    rows = [
+        {
+            name: key,
+            "calls": c.calls,
+            "tokens in": c.prompt_tokens,
+            "tokens out": c.completion_tokens,
+            "p50 s": round(c.latency.percentile(50), 3),
+            "p90 s": round(c.latency.percentile(90), 3),
+            "p99 s": round(c.latency.percentile(99), 3),
+        }
+        for key, c in counts.items()
+    ]
+    return _table(rows)
+
+
+def _endpoint_table(calls: CallStats) -> dg.TableMetadataValue:
+    rows = [
+        {
+            "endpoint": name,
+            "calls": c.calls,
+            "retries": c.retries,
+            "failures": ", ".join(f"{kind} {n}" for kind, n in c.failures.most_common()) or "none",
+            "p50 s": round(c.latency.percentile(50), 3),
+            "p90 s": round(c.latency.percentile(90), 3),
+            "p99 s": round(c.latency.percentile(99), 3),
+        }
+        for name, c in calls.by_endpoint().items()
+    ]
+    return _table(rows)
+
+
+def _replica_table(replicas: Sequence[ReplicaMetrics]) -> dg.TableMetadataValue:
+    rows = [
+        {
+            "server": r.name,
+            "tokens out": int(r.generation_tokens),
+            "tokens/s": round(r.generation_tokens_per_s, 1),
+            "prefix cache hits": f"{100 * r.prefix_cache_hit_rate:.1f} %",
+        }
+        for r in replicas
+    ]
+    return _table(rows)
+
+
+def _table(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None
+) -> dg.TableMetadataValue:
+    kinds = {int: "int", float: "float"}
+    columns = columns or {name: kinds.get(type(value), "") for name, value in rows[0].items()}
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord(dict(row)) for row in rows],
+        schema=dg.TableSchema([dg.TableColumn(name, kind or "string") for name, kind in columns.items()]),
+    )
