@@ -152,7 +152,8 @@ class RayRunner:
             "placement_timeout_s": self._placement_timeout_s,
         }
         name = f"coordinator-{self._spec.run.run_id}"
-        deadline = time.monotonic() + _NAME_TRIES_S
+        replacing = self._ref is not None
+        deadline = time.monotonic() + (_NAME_TRIES_S if replacing else 0.0)
         while True:
             try:
                 return coordinator.options(name=name, **options).remote(*arguments, **keywords)

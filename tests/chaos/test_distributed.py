@@ -62,6 +62,68 @@ def whole(store: RunStore, run: PreparedRun, sim: SimulatedEndpoint, before: dic
     assert 3 * len(after) <= calls <= 3 * len(after) + lost_calls, calls
 
 
+# Several nodes on this machine
+
+
+@contextmanager
+def three_nodes() -> Iterator[Any]:
+    """A cluster of a head without room for workers and two nodes with room for one each."""
+    from ray.cluster_utils import Cluster
+
+    quiet = {"include_dashboard": False, "object_store_memory": 100 * 1024 * 1024}
+    with pytest.MonkeyPatch.context() as patch:
+        # Else it is recorded as this machine's cluster, for every `auto` to take.
+        patch.setattr(ray._private.utils, "write_ray_address", lambda *_: None)
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **quiet})
+        try:
+            for _ in range(2):
+                nodes.add_node(num_cpus=2, object_store_memory=quiet["object_store_memory"])
+            nodes.wait_for_nodes()
+            yield nodes
+        finally:
+            nodes.shutdown()
+
+
+def test_a_node_killed_in_mid_run_costs_the_calls_in_flight(store: RunStore) -> None:
+    assert not ray.is_initialized(), "this test comes before those that share a cluster"
+    run = planned(store, 60, n_turns=3, concurrency=3, max_open_dialogues=3)
+    before: dict[Any, Any] = {}
+    said: list[str] = []
+    with three_nodes() as nodes, simulated_endpoint(latency_s=0.3) as sim:
+
+        def strike(status: Status) -> None:
+            if before or len({worker for _, _, worker in committed(store).values()}) < 2:
+                return
+            before.update(committed(store))
+            nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
+
+        with RaySession(RayConfig(address=nodes.address), progress=said.append) as session:
+            session.connect()
+            assert not session.owned
+            assert session.single_machine
+            carry(
+                store,
+                run,
+                Endpoint("s", sim.base_url),
+                on_status=strike,
+                said=said,
+                num_cpus=2.0,
+            )
+        assert before
+        whole(store, run, sim, before, lost_calls=12)
+        assert len([node for node in ray_nodes(nodes.address) if node["Alive"]]) == 2, "it is borrowed"
+    assert any("borrowed" in line for line in said)
+
+
+def ray_nodes(address: str) -> list[dict[str, Any]]:
+    with RaySession(RayConfig(address=address)) as session:
+        session.connect()
+        return list(ray.nodes())
+
+
+# One local cluster: workers and the coordinator
+
+
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_killed_or_frozen_in_mid_run_costs_the_calls_in_flight(
     cluster: RaySession, store: RunStore, blow: signal.Signals
@@ -140,66 +202,6 @@ def test_workers_that_die_at_once_end_the_run_with_the_reason(
             done.set()
             thread.join(10)
     assert len(killed) == 3
-
-
-# Several nodes on this machine
-
-
-@contextmanager
-def three_nodes() -> Iterator[Any]:
-    """A cluster of a head without room for workers and two nodes with room for one each."""
-    from ray.cluster_utils import Cluster
-
-    quiet = {"include_dashboard": False, "object_store_memory": 100 * 1024 * 1024}
-    with pytest.MonkeyPatch.context() as patch:
-        # Else it is recorded as this machine's cluster, for every `auto` to take.
-        patch.setattr(ray._private.utils, "write_ray_address", lambda *_: None)
-        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0.5, **quiet})
-        try:
-            for _ in range(2):
-                nodes.add_node(num_cpus=1, object_store_memory=quiet["object_store_memory"])
-            nodes.wait_for_nodes()
-            yield nodes
-        finally:
-            nodes.shutdown()
-
-
-def test_a_node_killed_in_mid_run_costs_the_calls_in_flight(store: RunStore) -> None:
-    if ray.is_initialized():
-        pytest.skip("this process is connected to another cluster")
-    run = planned(store, 60, n_turns=3, concurrency=3, max_open_dialogues=3)
-    before: dict[Any, Any] = {}
-    said: list[str] = []
-    with three_nodes() as nodes, simulated_endpoint(latency_s=0.3) as sim:
-
-        def strike(status: Status) -> None:
-            if before or len({worker for _, _, worker in committed(store).values()}) < 2:
-                return
-            before.update(committed(store))
-            nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
-
-        with RaySession(RayConfig(address=nodes.address), progress=said.append) as session:
-            session.connect()
-            assert not session.owned
-            assert session.single_machine
-            carry(
-                store,
-                run,
-                Endpoint("s", sim.base_url),
-                on_status=strike,
-                said=said,
-                num_cpus=1.0,
-            )
-        assert before
-        whole(store, run, sim, before, lost_calls=12)
-        assert len([node for node in ray_nodes(nodes.address) if node["Alive"]]) == 2, "it is borrowed"
-    assert any("borrowed" in line for line in said)
-
-
-def ray_nodes(address: str) -> list[dict[str, Any]]:
-    with RaySession(RayConfig(address=address)) as session:
-        session.connect()
-        return list(ray.nodes())
 
 
 # The process of the job itself
