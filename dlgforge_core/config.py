@@ -1,4 +1,5 @@
-"""The configuration tree: `run`, `seeds`, `personas`, `judge`, `coverage`, `saving`, `ray`, `store`, `llm`.
+"""The configuration tree: `run`, `seeds`, `personas`, `judge`, `coverage`, `saving`, `checks`, `ray`,
+`store`, `llm`.
 
 Every default, bound and check is written here, once; the Dagster resources and assets take their fields
 from these models (see `dlgforge_dagster.config`). Lists are written as plain defaults, not factories, so
@@ -204,6 +205,31 @@ class SavingConfig(ConfigModel):
         if bad or not self.formats:
             raise ValueError(f"formats = {self.formats}: choose from {', '.join(known)}")
         return self
+
+
+class ChecksConfig(ConfigModel):
+    """What a set of dialogues must be like to pass. Shares are between 0 and 1."""
+
+    max_drop_rate: Probability = Field(
+        0.5, description="Greatest share of dialogues dropped, among those that ended."
+    )
+    max_cut_share: Probability = Field(
+        0.1, description="Greatest share of messages that end in the middle of a sentence."
+    )
+    max_leak_share: Probability = Field(
+        0.0, description="Greatest share of dialogues that repeat their instructions or a persona's text."
+    )
+    leak_words: Annotated[int, Field(ge=3)] = Field(
+        8, description="Words in a row, the same as in a persona's text, that count as a leak."
+    )
+    min_language_share: Probability = Field(
+        0.9, description="Smallest share of messages that are in the dialogue's language."
+    )
+    pass_score: Annotated[int, Field(ge=0, le=10)] = Field(
+        6, description="Score, 0 to 10, from which on a verdict is a pass."
+    )
+    min_pass_rate: Probability = Field(0.5, description="Smallest share of verdicts that are passes.")
+    max_examples: NonNegativeInt = Field(5, description="Examples that a check shows of what it found.")
 
 
 class AgentConfig(ConfigModel):

@@ -1,0 +1,111 @@
+"""Asset checks: of the dialogues in the run state, and of the dataset's files."""
+
+# No `from __future__ import annotations` here: Dagster reads the annotations of checks as types.
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dlgforge_core.config import ChecksConfig, validate
+from dlgforge_core.errors import DlgforgeError
+from dlgforge_core.export.verify import verify_dataset
+from dlgforge_core.quality.checks import CHECKS, CheckReport, run_checks
+from dlgforge_core.store.finished import Scope
+from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster.assets import RUN_ID_TAG, dialogue_dataset, dialogues
+from dlgforge_dagster.config import config_class, plain
+from dlgforge_dagster.resources import StoreResource
+
+_ChecksBase: Any = config_class(ChecksConfig)
+
+
+class DialogueChecksConfig(_ChecksBase):  # type: ignore[misc]
+    """Config of the checks of `dialogues`: their thresholds."""
+
+
+@dg.multi_asset_check(
+    name="dialogue_checks",
+    description="One pass over the dialogues; no model is asked and no server is started.",
+    specs=[
+        dg.AssetCheckSpec(check.name, asset=dialogues, description=check.description, blocking=check.blocking)
+        for check in CHECKS
+    ],
+)
+def dialogue_checks(
+    context: dg.AssetCheckExecutionContext, config: DialogueChecksConfig, store: StoreResource
+) -> Iterable[dg.AssetCheckResult]:
+    """Check what this Dagster run has made, or, when checks are run by themselves, what was made last."""
+    thresholds = validate(ChecksConfig, plain(config, ChecksConfig), "ops.dialogue_checks.config")
+    run_store = store.run_store()
+    run_id = _run_id(context, run_store)
+    scope = Scope(run_id=run_id)
+    languages = run_store.progress(run_id).done_by_language
+    blocking = {check.name: check.blocking for check in CHECKS}
+    for report in run_checks(
+        lambda: run_store.dialogues(scope), run_store.outcomes(scope), languages, thresholds
+    ):
+        if not report.passed:
+            context.log.warning(f"{report.name}: {report.summary}")
+        yield dg.AssetCheckResult(
+            asset_key=dialogues.key,
+            check_name=report.name,
+            passed=report.passed,
+            severity=dg.AssetCheckSeverity.ERROR if blocking[report.name] else dg.AssetCheckSeverity.WARN,
+            description=report.summary,
+            metadata=_metadata(report, run_id),
+        )
+
+
+def _run_id(context: dg.AssetCheckExecutionContext, store: RunStore) -> str:
+    run = context.instance.get_run_by_id(context.run.run_id)  # `dialogues` has tagged it meanwhile
+    tagged = run.tags.get(RUN_ID_TAG) if run is not None else None
+    record = store.run(tagged)
+    if record is None:
+        raise dg.Failure("there are no dialogues to check yet: materialize `dialogues` first")
+    return record.run_id
+
+
+def _metadata(report: CheckReport, run_id: str) -> Mapping[str, Any]:
+    metadata: dict[str, Any] = dict(report.figures)
+    if report.examples:
+        metadata["examples"] = dg.MetadataValue.table(
+            records=[
+                dg.TableRecord(
+                    {"problem": e.problem, "text": e.excerpt, "turn": e.turn, "dialogue": e.dialogue_id}
+                )
+                for e in report.examples
+            ]
+        )
+    return {**metadata, "dlgforge_run_id": run_id}
+
+
+@dg.asset_check(asset=dialogue_dataset, description="The files can be read, and all hold the same dialogues.")
+def files_valid(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """Read the dataset's files back, whole."""
+    folder = _latest_folder(context.instance)
+    if folder is None:
+        return dg.AssetCheckResult(passed=False, description="no dataset was written yet")
+    try:
+        counts = verify_dataset(folder)
+    except DlgforgeError as error:
+        return dg.AssetCheckResult(passed=False, description=str(error))
+    return dg.AssetCheckResult(
+        passed=True,
+        description=f"{max(counts.values(), default=0)} dialogues in each of {len(counts)} files",
+        metadata={"folder": dg.MetadataValue.path(folder), **counts},
+    )
+
+
+def _latest_folder(instance: dg.DagsterInstance) -> Path | None:
+    event = instance.get_latest_materialization_event(dialogue_dataset.key)
+    materialization = event.asset_materialization if event is not None else None
+    value = materialization.metadata.get("folder") if materialization is not None else None
+    return Path(str(value.value)) if value is not None else None
+
+
+def all_checks() -> Iterator[dg.AssetChecksDefinition]:
+    """The checks of the code location."""
+    yield dialogue_checks
+    yield files_valid

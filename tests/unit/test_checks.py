@@ -1,0 +1,166 @@
+"""The checks of a finished set: each finds what it is for, and passes what is good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlgforge_core.config import ChecksConfig
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Persona, SeedTopic, Turn
+from dlgforge_core.export.verify import DatasetError, verify_dataset
+from dlgforge_core.export.writer import write_dataset
+from dlgforge_core.quality.checks import CHECKS, CheckReport, run_checks
+from dlgforge_core.store.finished import Outcomes
+
+USER = Persona("u", "Careful buyer", "A careful buyer who asks about the price and then about the guarantee.")
+ASSISTANT = Persona(
+    "a", "Patient teacher", "Explains one step at a time and gives an example for each of them."
+)
+ENGLISH = [
+    (
+        "How do I repair a squeaking door at home?",
+        "Put a little oil on the hinges and move the door a few times.",
+    ),
+    (
+        "Which oil should I buy for the hinges?",
+        "Any light machine oil from the hardware store will do the job well.",
+    ),
+    (
+        "What if the noise comes back next week?",
+        "Then take the pin out, clean it thoroughly and oil it once more.",
+    ),
+]
+FRENCH = [
+    (
+        "Comment réparer une porte qui grince à la maison ?",
+        "Mettez un peu d'huile sur les charnières de la porte.",
+    ),
+    (
+        "Quelle huile faut-il acheter pour les charnières ?",
+        "Une huile légère du magasin de bricolage suffit.",
+    ),
+]
+
+
+def dialogue(
+    said: Sequence[tuple[str, str]] = ENGLISH, number: int = 0, language: str = "en", score: int | None = 8
+) -> Dialogue:
+    topic = SeedTopic("t", language, "home repair")
+    plan = DialoguePlan(f"id-{number}", number, language, len(said), topic, USER, ASSISTANT)
+    verdict = Judgement(score, ("clear",)) if score is not None else None
+    return Dialogue(plan, tuple(Turn(i, user, answer, verdict) for i, (user, answer) in enumerate(said)))
+
+
+def reports(
+    dialogues: Sequence[Dialogue], outcomes: Outcomes | None = None, **config: object
+) -> dict[str, CheckReport]:
+    settings = ChecksConfig.model_validate(config)
+    languages = {d.plan.language for d in dialogues}
+    outcomes = outcomes or Outcomes(len(dialogues), len(dialogues), {})
+    made = run_checks(lambda: dialogues, outcomes, languages, settings)
+    assert [report.name for report in made] == [check.name for check in CHECKS]
+    return {report.name: report for report in made}
+
+
+def failed(dialogues: Sequence[Dialogue], outcomes: Outcomes | None = None, **config: object) -> set[str]:
+    return {name for name, report in reports(dialogues, outcomes, **config).items() if not report.passed}
+
+
+def test_good_dialogues_pass_every_check() -> None:
+    assert failed([dialogue(), dialogue(FRENCH, 1, "fr")]) == set()
+
+
+GOOD = ENGLISH[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "check"),
+    [
+        ([GOOD, (" … ", GOOD[1])], "no_empty_messages"),
+        ([GOOD, (GOOD[0].upper().replace("?", "!!"), "Another answer to it.")], "unique_questions"),
+        ([(GOOD[0], "You will have to take the door off and then put the")], "no_cut_messages"),
+        ([(GOOD[0], "Well, <|im_start|>user is what I have to say about this door.")], "no_leaks"),
+        ([(GOOD[0], f"I am {ASSISTANT.description.lower()}")], "no_leaks"),
+        ([(GOOD[0], FRENCH[0][1])], "language"),
+    ],
+)
+def test_each_check_finds_what_it_is_for(said: list[tuple[str, str]], check: str) -> None:
+    found = reports([dialogue(said)])
+    assert not found[check].passed
+    assert found[check].examples[0].dialogue_id == "id-0"
+    assert {name for name, report in found.items() if not report.passed} == {check}
+
+
+def test_a_question_asked_in_two_dialogues_is_found_and_both_are_shown() -> None:
+    report = reports([dialogue(ENGLISH[:1], 1), dialogue(ENGLISH[1:], 2), dialogue(ENGLISH[:1], 3)])[
+        "unique_questions"
+    ]
+    assert report.figures["wrong"] == 1
+    assert [e.dialogue_id for e in report.examples] == ["id-1", "id-3"]
+
+
+def test_broken_turns_and_scores_fail_the_schema() -> None:
+    good = dialogue()
+    assert failed([replace(good, turns=good.turns[1:])]) >= {"schema", "turn_counts"}
+    assert failed([replace(good, turns=())]) >= {"schema", "roles_alternate", "turn_counts"}
+    assert failed([replace(good, judgement=Judgement(11, ()))]) == {"schema"}
+
+
+def test_too_many_drops_or_nothing_at_all_block() -> None:
+    good = [dialogue()]
+    assert failed(good, Outcomes(4, 2, {"refused": 2})) == set()
+    assert failed(good, Outcomes(5, 2, {"refused": 2, "invalid_output": 1})) == {"drop_rate"}
+    assert failed(good, Outcomes(5, 2, {"refused": 3}), max_drop_rate=0.6) == set()
+    assert failed([], Outcomes(5, 0, {})) == {"drop_rate"}
+    assert reports(good, Outcomes(9, 1, {"refused": 1}))["drop_rate"].figures["unfinished"] == 7
+
+
+def test_low_scores_fail_the_pass_rate_and_the_lowest_are_shown() -> None:
+    dialogues = [dialogue([(f"{q} {n}", a) for q, a in ENGLISH], n, score=n) for n in range(5)]
+    report = reports(dialogues, max_examples=2)["judge_pass_rate"]
+    assert not report.passed
+    assert report.figures["pass_rate"] == 0
+    assert [e.problem.split(":")[0] for e in report.examples] == ["0/10", "0/10"]
+    assert reports([dialogue(score=None)])["judge_pass_rate"].passed
+
+
+def test_a_language_without_a_code_is_not_judged() -> None:
+    report = reports([dialogue(language="Klingon")])["language"]
+    assert report.passed
+    assert report.figures["not_told"] == 6
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=40), st.text(max_size=40)), max_size=4), st.sampled_from(["en", "x"])
+)
+def test_whatever_was_said_every_check_gives_an_answer(said: list[tuple[str, str]], language: str) -> None:
+    for report in reports([dialogue(said, language=language)]).values():
+        assert 0 <= report.figures.get("share", 0) <= 1
+        assert len(report.examples) <= 5
+
+
+def test_a_dataset_is_read_back_and_a_broken_one_is_told(tmp_path: Path) -> None:
+    write_dataset(
+        [dialogue(), dialogue(FRENCH, 1, "fr")], tmp_path, ["sharegpt", "openai_messages", "parquet"]
+    )
+    assert verify_dataset(tmp_path) == {"sharegpt": 2, "openai_messages": 2, "parquet": 2}
+    lines = (tmp_path / "sharegpt.jsonl").read_text()
+    (tmp_path / "sharegpt.jsonl").write_text(lines.splitlines()[0] + "\n")
+    with pytest.raises(DatasetError, match=r"sharegpt\.jsonl 1"):
+        verify_dataset(tmp_path)
+    (tmp_path / "sharegpt.jsonl").write_text(lines[:-10])
+    with pytest.raises(DatasetError, match=r"sharegpt\.jsonl:2"):
+        verify_dataset(tmp_path)
+    (tmp_path / "sharegpt.jsonl").write_text(lines)
+    table = pq.read_table(tmp_path / "dialogues.parquet").drop_columns(["score"])
+    pq.write_table(table, tmp_path / "dialogues.parquet")
+    with pytest.raises(DatasetError, match="score"):
+        verify_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="holds no dataset"):
+        verify_dataset(tmp_path / "nowhere")
