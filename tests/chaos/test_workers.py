@@ -145,25 +145,30 @@ def test_a_run_rides_through_a_restart_of_postgres_without_repeating_a_call() ->
         assert sim.stats()["calls"] == book.needed
 
 
-def test_workers_do_not_take_each_other_for_dead_after_a_restart_of_postgres() -> None:
+def test_a_restarted_postgres_which_has_forgotten_all_locks_makes_nobody_dead() -> None:
     with tcp_postgres() as server, simulated_endpoint(models=[MODEL], latency_s=0.05) as sim:
         store = RunStore(server.dsn)
         store.migrate()
-        settings = plan(80, lease_s=15.0)
+        settings = plan(80, lease_s=9.0)  # so that each looks for dead ones every three seconds
         run = planned(store, **settings)
         book = Book(store, run)
-        with driver(store, settings, sim=sim) as one, driver(store, settings, sim=sim) as two:
-            for each in (one, two):
+        with driver(store, settings, sim=sim) as slow, driver(store, settings, sim=sim) as other:
+            for each in (slow, other):
                 each.expect("ready")
             wait_until_half_way(store, run.run_id)
             server.stop()
+            slow.stop()
             server.start()
-            for each in (one, two):
+            time.sleep(3.5)  # `slow` has not connected again, `other` has looked for dead ones
+            with store.connection() as connection:
+                locks = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+                assert locks.fetchone() == (1,)
+            assert _ended(store) == 0
+            slow.go_on()
+            for each in (slow, other):
                 each.finish()
         book.check_complete()
         assert sim.stats()["calls"] == book.needed
-        with store.connection() as connection:
-            assert connection.execute("SELECT count(*) FROM workers").fetchone() == (2,)
 
 
 def test_one_of_two_endpoints_killed_in_mid_run_costs_no_dialogue_and_at_most_twice_the_time(
