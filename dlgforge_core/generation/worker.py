@@ -125,8 +125,8 @@ class Worker:
             await self._store.take_over()
             await self._roll()
         finally:
+            await self._let_go()  # under the lease, for calls that are waited for may take long
             lease.cancel()
-            await self._let_go()
             await asyncio.gather(lease, return_exceptions=True)
         await self._store.heartbeat(self.stats())
         if self._failure is not None:
