@@ -28,6 +28,7 @@ class RayReaper:
     """Watches the raylet `raylet_pid` for this process. Raises OSError when the program cannot be started."""
 
     def __init__(self, raylet_pid: int, node_id: str, others: Iterable[int] = ()) -> None:
+        self._raylet = (raylet_pid, start_time(raylet_pid))
         known = ",".join(f"{pid}:{started}" for pid in others if (started := start_time(pid)))
         # -I and -S: nothing of the caller's environment can slow or break it.
         program = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
@@ -43,6 +44,11 @@ class RayReaper:
     def pid(self) -> int:
         """Process id of the watching program."""
         return self._process.pid
+
+    def raylet_runs(self) -> bool:
+        """Whether the raylet is still there; without it nothing of the cluster works, nor comes back."""
+        pid, started = self._raylet
+        return start_time(pid) == started != ""
 
     def finish(self, timeout_s: float = 10.0) -> None:
         """Let it end what is left of the cluster now, and wait for it. Idempotent."""

@@ -35,6 +35,7 @@ class RayRunner:
     is a thread here. `spawn.workers` has it start worker actors, else it does the generating itself. Keys and
     the DSN travel as arguments of a method call, never in the actors' environment, which Ray's dashboard
     shows. `placement_timeout_s` is for clusters that cannot grow: how long actors may wait for a place.
+    `alive` tells whether the cluster is still there, so that nothing is waited for that cannot come.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class RayRunner:
         fleet: VllmFleet | None,
         progress: Callable[[str], None],
         placement_timeout_s: float | None = None,
+        alive: Callable[[], bool] = lambda: True,
     ) -> None:
         self._keys = {endpoint.name: endpoint.api_key for endpoint in spec.endpoints}
         # Actors take the endpoints from their environment, see worker_actor.spec_in_place.
@@ -59,6 +61,7 @@ class RayRunner:
         self._fleet = fleet
         self._progress = progress
         self._placement_timeout_s = placement_timeout_s
+        self._alive = alive
         self._store = RunStore(spec.dsn, spec.postgres)
         self._earlier_workers = 0
         self._budget = RestartBudget(COORDINATOR_RESTARTS)
@@ -90,6 +93,11 @@ class RayRunner:
         """Whether the run has ended within `timeout_s` seconds; a lost coordinator is replaced meanwhile."""
         if self._outcome is not None:
             return True
+        if not self._alive():
+            self._outcome = Outcome.stopped(
+                "the local Ray cluster of this run has died: its raylet was killed, or ran out of memory"
+            )
+            return True
         if self._local is not None:
             self._wait_local(timeout_s)
         else:
@@ -107,7 +115,7 @@ class RayRunner:
 
             with contextlib.suppress(Exception):
                 # One that never had its place cannot end in order, and has nothing to end.
-                if self._outcome is None and self._answered:
+                if self._outcome is None and self._answered and self._alive():
                     self._actor.stop.remote(reason)
                     if ray.wait([self._ref], timeout=_STOP_S)[0]:
                         self._outcome = ray.get(self._ref)

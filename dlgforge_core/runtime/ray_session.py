@@ -77,6 +77,11 @@ class RaySession:
         return self._owned
 
     @property
+    def alive(self) -> bool:
+        """False once a local cluster of ours has died; a borrowed one may yet come back."""
+        return self._reaper is None or self._reaper.raylet_runs()
+
+    @property
     def single_machine(self) -> bool:
         """Whether all nodes of the connected cluster are on this machine, and so reach its loopback."""
         if self._owned:

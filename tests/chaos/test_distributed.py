@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -241,20 +242,18 @@ def running_job(project: Project, llm: dict[str, Any], **run: Any) -> Iterator[t
 
 
 def parts_of(job: subprocess.Popen[bytes], project: Project) -> list[psutil.Process]:
-    """Everything the job started: what is below it, and what lives in its folder."""
-    parts = set(psutil.Process(job.pid).children(recursive=True))
+    """Everything the job started: what is below it, and what lives in its folder, but for the Postgres that
+    we hold, too."""
+    below = psutil.Process(job.pid).children(recursive=True)
+    ours = {p.pid for p in psutil.Process().children(recursive=True)} - {p.pid for p in below} - {job.pid}
+    if (postgres := postmaster_pid(project.home)) is not None:
+        ours |= {postgres, *(p.pid for p in psutil.Process(postgres).children(recursive=True))}
+    beside = []
     for process in psutil.process_iter():
-        try:
-            if process.cwd().startswith(str(project.folder)) and process.pid != job.pid:
-                parts.add(process)
-        except (psutil.Error, OSError):
-            continue
-    postgres = postmaster_pid(project.home)
-    ours = psutil.Process(os.getpid()).children(recursive=True)  # we hold the embedded server, too
-    server = (
-        [postgres, *(p.pid for p in psutil.Process(postgres).children(recursive=True))] if postgres else []
-    )
-    return [p for p in parts if p.pid not in server and p not in ours]
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.cwd().startswith(str(project.folder)):
+                beside.append(process)
+    return [p for p in {*below, *beside} if p.pid not in ours and p.pid != job.pid]
 
 
 def named(parts: list[psutil.Process], text: str) -> list[psutil.Process]:
@@ -295,7 +294,10 @@ def test_after_kill_dash_nine_nothing_lives_on_and_running_again_completes(
                 raylet.kill()
             wait_until(lambda: not named(parts, "ray::"), 30, "the actors are gone")
             if victim == "raylet":
-                assert job.wait(60) != 0
+                assert job.wait(30) != 0
+                assert (
+                    "the local Ray cluster of this run has died" in (project.folder / "job.log").read_text()
+                )
             wait_until(lambda: not alive(parts), 30, f"all are gone ({alive(parts)})")
             before |= committed(store)
         finishes(project, path, store, sim, before)

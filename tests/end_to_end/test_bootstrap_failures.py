@@ -146,10 +146,10 @@ def test_no_vllm_on_the_workers(project: Project, tmp_path: Path) -> None:
     output = fails(
         project,
         {"backend": "vllm_managed", "vllm": {"model": "x", "num_gpus_per_replica": 0.0}},
-        "vllm",
+        r"there is no `vllm` program on the PATH of node .*; install vLLM there",
         PATH=str(tmp_path),
         RAY_ADDRESS="local",
     )
     assert "is placed on" not in output
-    assert re.search(r"(?i)install|PATH", output)
+    assert "starting for" not in output
     assert time.monotonic() - started < 90
