@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from typing import Any
+
+import psutil
 
 from bench.fixture import MODEL, fresh_store, peak_mb, planned, work, worker_spec
 from dlgforge_core.config import GenerationConfig, RunConfig
@@ -31,6 +34,7 @@ def measure(dialogues: int, seed: int) -> dict[str, float]:
     options = {"latency_s": 0.4, "latency_sigma": 0.6, "slots": SLOTS, "seed": seed, "models": [MODEL]}
     with fresh_store("bench") as store, simulated_endpoint(**options) as sim:
         prepared = planned(store, GenerationConfig(run=run))
+        before = psutil.cpu_times()
         cost = work(worker_spec(store, prepared, Endpoint("simulated", sim.base_url)))
         stats, progress = sim.stats(), store.progress(prepared.run_id)
         if not (progress.complete and progress.done == dialogues):
@@ -41,6 +45,7 @@ def measure(dialogues: int, seed: int) -> dict[str, float]:
             "span_s": stats["span_s"],
             "cpu_ms_per_call": 1000 * cost.cpu_s / stats["calls"],
             "peak_mb": peak_mb(),
+            "idle": _idle(before, psutil.cpu_times()),
         }
 
 
@@ -52,12 +57,17 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = [measure(arguments.dialogues, seed) for seed in arguments.seeds]
     print(f"{arguments.dialogues} dialogues, {SLOTS} slots")
-    print("seed  calls  utilisation  span_s  cpu_ms/call  peak_mb")
+    print("seed  calls  utilisation  span_s  cpu_ms/call  peak_mb  machine_idle")
     for seed, row in [*zip(map(str, arguments.seeds), rows, strict=True), ("mean", _mean(rows))]:
         print(
             f"{seed:>4}  {row['calls']:5.0f}  {row['utilisation']:11.3f}  {row['span_s']:6.2f}  "
-            f"{row['cpu_ms_per_call']:11.2f}  {row['peak_mb']:7.0f}"
+            f"{row['cpu_ms_per_call']:11.2f}  {row['peak_mb']:7.0f}  {row['idle']:12.0%}"
         )
+
+
+def _idle(before: Any, after: Any) -> float:
+    """The share of the machine's CPU that nobody used; a busy machine stretches the span."""
+    return (after.idle - before.idle) / (sum(after) - sum(before))
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
