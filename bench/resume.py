@@ -46,6 +46,7 @@ def main() -> None:
     ):
         run = planned(store, **plan)  # type: ignore[arg-type]
         book = Book(store, run)
+        time.sleep(5.0)  # for so long a Postgres that was just started takes nobody for dead by a lock
         started = time.monotonic()
         kills, last = kill_and_resume(store, plan, book, sim, moments)
         elapsed = time.monotonic() - started
