@@ -61,6 +61,7 @@ EFFORT_KEYS = frozenset(
         "max_dialogues",
         "patience_s",
         "lease_s",
+        "max_concurrent_runs",
         "resume_run_id",
         "distributed",
     }
@@ -105,6 +106,9 @@ class RunConfig(ConfigModel):
     )
     lease_s: Annotated[float, Field(ge=2.0)] = Field(
         30.0, description="Seconds after which a worker that gave no sign loses its dialogues to the others."
+    )
+    max_concurrent_runs: PositiveInt = Field(
+        1, description="Runs on this database that may use the endpoints at once; further ones wait."
     )
     resume_run_id: str | None = Field(
         None, description="Finish this earlier run, with the configuration it was planned with."
@@ -192,7 +196,7 @@ class CoverageConfig(ConfigModel):
 class SavingConfig(ConfigModel):
     """Where and how the dataset is written."""
 
-    output_dir: str = Field("", description="Folder of the dataset. Empty: .dlgforge/datasets/<run id>.")
+    output_dir: str = Field("", description="Folder of the dataset. Empty: .dlgforge/datasets/<fingerprint>.")
     formats: list[str] = Field(
         ["sharegpt", "openai_messages", "parquet"],
         description="Formats to write: sharegpt, openai_messages, parquet.",

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
-from dlgforge_core.export.formats import PARQUET_SCHEMA, sample_markdown
+from dlgforge_core.export.formats import PARQUET_SCHEMA, escape_markdown, sample_markdown
 from dlgforge_core.export.plots import markdown_image, overview_png
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.session import RunReport
 from dlgforge_core.llm.stats import CallStats
 from dlgforge_core.quality.figures import DialogueFigures
 from dlgforge_core.runtime.vllm_metrics import ReplicaMetrics
+from dlgforge_core.seeds import SeedBatch
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunStore
 
@@ -58,6 +60,29 @@ def _type_name(kind: Any) -> str:
     if pa.types.is_struct(kind):
         return "struct<" + ", ".join(kind.field(i).name for i in range(kind.num_fields)) + ">"
     return str(kind)
+
+
+def seed_topics_metadata(batches: Sequence[SeedBatch]) -> Mapping[str, Any]:
+    """Of seed files that were read."""
+    topics = [topic for batch in batches for topic in batch.topics]
+    problems = [problem for batch in batches for problem in batch.problems]
+    spread = topics[:: max(1, len(topics) // 8)]
+    examples = "\n".join(
+        f"- *{t.language}* **{escape_markdown(t.topic, 200)}**: {escape_markdown(t.question or '', 300)}"
+        for t in spread
+    )
+    metadata: dict[str, Any] = {
+        "examples": dg.MetadataValue.md(examples),
+        "topics": len(topics),
+        "seed_batches": [batch.name for batch in batches[:200]],
+        "languages": count_table("language", "topics", Counter(topic.language for topic in topics)),
+        "skipped_entries": len(problems),
+    }
+    if problems:
+        metadata["problems"] = dg.MetadataValue.md(
+            "\n".join(f"- {escape_markdown(p, 500)}" for p in problems[:50])
+        )
+    return metadata
 
 
 def dialogues_metadata(

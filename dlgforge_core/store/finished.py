@@ -46,6 +46,14 @@ FROM wanted JOIN dialogues d USING (plan_id)
 WHERE d.ordinal < wanted.n_dialogues GROUP BY 1, 2
 """
 
+_PARTS = """
+WITH wanted AS ({wanted})
+SELECT p.batch, p.language, count(*), count(*) FILTER (WHERE d.status = 'done'),
+       count(*) FILTER (WHERE d.status = 'pending')
+FROM wanted JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id)
+WHERE d.ordinal < wanted.n_dialogues GROUP BY 1, 2 ORDER BY 1, 2
+"""
+
 # At most %(buckets)s of them, and few enough that each has some turns in it.
 _THROUGHPUT = """
 WITH wanted AS ({wanted}),
@@ -103,6 +111,22 @@ class Outcomes:
     def unfinished(self) -> int:
         """Dialogues that are neither done nor dropped."""
         return self.planned - self.done - self.dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The dialogues of one seed batch in one language."""
+
+    batch: str
+    language: str
+    planned: int
+    done: int
+    unfinished: int
+
+
+def parts(connection: psycopg.Connection, scope: Scope) -> list[Part]:
+    """How each seed batch and language of a scope stands."""
+    return [Part(*row) for row in connection.execute(scope.sql(_PARTS), scope.parameters).fetchall()]
 
 
 def stream_dialogues(

@@ -17,7 +17,15 @@ from dlgforge_core.errors import StoreError
 from dlgforge_core.planning import Plan
 from dlgforge_core.seeds import SeedBatch
 from dlgforge_core.store.connection import connect
-from dlgforge_core.store.finished import Outcomes, Scope, outcomes, stream_dialogues, throughput
+from dlgforge_core.store.finished import (
+    Outcomes,
+    Part,
+    Scope,
+    outcomes,
+    parts,
+    stream_dialogues,
+    throughput,
+)
 from dlgforge_core.store.migrate import migrate
 
 _COPY_CHUNK = 2_000
@@ -235,6 +243,11 @@ class RunStore:
         """How the planned dialogues of a scope or run ended."""
         with self.connection() as connection:
             return outcomes(connection, _scope(scope))
+
+    def parts(self, scope: Scope | str) -> list[Part]:
+        """How each seed batch and language of a scope or run stands."""
+        with self.connection() as connection:
+            return parts(connection, _scope(scope))
 
     def throughput(self, scope: Scope | str) -> list[tuple[float, float]]:
         """Turns committed a second over time: (seconds since the first turn, turns/s)."""
