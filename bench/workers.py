@@ -162,8 +162,8 @@ def measure(workers: int, dialogues: int, share: float) -> Figures:
 def main() -> None:
     """Print a line for each run, and the ratios of the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dialogues", type=int, default=300, help="for each worker")
-    parser.add_argument("--share", type=float, default=0.3, help="of one core, for each worker; 1: no limit")
+    parser.add_argument("--dialogues", type=int, default=250, help="for each worker")
+    parser.add_argument("--share", type=float, default=0.2, help="of one core, for each worker; 1: no limit")
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
     found: dict[int, list[Figures]] = {1: [], 2: []}

@@ -73,8 +73,9 @@ def three_nodes() -> Iterator[Any]:
 
     quiet = {"include_dashboard": False, "object_store_memory": 100 * 1024 * 1024}
     with pytest.MonkeyPatch.context() as patch:
-        # Else it is recorded as this machine's cluster, for every `auto` to take.
+        # Else it is recorded as this machine's cluster, for every `auto` to take, in place of the user's.
         patch.setattr(ray._private.utils, "write_ray_address", lambda *_: None)
+        patch.setattr(ray._common.utils, "reset_ray_address", lambda *_: None)
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **quiet})
         try:
             for _ in range(2):

@@ -273,9 +273,7 @@ _FEW_TOKENS = {
 }
 
 
-def run_job(
-    dsn: str, llm: dict[str, Any], *, total: int, distributed: bool, replicas: int = 2
-) -> dg.ExecuteInProcessResult:
+def run_job(dsn: str, llm: dict[str, Any], *, total: int, distributed: bool) -> dg.ExecuteInProcessResult:
     run = {
         "total_samples": total,
         "target_languages": ["en"],
@@ -289,7 +287,7 @@ def run_job(
         "resources": {
             "llm": {"config": llm},
             "store": {"config": {"postgres": {"dsn": dsn}}},
-            "ray": {"config": {"workers": {"replicas": replicas, "num_cpus": 0.5}}},
+            "ray": {"config": {"workers": {"num_cpus": 0.5}}},
         },
     }
     job = defs.resolve_job_def("generate_dialogues")
@@ -325,7 +323,7 @@ def test_the_job_with_endpoints_that_are_there(
 
 def test_the_job_with_the_embedded_model_on_ray(cluster: RaySession, store: RunStore) -> None:
     llm = {"backend": "embedded", "agents": _FEW_TOKENS}
-    assert run_job(store.dsn, llm, total=2, distributed=True, replicas=1).success
+    assert run_job(store.dsn, llm, total=2, distributed=True).success
     progress = store.progress(last_run(store))
     assert progress.complete
     assert progress.done + progress.dropped == 2
