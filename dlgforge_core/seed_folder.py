@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,8 +86,9 @@ def list_seed_files(place: str) -> list[SeedFile]:
         size = int(entry.get("size") or 0)
         # What a filesystem tells of a change: a local one the time and inode, stores an ETag.
         told = [entry.get(key) for key in ("mtime", "ino", "ETag", "etag", "LastModified", "updated")]
-        state = f"{size}|" + "|".join(str(value) for value in told if value is not None)
-        files.append(SeedFile(name, str(entry["name"]), size, state))
+        state = json.dumps([size, *(str(value) for value in told)])
+        digest = hashlib.sha256(state.encode()).hexdigest()[:12]
+        files.append(SeedFile(name, str(entry["name"]), size, digest))
     return sorted(files, key=lambda file: file.name)
 
 

@@ -9,15 +9,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import psutil
 from dagster_graphql import DagsterGraphQLClient
 
+from dlgforge_core.store.run_store import RunStore
 from tests.end_to_end.job import DAGSTER, ROOT, Project
-from tests.support.postgres import wait_until_stopped
 
 T = TypeVar("T")
 
@@ -49,6 +48,20 @@ class DagsterDev:
         runs: list[dict[str, Any]] = data["runsOrError"]["results"]
         return [{**run, "tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in runs]
 
+    def partitions(self, asset: str, dimension: str) -> list[str]:
+        """The partitions of one dimension of an asset."""
+        query = """query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+            partitionKeysByDimension { name partitionKeys } } } }"""
+        node = self.query(query, key={"path": [asset]})["assetNodeOrError"]
+        return next(d["partitionKeys"] for d in node["partitionKeysByDimension"] if d["name"] == dimension)
+
+    def materialized(self, asset: str) -> bool:
+        """Whether an asset was ever materialized."""
+        query = """query ($key: AssetKeyInput!) { assetOrError(assetKey: $key) { ... on Asset {
+            assetMaterializations(limit: 1) { runId } } } }"""
+        found = self.query(query, key={"path": [asset]})["assetOrError"]
+        return bool(found.get("assetMaterializations"))
+
     def wait_for_run(self, run_id: str, timeout_s: float = 180) -> str:
         """The status in which a run ended."""
 
@@ -76,7 +89,7 @@ def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> 
 
 @contextlib.contextmanager
 def dagster_dev(project: Project, **env: str) -> Iterator[DagsterDev]:
-    """Start it on a free port of loopback; it, its runs and the embedded Postgres are gone afterwards."""
+    """Start it on a free port of loopback; it and its runs are gone afterwards."""
     port = free_port()
     log = (project.folder / "dagster-dev.log").open("ab")
     command = [DAGSTER, "dev", "-w", str(ROOT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
@@ -96,7 +109,6 @@ def dagster_dev(project: Project, **env: str) -> Iterator[DagsterDev]:
     finally:
         _stop(process, project.env)
         log.close()
-        wait_until_stopped(project.home, 20)
 
 
 def _answers(dev: DagsterDev) -> bool:
@@ -108,9 +120,18 @@ def _answers(dev: DagsterDev) -> bool:
     return bool(data["repositoriesOrError"].get("nodes"))
 
 
-def run_workers(home: Path) -> list[psutil.Process]:
-    """Processes that carry a run of the instance in `home`."""
-    return [p for p in _of_instance(str(home)) if "execute_run" in " ".join(_cmdline(p))]
+def run_workers(store: RunStore) -> list[psutil.Process]:
+    """Processes that make dialogues just now, as the run state names them."""
+    with store.connection() as connection:
+        rows = connection.execute("SELECT DISTINCT pid FROM workers WHERE ended_at IS NULL").fetchall()
+    return [psutil.Process(pid) for (pid,) in rows if psutil.pid_exists(pid)]
+
+
+def kill_everything(project: Project) -> None:
+    """SIGKILL to `dagster dev` and all that belongs to its instance at once, as when a machine fails."""
+    for process in _of_instance(project.env["DAGSTER_HOME"]):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 def _stop(process: subprocess.Popen[bytes], env: Mapping[str, str]) -> None:
@@ -134,7 +155,9 @@ def _of_instance(home: str) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error):
             if process.pid == os.getpid() or not _cmdline(process)[:1]:
                 continue
-            if process.environ().get("DAGSTER_HOME") == home and "dagster" in " ".join(_cmdline(process)):
+            command = " ".join(_cmdline(process))
+            ours = "dagster" in command or "multiprocessing" in command  # a run is forked by the code server
+            if ours and process.environ().get("DAGSTER_HOME") == home:
                 found.append(process)
     return found
 
