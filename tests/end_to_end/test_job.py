@@ -189,7 +189,8 @@ def wait_for_turns(store: RunStore, n: int, timeout_s: float = 120) -> dict:
 
 
 @pytest.mark.parametrize("example", sorted(p.name for p in (ROOT / "examples").glob("*.yaml")))
-def test_shipped_examples_are_valid(example: str) -> None:
+def test_shipped_examples_are_valid(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLGFORGE_VLLM_MODEL", "/models/some")  # which make demo-vllm sets
     import dagster as dg
 
     from dlgforge_dagster.definitions import defs
