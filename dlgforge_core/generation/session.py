@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dlgforge_core.errors import RunStoppedError
+from dlgforge_core.errors import RunStoppedError, StoreError
 from dlgforge_core.generation.worker import WorkerResult
 from dlgforge_core.llm.stats import CallStats
 from dlgforge_core.store.run_store import Progress, RunStore
@@ -95,7 +96,9 @@ def generate(
         while not runner.wait(poll_s):
             elapsed = time.monotonic() - started
             if elapsed >= next_report:
-                on_status(_status(store.progress(run_id), before, runner.stats(), elapsed))
+                # The workers have patience with a Postgres that is away; so has the one who only looks on.
+                with contextlib.suppress(StoreError):
+                    on_status(_status(store.progress(run_id), before, runner.stats(), elapsed))
                 # A long run reports ever more rarely, so that the event log stays bounded.
                 next_report = elapsed + max(first_report_s, elapsed / 20)
         result = runner.result()
@@ -103,7 +106,8 @@ def generate(
         runner.stop("interrupted")
         runner.wait(_STOP_TIMEOUT_S)
         reason = str(error) or type(error).__name__
-        store.set_status(run_id, "stopped", reason)
+        with contextlib.suppress(StoreError):  # it must not hide what really happened
+            store.set_status(run_id, "stopped", reason)
         if isinstance(error, RunStoppedError):
             raise RunStoppedError(
                 f"{reason}\nRun the same configuration again to resume run {run_id}."
