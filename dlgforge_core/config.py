@@ -90,7 +90,7 @@ class RunConfig(ConfigModel):
         None, description="Mean of the distribution. Unset: the middle of min_turns and max_turns."
     )
     concurrency: PositiveInt = Field(
-        8, description="Call slots: how many LLM calls may be under way at once."
+        8, description="Call slots: LLM calls that may be under way at once, in each worker."
     )
     max_open_dialogues: PositiveInt | None = Field(
         None, description="Dialogues in progress at once in one process. Unset: four for each call slot."
