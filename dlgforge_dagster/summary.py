@@ -1,0 +1,126 @@
+"""A run's outcome for CI: JSON and JUnit XML of its assets, checks and figures.
+
+    python -m dlgforge_dagster.summary --json summary.json --junit junit.xml
+
+Reads the latest run of the job from the Dagster instance. Exit code 0 when it succeeded, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import dagster as dg
+
+# What XML 1.0 cannot hold.
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def summary(instance: dg.DagsterInstance, job: str, run_id: str = "") -> dict[str, Any]:
+    """Outcome, figures and checks of a run, the latest of `job` by default. Raises LookupError."""
+    filters = dg.RunsFilter(run_ids=[run_id]) if run_id else dg.RunsFilter(job_name=job)
+    runs = instance.get_runs(filters, limit=1)
+    if not runs:
+        raise LookupError(f"there is no run {run_id}" if run_id else f"the job {job} was never run")
+    run = runs[0]
+    assets: dict[str, Any] = {}
+    checks: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
+    for entry in instance.all_logs(run.run_id):
+        event = entry.dagster_event
+        if event is None:
+            continue
+        if event.is_step_materialization:
+            made = event.step_materialization_data.materialization
+            if made.partition is None or made.asset_key.to_user_string() not in assets:
+                assets[made.asset_key.to_user_string()] = _figures(made.metadata)
+        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            data = event.asset_check_evaluation_data
+            checks.append(
+                {
+                    "asset": data.asset_key.to_user_string(),
+                    "check": data.check_name,
+                    "passed": data.passed,
+                    "severity": data.severity.value,
+                    "summary": data.description or "",
+                    "figures": _figures(data.metadata),
+                }
+            )
+        elif event.is_step_failure:
+            error = event.step_failure_data.error
+            failures[event.step_key or ""] = (error.cause or error).message.strip() if error else "failed"
+    return {
+        "run_id": run.run_id,
+        "job": run.job_name,
+        "status": run.status.value,
+        "tags": {key: value for key, value in run.tags.items() if key.startswith("dlgforge/")},
+        "assets": assets,
+        "checks": checks,
+        "failures": failures,
+    }
+
+
+def _figures(metadata: Any) -> dict[str, Any]:
+    return {
+        name: value.value
+        for name, value in metadata.items()
+        if isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue | dg.TextMetadataValue)
+    }
+
+
+def junit(data: dict[str, Any]) -> ElementTree.ElementTree[ElementTree.Element]:
+    """A summary as JUnit XML: a case for each asset and check; those that only warn are skipped ones."""
+    suite = ElementTree.Element("testsuite", name=f"dlgforge {data['job']}")
+    counts = {"tests": 0, "failures": 0, "skipped": 0}
+
+    def case(kind: str, name: str) -> ElementTree.Element:
+        counts["tests"] += 1
+        return ElementTree.SubElement(suite, "testcase", classname=f"dlgforge.{kind}", name=name)
+
+    def outcome(element: ElementTree.Element, tag: str, message: str) -> None:
+        counts["failures" if tag == "failure" else "skipped"] += 1
+        ElementTree.SubElement(element, tag, message=_NO_XML.sub("\ufffd", message))
+
+    for name in data["assets"]:
+        case("asset", name)
+    for name, message in data["failures"].items():
+        outcome(case("step", name), "failure", message)
+    for check in data["checks"]:
+        element = case(f"check.{check['asset']}", check["check"])
+        if not check["passed"]:
+            outcome(element, "failure" if check["severity"] == "ERROR" else "skipped", check["summary"])
+    suite.attrib.update({key: str(value) for key, value in counts.items()})
+    return ElementTree.ElementTree(suite)
+
+
+def main() -> int:
+    """Write the summary of a run; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--job", default="generate_dialogues", help="whose latest run")
+    parser.add_argument("--run-id", default="", help="this Dagster run instead")
+    parser.add_argument("--json", type=Path, help="file to write; - or none: standard output")
+    parser.add_argument("--junit", type=Path, help="JUnit XML file to write")
+    arguments = parser.parse_args()
+    with dg.DagsterInstance.get() as instance:
+        try:
+            data = summary(instance, arguments.job, arguments.run_id)
+        except LookupError as error:
+            print(error, file=sys.stderr)
+            return 1
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    if arguments.json is None or str(arguments.json) == "-":
+        print(text)
+    else:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    if arguments.junit is not None:
+        junit(data).write(arguments.junit, encoding="utf-8", xml_declaration=True)
+    return 0 if data["status"] == "SUCCESS" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
