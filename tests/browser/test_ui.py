@@ -12,7 +12,7 @@ from dlgforge_core.store.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.run_store import RunStore
 from tests.browser.conftest import IMAGES
 from tests.end_to_end.job import Project, run_config
-from tests.support.dagster_dev import DagsterDev, dagster_dev, run_workers, wait_for
+from tests.support.dagster_dev import FINISHED, DagsterDev, dagster_dev, run_workers, wait_for
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
 pytestmark = pytest.mark.timeout(600)
@@ -42,6 +42,7 @@ def test_materialize_by_clicking_and_look_at_the_result(tmp_path: Path, page: Pa
         page.goto(f"{dev.url}/locations/dlgforge/asset-groups/dlgforge")
         materialize_all(page, dev)
         wait_for(lambda: dev.materialized("dialogue_dataset"), 180, "the dataset is written")
+        wait_for(lambda: all(run["status"] in FINISHED for run in dev.runs()), 60, "all runs end")
         assert {run["status"] for run in dev.runs()} == {"SUCCESS"}, dev.log()[-5000:]
         page.goto(f"{dev.url}/locations/dlgforge/asset-groups/dlgforge")
         expect(page.get_by_text("Materialized").first).to_be_visible()
@@ -61,8 +62,12 @@ def materialize_all(page: Page, dev: DagsterDev) -> None:
     )
     page.get_by_role("button", name="Materialize all").click()
     dialog = page.get_by_role("dialog")
-    for button in dialog.get_by_role("button", name="All", exact=True).all():
+    every = dialog.get_by_role("button", name="All", exact=True)
+    expect(every).to_have_count(2)
+    expect(dialog.get_by_text("0 partitions")).to_be_visible()
+    for button in every.all():
         button.click()
+    expect(dialog.get_by_text("4 partitions")).to_be_visible()
     picture(page, "partitions")
     dialog.get_by_role("button", name="Launch backfill").click()
 
