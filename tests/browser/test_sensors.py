@@ -157,7 +157,7 @@ def test_three_batches_in_four_languages_are_completed_whatever_is_killed(site: 
         questions = [turn.user for d in dialogues for turn in d.turns]
         assert len(set(questions)) == 48
         # A dead run is told by the code server that started it; where that died too, by the sensor.
-        reason = "unexpectedly exited" if killed == "the run" else "The process of this run died"
+        reason = "marked as failed from outside" if killed == "the run" else "The process of this run died"
         assert reason in run_failures(dev)
 
 
