@@ -114,7 +114,7 @@ def test_a_valid_dsn_never_shows_its_password(password: str) -> None:
         assert redact_dsn(dsn) == "postgresql://someone:***@db.example.net:5432/work"
 
 
-@given(_passwords)
+@given(_passwords.filter(lambda password: "the" not in password))  # a word of the messages themselves
 def test_a_dsn_with_an_unencoded_password_does_not_show_it_either(password: str) -> None:
     for dsn in (
         f"postgresql://someone:{password}@db.example.net:5432/work",
