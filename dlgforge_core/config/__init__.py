@@ -1,0 +1,79 @@
+"""The configuration tree, a module for each section.
+
+Every default, bound and check is written here, once; the Dagster resources and assets take their fields
+from these models (see `dlgforge_dagster.config`). Lists are written as plain defaults, not factories, so
+that Dagster's launchpad can show them.
+"""
+
+from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Probability, Seconds, validate
+from dlgforge_core.config.checks import ChecksConfig
+from dlgforge_core.config.coverage import CoverageConfig
+from dlgforge_core.config.environment import llm_from_environment
+from dlgforge_core.config.generation import GenerationConfig
+from dlgforge_core.config.inputs import PersonasConfig, SeedsConfig
+from dlgforge_core.config.judging import JudgeConfig
+from dlgforge_core.config.llm import (
+    EMBEDDED_MODEL_NAME,
+    AgentConfig,
+    AgentsConfig,
+    AssistantConfig,
+    Backend,
+    EmbeddedConfig,
+    EndpointConfig,
+    JudgeAgentConfig,
+    LlmConfig,
+    RoutingConfig,
+    RoutingStrategy,
+    UserSimulatorConfig,
+    VllmConfig,
+    check_base_url,
+)
+from dlgforge_core.config.run import EFFORT_KEYS, DistributedConfig, RunConfig, SpawnConfig
+from dlgforge_core.config.runtime import (
+    ActorConfig,
+    CoordinatorConfig,
+    PostgresConfig,
+    RayConfig,
+    StoreConfig,
+)
+from dlgforge_core.config.saving import SavingConfig
+
+__all__ = [
+    "EFFORT_KEYS",
+    "EMBEDDED_MODEL_NAME",
+    "ActorConfig",
+    "AgentConfig",
+    "AgentsConfig",
+    "AssistantConfig",
+    "Backend",
+    "ChecksConfig",
+    "ConfigModel",
+    "CoordinatorConfig",
+    "CoverageConfig",
+    "DistributedConfig",
+    "EmbeddedConfig",
+    "EndpointConfig",
+    "GenerationConfig",
+    "JudgeAgentConfig",
+    "JudgeConfig",
+    "LlmConfig",
+    "NonNegativeInt",
+    "PersonasConfig",
+    "PositiveInt",
+    "PostgresConfig",
+    "Probability",
+    "RayConfig",
+    "RoutingConfig",
+    "RoutingStrategy",
+    "RunConfig",
+    "SavingConfig",
+    "Seconds",
+    "SeedsConfig",
+    "SpawnConfig",
+    "StoreConfig",
+    "UserSimulatorConfig",
+    "VllmConfig",
+    "check_base_url",
+    "llm_from_environment",
+    "validate",
+]

@@ -1,0 +1,96 @@
+"""What every section of the configuration is made of, and how its problems are told."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dlgforge_core.errors import ConfigError
+
+M = TypeVar("M", bound="ConfigModel")
+
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class ConfigModel(BaseModel):
+    """Base of all configuration models: unknown keys are errors, values are not coerced between types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=False)
+
+
+def validate(model: type[M], data: Mapping[str, Any], source: str) -> M:
+    """Build `model` from plain data.
+
+    `source` names where the data came from, for the message. Raises ConfigError with one line for every
+    problem: the key, the value and what would be right.
+    """
+    try:
+        # Strict models take no list for a tuple and the like; JSON and YAML data never need that.
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = "\n".join(f"  {line}" for line in _problems(model, error))
+        # Not chained: pydantic's own message repeats every input, secrets among them.
+        raise ConfigError(f"{source} cannot be used:\n{problems}") from None
+
+
+def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"])
+        value = item.get("input")
+        if item["type"] == "extra_forbidden":
+            known = list(_fields_at(model, item["loc"][:-1]))
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            yield f"{path}: unknown key; {hint}"
+        elif item["type"] == "missing":
+            yield f"{path}: missing; it must be set"
+        elif item["type"] == "value_error":
+            yield f"{path or model.__name__}: {item['ctx']['error']}"
+        elif _is_secret(path):
+            yield f"{path}: {_lower_first(item['msg'])}"
+        else:
+            yield f"{path} = {value!r}: {_lower_first(item['msg'])}"
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _is_secret(path: str) -> bool:
+    return any(word in path.lower() for word in ("dsn", "key", "token", "password"))
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The known keys of the model that `loc` leads to."""
+    current: Any = model
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part)
+        current = next(iter(_models_in(field.annotation)), None) if field else None
+        if current is None:
+            return []
+    return list(current.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) in (list, dict, tuple, Annotated, typing.Union, types.UnionType):
+        for inner in typing.get_args(annotation):
+            yield from _models_in(inner)

