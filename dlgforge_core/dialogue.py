@@ -99,6 +99,58 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """A passage a role was given: a chunk of a document, and how well it matched (higher is better).
+
+    `document` is its name in the knowledge folder. `cited`: the assistant's answer draws on it.
+    """
+
+    chunk_id: str
+    document: str
+    given_to: Role
+    score: float = 0.0
+    cited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEvent:
+    """A tool the assistant called: `arguments` as it gave them, `result` as it was told, or `error`."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    result: str = ""
+    error: str = ""
+    call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDetails:
+    """What stood behind an answer: passages, tool calls, and the model's reasoning where it is kept."""
+
+    evidence: tuple[Evidence, ...] = ()
+    tools: tuple[ToolEvent, ...] = ()
+    reasoning: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store; empty when there is nothing."""
+        data = asdict(self)
+        return {key: value for key, value in data.items() if value}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> TurnDetails:
+        """The inverse of `to_json`."""
+        if not data:
+            return cls()
+        return cls(
+            evidence=tuple(
+                Evidence(**{**item, "given_to": Role(item["given_to"])}) for item in data.get("evidence", ())
+            ),
+            tools=tuple(ToolEvent(**item) for item in data.get("tools", ())),
+            reasoning=data.get("reasoning", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One question and its answer; `index` counts from 0."""
 
@@ -106,6 +158,7 @@ class Turn:
     user: str
     assistant: str
     judgement: Judgement | None = None
+    details: TurnDetails = TurnDetails()
 
 
 @dataclass(frozen=True, slots=True)
