@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -159,6 +159,13 @@ class Turn:
     assistant: str
     judgement: Judgement | None = None
     details: TurnDetails = TurnDetails()
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> Turn:
+        """From what the store keeps: index, user, assistant, judgement and details, the last two as JSON."""
+        index, user, assistant, verdict, details = row
+        judgement = Judgement.from_json(verdict) if verdict else None
+        return cls(index, user, assistant, judgement, TurnDetails.from_json(details))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ models AS (
     WHERE run_id = %(run_id)s OR fingerprint = %(fingerprint)s ORDER BY updated_at DESC LIMIT 1
 )
 SELECT d.plan, d.judgement, (SELECT models FROM models), (
-    SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement)
-                     ORDER BY t.turn_index)
+    SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement,
+                                       t.details) ORDER BY t.turn_index)
     FROM turns t WHERE t.dialogue_id = d.dialogue_id)
 FROM wanted JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id)
 WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues
@@ -143,10 +143,7 @@ def stream_dialogues(
         for plan, judgement, models, turns in cursor:
             yield Dialogue(
                 plan=DialoguePlan.from_json(plan),
-                turns=tuple(
-                    Turn(i, user, assistant, Judgement.from_json(verdict) if verdict else None)
-                    for i, user, assistant, verdict in turns or ()
-                ),
+                turns=tuple(Turn.from_row(row) for row in turns or ()),
                 judgement=Judgement.from_json(judgement) if judgement else None,
                 models=models or {},
             )

@@ -33,13 +33,14 @@ _COPY_CHUNK = 2_000
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One row of `generation_runs`."""
+    """One row of `generation_runs`; `dataset` is "" for the default one."""
 
     run_id: str
     fingerprint: str
     config: Mapping[str, Any]
     status: str
     stop_reason: str | None
+    dataset: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +75,19 @@ def run_id_of(fingerprint: str, plans: Sequence[Plan]) -> str:
 
 
 class RunStore:
-    """The run state in one Postgres database; every method opens what it needs and leaves nothing open."""
+    """The run state of one dataset; every method opens what it needs and leaves nothing open.
 
-    def __init__(self, dsn: str, config: PostgresConfig | None = None) -> None:
+    Several datasets share a database: what is asked for by a run's id or fingerprint is found whatever the
+    dataset; seed batches and "the latest run" are those of `dataset` alone.
+    """
+
+    def __init__(self, dsn: str, config: PostgresConfig | None = None, dataset: str = "") -> None:
         self.dsn = dsn
         self.config = config or PostgresConfig()
+        self.dataset = dataset
 
     def __repr__(self) -> str:
-        return "RunStore()"  # a DSN may hold a password
+        return f"RunStore(dataset={self.dataset!r})"  # a DSN may hold a password
 
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection]:
@@ -105,19 +111,24 @@ class RunStore:
         with self.connection() as connection, connection.transaction():
             for batch in batches:
                 connection.execute(
-                    "INSERT INTO seed_batches (name, digest, topics) VALUES (%s, %s, %s::jsonb) "
-                    "ON CONFLICT (name) DO UPDATE SET digest = excluded.digest, topics = excluded.topics, "
-                    "read_at = now()",
-                    (batch.name, batch.digest, _json([asdict(topic) for topic in batch.topics])),
+                    "INSERT INTO seed_batches (dataset, name, digest, topics) VALUES (%s, %s, %s, %s::jsonb) "
+                    "ON CONFLICT (dataset, name) DO UPDATE SET digest = excluded.digest, "
+                    "topics = excluded.topics, read_at = now()",
+                    (
+                        self.dataset,
+                        batch.name,
+                        batch.digest,
+                        _json([asdict(topic) for topic in batch.topics]),
+                    ),
                 )
 
     def seed_batches(self, names: Sequence[str] | None = None) -> list[SeedBatch]:
         """The kept batches, by name; all of them when `names` is None."""
         with self.connection() as connection:
             rows = connection.execute(
-                "SELECT name, digest, topics FROM seed_batches "
-                "WHERE %(names)s::text[] IS NULL OR name = ANY(%(names)s) ORDER BY name",
-                {"names": None if names is None else list(names)},
+                "SELECT name, digest, topics FROM seed_batches WHERE dataset = %(dataset)s "
+                "AND (%(names)s::text[] IS NULL OR name = ANY(%(names)s)) ORDER BY name",
+                {"dataset": self.dataset, "names": None if names is None else list(names)},
             ).fetchall()
         return [
             SeedBatch(
@@ -134,9 +145,10 @@ class RunStore:
         with self.connection() as connection:
             with connection.transaction():
                 connection.execute(
-                    "INSERT INTO generation_runs (run_id, fingerprint, config) VALUES (%s, %s, %s::jsonb) "
+                    "INSERT INTO generation_runs (run_id, fingerprint, config, dataset) "
+                    "VALUES (%s, %s, %s::jsonb, %s) "
                     "ON CONFLICT (run_id) DO UPDATE SET config = excluded.config, updated_at = now()",
-                    (run_id, fingerprint, _json(config)),
+                    (run_id, fingerprint, _json(config), self.dataset),
                 )
                 for plan in plans:
                     connection.execute(
@@ -154,20 +166,22 @@ class RunStore:
         return run_id
 
     def run(self, run_id: str | None = None) -> RunRecord | None:
-        """A run by its id, or the one worked on last; None when there is none."""
+        """A run of this dataset by its id, or the one worked on last; None when there is none."""
         with self.connection() as connection:
             row = connection.execute(
-                "SELECT run_id, fingerprint, config, status, stop_reason FROM generation_runs "
-                "WHERE %(id)s::text IS NULL OR run_id = %(id)s ORDER BY updated_at DESC LIMIT 1",
-                {"id": run_id},
+                "SELECT run_id, fingerprint, config, status, stop_reason, dataset FROM generation_runs "
+                "WHERE dataset = %(dataset)s AND (%(id)s::text IS NULL OR run_id = %(id)s) "
+                "ORDER BY updated_at DESC LIMIT 1",
+                {"dataset": self.dataset, "id": run_id},
             ).fetchone()
         return RunRecord(*row) if row else None
 
     def run_ids(self, limit: int = 10) -> list[str]:
-        """The runs worked on last, the latest first."""
+        """The runs of this dataset worked on last, the latest first."""
         with self.connection() as connection:
             rows = connection.execute(
-                "SELECT run_id FROM generation_runs ORDER BY updated_at DESC LIMIT %s", (limit,)
+                "SELECT run_id FROM generation_runs WHERE dataset = %s ORDER BY updated_at DESC LIMIT %s",
+                (self.dataset, limit),
             ).fetchall()
         return [row[0] for row in rows]
 

@@ -72,10 +72,10 @@ claimed AS (
 )
 SELECT c.plan,
        CASE WHEN c.turns_done > 0 THEN (
-           SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement)
-                            ORDER BY t.turn_index)
+           SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement,
+                                              t.details) ORDER BY t.turn_index)
            FROM turns t WHERE t.dialogue_id = c.dialogue_id) END,
-       f.turn_index, f.question, f.answer
+       f.turn_index, f.question, f.answer, f.details
 FROM claimed c LEFT JOIN drafts f USING (dialogue_id)
 ORDER BY c.n_turns DESC, c.ordinal
 """
@@ -141,7 +141,7 @@ drafted AS (
     INSERT INTO drafts (dialogue_id, turn_index, question)
     SELECT o.dialogue_id, o.turn_index, o.question FROM owned o JOIN mine USING (question_key, dialogue_id)
     ON CONFLICT (dialogue_id) DO UPDATE
-    SET turn_index = excluded.turn_index, question = excluded.question, answer = NULL
+    SET turn_index = excluded.turn_index, question = excluded.question, answer = NULL, details = NULL
 )
 SELECT o.op, m.dialogue_id IS NOT NULL
 FROM owned o LEFT JOIN mine m USING (question_key, dialogue_id)
@@ -149,15 +149,15 @@ FROM owned o LEFT JOIN mine m USING (question_key, dialogue_id)
 
 SAVE_ANSWERS = """
 WITH owned AS MATERIALIZED (
-    SELECT i.op, i.dialogue_id, i.turn_index, i.answer
+    SELECT i.op, i.dialogue_id, i.turn_index, i.answer, i.details
     FROM jsonb_to_recordset(%(rows)s::jsonb)
-        AS i (op int, worker_id int, dialogue_id text, turn_index int, answer text)
+        AS i (op int, worker_id int, dialogue_id text, turn_index int, answer text, details jsonb)
     JOIN dialogues d USING (dialogue_id)
     WHERE d.worker_id = i.worker_id
     FOR SHARE OF d
 ),
 saved AS (
-    UPDATE drafts f SET answer = o.answer FROM owned o
+    UPDATE drafts f SET answer = o.answer, details = o.details FROM owned o
     WHERE f.dialogue_id = o.dialogue_id AND f.turn_index = o.turn_index
 )
 SELECT op, NULL FROM owned
@@ -168,7 +168,7 @@ COMMIT_TURNS = """
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, turn_index int, user_text text, assistant_text text,
-              judgement jsonb, final boolean, conversation jsonb)
+              judgement jsonb, details jsonb, final boolean, conversation jsonb)
 ),
 owned AS (
     UPDATE dialogues d SET
@@ -186,8 +186,8 @@ cleared AS (
     DELETE FROM drafts f USING owned o WHERE f.dialogue_id = o.dialogue_id AND o.final
 ),
 committed AS (
-    INSERT INTO turns (dialogue_id, turn_index, user_text, assistant_text, judgement, worker_id)
-    SELECT dialogue_id, turn_index, user_text, assistant_text, judgement, worker_id FROM owned
+    INSERT INTO turns (dialogue_id, turn_index, user_text, assistant_text, judgement, details, worker_id)
+    SELECT dialogue_id, turn_index, user_text, assistant_text, judgement, details, worker_id FROM owned
 )
 SELECT op, NULL FROM owned
 UNION ALL

@@ -13,7 +13,7 @@ import orjson
 import psycopg
 
 from dlgforge_core.config import PostgresConfig
-from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn
+from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn, TurnDetails
 from dlgforge_core.errors import StoreError
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store import writes
@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 # How long writes gather while every call slot is taken and calls wait: the delay costs nothing then.
 _LINGER_S = 0.02
+_NO_DETAILS = TurnDetails()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Draft:
     turn_index: int
     question: str
     answer: str | None
+    details: TurnDetails = _NO_DETAILS
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +204,13 @@ class WorkerStore:
         op = writes.ReserveQuestion(self._worker_id, dialogue_id, turn_index, question)
         return bool(await self._writer.submit(op))
 
-    async def save_answer(self, dialogue_id: str, turn_index: int, answer: str) -> None:
-        """Keep the assistant's answer of the turn in progress."""
-        await self._writer.submit(writes.SaveAnswer(self._worker_id, dialogue_id, turn_index, answer))
+    async def save_answer(
+        self, dialogue_id: str, turn_index: int, answer: str, details: TurnDetails = _NO_DETAILS
+    ) -> None:
+        """Keep the assistant's answer of the turn in progress, and what stood behind it."""
+        await self._writer.submit(
+            writes.SaveAnswer(self._worker_id, dialogue_id, turn_index, answer, details)
+        )
 
     async def commit_turn(
         self, dialogue_id: str, turn: Turn, *, final: bool, judgement: Judgement | None = None
@@ -287,13 +293,12 @@ class WorkerStore:
 
 
 def _claim_from_row(row: Sequence[Any]) -> Claim:
-    plan, turns, draft_index, question, answer = row
-    committed = tuple(
-        Turn(index, user, assistant, Judgement.from_json(verdict) if verdict else None)
-        for index, user, assistant, verdict in turns or ()
-    )
+    plan, turns, draft_index, question, answer, details = row
+    committed = tuple(Turn.from_row(row) for row in turns or ())
     # A draft of an earlier turn is left over from before that turn was committed.
-    draft = Draft(draft_index, question, answer) if draft_index == len(committed) else None
+    draft: Draft | None = None
+    if draft_index == len(committed):
+        draft = Draft(draft_index, question, answer, TurnDetails.from_json(details))
     return Claim(DialoguePlan.from_json(plan), committed, draft)
 
 

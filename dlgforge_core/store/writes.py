@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import psycopg
 
-from dlgforge_core.dialogue import DropReason, Judgement, Turn
+from dlgforge_core.dialogue import DropReason, Judgement, Turn, TurnDetails
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.quality.questions import question_key
 from dlgforge_core.store import statements as sql
@@ -35,16 +35,21 @@ class ReserveQuestion:
 
 @dataclass(frozen=True, slots=True)
 class SaveAnswer:
-    """Keep the assistant's answer of the turn in progress."""
+    """Keep the assistant's answer of the turn in progress, and what stood behind it."""
 
     worker_id: int
     dialogue_id: str
     turn_index: int
     answer: str
+    details: TurnDetails
 
     def row(self) -> dict[str, Any]:
         """The columns of the statement's input that are its own."""
-        return {"turn_index": self.turn_index, "answer": _storable(self.answer)}
+        return {
+            "turn_index": self.turn_index,
+            "answer": _storable(self.answer),
+            "details": _details(self.details),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class CommitTurn:
             "user_text": _storable(self.turn.user),
             "assistant_text": _storable(self.turn.assistant),
             "judgement": _verdict(self.turn.judgement),
+            "details": _details(self.turn.details),
             "final": self.final,
             "conversation": _verdict(self.judgement),
         }
@@ -133,6 +139,21 @@ async def _send(
 
 def _verdict(judgement: Judgement | None) -> dict[str, Any] | None:
     return {**judgement.to_json(), "comment": _storable(judgement.comment)} if judgement else None
+
+
+def _details(details: TurnDetails) -> Any:
+    return storable(details.to_json()) or None
+
+
+def storable(value: Any) -> Any:
+    """Plain data as jsonb takes it: every text in it without NUL and lone surrogates."""
+    if isinstance(value, str):
+        return _storable(value)
+    if isinstance(value, Mapping):
+        return {_storable(str(key)): storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(item) for item in value]
+    return value
 
 
 def _storable(text: str) -> str:
