@@ -8,6 +8,22 @@
 Or `python -m tests.support.simulated_endpoint --port 0 --options '{"slots": 8}'`: it prints one line of
 JSON with its port once it listens, on loopback, and ends when its stdin closes, its starter dies, or on
 SIGTERM. The options are the fields of `tests.support.simulated.options.Options`.
+
+Routes, below `base_url`:
+
+- `POST /chat/completions`: a question, an answer or a verdict, by what the messages ask for. Requests that
+  offer tools are answered as the option `tool_calls` says: "ignored" (text), "once" (a tool call, then text
+  once the last message is a tool's result), "always", or "refused" (400, in vLLM's words). Which tool, and
+  with what arguments, depends on the messages; the argument `query` is what the user said last.
+  `reasoning="..."` sends that along, in `reasoning_content`, `reasoning` or a <think> block
+  (`reasoning_field`).
+- `POST /embeddings`: unit vectors of `embedding_dimensions`, hashed bags of words, so that texts with words
+  in common are near; floats or base64. `POST /rerank` (also `/rerank` and `/v2/rerank` without /v1): the
+  share of the query's words that a document holds. Both under `retrieval_latency_s`, `retrieval_faults`.
+- `GET /models`; and `POST <sim.root_url>/search`, a web search as Serper's, with `search_key`.
+
+`record_requests=n` keeps the last n requests on all of these routes but /models: `sim.requests()` gives
+them, oldest first, as {"path": "/v1/embeddings", "authorization": True, "body": {...}}.
 """
 
 from __future__ import annotations
@@ -41,11 +57,17 @@ class SimulatedEndpoint:
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.process = process
         self.port = port
-        self.base_url = f"http://{_HOST}:{port}/v1"
+        self.root_url = f"http://{_HOST}:{port}"
+        self.base_url = f"{self.root_url}/v1"
 
     def stats(self) -> dict[str, Any]:
         """Counts and times since the start or the last reset; see `Stats.to_json`."""
         return self._admin("GET", "stats")
+
+    def requests(self, path: str = "") -> list[dict[str, Any]]:
+        """The latest `record_requests` requests, oldest first; with `path`, only those whose path ends so."""
+        recorded = self._admin("GET", "requests")["requests"]
+        return [request for request in recorded if request["path"].endswith(path)]
 
     def configure(self, **options: Any) -> dict[str, Any]:
         """Change options while it runs; returns all of them. Raises ValueError for what cannot be."""

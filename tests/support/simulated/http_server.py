@@ -13,6 +13,7 @@ from typing import cast
 import httptools
 import orjson
 
+from tests.support.simulated import retrieval
 from tests.support.simulated.errors import RequestError, error_body
 from tests.support.simulated.service import Call, Service
 
@@ -26,13 +27,13 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_authorization", "_body", "_busy", "_call", "_keep_alive", "_parser", "_path", "_pending",
-        "_server", "_transport",
+        "_search_key", "_server", "_transport",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._parser = httptools.HttpRequestParser(self)
-        self._pending: deque[tuple[str, bytes, bytes, bytes, bool]] = deque()
+        self._pending: deque[tuple[str, bytes, bytes, bytes, bytes, bool]] = deque()
         self._busy = False
         self._keep_alive = True
         self._call: Call | None = None
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._path = b""
         self._body = b""
         self._authorization = b""
+        self._search_key = b""
 
     def on_url(self, url: bytes) -> None:
         self._path += url
@@ -75,24 +77,35 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(name) == 13 and name.lower() == b"authorization":
             self._authorization = value
+        elif len(name) == 9 and name.lower() == b"x-api-key":
+            self._search_key = value
 
     def on_body(self, body: bytes) -> None:
         self._body = self._body + body if self._body else body
 
     def on_message_complete(self) -> None:
         method = self._parser.get_method().decode()
-        request = (method, self._path, self._body, self._authorization, self._parser.should_keep_alive())
+        keep_alive = self._parser.should_keep_alive()
+        request = (method, self._path, self._body, self._authorization, self._search_key, keep_alive)
         if self._busy:
             self._pending.append(request)
         else:
             self._handle(*request)
 
-    def _handle(self, method: str, path: bytes, body: bytes, authorization: bytes, keep_alive: bool) -> None:
+    def _handle(
+        self,
+        method: str,
+        path: bytes,
+        body: bytes,
+        authorization: bytes,
+        search_key: bytes,
+        keep_alive: bool,
+    ) -> None:
         self._busy, self._keep_alive = True, keep_alive
         if method == "POST" and path == b"/v1/chat/completions" and not self._server.service.options.down:
             self._call = self._server.service.chat(self, body, authorization)
         else:
-            self._server.route(self, method, path.partition(b"?")[0], body, authorization)
+            self._server.route(self, method, path.partition(b"?")[0], body, authorization, search_key)
 
     # What the service calls
 
@@ -138,13 +151,23 @@ class Server:
         self.loop = loop
         self.connections: set[Connection] = set()
 
-    def route(self, client: Connection, method: str, path: bytes, body: bytes, authorization: bytes) -> None:
+    def route(
+        self,
+        client: Connection,
+        method: str,
+        path: bytes,
+        body: bytes,
+        authorization: bytes,
+        search_key: bytes,
+    ) -> None:
         """Answer a request that is not a chat completion."""
         service = self.service
         if path.startswith(b"/admin/"):
             self._admin(client, method, path, body)
         elif service.options.down:
             client.reset()
+        elif method == "POST" and path in retrieval.ROUTES:
+            service.retrieve(client, path, body, authorization, search_key)
         elif method == "GET" and path == b"/v1/models":
             self._models(client, authorization)
         elif method == "GET" and path == b"/health":
@@ -184,6 +207,8 @@ class Server:
             client.reply(
                 200, orjson.dumps(stats | {"in_flight": service.in_flight, "serving": service.serving})
             )
+        elif (method, path) == ("GET", b"/admin/requests"):
+            client.reply(200, orjson.dumps({"requests": list(service.stats.requests)}))
         elif (method, path) == ("POST", b"/admin/reset"):
             service.reset()
             client.reply(200, b"{}")
@@ -204,6 +229,7 @@ class Server:
                 connection.reset()
         shown = dataclasses.asdict(options)
         shown["api_key"] = bool(options.api_key)
+        shown["search_key"] = bool(options.search_key)
         client.reply(200, orjson.dumps(shown))
 
     @staticmethod

@@ -80,6 +80,28 @@ class Options:
     verdict: Mapping[str, Any] = field(default_factory=dict)  # fields that win over the generated ones
     default_schema: Mapping[str, Any] = field(default_factory=lambda: JUDGE_SCHEMA)  # none in the request
 
+    # Tool calls, when a request offers tools: "ignored" (text as ever), "once" (a call, and text after its
+    # result), "always" (a call whenever tools are offered) or "refused" (400 for tools and for messages of
+    # tools, in the words of a vLLM without --enable-auto-tool-choice).
+    tool_calls: str = "ignored"
+    tool_call_share: float = 1.0  # of the conversations, chosen by their content
+    tool_calls_at_once: int = 1
+    tool_name: str = ""  # called instead of one that was offered
+    tool_arguments: str | None = None  # sent as they are, broken JSON for example; None: valid ones
+
+    # Reasoning sent beside the text (of plain text answers and tool calls), and the field that holds it:
+    # "reasoning_content", "reasoning", or "think" for a <think> block before the text.
+    reasoning: str = ""
+    reasoning_field: str = "reasoning_content"
+
+    # Embeddings, reranking and web search. They take no slot and none of `faults`.
+    embedding_dimensions: int = 64
+    embedding_batch: int | None = None  # texts in one request; more get a 400
+    retrieval_latency_s: float = 0.0
+    retrieval_faults: Mapping[str, float] = field(default_factory=dict)  # share by HTTP status or "reset"
+    search_key: str = field(default="", repr=False)  # wanted in X-API-KEY; a 403 without it
+    search_snippet: str = ""  # of every web result, instead of made-up words
+
     # Telling the roles apart: by model, else a request for JSON is the judge's, else by the first message.
     role_models: Mapping[str, str] = field(default_factory=dict)  # model -> role
     user_simulator_pattern: str = USER_SIMULATOR_PATTERN
@@ -107,6 +129,7 @@ class Options:
                 f"record_requests = {self.record_requests}: keep at most 10000, memory is bounded"
             )
         _share("duplicate_rate", self.duplicate_rate)
+        self._check_tools_and_retrieval()
         for role in (*self.latency_by_role, *self.role_models.values()):
             _choice("role", role, ROLES)
         for role, mean in self.latency_by_role.items():
@@ -123,6 +146,23 @@ class Options:
             raise ValueError(
                 f"text_template = {self.text_template!r}: use only {{text}}, {{role}} and {{model}}"
             ) from None
+
+    def _check_tools_and_retrieval(self) -> None:
+        _choice("tool_calls", self.tool_calls, ("ignored", "once", "always", "refused"))
+        _share("tool_call_share", self.tool_call_share)
+        _at_least("tool_calls_at_once", self.tool_calls_at_once, 1)
+        _choice("reasoning_field", self.reasoning_field, ("reasoning_content", "reasoning", "think"))
+        _at_least("embedding_dimensions", self.embedding_dimensions, 1)
+        if self.embedding_batch is not None:
+            _at_least("embedding_batch", self.embedding_batch, 1)
+        _at_least("retrieval_latency_s", self.retrieval_latency_s, 0)
+        object.__setattr__(self, "retrieval_faults", {str(n): s for n, s in self.retrieval_faults.items()})
+        for name, share in self.retrieval_faults.items():
+            _share(f"retrieval_faults[{name}]", share)
+            if name != "reset" and not re.fullmatch("[45][0-9][0-9]", name):
+                raise ValueError(
+                    f"retrieval_faults: unknown fault {name!r}; known: a status 400 to 599, reset"
+                )
 
     def _check_faults(self) -> None:
         for name, share in self.faults.items():

@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 import orjson
 
-from tests.support.simulated import content
+from tests.support.simulated import content, retrieval
 from tests.support.simulated.classify import USER_SIMULATOR, Classifier
 from tests.support.simulated.errors import RequestError, error_body, status_error
 from tests.support.simulated.memory import Occurrences, PrefixCache, PrefixLookup, Ring
 from tests.support.simulated.options import IMMEDIATE_FAULTS, Options
 from tests.support.simulated.schema import fill
 from tests.support.simulated.stats import Stats
+from tests.support.simulated.tools import ToolCalls, tool_calls_for
 
 _NORMAL = NormalDist()
 
@@ -46,6 +47,7 @@ class Call:
     fault: str
     prompt: PrefixLookup
     max_tokens: int | None
+    tool_calls: ToolCalls | None = None
     state: str = "new"  # then queued, serving or hanging, at last done
     queued_at: float = 0.0
     started_at: float = 0.0
@@ -80,6 +82,7 @@ class Service:
         self._fault_spread = content.Spread(options.seed)
         self._verdict_spread = content.Spread(options.seed + 1)
         self._duplicate_spread = content.Spread(options.seed + 2)
+        self._retrieval_spread = content.Spread(options.seed + 3)
 
     def configure(self, options: Options) -> None:
         """Take new options for calls to come, and start queued ones if there are more slots now."""
@@ -160,7 +163,9 @@ class Service:
         if not isinstance(model, str):
             raise RequestError(400, "'model' must be a string.", None, "model")
         if options.record_requests:
-            stats.requests.append({"authorization": bool(authorization), "body": request})
+            stats.requests.append(
+                {"path": "/v1/chat/completions", "authorization": bool(authorization), "body": request}
+            )
         if options.models and model not in options.models:
             raise RequestError(
                 404, f"The model `{model}` does not exist or you do not have access to it.", "model_not_found"
@@ -172,6 +177,8 @@ class Service:
         if request.get("stream"):
             raise RequestError(400, "Streaming is not supported.", "unsupported_value", "stream")
         role, kind, schema = self._classifier.classify(model, messages, request.get("response_format"))
+        tool_calls = tool_calls_for(options, request)
+        kind = "tool_call" if tool_calls else kind
         stats.by_role[role] += 1
         stats.by_kind[kind] += 1
         stats.by_model[model] += 1
@@ -193,7 +200,7 @@ class Service:
                 "messages",
             )
         max_tokens = request.get("max_completion_tokens") or request.get("max_tokens")
-        return Call(client, model, role, schema, self._key(body), fault, prompt, max_tokens)
+        return Call(client, model, role, schema, self._key(body), fault, prompt, max_tokens, tool_calls)
 
     def _key(self, body: bytes) -> int:
         options = self.options
@@ -281,6 +288,9 @@ class Service:
 
     def _answer(self, call: Call) -> None:
         fault, finish_reason = call.fault, "stop"
+        if call.tool_calls and fault not in ("empty", "refusal", "length"):
+            self._send(call, self._completion(call, "", "tool_calls"))
+            return
         try:
             text = self._text(call) if call.schema is None else self._verdict(call, call.schema)
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
@@ -293,8 +303,10 @@ class Service:
             text, finish_reason = text[: len(text) // 2], "length"
         elif call.schema is None and call.max_tokens and text.count(" ") >= call.max_tokens:
             text, finish_reason = " ".join(text.split(" ")[: call.max_tokens]), "length"
-        body = self._completion(call, text, finish_reason)
-        if fault == "cut":
+        self._send(call, self._completion(call, text, finish_reason))
+
+    def _send(self, call: Call, body: bytes) -> None:
+        if call.fault == "cut":
             self.stats.by_status[200] += 1
             call.client.reply(200, body, sent=len(body) // 2)
         else:
@@ -336,7 +348,7 @@ class Service:
         stats.prompt_tokens += prompt_tokens
         stats.cached_tokens += cached_tokens
         stats.completion_tokens += completion_tokens
-        message = {"role": "assistant", "content": None if refusal else text, "refusal": refusal}
+        message = self._message(call, text, finish_reason, refusal)
         return orjson.dumps(
             {
                 "id": f"chatcmpl-{call.key:016x}",
@@ -354,6 +366,58 @@ class Service:
                 },
             }
         )
+
+    def _message(self, call: Call, text: str, finish_reason: str, refusal: str | None) -> dict[str, Any]:
+        calls = call.tool_calls if finish_reason == "tool_calls" else None
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": refusal}
+        if refusal or calls:
+            message["content"] = None
+        if calls:
+            message["tool_calls"] = calls
+        options = self.options
+        if options.reasoning and call.schema is None and not refusal:
+            if options.reasoning_field == "think":
+                message["content"] = f"<think>\n{options.reasoning}\n</think>\n\n{text}"
+            else:
+                message[options.reasoning_field] = options.reasoning
+        return message
+
+    # Embeddings, reranking, web search
+
+    def retrieve(self, client: Client, path: bytes, body: bytes, authorization: bytes, key: bytes) -> None:
+        """Answer a POST on one of the routes of `retrieval`; `key` is that of the web search."""
+        options = self.options
+        try:
+            if path == b"/search":
+                if options.search_key and key != options.search_key.encode():
+                    raise RequestError(403, "Unauthorized.", None)
+            else:
+                self.authorize(authorization)
+            fault = self._retrieval_fault()
+            if fault == "reset":
+                self.stats.faults[fault] += 1
+                client.reset()
+                return
+            if fault:
+                self.stats.faults[fault] += 1
+                raise status_error(int(fault))
+            answer = retrieval.answer(path, options, self.stats, body, bool(authorization or key))
+        except RequestError as error:
+            self._error(client, error)
+            return
+        if options.retrieval_latency_s:
+            self._loop.call_later(options.retrieval_latency_s, self._reply, client, 200, answer)
+        else:
+            self._reply(client, 200, answer)
+
+    def _retrieval_fault(self) -> str:
+        if self.options.retrieval_faults:
+            drawn = self._retrieval_spread.next()
+            for name, share in self.options.retrieval_faults.items():
+                if drawn < share:
+                    return name
+                drawn -= share
+        return ""
 
     def _reply(self, client: Client, status: int, body: bytes, headers: bytes = b"") -> None:
         self.stats.by_status[status] += 1

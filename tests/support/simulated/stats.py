@@ -35,6 +35,9 @@ class Stats:
         self.cached_tokens = 0
         self.completion_tokens = 0
         self.connections = 0
+        self.embedded = 0  # texts
+        self.reranked = 0  # documents
+        self.searches = 0
         self.requests: deque[dict[str, Any]] = deque(maxlen=record_requests)
         self._conversations: set[int] = set()
         self._conversations_by_role: Counter[str] = Counter()
@@ -79,6 +82,9 @@ class Stats:
             "unique_conversations": len(self._conversations),
             "unique_conversations_by_role": dict(self._conversations_by_role),
             "connections": self.connections,
+            "embedded": self.embedded,
+            "reranked": self.reranked,
+            "searches": self.searches,
             "cpu_s": time.process_time() - self._cpu_start,
             "rss_max_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "requests": list(self.requests),

@@ -1,0 +1,69 @@
+"""Tool calls of the simulated endpoint: whether a request gets one, which, and with what arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from tests.support.simulated import content
+from tests.support.simulated.errors import RequestError
+from tests.support.simulated.options import Options
+from tests.support.simulated.schema import fill
+
+# What vLLM says without --enable-auto-tool-choice.
+REFUSAL = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+MAX_QUERY_CHARS = 200
+
+ToolCalls = list[dict[str, Any]]
+
+
+def tool_calls_for(options: Options, request: Mapping[str, Any]) -> ToolCalls | None:
+    """The calls this request is answered with, or None when it gets text.
+
+    They depend on the messages, the tools and `options.seed` alone. Raises RequestError (400) for tools,
+    and for messages of tools, when the endpoint has none.
+    """
+    messages, tools = request["messages"], request.get("tools")
+    if options.tool_calls == "refused":
+        if tools:
+            raise RequestError(400, REFUSAL, None)
+        if any(m["role"] == "tool" or m.get("tool_calls") for m in messages):
+            raise RequestError(400, "Only system, user and assistant roles are supported!", None, "messages")
+        return None
+    if not tools or options.tool_calls == "ignored" or request.get("tool_choice") == "none":
+        return None
+    if request.get("response_format"):
+        return None
+    if options.tool_calls == "once" and messages[-1]["role"] == "tool":
+        return None
+    key = content.body_key(orjson.dumps(messages), options.seed)
+    if content.unit(content.mix(key, 3)) >= options.tool_call_share:
+        return None
+    return [
+        _call(options, messages, tools, content.mix(key, 16 + n)) for n in range(options.tool_calls_at_once)
+    ]
+
+
+def _call(options: Options, messages: list[Any], tools: list[Any], key: int) -> dict[str, Any]:
+    function = tools[key % len(tools)].get("function", {})
+    arguments = options.tool_arguments
+    if arguments is None:
+        arguments = orjson.dumps(_arguments(function.get("parameters") or {}, messages, key)).decode()
+    return {
+        "id": f"call_{key:016x}",
+        "type": "function",
+        "function": {"name": options.tool_name or function.get("name"), "arguments": arguments},
+    }
+
+
+def _arguments(schema: Mapping[str, Any], messages: list[Any], key: int) -> Any:
+    """Valid arguments, only those required; a `query` is what the user said last."""
+    required = schema.get("required", ())
+    properties = {n: p for n, p in schema.get("properties", {}).items() if n in required}
+    value = fill({**schema, "type": "object", "properties": properties}, key)
+    if "query" in properties:
+        said = [content.text_of(m) for m in messages if m["role"] == "user"]
+        value["query"] = (said[-1] if said else "")[-MAX_QUERY_CHARS:] or "nothing"
+    return value
