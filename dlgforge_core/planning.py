@@ -28,7 +28,7 @@ from pathlib import PurePath
 from statistics import NormalDist
 from typing import Any, Literal
 
-from dlgforge_core.config import EFFORT_KEYS, GenerationConfig, LlmConfig, RunConfig
+from dlgforge_core.config import EFFORT_KEYS, OFFLINE_KEYS, GenerationConfig, LlmConfig, RunConfig
 from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.personas import Personas
@@ -231,18 +231,18 @@ def content_config(generation: GenerationConfig, llm: LlmConfig, personas: Perso
     """The part of the configuration that decides what is generated, as plain data.
 
     Left out: how fast and where it runs, and what identifies a plan beside it (seeds, languages, counts).
-    Unused settings count as absent: bounds when `n_turns` is set, the judge's when it is off.
+    Unused settings count as absent: bounds when `n_turns` is set, the judge's unless it is online.
     """
     run = generation.run.model_dump(mode="json", exclude=set(_RUN_KEYS_WITHOUT_EFFECT | _TURN_KEYS))
-    judged = generation.judge.mode != "off"
+    judged = generation.judge.mode == "online"
     return {
         "version": CONTENT_VERSION,
         "run": {**run, "turns": asdict(TurnCounts.from_config(generation.run))},
         "personas": asdict(personas),
-        "judge": generation.judge.model_dump(mode="json") if judged else None,
+        "judge": generation.judge.model_dump(mode="json", exclude=set(OFFLINE_KEYS)) if judged else None,
         "coverage": generation.coverage.model_dump(mode="json"),
         "llm": {
-            "weights": _weights(llm),
+            "weights": weights_of(llm),
             "agents": {
                 role.value: {**llm.agents.of(role).model_dump(mode="json"), "model": llm.model_of(role)}
                 for role in Role
@@ -259,8 +259,8 @@ def content_fingerprint(generation: GenerationConfig, llm: LlmConfig, personas: 
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _weights(llm: LlmConfig) -> str:
-    """The weights behind the models' names, where the names do not tell them."""
+def weights_of(llm: LlmConfig) -> str:
+    """The weights behind the models' names, where the names do not tell them; else empty."""
     if llm.backend == "embedded" and llm.embedded.model_path:
         return PurePath(llm.embedded.model_path).name
     if llm.backend == "vllm_managed" and llm.vllm.served_model_name not in ("", llm.vllm.model):

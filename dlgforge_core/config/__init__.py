@@ -11,7 +11,7 @@ from dlgforge_core.config.coverage import CoverageConfig
 from dlgforge_core.config.environment import llm_from_environment
 from dlgforge_core.config.generation import GenerationConfig
 from dlgforge_core.config.inputs import PersonasConfig, SeedsConfig
-from dlgforge_core.config.judging import JudgeConfig
+from dlgforge_core.config.judging import OFFLINE_KEYS, JudgeConfig, JudgeModelConfig
 from dlgforge_core.config.llm import (
     EMBEDDED_MODEL_NAME,
     AgentConfig,
@@ -41,6 +41,7 @@ from dlgforge_core.config.saving import SavingConfig
 __all__ = [
     "EFFORT_KEYS",
     "EMBEDDED_MODEL_NAME",
+    "OFFLINE_KEYS",
     "ActorConfig",
     "AgentConfig",
     "AgentsConfig",
@@ -56,6 +57,7 @@ __all__ = [
     "GenerationConfig",
     "JudgeAgentConfig",
     "JudgeConfig",
+    "JudgeModelConfig",
     "LlmConfig",
     "NonNegativeInt",
     "PersonasConfig",

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections import Counter
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlgforge_core.config.base import ConfigModel
+from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
+
+# Settings of `judge` that say who judges afterwards and how hard to work on it. They have no part in what
+# is generated.
+OFFLINE_KEYS = frozenset({"judges", "concurrency", "patience_s"})
+
+
+class JudgeModelConfig(ConfigModel):
+    """One of several offline judges."""
+
+    name: str = Field("", description="Name in tables and plots. Empty: the model.")
+    model: str = Field("", description="Model that judges. Empty: that of llm.agents.qa_judge.")
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = Field(
+        None, description="Sampling temperature. Unset: that of llm.agents.qa_judge."
+    )
+    max_tokens: PositiveInt | None = Field(
+        None, description="Most tokens of one verdict. Unset: those of llm.agents.qa_judge."
+    )
 
 
 class JudgeConfig(ConfigModel):
     """How dialogues are judged."""
 
-    mode: Literal["online", "off"] = Field("online", description="Judge while generating, or not at all.")
+    mode: Literal["online", "offline", "off"] = Field(
+        "online",
+        description="Judge while generating, afterwards by the asset `judgements`, or not at all.",
+    )
     granularity: Literal["turn", "conversation"] = Field("turn", description="What one verdict is about.")
     reasons: list[str] = Field(
         [
@@ -27,11 +48,28 @@ class JudgeConfig(ConfigModel):
         ],
         description="The labels a verdict may give as reasons.",
     )
+    judges: list[JudgeModelConfig] = Field(
+        [], description="Who judges in mode offline, each on its own. Empty: llm.agents.qa_judge alone."
+    )
+    concurrency: PositiveInt = Field(
+        8, description="Calls that may be under way at once in mode offline, over all judges."
+    )
+    patience_s: Seconds = Field(
+        60.0, description="Seconds for which no endpoint may answer before offline judging stops."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.mode == "online" and not self.reasons:
+        if self.mode != "off" and not self.reasons:
             raise ValueError(
                 "reasons is empty; name at least one label, for example ['helpful', 'incorrect']"
             )
+        if self.mode == "online" and self.judges:
+            raise ValueError(
+                f"judges names {len(self.judges)}, but mode online judges while generating, with "
+                "llm.agents.qa_judge alone; set mode to offline, or leave judges empty"
+            )
+        labels = Counter(judge.name or judge.model or "llm.agents.qa_judge" for judge in self.judges)
+        if twice := sorted(label for label, n in labels.items() if n > 1):
+            raise ValueError(f"judges holds {', '.join(twice)} more than once; give each a `name` of its own")
         return self
