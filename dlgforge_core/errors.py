@@ -13,6 +13,10 @@ class SeedError(DlgforgeError):
     """A seed or persona file cannot be read; the message names file and line."""
 
 
+class KnowledgeError(DlgforgeError):
+    """The documents cannot be read, or their index cannot be used as it was asked for."""
+
+
 class StoreError(DlgforgeError):
     """The Postgres run state cannot be reached or used."""
 

@@ -12,6 +12,15 @@ from dlgforge_core.config.environment import llm_from_environment
 from dlgforge_core.config.generation import GenerationConfig
 from dlgforge_core.config.inputs import PersonasConfig, SeedsConfig
 from dlgforge_core.config.judging import OFFLINE_KEYS, JudgeConfig, JudgeModelConfig
+from dlgforge_core.config.knowledge import (
+    SHIPPED_KNOWLEDGE,
+    EmbeddingBackend,
+    EmbeddingConfig,
+    KnowledgeConfig,
+    RerankConfig,
+    RetrievalConfig,
+    RetrievalMode,
+)
 from dlgforge_core.config.llm import (
     EMBEDDED_MODEL_NAME,
     AgentConfig,
@@ -42,6 +51,7 @@ __all__ = [
     "EFFORT_KEYS",
     "EMBEDDED_MODEL_NAME",
     "OFFLINE_KEYS",
+    "SHIPPED_KNOWLEDGE",
     "ActorConfig",
     "AgentConfig",
     "AgentsConfig",
@@ -53,11 +63,14 @@ __all__ = [
     "CoverageConfig",
     "DistributedConfig",
     "EmbeddedConfig",
+    "EmbeddingBackend",
+    "EmbeddingConfig",
     "EndpointConfig",
     "GenerationConfig",
     "JudgeAgentConfig",
     "JudgeConfig",
     "JudgeModelConfig",
+    "KnowledgeConfig",
     "LlmConfig",
     "NonNegativeInt",
     "PersonasConfig",
@@ -65,6 +78,9 @@ __all__ = [
     "PostgresConfig",
     "Probability",
     "RayConfig",
+    "RerankConfig",
+    "RetrievalConfig",
+    "RetrievalMode",
     "RoutingConfig",
     "RoutingStrategy",
     "RunConfig",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
-from dlgforge_core.config.base import ConfigModel, NonNegativeInt
+from dlgforge_core.config.base import ConfigModel, NonNegativeInt, Probability
 
 
 class CoverageConfig(ConfigModel):
@@ -12,4 +14,15 @@ class CoverageConfig(ConfigModel):
 
     question_dedup_retries: NonNegativeInt = Field(
         3, description="New questions asked for after a repeated one, before the dialogue is dropped."
+    )
+    doc_coverage_mode: Literal["balanced", "relevance"] = Field(
+        "balanced",
+        description="Which document a dialogue is grounded in. `balanced`: of the least used ones the one "
+        "that fits its topic best, so that all are used evenly; `relevance`: the one that fits best.",
+    )
+    doc_coverage_epsilon: Probability = Field(
+        0.05, description="Share of the dialogues that get a document drawn at random instead."
+    )
+    doc_coverage_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.2, description="Share of the documents, the least used ones, that `balanced` chooses from."
     )

@@ -1,0 +1,99 @@
+"""`knowledge` and `retrieval`: the documents the dialogues are grounded in, and how passages are found."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Seconds
+from dlgforge_core.config.llm import check_base_url
+
+SHIPPED_KNOWLEDGE = "shipped"
+
+EmbeddingBackend = Literal["off", "endpoint", "sentence_transformers"]
+RetrievalMode = Literal["lexical", "dense", "hybrid"]
+
+
+class EmbeddingConfig(ConfigModel):
+    """What makes vectors of chunks and queries, for dense and hybrid retrieval."""
+
+    backend: EmbeddingBackend = Field(
+        "off",
+        description="`endpoint`: a server's /v1/embeddings; `sentence_transformers`: a model in this process "
+        "(needs the extra dlgforge[dense]); `off`: lexical retrieval only.",
+    )
+    model: str = Field("", description="Embedding model: its name at the endpoint, or its name or folder.")
+    base_url: str = Field("", description="Address of the endpoint up to and including /v1.")
+    api_key_env: str = Field("", description="Environment variable that holds the endpoint's key, if any.")
+    batch_size: PositiveInt = Field(32, description="Texts embedded in one call.")
+    timeout_s: Seconds = Field(60.0, description="Time-out of one call.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.backend != "off" and not self.model:
+            raise ValueError(f"model is empty; backend {self.backend!r} needs the name of an embedding model")
+        if self.backend == "endpoint":
+            if not self.base_url:
+                raise ValueError("base_url is empty; backend 'endpoint' needs its address, up to /v1")
+            check_base_url(self.base_url)
+        return self
+
+
+class KnowledgeConfig(ConfigModel):
+    """Which documents the dialogues are grounded in, and how they are cut into chunks."""
+
+    path: str = Field(
+        "",
+        description="A folder or file of .txt, .md, .pdf, .html or .jsonl documents, local or any address "
+        "that fsspec knows. `shipped`: the documents that come with dlgforge. Empty: no knowledge.",
+    )
+    chunk_chars: PositiveInt = Field(800, description="Most characters of a chunk.")
+    chunk_overlap_chars: NonNegativeInt = Field(
+        100, description="Characters, at most, that a chunk repeats from the end of the one before."
+    )
+    embedding: EmbeddingConfig = Field(
+        default_factory=EmbeddingConfig, description="Vectors of the chunks, for dense and hybrid retrieval."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.chunk_overlap_chars >= self.chunk_chars:
+            raise ValueError(
+                f"chunk_overlap_chars = {self.chunk_overlap_chars} is not less than chunk_chars = "
+                f"{self.chunk_chars}; use {self.chunk_chars // 2} or less"
+            )
+        return self
+
+
+class RerankConfig(ConfigModel):
+    """A reranking model that puts the best passages found in a better order."""
+
+    backend: Literal["off", "endpoint"] = Field(
+        "off", description="`endpoint`: a server's /v1/rerank, as vLLM, Jina and Cohere have it."
+    )
+    base_url: str = Field("", description="Address of the endpoint up to and including /v1.")
+    model: str = Field("", description="Name of the reranking model at the endpoint.")
+    api_key_env: str = Field("", description="Environment variable that holds the endpoint's key, if any.")
+    candidates: PositiveInt = Field(20, description="Passages found first, of which the best top_k are kept.")
+    timeout_s: Seconds = Field(10.0, description="Time-out of one call; the order before it is kept then.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.backend == "endpoint":
+            if not self.base_url:
+                raise ValueError("base_url is empty; backend 'endpoint' needs its address, up to /v1")
+            check_base_url(self.base_url)
+        return self
+
+
+class RetrievalConfig(ConfigModel):
+    """How passages are found in the knowledge index."""
+
+    mode: RetrievalMode = Field(
+        "lexical",
+        description="`lexical`: by words (BM25), needs no model; `dense`: by embeddings; `hybrid`: both, "
+        "by reciprocal rank fusion. The last two need knowledge.embedding.",
+    )
+    top_k: PositiveInt = Field(3, description="Passages given to the assistant for a question.")
+    rerank: RerankConfig = Field(default_factory=RerankConfig, description="An optional reranking model.")
