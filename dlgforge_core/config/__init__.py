@@ -37,6 +37,7 @@ from dlgforge_core.config.llm import (
     VllmConfig,
     check_base_url,
 )
+from dlgforge_core.config.recipe import Recipe, read_recipe, read_recipes
 from dlgforge_core.config.run import EFFORT_KEYS, DistributedConfig, RunConfig, SpawnConfig
 from dlgforge_core.config.runtime import (
     ActorConfig,
@@ -45,7 +46,7 @@ from dlgforge_core.config.runtime import (
     RayConfig,
     StoreConfig,
 )
-from dlgforge_core.config.saving import SavingConfig
+from dlgforge_core.config.saving import FiltersConfig, HfPushConfig, SavingConfig
 
 __all__ = [
     "EFFORT_KEYS",
@@ -66,7 +67,9 @@ __all__ = [
     "EmbeddingBackend",
     "EmbeddingConfig",
     "EndpointConfig",
+    "FiltersConfig",
     "GenerationConfig",
+    "HfPushConfig",
     "JudgeAgentConfig",
     "JudgeConfig",
     "JudgeModelConfig",
@@ -78,6 +81,7 @@ __all__ = [
     "PostgresConfig",
     "Probability",
     "RayConfig",
+    "Recipe",
     "RerankConfig",
     "RetrievalConfig",
     "RetrievalMode",
@@ -93,5 +97,7 @@ __all__ = [
     "VllmConfig",
     "check_base_url",
     "llm_from_environment",
+    "read_recipe",
+    "read_recipes",
     "validate",
 ]

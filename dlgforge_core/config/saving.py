@@ -1,12 +1,92 @@
-"""`saving`: where and how the dataset is written."""
+"""`saving`: where and how the dataset is written, what is left out of it, and where it is pushed."""
 
 from __future__ import annotations
 
-from typing import Self
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from dlgforge_core.config.base import ConfigModel
+
+FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "parquet")
+# The columns of the ShareGPT files, which `output_columns` may rename; `dlgforge_core.export` fills them.
+SHAREGPT_COLUMNS = (
+    "id",
+    "conversations",
+    "language",
+    "topic",
+    "seed_id",
+    "seed_batch",
+    "user_persona",
+    "assistant_persona",
+    "n_turns",
+    "models",
+)
+JUDGED_COLUMNS = (*SHAREGPT_COLUMNS, "score", "turn_judgements", "judgement")
+_SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Score = Annotated[float, Field(ge=0.0, le=10.0)]
+
+
+class FiltersConfig(ConfigModel):
+    """Which finished dialogues stay out of the dataset, by the judge's verdicts."""
+
+    min_score: Score | None = Field(
+        None, description="Dialogues whose mean score is lower stay out. Null: no bound."
+    )
+    drop_reasons: list[str] = Field(
+        [], description="Dialogues with a verdict that gives one of these labels stay out."
+    )
+    keep_unjudged: bool = Field(True, description="Whether dialogues without any verdict are kept.")
+
+    def unknown_labels(self, known: Sequence[str]) -> list[str]:
+        """A line for each of `drop_reasons` that is none of the judge's labels, with what would be right."""
+        return [
+            f"saving.filters.drop_reasons: the judge gives no reason {label!r}; {_hint(label, known)}"
+            for label in self.drop_reasons
+            if label not in known
+        ]
+
+
+class HfPushConfig(ConfigModel):
+    """Pushing the dataset to a Hugging Face hub."""
+
+    enabled: bool = Field(False, description="Push the dataset to the hub.")
+    repo_id: str = Field("", description="The dataset repository, for example my-lab/support-dialogues.")
+    private: bool = Field(True, description="Whether a repository that is created by the push is private.")
+    revision: str = Field("main", description="The branch to commit to; it is created where it is missing.")
+    token_env: str = Field("HF_TOKEN", description="The environment variable that holds the hub's token.")
+    endpoint: str = Field("", description="The hub's URL. Empty: HF_ENDPOINT, else the public hub.")
+    commit_message: str = Field("", description="Empty: says how many dialogues there are.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.enabled and not self.repo_id:
+            raise ValueError(
+                "enabled is true and repo_id is empty; name a repository, for example owner/name"
+            )
+        if self.repo_id and not _REPO_ID.fullmatch(self.repo_id):
+            raise ValueError(f"repo_id = {self.repo_id!r}: a repository is named owner/name")
+        if not _VARIABLE.fullmatch(self.token_env) or self.token_env.startswith("hf_"):  # a token's own shape
+            raise ValueError(
+                "token_env names an environment variable, HF_TOKEN say; it is not the token itself"
+            )
+        if not self.revision or set(self.revision) & set(" ~^:?*[\\") or ".." in self.revision:
+            raise ValueError(f"revision = {self.revision!r} is no branch name; main is one")
+        if self.endpoint:
+            parts = urlsplit(self.endpoint)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+                raise ValueError(
+                    "endpoint must be a URL like https://hub.example.org, without a user or password in it"
+                )
+        return self
 
 
 class SavingConfig(ConfigModel):
@@ -15,13 +95,68 @@ class SavingConfig(ConfigModel):
     output_dir: str = Field("", description="Folder of the dataset. Empty: .dlgforge/datasets/<fingerprint>.")
     formats: list[str] = Field(
         ["sharegpt", "openai_messages", "parquet"],
-        description="Formats to write: sharegpt, openai_messages, parquet.",
+        description=f"Formats to write: {', '.join(FORMATS)}.",
     )
+    output_columns: dict[str, str] = Field(
+        {}, description="New names of columns of the ShareGPT files: {old: new}."
+    )
+    splits: dict[str, float] = Field(
+        {"train": 1.0},
+        description="Share of each split; together 1. All dialogues on one seed topic are in one split.",
+    )
+    filters: FiltersConfig = Field(FiltersConfig(), description="What stays out of the dataset.")
+    reasoning: bool = Field(
+        False, description="Whether the Parquet files hold the assistant's reasoning, where it was kept."
+    )
+    hf_push: HfPushConfig = Field(HfPushConfig(), description="Pushing the dataset to a Hugging Face hub.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        known = ["sharegpt", "openai_messages", "parquet"]
-        bad = [f for f in self.formats if f not in known]
-        if bad or not self.formats:
-            raise ValueError(f"formats = {self.formats}: choose from {', '.join(known)}")
+        if bad := [f for f in self.formats if f not in FORMATS]:
+            raise ValueError(f"formats = {self.formats}: {_hint(bad[0], FORMATS)}")
+        if not self.formats:
+            raise ValueError(f"formats is empty: choose from {', '.join(FORMATS)}")
+        check_columns(self.output_columns, self.formats)
+        check_splits(self.splits)
         return self
+
+
+def check_columns(renamed: Mapping[str, str], formats: Sequence[str]) -> None:
+    """Raises ValueError when `renamed`, {old: new}, does not fit the ShareGPT files among `formats`."""
+    if not renamed:
+        return
+    if not {"sharegpt", "sharegpt_judged"} & set(formats):
+        raise ValueError(
+            "output_columns renames columns of sharegpt and sharegpt_judged; formats has neither"
+        )
+    columns = JUDGED_COLUMNS if "sharegpt_judged" in formats else SHAREGPT_COLUMNS
+    for old, new in renamed.items():
+        if old not in columns:
+            raise ValueError(f"output_columns: there is no column {old!r}; {_hint(old, columns)}")
+        if not new.strip():
+            raise ValueError(f"output_columns.{old} is empty; it must be the new name of {old!r}")
+    names = [renamed.get(name, name) for name in columns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"output_columns: two columns would be named {twice[0]!r}; choose another name")
+
+
+def check_splits(splits: Mapping[str, float]) -> None:
+    """Raises ValueError when the shares of `splits` cannot be given."""
+    example = "for example {train: 0.9, validation: 0.1}"
+    if not splits:
+        raise ValueError(f"splits is empty; name one at least, {example}")
+    for name, share in splits.items():
+        if not _SPLIT_NAME.fullmatch(name) or name == "all":
+            raise ValueError(
+                f"splits: {name!r} cannot name a split (letters, digits and _, and not 'all'); {example}"
+            )
+        if not (math.isfinite(share) and share > 0):
+            raise ValueError(f"splits.{name} = {share}: a share is greater than 0; {example}")
+    total = math.fsum(splits.values())
+    if abs(total - 1) > 1e-6:
+        raise ValueError(f"splits: the shares add up to {total:g}; they must add up to 1, {example}")
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
