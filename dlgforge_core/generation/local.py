@@ -53,11 +53,12 @@ async def run_worker(
             lease_s=run.lease_s,
             patience_s=run.patience_s,
             max_dialogues=run.max_dialogues,
+            similarity_threshold=spec.run.generation.coverage.question_similarity_threshold,
         ) as store,
     ):
         worker = Worker(store, client, spec.run.generation, spec.run.agents, spec.run.models)
         on_start(worker)
-        following = asyncio.create_task(_follow(client, refresh)) if refresh is not None else None
+        following = asyncio.create_task(follow_endpoints(client, refresh)) if refresh is not None else None
         try:
             return await worker.run()
         finally:
@@ -65,7 +66,8 @@ async def run_worker(
                 following.cancel()
 
 
-async def _follow(client: LlmClient, refresh: Callable[[], Sequence[Endpoint]]) -> None:
+async def follow_endpoints(client: LlmClient, refresh: Callable[[], Sequence[Endpoint]]) -> None:
+    """Tell the client where its endpoints are now, every few seconds until cancelled."""
     while True:
         await asyncio.sleep(REFRESH_S)
         try:

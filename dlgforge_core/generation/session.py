@@ -52,7 +52,7 @@ class Status:
         if drops:
             parts.insert(1, f"dropped {progress.dropped} ({drops})")
         if self.seconds_left is not None:
-            parts.append(f"about {_duration(self.seconds_left)} left")
+            parts.append(f"about {duration(self.seconds_left)} left")
         return ", ".join(parts)
 
 
@@ -148,7 +148,8 @@ def _status(now: Progress, before: Progress, stats: Mapping[str, Any] | None, el
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A length of time as a progress line tells it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
