@@ -1,0 +1,182 @@
+"""Judging finished dialogues: rolling, in the order of the turns, each verdict durable before the next."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from dlgforge_core.config import JudgeConfig
+from dlgforge_core.dialogue import DropReason, Judgement, Role
+from dlgforge_core.generation import prompts
+from dlgforge_core.generation.dialogue_run import call_seed
+from dlgforge_core.generation.slots import CallSlots
+from dlgforge_core.judging.judges import WHOLE, Judge, Subject, subjects
+from dlgforge_core.judging.store import Finished, PatientConnection, Verdict, finished_dialogues
+from dlgforge_core.llm.client import CallError, LlmClient
+from dlgforge_core.store.finished import Scope
+
+_OPEN_PER_SLOT = 4  # as many dialogues are in progress as when generating
+
+
+@dataclass
+class Tally:
+    """What one judge did in this sitting. `kept` verdicts were there before and stand."""
+
+    kept: int = 0
+    given: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    """The first failure of each reason."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def failed(self, error: CallError) -> None:
+        """Count a verdict that could not be had."""
+        self.failures[error.reason.value] += 1
+        self.examples.setdefault(error.reason.value, str(error)[:500])
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What one judge is to judge of one dialogue, in order, and its verdicts that stand."""
+
+    dialogue: Finished
+    judge: Judge
+    missing: tuple[Subject, ...]
+    standing: Mapping[int, Judgement]
+
+
+def chains(
+    connection: PatientConnection,
+    scope: Scope,
+    config: JudgeConfig,
+    judges: Sequence[Judge],
+    tallies: Mapping[str, Tally],
+) -> Iterator[Chain]:
+    """Everything of a scope that a judge has not judged, or has judged when it read otherwise.
+
+    What stands is counted into `tallies` on the way.
+    """
+    for dialogue in finished_dialogues(connection, scope, [judge.key for judge in judges]):
+        wanted = subjects(config, dialogue.plan, dialogue.turns)
+        for judge in judges:
+            standing: dict[int, Judgement] = {}
+            for subject in wanted:
+                kept = dialogue.verdicts.get((judge.key, subject.index))
+                if kept is not None and kept.digest == subject.digest:
+                    standing[subject.index] = kept.judgement
+            tallies[judge.key].kept += len(standing)
+            missing = tuple(subject for subject in wanted if subject.index not in standing)
+            if missing:
+                yield Chain(dialogue, judge, missing, standing)
+
+
+class Engine:
+    """Keeps the call slots busy with chains until there are none left. Belongs to one event loop.
+
+    `put` returns once a verdict is durable. A verdict that cannot be had is counted, and tried again in the
+    next sitting; raises RunStoppedError when no endpoint can serve, and what `put` and `more` raise.
+    """
+
+    def __init__(
+        self,
+        client: LlmClient,
+        slots: CallSlots,
+        put: Callable[[Verdict], Awaitable[object]],
+        config: JudgeConfig,
+        tallies: Mapping[str, Tally],
+    ) -> None:
+        self._client = client
+        self._put = put
+        self._config = config
+        self._tallies = tallies
+        self._slots = slots
+        self._schema = prompts.verdict_schema(config)
+        self._read = functools.partial(prompts.judgement_from, judge=config)
+        self._open: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    async def run(self, more: Callable[[int], Sequence[Chain]]) -> None:
+        """Judge what `more(n)` gives, at most n chains at a time, until it gives none.
+
+        `more` runs in a thread. Cancelling cuts off the calls under way.
+        """
+        most = _OPEN_PER_SLOT * self._config.concurrency
+        worthwhile = max(1, min(self._config.concurrency // 4, most // 8))
+        exhausted = False
+        try:
+            while self._failure is None:
+                self._changed.clear()
+                room = most - len(self._open)
+                if not exhausted and room >= worthwhile:
+                    found = await asyncio.to_thread(more, room)
+                    exhausted = not found
+                    for chain in found:
+                        self._begin(chain)
+                    continue
+                if not self._open:
+                    return
+                await self._changed.wait()
+            raise self._failure
+        finally:
+            for task in self._open:
+                task.cancel()
+            await asyncio.gather(*self._open, return_exceptions=True)
+
+    def _begin(self, chain: Chain) -> None:
+        task = asyncio.create_task(self._judge(chain), name=chain.dialogue.plan.dialogue_id)
+        self._open.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._open.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+        self._changed.set()
+
+    async def _judge(self, chain: Chain) -> None:
+        """The missing verdicts of a chain, in order: each prompt begins with the one before."""
+        verdicts = dict(chain.standing)
+        tally = self._tallies[chain.judge.key]
+        for place, subject in enumerate(chain.missing):
+            try:
+                verdict = await self._ask(chain, subject, verdicts, len(chain.missing) - place, tally)
+            except CallError as error:
+                tally.failed(error)
+                if error.reason is DropReason.INVALID_OUTPUT:
+                    continue
+                return  # what the endpoint does not take or cannot do, it will not with more text either
+            verdicts[subject.index] = verdict
+            dialogue_id = chain.dialogue.plan.dialogue_id
+            await self._put(Verdict(dialogue_id, subject.index, chain.judge.key, verdict, subject.digest))
+            tally.given += 1
+
+    async def _ask(
+        self, chain: Chain, subject: Subject, verdicts: Mapping[int, Judgement], left: int, tally: Tally
+    ) -> Judgement:
+        plan, judge = chain.dialogue.plan, chain.judge
+        turns = [replace(turn, judgement=verdicts.get(turn.index)) for turn in chain.dialogue.turns]
+        if subject.index == WHOLE:
+            messages = prompts.conversation_judge(plan, self._config, turns)
+        else:
+            turn = turns[subject.index]
+            before = turns[: subject.index]
+            messages = prompts.turn_judge(plan, self._config, before, turn.user, turn.assistant)
+        async with self._slots.slot(left):
+            verdict, completion = await self._client.complete_json(
+                Role.JUDGE,
+                judge.agent,
+                judge.model,
+                messages,
+                self._schema,
+                self._read,
+                affinity=plan.dialogue_id,
+                seed=call_seed(judge.seed, plan.dialogue_id, subject.index, Role.JUDGE, 0),
+            )
+        tally.prompt_tokens += completion.prompt_tokens
+        tally.completion_tokens += completion.completion_tokens
+        return verdict

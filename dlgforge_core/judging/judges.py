@@ -1,0 +1,125 @@
+"""Who judges dialogues that are there already, and what exactly a verdict is about."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from dlgforge_core.config import AgentConfig, JudgeConfig, JudgeModelConfig, LlmConfig
+from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic, Turn
+from dlgforge_core.errors import ConfigError
+from dlgforge_core.generation import prompts
+from dlgforge_core.planning import weights_of
+
+WHOLE = -1
+"""The turn index of a verdict on the whole conversation."""
+
+_NOBODY = Persona(id="", name="", description="")
+_SAMPLE_PLAN = DialoguePlan(
+    dialogue_id="",
+    ordinal=0,
+    language="en",
+    n_turns=2,
+    topic=SeedTopic(id="", language="en", topic="topic"),
+    user_persona=_NOBODY,
+    assistant_persona=_NOBODY,
+)
+_SAMPLE_TURNS = (Turn(0, "question", "answer"), Turn(1, "another question", "another answer"))
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A model that judges, and how. `key` is the digest of everything that makes its verdicts."""
+
+    name: str
+    model: str
+    agent: AgentConfig
+    key: str
+
+    @property
+    def seed(self) -> int:
+        """What the sampling seeds of its calls are derived from."""
+        return int(self.key[:8], 16)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its sampling, as plain data."""
+        return {"temperature": self.agent.temperature, "top_p": self.agent.top_p}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What one verdict is about: a turn, or with index WHOLE the conversation; `digest` is of its text."""
+
+    index: int
+    digest: bytes
+
+
+def judges_of(config: JudgeConfig, llm: LlmConfig) -> tuple[Judge, ...]:
+    """The offline judges, in the order of the configuration.
+
+    Raises ConfigError when two of them would give the same verdicts, or the backend serves no such model.
+    """
+    judges = tuple(_judge(config, llm, one) for one in config.judges or [JudgeModelConfig()])
+    by_key: dict[str, Judge] = {}
+    for judge in judges:
+        if (other := by_key.setdefault(judge.key, judge)) is not judge:
+            raise ConfigError(
+                f"judge.judges: {other.name!r} and {judge.name!r} are the same model at the same temperature "
+                "and would give the same verdicts; change one of them, or leave it out"
+            )
+    served = llm.model_of(Role.JUDGE)
+    unlike = [judge.model for judge in judges if judge.model != served]
+    if llm.backend == "vllm_managed" and unlike:
+        raise ConfigError(
+            f"judge.judges asks for {', '.join(unlike)}, but the managed servers serve {served!r} alone; "
+            "attach servers that serve the other judges (llm.backend vllm_attach), or leave these out"
+        )
+    return judges
+
+
+def _judge(config: JudgeConfig, llm: LlmConfig, one: JudgeModelConfig) -> Judge:
+    agent: AgentConfig = llm.agents.qa_judge
+    changes = {
+        "model": one.model or None,
+        "temperature": one.temperature,
+        "max_tokens": one.max_tokens,
+    }
+    agent = agent.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    model = agent.model or llm.model_of(Role.JUDGE)
+    return Judge(one.name or model, model, agent, _key(config, llm, agent, model))
+
+
+def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str) -> str:
+    # A prompt made of fixed words stands for the prompts' version: nobody has to remember to raise a number.
+    # It holds the reasons, too.
+    sample = [
+        prompts.conversation_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS),
+        prompts.turn_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS[:1], "question", "answer"),
+        prompts.verdict_schema(config),
+    ]
+    sampling = [agent.temperature, agent.top_p]
+    return _digest([weights_of(llm), model, sampling, config.granularity, sample], 16).hex()
+
+
+def subjects(config: JudgeConfig, plan: DialoguePlan, turns: Sequence[Turn]) -> list[Subject]:
+    """What is to be judged of a dialogue, in order.
+
+    The digest of a turn covers all that its judge is shown: the turns before it as well, and what the
+    prompt says of topic and language, but not earlier verdicts.
+    """
+    plain = [replace(turn, judgement=None) for turn in turns]
+    if config.granularity == "conversation":
+        return [Subject(WHOLE, _digest(prompts.conversation_judge(plan, config, plain)))]
+    return [
+        Subject(i, _digest(prompts.turn_judge(plan, config, plain[:i], turn.user, turn.assistant)))
+        for i, turn in enumerate(plain)
+    ]
+
+
+def _digest(data: Any, size: int = 16) -> bytes:
+    return hashlib.blake2b(orjson.dumps(data), digest_size=size).digest()

@@ -1,0 +1,140 @@
+"""Dialogues with the verdicts of offline judges, as exports, checks and samples read them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import psycopg
+
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement
+from dlgforge_core.judging.agreement import merged_score
+from dlgforge_core.judging.judges import WHOLE
+from dlgforge_core.judging.store import fingerprint_of, latest_judging
+from dlgforge_core.store.finished import Scope, stream_dialogues
+from dlgforge_core.store.run_store import RunStore
+
+_BATCH = 200
+
+_VERDICTS = """
+SELECT dialogue_id, turn_index, judge_key, score, reasons, comment FROM judgements
+WHERE dialogue_id = ANY(%(ids)s) AND judge_key = ANY(%(keys)s)
+"""
+
+_LOWEST = """
+WITH wanted AS ({wanted}),
+lowest AS (
+    SELECT j.dialogue_id, j.turn_index, avg(j.score) AS mean
+    FROM wanted JOIN dialogues d USING (plan_id) JOIN judgements j USING (dialogue_id)
+    WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues AND j.judge_key = ANY(%(keys)s)
+    GROUP BY 1, 2 ORDER BY mean, 1, 2 LIMIT %(limit)s
+)
+SELECT l.dialogue_id, l.turn_index, p.language, d.plan, t.user_text, t.assistant_text, (
+    SELECT jsonb_agg(jsonb_build_array(j.judge_key, j.score, j.reasons, j.comment)
+                     ORDER BY array_position(%(keys)s::text[], j.judge_key))
+    FROM judgements j WHERE (j.dialogue_id, j.turn_index) = (l.dialogue_id, l.turn_index)
+      AND j.judge_key = ANY(%(keys)s))
+FROM lowest l JOIN dialogues d USING (dialogue_id) JOIN plans p USING (plan_id)
+LEFT JOIN turns t ON t.dialogue_id = l.dialogue_id AND t.turn_index = greatest(l.turn_index, 0)
+ORDER BY l.mean, l.dialogue_id, l.turn_index
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LowScore:
+    """Something the judges thought little of, and each one's verdict by judge key.
+
+    `turn_index` is WHOLE for a conversation, of which the first turn is shown.
+    """
+
+    dialogue_id: str
+    turn_index: int
+    language: str
+    topic: str
+    user: str
+    assistant: str
+    verdicts: dict[str, Judgement]
+
+
+def merged(judgements: Sequence[Judgement]) -> Judgement:
+    """The verdicts of several judges on one thing as one, in the judges' order.
+
+    Score: the mean, rounded to a whole number, halves up. Reasons: those that at least half of the judges
+    name, or, where there is none, those named most often; by votes, then as first named. Comment: the first
+    judge's. Raises ValueError without any verdict.
+    """
+    if not judgements:
+        raise ValueError("there is no verdict to merge")
+    votes = Counter(reason for judgement in judgements for reason in dict.fromkeys(judgement.reasons))
+    needed = min(len(judgements) / 2, max(votes.values(), default=0))
+    reasons = tuple(reason for reason, n in votes.most_common() if n >= needed)
+    return Judgement(merged_score([j.score for j in judgements]), reasons, judgements[0].comment)
+
+
+def with_judgements(
+    connection: psycopg.Connection, dialogues: Iterable[Dialogue], judge_keys: Sequence[str]
+) -> Iterator[Dialogue]:
+    """`dialogues` with the merged verdicts of these judges, streamed; memory does not grow with their number.
+
+    Verdicts given while generating are left out, so that all verdicts of a dataset are of the same judges.
+    A turn that no judge has judged has none. The connection may be the one that the dialogues come by.
+    """
+    keys = list(judge_keys)
+    place = {key: i for i, key in enumerate(keys)}
+    stream = iter(dialogues)
+    while batch := list(itertools.islice(stream, _BATCH)):
+        ids = [dialogue.plan.dialogue_id for dialogue in batch]
+        rows = connection.execute(_VERDICTS, {"ids": ids, "keys": keys}).fetchall()
+        rows.sort(key=lambda row: place[row[2]])
+        found: dict[tuple[str, int], list[Judgement]] = {}
+        for dialogue_id, index, _, score, reasons, comment in rows:
+            found.setdefault((dialogue_id, index), []).append(Judgement(score, tuple(reasons), comment))
+        for dialogue in batch:
+            yield _judged(dialogue, found)
+
+
+def _judged(dialogue: Dialogue, found: dict[tuple[str, int], list[Judgement]]) -> Dialogue:
+    def verdict(index: int) -> Judgement | None:
+        judgements = found.get((dialogue.plan.dialogue_id, index))
+        return merged(judgements) if judgements else None
+
+    turns = tuple(replace(turn, judgement=verdict(turn.index)) for turn in dialogue.turns)
+    return replace(dialogue, turns=turns, judgement=verdict(WHOLE))
+
+
+def judged_dialogues(
+    store: RunStore, scope: Scope, *, limit: int | None = None, mixed: bool = False
+) -> Iterator[Dialogue]:
+    """The finished dialogues of a scope with the verdicts that count, streamed.
+
+    Those of the latest offline judging; where there was none, those given while generating. `limit` and
+    `mixed` as in `stream_dialogues`. Raises StoreError.
+    """
+    with store.connection() as connection:
+        judges = latest_judging(connection, store.dataset, fingerprint_of(connection, scope))
+        dialogues = stream_dialogues(connection, scope, limit=limit, mixed=mixed)
+        yield from with_judgements(connection, dialogues, list(judges)) if judges else dialogues
+
+
+def lowest_scores(
+    connection: psycopg.Connection, scope: Scope, judge_keys: Sequence[str], n: int
+) -> list[LowScore]:
+    """The `n` turns or conversations of a scope with the lowest mean score, the lowest first."""
+    values = {**scope.parameters, "keys": list(judge_keys), "limit": n}
+    rows = connection.execute(scope.sql(_LOWEST), values).fetchall()
+    return [
+        LowScore(
+            dialogue_id=dialogue_id,
+            turn_index=turn_index,
+            language=language,
+            topic=DialoguePlan.from_json(plan).topic.topic,
+            user=user or "",
+            assistant=assistant or "",
+            verdicts={
+                key: Judgement(score, tuple(reasons), comment) for key, score, reasons, comment in verdicts
+            },
+        )
+        for dialogue_id, turn_index, language, plan, user, assistant, verdicts in rows
+    ]

@@ -1,0 +1,287 @@
+"""The run state as offline judging sees it: what is to be judged, verdicts, and who judged."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+import psycopg
+
+from dlgforge_core.config import PostgresConfig
+from dlgforge_core.dialogue import DialoguePlan, Judgement, Turn
+from dlgforge_core.errors import StoreError
+from dlgforge_core.judging.judges import Judge
+from dlgforge_core.store.advisory import try_lock
+from dlgforge_core.store.connection import connect
+from dlgforge_core.store.finished import Scope
+from dlgforge_core.store.writes import storable
+
+T = TypeVar("T")
+
+JUDGING_CLASS = 744_112  # of advisory locks; beside those in store.advisory
+_PAGE = 100
+_POLL_S = 1.0
+
+_FINGERPRINT = """
+SELECT fingerprint FROM generation_runs WHERE run_id = %(run_id)s OR fingerprint = %(fingerprint)s LIMIT 1
+"""
+
+_PLANS = "WITH wanted AS ({wanted}) SELECT plan_id, n_dialogues FROM wanted ORDER BY plan_id"
+
+_PAGE_OF_PLAN = """
+SELECT d.ordinal, d.plan, (
+    SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, NULL, t.details)
+                     ORDER BY t.turn_index)
+    FROM turns t WHERE t.dialogue_id = d.dialogue_id
+), (
+    SELECT jsonb_agg(jsonb_build_array(j.judge_key, j.turn_index, j.score, j.reasons,
+                                       encode(j.text_digest, 'hex')))
+    FROM judgements j WHERE j.dialogue_id = d.dialogue_id AND j.judge_key = ANY(%(keys)s)
+)
+FROM dialogues d
+WHERE d.plan_id = %(plan)s AND d.ordinal > %(after)s AND d.ordinal < %(n)s AND d.status = 'done'
+ORDER BY d.ordinal LIMIT %(limit)s
+"""
+
+_WANTED = """
+WITH wanted AS ({wanted})
+SELECT count(*), coalesce(sum(d.turns_done), 0)
+FROM wanted JOIN dialogues d USING (plan_id)
+WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues
+"""
+
+_PRESENT = """
+WITH wanted AS ({wanted})
+SELECT count(*)
+FROM wanted JOIN dialogues d USING (plan_id) JOIN judgements j USING (dialogue_id)
+WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues AND j.judge_key = ANY(%(keys)s)
+"""
+
+# A dialogue that was deleted meanwhile needs no verdict.
+_PUT = """
+INSERT INTO judgements (dialogue_id, turn_index, judge_key, score, reasons, comment, text_digest)
+SELECT v.dialogue_id, v.turn_index, v.judge_key, v.score, v.reasons, v.comment, decode(v.digest, 'hex')
+FROM jsonb_to_recordset(%(rows)s::jsonb)
+    AS v (dialogue_id text, turn_index int, judge_key text, score int, reasons text[], comment text,
+          digest text)
+JOIN dialogues USING (dialogue_id)
+ON CONFLICT (dialogue_id, turn_index, judge_key) DO UPDATE
+SET score = excluded.score, reasons = excluded.reasons, comment = excluded.comment,
+    text_digest = excluded.text_digest, judged_at = now()
+"""
+
+_LATEST = """
+SELECT judges FROM judgings WHERE dataset = %(dataset)s AND fingerprint = %(fingerprint)s
+ORDER BY finished_at DESC NULLS LAST, started_at DESC LIMIT 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A verdict that is there, and the digest of what it is about."""
+
+    judgement: Judgement
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished dialogue and the verdicts on it, by judge key and turn index."""
+
+    plan: DialoguePlan
+    turns: tuple[Turn, ...]
+    verdicts: dict[tuple[str, int], Kept]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verdict to be kept."""
+
+    dialogue_id: str
+    turn_index: int
+    judge_key: str
+    judgement: Judgement
+    digest: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store."""
+        return {
+            "dialogue_id": self.dialogue_id,
+            "turn_index": self.turn_index,
+            "judge_key": self.judge_key,
+            **storable(self.judgement.to_json()),
+            "digest": self.digest.hex(),
+        }
+
+
+class PatientConnection:
+    """A connection that is opened again when it breaks, for up to `patience_s` seconds; then StoreError.
+
+    What is run on it may run twice. For one thread at a time. `stopping` ends the patience.
+    """
+
+    def __init__(
+        self, dsn: str, config: PostgresConfig, patience_s: float, stopping: threading.Event | None = None
+    ) -> None:
+        self._dsn, self._config, self._patience_s = dsn, config, patience_s
+        self._stopping = stopping or threading.Event()
+        self._connection: psycopg.Connection | None = None
+
+    def run(self, work: Callable[[psycopg.Connection], T]) -> T:
+        """What `work` gives. Raises StoreError when Postgres stays away or takes too long."""
+        deadline = time.monotonic() + self._patience_s
+        pause = 0.05
+        while True:
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = connect(self._dsn, self._config, "dlgforge judging")
+                return work(self._connection)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                canceled = isinstance(error, psycopg.errors.QueryCanceled)
+                if canceled or time.monotonic() > deadline or self._stopping.is_set():
+                    raise StoreError(f"Postgres failed: {str(error).strip()}") from None
+                self.close()
+                self._stopping.wait(pause)
+                pause = min(2.0, pause * 2)
+
+    def close(self) -> None:
+        """Close it; `run` opens it again."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+def fingerprint_of(connection: psycopg.Connection, scope: Scope) -> str:
+    """The fingerprint of a scope. Raises StoreError when nothing was ever made in it."""
+    row = connection.execute(_FINGERPRINT, scope.parameters).fetchone()
+    if row is None:
+        raise StoreError("there is nothing to judge: no such run was ever made here")
+    return str(row[0])
+
+
+def finished_dialogues(
+    connection: PatientConnection, scope: Scope, keys: Sequence[str]
+) -> Iterator[Finished]:
+    """The finished dialogues of a scope with the verdicts of these judges.
+
+    In pages: neither memory nor a transaction grows with their number, and a server that was restarted
+    meanwhile is asked again.
+    """
+    plans = connection.run(lambda c: c.execute(scope.sql(_PLANS), scope.parameters).fetchall())
+    for plan_id, n_dialogues in plans:
+        after = -1
+        while True:
+            values = {"plan": plan_id, "n": n_dialogues, "after": after, "keys": list(keys), "limit": _PAGE}
+            rows = connection.run(lambda c, values=values: c.execute(_PAGE_OF_PLAN, values).fetchall())  # type: ignore[misc]
+            for row in rows:
+                yield _finished(row)
+            if len(rows) < _PAGE:
+                break
+            after = rows[-1][0]
+
+
+def _finished(row: Sequence[Any]) -> Finished:
+    _, plan, turns, verdicts = row
+    return Finished(
+        plan=DialoguePlan.from_json(plan),
+        turns=tuple(Turn.from_row(turn) for turn in turns or ()),
+        verdicts={
+            (key, index): Kept(Judgement(score, tuple(reasons)), bytes.fromhex(digest))
+            for key, index, score, reasons, digest in verdicts or ()
+        },
+    )
+
+
+def count_verdicts(
+    connection: psycopg.Connection, scope: Scope, judges: Sequence[Judge], granularity: str
+) -> tuple[int, int]:
+    """How many verdicts there should be, and how many there are (some perhaps on another text)."""
+    row = connection.execute(scope.sql(_WANTED), scope.parameters).fetchone()
+    assert row is not None
+    dialogues, turns = int(row[0]), int(row[1])
+    keys = [judge.key for judge in judges]
+    present = connection.execute(scope.sql(_PRESENT), {**scope.parameters, "keys": keys}).fetchone()
+    assert present is not None
+    return (turns if granularity == "turn" else dialogues) * len(judges), int(present[0])
+
+
+def put_verdicts(connection: psycopg.Connection, verdicts: Sequence[Verdict]) -> None:
+    """Keep verdicts, in one statement; the later one of a judge on the same thing replaces the earlier."""
+    rows = orjson.dumps([verdict.to_json() for verdict in verdicts]).decode()
+    connection.execute(_PUT, {"rows": rows})
+
+
+# Judgings
+
+
+def begin_judging(
+    connection: psycopg.Connection, dataset: str, fingerprint: str, judges: Sequence[Judge]
+) -> str:
+    """Write down who judges; returns the id to `finish_judging` with."""
+    named = [[judge.key, judge.name] for judge in judges]
+    judging_id = hashlib.blake2b(orjson.dumps(named), digest_size=8).hexdigest()
+    with connection.transaction():
+        for judge in judges:
+            connection.execute(
+                "INSERT INTO judges (judge_key, model, settings) VALUES (%s, %s, %s::jsonb) "
+                "ON CONFLICT DO NOTHING",
+                (judge.key, judge.model, orjson.dumps(judge.settings).decode()),
+            )
+        connection.execute(
+            "INSERT INTO judgings (dataset, fingerprint, judging_id, judges) VALUES (%s, %s, %s, %s::jsonb) "
+            "ON CONFLICT (dataset, fingerprint, judging_id) DO UPDATE SET started_at = now()",
+            (dataset, fingerprint, judging_id, orjson.dumps(named).decode()),
+        )
+    return judging_id
+
+
+def finish_judging(connection: psycopg.Connection, dataset: str, fingerprint: str, judging_id: str) -> None:
+    """Note that a sitting came to its end by itself."""
+    connection.execute(
+        "UPDATE judgings SET finished_at = now() WHERE (dataset, fingerprint, judging_id) = (%s, %s, %s)",
+        (dataset, fingerprint, judging_id),
+    )
+
+
+def latest_judging(connection: psycopg.Connection, dataset: str, fingerprint: str) -> dict[str, str]:
+    """Names of the judges by key, in their order, of the judging whose verdicts count.
+
+    That is the one that came to its end last; while none has, the one begun last. Empty when what was made
+    under this fingerprint was never judged offline.
+    """
+    row = connection.execute(_LATEST, {"dataset": dataset, "fingerprint": fingerprint}).fetchone()
+    return {key: name for key, name in row[0]} if row else {}
+
+
+@contextmanager
+def judging_locks(
+    dsn: str,
+    config: PostgresConfig,
+    fingerprint: str,
+    judges: Sequence[Judge],
+    on_wait: Callable[[], None],
+) -> Iterator[None]:
+    """Sole right to judge what was made under one fingerprint with these judges; waits for it.
+
+    Session advisory locks, not claims of rows: they end with a killed holder's connection, and sharing the
+    work would gain nothing, for one process keeps as many calls under way as the endpoints can take.
+    """
+    names = [f"{fingerprint}:{judge.key}".encode() for judge in judges]
+    digests = (hashlib.blake2b(name, digest_size=4).digest() for name in names)
+    # In order, so that two who share some judges cannot wait for each other.
+    numbers = sorted({int.from_bytes(digest, "big", signed=True) for digest in digests})
+    told = False
+    with ExitStack() as held:
+        for number in numbers:
+            while (lock := try_lock(dsn, config, [(JUDGING_CLASS, number)])) is None:
+                if not told:
+                    on_wait()
+                    told = True
+                time.sleep(_POLL_S)
+            held.callback(lock.release)
+        yield
