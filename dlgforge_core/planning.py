@@ -31,6 +31,7 @@ from typing import Any, Literal
 from dlgforge_core.config import EFFORT_KEYS, OFFLINE_KEYS, GenerationConfig, LlmConfig, RunConfig
 from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.languages import base_code
 from dlgforge_core.personas import Personas
 from dlgforge_core.seeds import SeedBatch
 
@@ -38,8 +39,24 @@ from dlgforge_core.seeds import SeedBatch
 CONTENT_VERSION = 1
 
 # Keys of `run` that decide how fast and how far a run goes, or are part of a plan's identity elsewhere.
-_RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages"}
+_RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages", "fallback_language"}
+# Keys of `coverage` that say how documents are used.
+_GROUNDED_COVERAGE = {"doc_coverage_mode", "doc_coverage_epsilon", "doc_coverage_fraction"}
 _TURN_KEYS = {"n_turns", "min_turns", "max_turns", "turn_count_distribution", "turn_count_mean"}
+
+
+@dataclass(frozen=True, slots=True)
+class ContentSource:
+    """What the dialogues belong to beside their configuration: a dataset, and the knowledge they draw on.
+
+    `dataset` is "" for the default one; `index_id` is that of the knowledge index, "" without one.
+    """
+
+    dataset: str = ""
+    index_id: str = ""
+
+
+NO_SOURCE = ContentSource()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +191,7 @@ def plan_run(
     *,
     languages: Sequence[str] | None = None,
     batch_names: Sequence[str] | None = None,
+    source: ContentSource = NO_SOURCE,
 ) -> Planning:
     """Plan a run: `run.total_samples` dialogues for each seed batch, shared among the target languages.
 
@@ -185,15 +203,16 @@ def plan_run(
     chosen = _select_batches(batches, batch_names)
     shares = _shares(generation.run)
     wanted = _select_languages(generation.run, languages)
+    fallback = generation.run.fallback_language
     available = {batch.name: batch.languages for batch in chosen}
     for language in wanted:
-        if not any(language in known for known in available.values()):
+        if not any(topics_for(batch, language, fallback) for batch in chosen):
             has = "; ".join(f"{name} has {', '.join(known)}" for name, known in available.items())
             raise ConfigError(
                 f"run.target_languages names {language!r}, but no seed batch has topics in it ({has}); "
-                "add topics, or leave the language out"
+                "add topics, leave the language out, or set run.fallback_language to one that has topics"
             )
-    fingerprint = content_fingerprint(generation, llm, personas)
+    fingerprint = content_fingerprint(generation, llm, personas, source)
     turns = TurnCounts.from_config(generation.run)
     plans: list[Plan] = []
     notes = [
@@ -204,7 +223,7 @@ def plan_run(
     for batch in chosen:
         for language in wanted:
             n_dialogues = shares[language]
-            topics = batch.topics_in(language)
+            topics = topics_for(batch, language, fallback)
             if n_dialogues and topics:
                 plans.append(
                     Plan(
@@ -227,7 +246,20 @@ def plan_run(
     return Planning(tuple(plans), tuple(notes))
 
 
-def content_config(generation: GenerationConfig, llm: LlmConfig, personas: Personas) -> dict[str, Any]:
+def topics_for(batch: SeedBatch, language: str, fallback: str = "") -> tuple[SeedTopic, ...]:
+    """A batch's topics for a target language: its own, else its base language's, else the fallback's."""
+    if own := batch.topics_in(language):
+        return own
+    base = base_code(language)
+    for known in batch.languages:
+        if base_code(known) == base:
+            return batch.topics_in(known)
+    return batch.topics_in(fallback) if fallback else ()
+
+
+def content_config(
+    generation: GenerationConfig, llm: LlmConfig, personas: Personas, source: ContentSource = NO_SOURCE
+) -> dict[str, Any]:
     """The part of the configuration that decides what is generated, as plain data.
 
     Left out: how fast and where it runs, and what identifies a plan beside it (seeds, languages, counts).
@@ -237,10 +269,13 @@ def content_config(generation: GenerationConfig, llm: LlmConfig, personas: Perso
     judged = generation.judge.mode == "online"
     return {
         "version": CONTENT_VERSION,
+        # Only what is there: a plain configuration keeps its fingerprint when features come.
+        **({"dataset": source.dataset} if source.dataset else {}),
+        **(_grounding(generation, source.index_id) if source.index_id else {}),
         "run": {**run, "turns": asdict(TurnCounts.from_config(generation.run))},
         "personas": asdict(personas),
         "judge": generation.judge.model_dump(mode="json", exclude=set(OFFLINE_KEYS)) if judged else None,
-        "coverage": generation.coverage.model_dump(mode="json"),
+        "coverage": generation.coverage.model_dump(mode="json", exclude=_GROUNDED_COVERAGE),
         "llm": {
             "weights": weights_of(llm),
             "agents": {
@@ -252,9 +287,19 @@ def content_config(generation: GenerationConfig, llm: LlmConfig, personas: Perso
     }
 
 
-def content_fingerprint(generation: GenerationConfig, llm: LlmConfig, personas: Personas) -> str:
+def _grounding(generation: GenerationConfig, index_id: str) -> dict[str, Any]:
+    return {
+        "knowledge": index_id,
+        "retrieval": generation.retrieval.model_dump(mode="json"),
+        "doc_coverage": generation.coverage.model_dump(mode="json", include=_GROUNDED_COVERAGE),
+    }
+
+
+def content_fingerprint(
+    generation: GenerationConfig, llm: LlmConfig, personas: Personas, source: ContentSource = NO_SOURCE
+) -> str:
     """Hex SHA-256 of `content_config`: two runs with the same one generate from the same configuration."""
-    content = content_config(generation, llm, personas)
+    content = content_config(generation, llm, personas, source)
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

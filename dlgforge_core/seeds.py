@@ -35,7 +35,7 @@ _MAX_PROBLEMS = 100
 _PROBLEMS_SHOWN = 20
 _MAX_NAME_CHARS = 80
 _LINE_KEYS = ("id", "language", "topic", "question", "metadata")
-_LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,34}")
+_LANGUAGE = re.compile(r"[^\W\d_][\w ()'-]{0,58}[\w)]?")  # a code, or a dialect by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +323,9 @@ def _json_object(line: bytes) -> dict[str, Any]:
 def _language(value: object) -> str:
     language = _text("language", value, MAX_ID_CHARS)
     if not _LANGUAGE.fullmatch(language):
-        raise _Bad(f"language = {shown(language)} is not a language name; it looks like 'en' or 'pt-BR'")
+        raise _Bad(
+            f"language = {shown(language)} is not a language; it looks like 'en', 'pt-BR' or 'Gulf Arabic'"
+        )
     return language
 
 

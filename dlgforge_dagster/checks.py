@@ -14,31 +14,47 @@ from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.quality.checks import CHECKS, CheckReport, run_checks
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunStore
-from dlgforge_dagster.assets import RUN_ID_TAG, dialogue_dataset, dialogues
 from dlgforge_dagster.config import config_class, plain
-from dlgforge_dagster.resources import StoreResource
-
-_ChecksBase: Any = config_class(ChecksConfig)
-
-
-class DialogueChecksConfig(_ChecksBase):  # type: ignore[misc]
-    """Config of the checks of `dialogues`: their thresholds."""
+from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.tags import RUN_ID_TAG
 
 
-@dg.multi_asset_check(
-    name="dialogue_checks",
-    description="One pass over the dialogues; no model is asked and no server is started.",
-    specs=[
-        dg.AssetCheckSpec(check.name, asset=dialogues, description=check.description, blocking=check.blocking)
-        for check in CHECKS
-    ],
-)
-def dialogue_checks(
-    context: dg.AssetCheckExecutionContext, config: DialogueChecksConfig, store: StoreResource
-) -> Iterable[dg.AssetCheckResult]:
+def build_checks(dataset: DatasetSpec) -> list[dg.AssetChecksDefinition]:
+    """The checks of a dataset."""
+    return [_dialogue_checks(dataset), _files_valid(dataset)]
+
+
+def _dialogue_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
+    base: Any = config_class(dataset.recipe.checks)
+    key = dataset.key("dialogues")
+
+    class DialogueChecksConfig(base):  # type: ignore[misc]
+        """Config of the checks of `dialogues`: their thresholds."""
+
+    @dg.multi_asset_check(
+        name=dataset.op("dialogue_checks"),
+        description="One pass over the dialogues; no model is asked and no server is started.",
+        specs=[
+            dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.blocking)
+            for check in CHECKS
+        ],
+        required_resource_keys={"store"},
+    )
+    def dialogue_checks(
+        context: dg.AssetCheckExecutionContext, config: DialogueChecksConfig
+    ) -> Iterable[dg.AssetCheckResult]:
+        source = f"ops.{dataset.op('dialogue_checks')}.config"
+        thresholds = validate(ChecksConfig, plain(config, ChecksConfig), source)
+        yield from _check(dataset, context, thresholds)
+
+    return dialogue_checks
+
+
+def _check(
+    dataset: DatasetSpec, context: dg.AssetCheckExecutionContext, thresholds: ChecksConfig
+) -> Iterator[dg.AssetCheckResult]:
     """Check what this Dagster run has made, or, when checks are run by themselves, what was made last."""
-    thresholds = validate(ChecksConfig, plain(config, ChecksConfig), "ops.dialogue_checks.config")
-    run_store = store.run_store()
+    run_store = dataset.store(context).run_store(dataset.name)
     run_id = _run_id(context, run_store)
     scope = Scope(run_id=run_id)
     languages = run_store.progress(run_id).done_by_language
@@ -49,7 +65,7 @@ def dialogue_checks(
         if not report.passed:
             context.log.warning(f"{report.name}: {report.summary}")
         yield dg.AssetCheckResult(
-            asset_key=dialogues.key,
+            asset_key=dataset.key("dialogues"),
             check_name=report.name,
             passed=report.passed,
             severity=dg.AssetCheckSeverity.ERROR if blocking[report.name] else dg.AssetCheckSeverity.WARN,
@@ -81,31 +97,31 @@ def _metadata(report: CheckReport, run_id: str) -> Mapping[str, Any]:
     return {**metadata, "dlgforge_run_id": run_id}
 
 
-@dg.asset_check(asset=dialogue_dataset, description="The files can be read, and all hold the same dialogues.")
-def files_valid(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    """Read the dataset's files back, whole."""
-    folder = _latest_folder(context.instance)
-    if folder is None:
-        return dg.AssetCheckResult(passed=False, description="no dataset was written yet")
-    try:
-        counts = verify_dataset(folder)
-    except DlgforgeError as error:
-        return dg.AssetCheckResult(passed=False, description=str(error))
-    return dg.AssetCheckResult(
-        passed=True,
-        description=f"{max(counts.values(), default=0)} dialogues in each of {len(counts)} files",
-        metadata={"folder": dg.MetadataValue.path(folder), **counts},
+def _files_valid(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
+    key = dataset.key("dialogue_dataset")
+
+    @dg.asset_check(
+        name="files_valid", asset=key, description="The files can be read, and all hold the same dialogues."
     )
+    def files_valid(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        folder = _latest_folder(context.instance, key)
+        if folder is None:
+            return dg.AssetCheckResult(passed=False, description="no dataset was written yet")
+        try:
+            counts = verify_dataset(folder)
+        except DlgforgeError as error:
+            return dg.AssetCheckResult(passed=False, description=str(error))
+        return dg.AssetCheckResult(
+            passed=True,
+            description=f"{max(counts.values(), default=0)} dialogues in each of {len(counts)} files",
+            metadata={"folder": dg.MetadataValue.path(folder), **counts},
+        )
+
+    return files_valid
 
 
-def _latest_folder(instance: dg.DagsterInstance) -> Path | None:
-    event = instance.get_latest_materialization_event(dialogue_dataset.key)
+def _latest_folder(instance: dg.DagsterInstance, key: dg.AssetKey) -> Path | None:
+    event = instance.get_latest_materialization_event(key)
     materialization = event.asset_materialization if event is not None else None
     value = materialization.metadata.get("folder") if materialization is not None else None
     return Path(str(value.value)) if value is not None else None
-
-
-def all_checks() -> Iterator[dg.AssetChecksDefinition]:
-    """The checks of the code location."""
-    yield dialogue_checks
-    yield files_valid

@@ -11,16 +11,38 @@ from pydantic import BaseModel, Field, SecretStr, create_model
 from pydantic.fields import FieldInfo
 
 
-@cache
-def config_class(model: type[BaseModel], base: type[Any] = dg.Config) -> type[Any]:
+def config_class(model: type[BaseModel] | BaseModel, base: Any = dg.Config) -> type[Any]:
     """A Dagster config (or, with `base`, resource) class with the fields of a core model.
 
-    Dagster checks the shape in the launchpad; bounds and contradictions are the core's to check, from
-    `plain`. Nested models become nested config classes.
+    The defaults are the model's, or where an instance of it is given, its values. Dagster checks the shape
+    in the launchpad; bounds and contradictions are the core's to check, from `plain`. Nested models become
+    nested config classes.
     """
+    return _class_of(model, base) if isinstance(model, type) else _class_with_values(model, base)
+
+
+@cache
+def _class_of(model: type[BaseModel], base: Any) -> type[Any]:
     fields: dict[str, Any] = {
         name: (_annotation(field.annotation), _default(field)) for name, field in model.model_fields.items()
     }
+    return create_model(model.__name__, __base__=base, __module__=__name__, __doc__=model.__doc__, **fields)
+
+
+def _class_with_values(values: BaseModel, base: Any) -> type[Any]:
+    model = type(values)
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        value = getattr(values, name)
+        if isinstance(value, BaseModel):
+            # A class of its own: Dagster shows the defaults of the class, not those of the instance.
+            inner = _class_with_values(value, dg.Config)
+            fields[name] = (inner, Field(default=inner(), description=field.description))
+        else:
+            fields[name] = (
+                _annotation(field.annotation),
+                Field(default=value, description=field.description),
+            )
     return create_model(model.__name__, __base__=base, __module__=__name__, __doc__=model.__doc__, **fields)
 
 

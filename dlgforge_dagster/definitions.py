@@ -1,30 +1,56 @@
-"""The code location: what workspace.yaml loads."""
+"""The code location: what workspace.yaml loads. The default dataset, and one for each recipe."""
 
 from __future__ import annotations
 
+import os
+
 import dagster as dg
 
-from dlgforge_dagster.assets import dialogue_dataset, dialogues, seed_topics
-from dlgforge_dagster.checks import all_checks
-from dlgforge_dagster.jobs import generate_dialogues, generate_partition
+from dlgforge_core.config import read_recipes
+from dlgforge_dagster.assets.dialogue_dataset import build_dialogue_dataset
+from dlgforge_dagster.assets.dialogues import build_dialogues
+from dlgforge_dagster.assets.seed_topics import build_seed_topics
+from dlgforge_dagster.checks import build_checks
+from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.jobs import Jobs, build_jobs
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
-from dlgforge_dagster.sensors import new_seed_batches, stale_runs
+from dlgforge_dagster.sensors import build_new_seed_batches, build_stale_runs
 
-defs = dg.Definitions(
-    assets=[seed_topics, dialogues, dialogue_dataset],
-    asset_checks=[*all_checks()],
-    jobs=[generate_dialogues, generate_partition],
-    sensors=[
-        new_seed_batches,
-        stale_runs,
-        # On by default, unlike the one Dagster makes for assets that have a condition.
-        dg.AutomationConditionSensorDefinition(
-            "fresh_dataset",
-            target=dg.AssetSelection.assets(dialogue_dataset),
-            default_status=dg.DefaultSensorStatus.RUNNING,
+RECIPES_ENV = "DLGFORGE_RECIPES"
+_ASSETS = (build_seed_topics, build_dialogues, build_dialogue_dataset)
+
+
+def build_definitions(recipes_folder: str) -> dg.Definitions:
+    """Everything of the default dataset and of every recipe in a folder. Raises ConfigError for a bad one."""
+    specs = [DatasetSpec(), *(DatasetSpec(*item) for item in read_recipes(recipes_folder).items())]
+    datasets = {spec.name: (spec, build_jobs(spec)) for spec in specs}
+    return dg.Definitions.merge(
+        *(_of_dataset(spec, jobs) for spec, jobs in datasets.values()),
+        dg.Definitions(
+            sensors=[
+                build_stale_runs(datasets),
+                # On by default, unlike the one Dagster makes for assets that have a condition.
+                dg.AutomationConditionSensorDefinition(
+                    "fresh_dataset",
+                    target=dg.AssetSelection.assets(*(spec.key("dialogue_dataset") for spec in specs)),
+                    default_status=dg.DefaultSensorStatus.RUNNING,
+                ),
+            ],
+            resources={"ray": RayResource(), "store": StoreResource()},
+            # The heavy work is not in the steps, and one process gives a run's resources one lifetime.
+            executor=dg.in_process_executor,
         ),
-    ],
-    resources={"ray": RayResource(), "store": StoreResource(), "llm": LlmResource()},
-    # The heavy work is not in the steps, and one process gives a run's resources one lifetime.
-    executor=dg.in_process_executor,
-)
+    )
+
+
+def _of_dataset(spec: DatasetSpec, jobs: Jobs) -> dg.Definitions:
+    return dg.Definitions(
+        assets=[build(spec) for build in _ASSETS],
+        asset_checks=build_checks(spec),
+        jobs=[jobs.all, jobs.partition],
+        sensors=[build_new_seed_batches(spec, jobs)],
+        resources={spec.llm_key: LlmResource(**spec.recipe.llm.model_dump(mode="json", exclude_unset=True))},
+    )
+
+
+defs = build_definitions(os.environ.get(RECIPES_ENV, "recipes"))

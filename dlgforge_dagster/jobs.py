@@ -1,18 +1,38 @@
-"""The jobs of the code location."""
+"""The jobs of a dataset."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import dagster as dg
 
-generate_dialogues = dg.define_asset_job(
-    "generate_dialogues",
-    selection=dg.AssetSelection.assets("seed_topics", "dialogues", "dialogue_dataset"),
-    description="Read the seed topics, generate the dialogues, write the dataset.",
-)
+from dlgforge_dagster.dataset import DatasetSpec
 
-generate_partition = dg.define_asset_job(
-    "generate_partition",
-    selection=dg.AssetSelection.assets("seed_topics", "dialogues"),
-    description="Read one seed batch and generate its dialogues in one language: what sensors and backfills "
-    "start. The dataset follows by itself.",
-)
+
+@dataclass(frozen=True)
+class Jobs:
+    """`all` makes the whole dataset; `partition` the dialogues of one language and seed batch."""
+
+    all: dg.UnresolvedAssetJobDefinition
+    partition: dg.UnresolvedAssetJobDefinition
+
+
+def build_jobs(dataset: DatasetSpec) -> Jobs:
+    """The jobs of a dataset: `generate_dialogues`, or `generate_dialogues_<name>`, and its partition's."""
+
+    def of(*assets: str) -> dg.AssetSelection:
+        return dg.AssetSelection.assets(*(dataset.key(asset) for asset in assets))
+
+    return Jobs(
+        all=dg.define_asset_job(
+            dataset.label("generate_dialogues"),
+            selection=of("seed_topics", "dialogues", "dialogue_dataset"),
+            description="Read the seed topics, generate the dialogues, write the dataset.",
+        ),
+        partition=dg.define_asset_job(
+            dataset.label("generate_partition"),
+            selection=of("seed_topics", "dialogues"),
+            description="Read one seed batch and generate its dialogues in one language: what sensors and "
+            "backfills start. The dataset follows by itself.",
+        ),
+    )

@@ -5,7 +5,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import yaml
 from dagster import DagsterRunStatus
 
 from dlgforge_core.errors import SeedError
+from dlgforge_core.planning import topics_for
 from dlgforge_core.seed_folder import (
     SEED_FOLDER_ENV,
     SeedFile,
@@ -26,15 +27,11 @@ from dlgforge_core.seed_folder import (
 from dlgforge_core.seeds import SeedBatch, parse_seed_batch
 from dlgforge_core.store.advisory import process_lock_is_free
 from dlgforge_core.store.run_store import RunStore
-from dlgforge_dagster.assets import RUN_ID_TAG
-from dlgforge_dagster.jobs import generate_dialogues, generate_partition
-from dlgforge_dagster.partitions import (
-    SEED_BATCHES,
-    configured_languages,
-    dialogue_key,
-    seed_batch_partitions,
-)
+from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.jobs import Jobs
+from dlgforge_dagster.partitions import dialogue_key
 from dlgforge_dagster.resources import StoreResource
+from dlgforge_dagster.tags import RUN_ID_TAG
 
 RUN_CONFIG_ENV = "DLGFORGE_RUN_CONFIG"
 _INTERVAL_S = max(1, int(os.environ.get("DLGFORGE_SENSOR_INTERVAL_S", "30")))
@@ -51,30 +48,50 @@ class _Seen:
     done: bool = False
 
 
-@dg.sensor(
-    job=generate_partition,
-    minimum_interval_seconds=_INTERVAL_S,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description=f"New or changed files in the seed folder ({SEED_FOLDER_ENV}: a path or any fsspec address) "
-    "become partitions, and a run for each of their languages. Without a folder it only keeps the partitions "
-    f"of the shipped topics. Run config of the runs: the YAML file in {RUN_CONFIG_ENV}.",
-)
-def new_seed_batches(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+def build_new_seed_batches(dataset: DatasetSpec, jobs: Jobs) -> dg.SensorDefinition:
+    """The sensor that turns new seed files of a dataset into partitions and runs.
+
+    The default dataset watches the folder in DLGFORGE_SEED_FOLDER, another one its recipe's
+    `seeds.path` where the recipe says `watch: true`.
+    """
+    watches = not dataset.name or dataset.recipe.watch
+    running, stopped = dg.DefaultSensorStatus.RUNNING, dg.DefaultSensorStatus.STOPPED
+
+    @dg.sensor(
+        name=dataset.label("new_seed_batches"),
+        job=jobs.partition,
+        minimum_interval_seconds=_INTERVAL_S,
+        default_status=running if watches else stopped,
+        description="New or changed files in the seed folder ("
+        + (f"seeds.path of the recipe {dataset.name}" if dataset.name else f"{SEED_FOLDER_ENV}")
+        + ": a path or any fsspec address) become partitions, and a run for each of their languages. Without "
+        "a folder it only keeps the partitions of the shipped topics. Each content makes runs once."
+        + ("" if dataset.name else f" Run config of the runs: the YAML file in {RUN_CONFIG_ENV}."),
+    )
+    def new_seed_batches(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        place = dataset.recipe.seeds.path if dataset.name else seed_place("")
+        if not place:
+            return _shipped(context, dataset)
+        try:
+            files = list_seed_files(place)
+        except SeedError as error:
+            return dg.SkipReason(str(error))
+        return _look(context, dataset, place, files)
+
+    return new_seed_batches
+
+
+def _look(
+    context: dg.SensorEvaluationContext, dataset: DatasetSpec, place: str, files: Sequence[SeedFile]
+) -> dg.SensorResult:
     """Each content once: the run keys are made of the content's digest."""
-    place = seed_place("")
-    if not place:
-        return _shipped(context)
-    try:
-        files = list_seed_files(place)
-    except SeedError as error:
-        return dg.SkipReason(str(error))
     before = _read_cursor(context.cursor)
     cursor: dict[str, _Seen] = {}
     requests: list[dg.RunRequest] = []
     names: list[str] = []
     notes: list[str] = []
     looked_into = 0
-    run_config = _run_config()
+    run_config = {} if dataset.name else _run_config()
     for file in files:
         seen = before.get(file.name)
         if seen is None or seen.state != file.state:
@@ -92,24 +109,31 @@ def new_seed_batches(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
                 context.log.error(f"{problem}\nIt is not tried again until it changes.")
             elif batch is not None and digest != seen.digest:
                 names.append(batch.name)
-                requests += _requests(batch, digest, run_config)
-    new = [name for name in names if name not in context.instance.get_dynamic_partitions(SEED_BATCHES)]
+                requests += _requests(dataset, batch, digest, run_config)
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else "\n".join(notes[:20]) or f"nothing new in {place}",
         cursor=_write_cursor(cursor),
-        dynamic_partitions_requests=[seed_batch_partitions.build_add_request(new)] if new else [],
+        dynamic_partitions_requests=_added(context, dataset, names),
     )
 
 
-def _shipped(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    names = [batch.name for batch in read_seed_batches("")]
-    new = [name for name in names if name not in context.instance.get_dynamic_partitions(SEED_BATCHES)]
-    if not new:
-        return dg.SkipReason(f"{SEED_FOLDER_ENV} names no folder to watch")
+def _added(
+    context: dg.SensorEvaluationContext, dataset: DatasetSpec, names: Sequence[str]
+) -> list[dg.AddDynamicPartitionsRequest]:
+    known = context.instance.get_dynamic_partitions(dataset.partitions.batches)
+    new = [name for name in names if name not in known]
+    return [dataset.partitions.seed_batches.build_add_request(new)] if new else []
+
+
+def _shipped(context: dg.SensorEvaluationContext, dataset: DatasetSpec) -> dg.SensorResult | dg.SkipReason:
+    folder = "seeds.path" if dataset.name else SEED_FOLDER_ENV
+    added = _added(context, dataset, [batch.name for batch in read_seed_batches("")])
+    if not added:
+        return dg.SkipReason(f"{folder} names no folder to watch")
     return dg.SensorResult(
-        skip_reason=f"{SEED_FOLDER_ENV} names no folder to watch; the shipped topics are partitions now",
-        dynamic_partitions_requests=[seed_batch_partitions.build_add_request(new)],
+        skip_reason=f"{folder} names no folder to watch; the shipped topics are partitions now",
+        dynamic_partitions_requests=added,
     )
 
 
@@ -122,11 +146,14 @@ def _read(place: str, file: SeedFile) -> tuple[str, SeedBatch | None, str]:
     return hashlib.sha256(batch.digest.encode()).hexdigest()[:16], batch, ""
 
 
-def _requests(batch: SeedBatch, digest: str, run_config: Mapping[str, Any]) -> Iterator[dg.RunRequest]:
-    asked = run_config.get("ops", {}).get("dialogues", {}).get("config", {}).get("run", {})
-    wanted = asked.get("target_languages") or configured_languages()
-    for language in configured_languages():
-        if language in batch.languages and language in wanted:
+def _requests(
+    dataset: DatasetSpec, batch: SeedBatch, digest: str, run_config: Mapping[str, Any]
+) -> Iterator[dg.RunRequest]:
+    asked = run_config.get("ops", {}).get(dataset.op("dialogues"), {}).get("config", {}).get("run", {})
+    wanted = asked.get("target_languages") or dataset.partitions.languages
+    fallback = asked.get("fallback_language", dataset.recipe.run.fallback_language)
+    for language in dataset.partitions.languages:
+        if language in wanted and topics_for(batch, language, fallback):
             yield dg.RunRequest(
                 run_key=f"{batch.name}:{language}:{digest}",
                 partition_key=dialogue_key(language, batch.name),
@@ -154,23 +181,38 @@ def _write_cursor(files: Mapping[str, _Seen]) -> str:
     return json.dumps({name: [seen.state, seen.digest, seen.done] for name, seen in files.items()})
 
 
-@dg.sensor(
-    jobs=[generate_partition, generate_dialogues],
-    minimum_interval_seconds=_INTERVAL_S,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Runs whose process died while it made dialogues are marked as failed. Where Dagster's run "
-    "retries are on they start them again, else this sensor does. What was committed is not made again.",
-)
-def stale_runs(context: dg.SensorEvaluationContext, store: StoreResource) -> dg.SensorResult | dg.SkipReason:
+def build_stale_runs(datasets: Mapping[str, tuple[DatasetSpec, Jobs]]) -> dg.SensorDefinition:
+    """The sensor that takes up dead runs, of all datasets of the code location."""
+    jobs = [job for _, made in datasets.values() for job in (made.partition, made.all)]
+    steps = [dataset.op("dialogues") for dataset, _ in datasets.values()]
+
+    @dg.sensor(
+        jobs=jobs,
+        minimum_interval_seconds=_INTERVAL_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Runs whose process died while it made dialogues are marked as failed. Where Dagster's "
+        "run retries are on they start them again, else this sensor does. What was committed is not made "
+        "again.",
+    )
+    def stale_runs(
+        context: dg.SensorEvaluationContext, store: StoreResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        return _take_up(context, store.run_store(), steps, {job.name for job in jobs})
+
+    return stale_runs
+
+
+def _take_up(
+    context: dg.SensorEvaluationContext, run_store: RunStore, steps: Sequence[str], jobs: Set[str]
+) -> dg.SensorResult:
     """A living process holds a lock on its run's id; it must be free at two ticks in a row."""
-    run_store = store.run_store()
     suspects_before = set(json.loads(context.cursor or "[]"))
     started = context.instance.get_runs(
         dg.RunsFilter(statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]), limit=200
     )
     suspects, requests = [], []
     for run in started:
-        if RUN_ID_TAG not in run.tags or not _is_dead(context.instance, run, run_store):
+        if RUN_ID_TAG not in run.tags or not _is_dead(context.instance, run, run_store, steps):
             continue
         if run.run_id not in suspects_before:
             suspects.append(run.run_id)
@@ -179,7 +221,7 @@ def stale_runs(context: dg.SensorEvaluationContext, store: StoreResource) -> dg.
             run, "The process of this run died. What it had committed is kept; a new run resumes it."
         )
         context.log.info(f"run {run.run_id} is dead")
-        if (request := _resume(context.instance, run)) is not None:
+        if run.job_name in jobs and (request := _resume(context.instance, run)) is not None:
             requests.append(request)
     return dg.SensorResult(
         run_requests=requests,
@@ -188,16 +230,16 @@ def stale_runs(context: dg.SensorEvaluationContext, store: StoreResource) -> dg.
     )
 
 
-def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, store: RunStore) -> bool:
+def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, store: RunStore, steps: Sequence[str]) -> bool:
     """Whether the run was making dialogues, and the process that did is gone."""
-    steps = instance.get_run_step_stats(run.run_id, ["dialogues"])
-    making = any(step.start_time is not None and step.end_time is None for step in steps)
+    stats = instance.get_run_step_stats(run.run_id, list(steps))
+    making = any(step.start_time is not None and step.end_time is None for step in stats)
     return making and process_lock_is_free(store.dsn, store.config, run.run_id)
 
 
 def _resume(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.RunRequest | None:
     """A run that goes on with a dead one; None when Dagster's own run retries do that."""
-    if instance.run_retries_enabled or run.job_name not in (generate_partition.name, generate_dialogues.name):
+    if instance.run_retries_enabled:
         return None
     return dg.RunRequest(
         run_key=f"resume:{run.run_id}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -33,24 +33,32 @@ class ConfigModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=False)
 
 
-def validate(model: type[M], data: Mapping[str, Any], source: str) -> M:
+def validate(
+    model: type[M],
+    data: Mapping[str, Any],
+    source: str,
+    place: Callable[[tuple[int | str, ...]], str] | None = None,
+) -> M:
     """Build `model` from plain data.
 
-    `source` names where the data came from, for the message. Raises ConfigError with one line for every
-    problem: the key, the value and what would be right.
+    `source` names where the data came from, for the message; `place` tells it of one key. Raises
+    ConfigError with one line for every problem: the key, the value and what would be right.
     """
     try:
         # Strict models take no list for a tuple and the like; JSON and YAML data never need that.
         return model.model_validate(data)
     except ValidationError as error:
-        problems = "\n".join(f"  {line}" for line in _problems(model, error))
+        problems = "\n".join(f"  {line}" for line in _problems(model, error, place))
         # Not chained: pydantic's own message repeats every input, secrets among them.
         raise ConfigError(f"{source} cannot be used:\n{problems}") from None
 
 
-def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
+def _problems(
+    model: type[BaseModel], error: ValidationError, place: Callable[[tuple[int | str, ...]], str] | None
+) -> Iterator[str]:
     for item in error.errors(include_url=False):
-        path = ".".join(str(part) for part in item["loc"])
+        key = ".".join(str(part) for part in item["loc"])
+        path = f"{place(item['loc'])}: {key or model.__name__}" if place is not None else key
         value = item.get("input")
         if item["type"] == "extra_forbidden":
             known = list(_fields_at(model, item["loc"][:-1]))
@@ -61,7 +69,7 @@ def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
             yield f"{path}: missing; it must be set"
         elif item["type"] == "value_error":
             yield f"{path or model.__name__}: {item['ctx']['error']}"
-        elif _is_secret(path):
+        elif _is_secret(key):
             yield f"{path}: {_lower_first(item['msg'])}"
         else:
             yield f"{path} = {value!r}: {_lower_first(item['msg'])}"

@@ -8,6 +8,7 @@ from dlgforge_core.config.base import ConfigModel
 from dlgforge_core.config.coverage import CoverageConfig
 from dlgforge_core.config.inputs import PersonasConfig
 from dlgforge_core.config.judging import JudgeConfig
+from dlgforge_core.config.knowledge import RetrievalConfig
 from dlgforge_core.config.run import RunConfig
 
 
@@ -18,3 +19,6 @@ class GenerationConfig(ConfigModel):
     personas: PersonasConfig = Field(default_factory=PersonasConfig, description="Who talks.")
     judge: JudgeConfig = Field(default_factory=JudgeConfig, description="How dialogues are judged.")
     coverage: CoverageConfig = Field(default_factory=CoverageConfig, description="How repeats are kept out.")
+    retrieval: RetrievalConfig = Field(
+        default_factory=RetrievalConfig, description="How passages are found, where there is knowledge."
+    )

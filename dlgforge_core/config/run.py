@@ -51,6 +51,11 @@ class RunConfig(ConfigModel):
     target_languages: list[str] = Field(
         ["en", "fr", "ar", "es"], description="Languages to generate, as they are named in the seed files."
     )
+    fallback_language: str = Field(
+        "",
+        description="Whose topics a target language takes when a seed batch has none in it, nor in its base "
+        "language (ar for ar-MA): en, say. Empty: nobody's.",
+    )
     n_turns: TurnCount | None = Field(
         None, description="Turns of every dialogue. Unset: sampled between min_turns and max_turns."
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from dlgforge_core.config import EFFORT_KEYS, AgentsConfig, GenerationConfig, LlmConfig, validate
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.personas import read_personas
-from dlgforge_core.planning import content_fingerprint, plan_run
+from dlgforge_core.planning import NO_SOURCE, ContentSource, content_fingerprint, plan_run
 from dlgforge_core.seeds import SeedBatch
 from dlgforge_core.store.run_store import RunStore
 
@@ -25,6 +25,7 @@ class PreparedRun:
     agents: AgentsConfig
     models: Mapping[Role, str]
     notes: tuple[str, ...]
+    source: ContentSource = NO_SOURCE
 
 
 def prepare_run(
@@ -35,16 +36,22 @@ def prepare_run(
     *,
     languages: Sequence[str] | None = None,
     batch_names: Sequence[str] | None = None,
+    index_id: str = "",
 ) -> PreparedRun:
     """Plan the dialogues of the selected languages and batches (all by default) and register the run.
+
+    They belong to the store's dataset, and draw on the knowledge index `index_id` unless it is "".
 
     With `run.resume_run_id` the earlier run is taken up as it was planned. Raises ConfigError.
     """
     if generation.run.resume_run_id:
         return _resume(store, generation, generation.run.resume_run_id)
     personas = read_personas(generation.personas.path)
-    planning = plan_run(generation, llm, personas, batches, languages=languages, batch_names=batch_names)
-    fingerprint = content_fingerprint(generation, llm, personas)
+    source = ContentSource(store.dataset, index_id)
+    planning = plan_run(
+        generation, llm, personas, batches, languages=languages, batch_names=batch_names, source=source
+    )
+    fingerprint = content_fingerprint(generation, llm, personas, source)
     models = {role: llm.model_of(role) for role in Role}
     run_id = store.register_run(
         fingerprint,
@@ -53,9 +60,10 @@ def prepare_run(
             "generation": generation.model_dump(mode="json"),
             "agents": llm.agents.model_dump(mode="json"),
             "models": {role.value: model for role, model in models.items()},
+            "source": asdict(source),
         },
     )
-    return PreparedRun(run_id, fingerprint, generation, llm.agents, models, tuple(planning.notes))
+    return PreparedRun(run_id, fingerprint, generation, llm.agents, models, tuple(planning.notes), source)
 
 
 def _resume(store: RunStore, generation: GenerationConfig, run_id: str) -> PreparedRun:
@@ -74,5 +82,6 @@ def _resume(store: RunStore, generation: GenerationConfig, run_id: str) -> Prepa
         generation=validate(GenerationConfig, recorded, source),
         agents=validate(AgentsConfig, record.config["agents"], source),
         models={Role(role): model for role, model in record.config["models"].items()},
+        source=ContentSource(**record.config.get("source", {})),
         notes=(f"resuming run {run_id} with the configuration it was planned with",),
     )

@@ -10,23 +10,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from babel import Locale, UnknownLocaleError
-
 from dlgforge_core.config import JudgeConfig
 from dlgforge_core.dialogue import DialoguePlan, Judgement, Turn
+from dlgforge_core.languages import language_name
 
 Message = dict[str, str]
 
 MAX_SCORE = 10
 _LABEL = re.compile(r"^(?:user|question|human|q)\s*[:：]\s*", re.IGNORECASE)
-
-
-def language_name(language: str) -> str:
-    """English name of a language code ("fr", "ar-MA"); other names ("Gulf Arabic") stay as they are."""
-    try:
-        return Locale.parse(language.replace("-", "_")).english_name or language
-    except (UnknownLocaleError, ValueError):
-        return language
 
 
 def user_simulator(plan: DialoguePlan, turns: Sequence[Turn]) -> list[Message]:

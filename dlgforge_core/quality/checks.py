@@ -18,7 +18,8 @@ import numpy as np
 from dlgforge_core.config import ChecksConfig
 from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.export.formats import openai_messages_record
-from dlgforge_core.quality.language import LanguageDetector, base_code
+from dlgforge_core.languages import base_code
+from dlgforge_core.quality.language import LanguageDetector
 from dlgforge_core.quality.questions import normal_form, question_key
 from dlgforge_core.store.finished import Outcomes
 

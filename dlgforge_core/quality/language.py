@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+from dlgforge_core.languages import base_code
+
 # Detection chooses among few languages, as each takes memory. English is always one of them: it is what
 # models fall back to. A detector needs two at least.
 _ALWAYS = ("en",)
@@ -50,8 +52,3 @@ def _detector(codes: frozenset[str]) -> Any:
 
     chosen = [getattr(IsoCode639_1, code.upper()) for code in sorted(codes)]
     return LanguageDetectorBuilder.from_iso_codes_639_1(*chosen).build()
-
-
-def base_code(language: str) -> str:
-    """The language without its region: "pt" for "pt-BR"."""
-    return language.replace("_", "-").split("-", 1)[0].lower()

@@ -38,12 +38,12 @@ class StoreResource(_Base):  # type: ignore[misc]
         own = instance_dsn(self._instance) if self._instance is not None else None
         return resolve_dsn(self.settings.dsn, os.environ, own, dlgforge_home(os.environ))
 
-    def run_store(self) -> RunStore:
-        """The run state, reachable and up to date. Raises StoreError naming cause and remedy."""
+    def run_store(self, dataset: str = "") -> RunStore:
+        """A dataset's run state, reachable and up to date. Raises StoreError naming cause and remedy."""
         if self._store is None:
             resolved = self.resolve()
             ping_blocking(resolved.dsn, self.settings.connect_timeout_s)
             store = RunStore(resolved.dsn, self.settings)
             store.migrate()
             self._store = store
-        return self._store
+        return RunStore(self._store.dsn, self._store.config, dataset)

@@ -1,0 +1,127 @@
+"""A recipe: everything one dataset is made of, in one YAML file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from dlgforge_core.config.base import validate
+from dlgforge_core.config.checks import ChecksConfig
+from dlgforge_core.config.generation import GenerationConfig
+from dlgforge_core.config.inputs import SeedsConfig
+from dlgforge_core.config.knowledge import KnowledgeConfig
+from dlgforge_core.config.llm import LlmConfig
+from dlgforge_core.config.saving import SavingConfig
+from dlgforge_core.errors import ConfigError
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+SUFFIXES = (".yaml", ".yml")
+# Group names, assets and resources of the default dataset.
+_TAKEN = frozenset(("dlgforge", "ray", "store", "llm")) | {
+    "seed_topics",
+    "knowledge_index",
+    "dialogues",
+    "judgements",
+    "dialogue_dataset",
+    "hf_dataset",
+}
+
+
+class Recipe(GenerationConfig):
+    """What a dataset is made of; what is left out has its usual default."""
+
+    description: str = Field("", description="What the dataset is for, in a sentence or two.")
+    seeds: SeedsConfig = Field(default_factory=SeedsConfig, description="Where the seed topics are read.")
+    watch: bool = Field(False, description="Start runs by themselves for new files in seeds.path.")
+    knowledge: KnowledgeConfig = Field(
+        default_factory=KnowledgeConfig, description="The documents the dialogues draw on."
+    )
+    saving: SavingConfig = Field(
+        default_factory=SavingConfig, description="Where and how the dataset is written."
+    )
+    checks: ChecksConfig = Field(
+        default_factory=ChecksConfig, description="What the dialogues must be like to pass."
+    )
+    llm: LlmConfig = Field(default_factory=LlmConfig, description="Where the text comes from.")
+
+    @property
+    def generation(self) -> GenerationConfig:
+        """The sections that are the config of `dialogues`."""
+        return GenerationConfig(**{name: getattr(self, name) for name in GenerationConfig.model_fields})
+
+
+def read_recipes(folder: str | Path) -> dict[str, Recipe]:
+    """The recipes of a folder by name, which is the file's without its ending; empty without such a folder.
+
+    Raises ConfigError for a file that is none: file, line, key, value and what would be right.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        return {}
+    recipes: dict[str, Recipe] = {}
+    for path in sorted(place.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        name = path.stem
+        if not NAME.fullmatch(name) or name in _TAKEN:
+            raise ConfigError(
+                f"{path}: {name!r} cannot name a dataset; use small letters, digits and _, beginning with a "
+                f"letter, at most 40, and none of: {', '.join(sorted(_TAKEN))}"
+            )
+        if name in recipes:
+            raise ConfigError(f"{path}: there is another recipe {name!r} in {place}; rename one of the files")
+        recipes[name] = read_recipe(path)
+    return recipes
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a file. Raises ConfigError."""
+    try:
+        text = path.read_text("utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        data: Any = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    if data is None:
+        data = {}
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{path}: the file is no mapping; it has sections like run, seeds, knowledge, llm")
+    _no_key_twice(root, str(path))
+    return validate(
+        Recipe, data, str(path), lambda loc: f"{path}:{line}" if (line := _line(root, loc)) else str(path)
+    )
+
+
+def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int | None:
+    """The line, from 1, of the key that `loc` leads to, or of the last one on the way that is there."""
+    line = None
+    for part in loc:
+        found: yaml.Node | None = None
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == part:
+                    line, found = key.start_mark.line + 1, value
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            found = node.value[part]
+            line = found.start_mark.line + 1
+        node = found
+    return line
+
+
+def _no_key_twice(node: yaml.Node | None, label: str) -> None:
+    """YAML lets the last of two equal keys win, silently."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise ConfigError(f"{label}:{key.start_mark.line + 1}: {key.value} is there twice; keep one")
+            seen.add(key.value)
+            _no_key_twice(value, label)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _no_key_twice(item, label)

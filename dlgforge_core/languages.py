@@ -1,0 +1,73 @@
+"""Languages by code ("fr", "ar-MA") or name ("Gulf Arabic"): what they are called and are a kind of."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from babel import Locale, UnknownLocaleError
+
+_ARABIC = (
+    "aao abh abv acm acq acw acx adf aeb aec afb ajp apc apd arb arq ars ary arz auz avl ayh ayl ayn ayp pga "
+    "shu ssh"
+)
+# Members of a macrolanguage (ISO 639-3) that are written and detected as it is.
+_MACROLANGUAGE = {
+    **dict.fromkeys(_ARABIC.split(), "ar"),
+    **dict.fromkeys(("cmn", "yue", "wuu", "nan", "hak"), "zh"),
+    "gsw": "de",
+    "nb": "no",
+    "nn": "no",
+}
+
+
+def language_name(language: str) -> str:
+    """English name of a language code ("fr", "ar-MA"); other names ("Gulf Arabic") stay as they are."""
+    locale = _locale(language)
+    if locale is None:
+        return language
+    return locale.english_name or str(Locale("en").languages.get(locale.language, language))
+
+
+def base_code(language: str) -> str:
+    """Code of the language that this is a kind of: "pt" for "pt-BR", "ar" for "Moroccan Arabic".
+
+    A name that holds no known language's name stays as it is, in lower case.
+    """
+    code = _code(language)
+    return _MACROLANGUAGE.get(code, code)
+
+
+def _code(language: str) -> str:
+    locale = _locale(language)
+    if locale is not None:
+        return str(locale.language)
+    words = "".join(c if c.isalpha() else " " for c in language.casefold()).split()
+    names = _codes_by_name()
+    # The longest name wins, and the last of those: "Swiss German" is German, "Haitian Creole" is not French.
+    for length in range(len(words), 0, -1):
+        for start in range(len(words) - length, -1, -1):
+            if code := names.get(" ".join(words[start : start + length])):
+                return code
+    return language.replace("_", "-").split("-", 1)[0].lower()
+
+
+@lru_cache(maxsize=1024)
+def _locale(language: str) -> Locale | None:
+    try:
+        return Locale.parse(language.replace("-", "_"))
+    except (UnknownLocaleError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def _codes_by_name() -> dict[str, str]:
+    """Base codes by English and by own name, case-folded."""
+    codes: dict[str, str] = {}
+    for code, name in Locale("en").languages.items():
+        base = code.split("_")[0]
+        words = "".join(c if c.isalpha() else " " for c in str(name).casefold()).split()
+        codes.setdefault(" ".join(words), base)
+        own = _locale(code)
+        if own is not None and own.language_name:
+            codes.setdefault(str(own.language_name).casefold(), base)
+    return codes

@@ -1,0 +1,208 @@
+"""`dialogues`: the main asset. Plan, generate, report."""
+
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from dlgforge_core.config import GenerationConfig, LlmConfig, validate
+from dlgforge_core.errors import DlgforgeError
+from dlgforge_core.generation.local import WorkerSpec, WorkerThread
+from dlgforge_core.generation.prepare import PreparedRun, prepare_run
+from dlgforge_core.generation.session import Runner, RunReport, Status, generate
+from dlgforge_core.planning import CONTENT_VERSION
+from dlgforge_core.runtime.bootstrap import (
+    call_slots,
+    check_reach,
+    is_bootstrapped,
+    overrides,
+    starts_servers,
+)
+from dlgforge_core.runtime.ray_runner import PLACEMENT_TIMEOUT_S, RayRunner
+from dlgforge_core.seeds import SeedBatch
+from dlgforge_core.store.advisory import HeldLock, generation_slot, hold_process_lock
+from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster.config import config_class, plain
+from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.metadata import dialogues_metadata
+from dlgforge_dagster.partitions import dialogue_key
+from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
+from dlgforge_dagster.tags import FINGERPRINT_TAG, OWNERS, RUN_ID_TAG
+
+
+def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
+    """The asset that makes a dataset's dialogues."""
+    base: Any = config_class(dataset.recipe.generation)
+
+    class DialoguesConfig(base):  # type: ignore[misc]
+        """Config of `dialogues`."""
+
+    @dg.asset(
+        name="dialogues",
+        key_prefix=dataset.key_prefix,
+        group_name=dataset.group,
+        kinds={"ray", "postgres"},
+        owners=OWNERS,
+        deps=[dataset.key("seed_topics")],
+        partitions_def=dataset.partitions.dialogues,
+        # One fleet serves a whole backfill.
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        code_version=str(CONTENT_VERSION),
+        required_resource_keys=dataset.resource_keys,
+        description="Multi-turn dialogues between a user simulator and an assistant, each judged, kept in "
+        "Postgres. Run it again to resume: what was committed is never made twice.",
+    )
+    def dialogues(context: dg.AssetExecutionContext, config: DialoguesConfig) -> dg.MaterializeResult[None]:
+        generation = validate(
+            GenerationConfig, plain(config, GenerationConfig), f"ops.{dataset.op('dialogues')}.config"
+        )
+        return _dialogues(dataset, context, generation)
+
+    return dialogues
+
+
+# Held to the end of the process, not of the step: see `stale_runs`.
+_locks: list[HeldLock] = []
+
+
+def _dialogues(
+    dataset: DatasetSpec, context: dg.AssetExecutionContext, generation: GenerationConfig
+) -> dg.MaterializeResult[None]:
+    ray, store, llm = dataset.ray(context), dataset.store(context), dataset.llm(context)
+    settings = llm.settings
+    run_store = store.run_store(dataset.name)
+    batches = run_store.seed_batches()
+    if not batches:
+        raise dg.Failure("there are no seed topics yet: materialize `seed_topics` first, or select it too")
+    run = _prepare(dataset, context, run_store, generation, settings, batches)
+    if run is None:
+        return dg.MaterializeResult(metadata={"dialogues_planned": 0, "complete": True})
+    held = hold_process_lock(run_store.dsn, run_store.config, context.run.run_id)
+    if held is not None:  # None: a retry of the step in the same process holds it already
+        _locks.append(held)
+    for note in run.notes:
+        context.log.info(note)
+    before = run_store.progress(run.run_id)
+    context.log.info(
+        f"run {run.run_id}: {before.planned} dialogues planned, {before.done} done before, "
+        f"{before.pending} to do"
+    )
+    context.instance.add_run_tags(
+        context.run.run_id, {RUN_ID_TAG: run.run_id, FINGERPRINT_TAG: run.fingerprint[:16]}
+    )
+    slots = generation.run.max_concurrent_runs
+
+    def on_wait() -> None:
+        context.log.info(f"waiting: {slots} other run(s) use the endpoints (run.max_concurrent_runs)")
+
+    with generation_slot(run_store.dsn, run_store.config, slots, on_wait):
+        report = _generate(context, run, run_store, ray, store, llm)
+    if report.stop_reason is not None:
+        context.log.warning(f"stopped before the plan was complete: {report.stop_reason}")
+    replicas = llm.replica_metrics()
+    for replica in replicas:
+        context.log.info(replica.line())
+    if dataset.partitions.selected(context) is None:
+        _tell_partitions(dataset, context, run_store, run.run_id)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(f"{run.run_id}-{report.progress.done}"),
+        metadata=dialogues_metadata(run_store, run, report, replicas),
+    )
+
+
+def _prepare(
+    dataset: DatasetSpec,
+    context: dg.AssetExecutionContext,
+    run_store: RunStore,
+    generation: GenerationConfig,
+    settings: LlmConfig,
+    batches: Sequence[SeedBatch],
+) -> PreparedRun | None:
+    """The run of the selected partitions, all without a selection; None when they have no topics at all."""
+    chosen = dataset.partitions.selected(context)
+    if chosen is None:
+        return prepare_run(run_store, generation, settings, batches)
+    languages, names = chosen
+    topics = {language for batch in batches if batch.name in names for language in batch.languages}
+    if without := [language for language in languages if language not in topics]:
+        context.log.info(f"{', '.join(names)} has no topics in {', '.join(without)}: nothing to make there")
+    languages = [language for language in languages if language in topics]
+    if not languages:
+        return None
+    return prepare_run(run_store, generation, settings, batches, languages=languages, batch_names=names)
+
+
+def _tell_partitions(
+    dataset: DatasetSpec, context: dg.AssetExecutionContext, run_store: RunStore, run_id: str
+) -> None:
+    """A run for all partitions has no key: say of each that was finished that it is there."""
+    for part in run_store.parts(run_id):
+        if part.language in dataset.partitions.languages and not part.unfinished:
+            key = dialogue_key(part.language, part.batch)
+            figures = {"dialogues_planned": part.planned, "dialogues_done": part.done}
+            context.log_event(dg.AssetMaterialization(context.asset_key, metadata=figures, partition=key))
+
+
+def _generate(
+    context: dg.AssetExecutionContext,
+    run: PreparedRun,
+    run_store: RunStore,
+    ray: RayResource,
+    store: StoreResource,
+    llm: LlmResource,
+) -> RunReport:
+    def on_status(status: Status) -> None:
+        context.log.info(str(status))
+        context.log_event(
+            dg.AssetObservation(
+                context.asset_key,
+                metadata={
+                    "done": status.progress.done,
+                    "planned": status.progress.planned,
+                    "dropped": status.progress.dropped,
+                    "calls_per_s": round(status.calls_per_s, 2),
+                    "tokens_per_s": round(status.tokens_per_s, 1),
+                },
+            )
+        )
+
+    def make_runner() -> Runner:
+        progress = context.log.info
+        session = ray.session(progress)
+        distributed = run.generation.run.distributed.enabled and not is_bootstrapped()
+        slots = call_slots(run.generation, ray.settings)
+        spawn = run.generation.run.distributed.spawn
+        if not starts_servers(llm.settings):
+            llm.endpoints(slots, progress, ray)  # what is wrong with them is known before Ray starts
+        if distributed:
+            session.connect()
+            check_reach(session, run_store.dsn, store.resolve().source.value, llm.settings, spawn)
+        endpoints = llm.endpoints(slots, progress, ray)
+        for endpoint in endpoints:
+            progress(f"endpoint {endpoint.name}: {endpoint.base_url}")
+        spec = WorkerSpec(
+            run=run,
+            dsn=run_store.dsn,
+            postgres=store.settings,
+            endpoints=tuple(endpoints),
+            routing=llm.settings.routing,
+        )
+        if not distributed:
+            return WorkerThread(spec, llm.fleet.endpoints if llm.fleet is not None else None)
+        return RayRunner(
+            spec,
+            ray.settings,
+            spawn,
+            environment=overrides(llm.settings, endpoints),
+            fleet=llm.fleet,
+            progress=progress,
+            placement_timeout_s=PLACEMENT_TIMEOUT_S if session.owned else None,
+            alive=lambda: session.alive,
+        )
+
+    try:
+        return generate(run_store, run.run_id, make_runner, on_status)
+    except DlgforgeError as error:
+        raise dg.Failure(str(error), metadata={"dlgforge_run_id": run.run_id}) from error

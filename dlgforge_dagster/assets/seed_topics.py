@@ -1,0 +1,59 @@
+"""`seed_topics`: what the dialogues are about."""
+
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from dlgforge_core.config import SeedsConfig, validate
+from dlgforge_core.seed_folder import read_seed_batches, seed_place
+from dlgforge_core.seeds import SeedBatch
+from dlgforge_dagster.config import config_class, plain
+from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.metadata import seed_topics_metadata
+from dlgforge_dagster.partitions import MULTIDIMENSIONAL_PREFIX, SEED_BATCH
+from dlgforge_dagster.tags import OWNERS
+
+
+def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
+    """The asset that reads a dataset's seed files."""
+    base: Any = config_class(dataset.recipe.seeds)
+
+    class SeedTopicsConfig(base):  # type: ignore[misc]
+        """Config of `seed_topics`."""
+
+    @dg.asset(
+        name="seed_topics",
+        key_prefix=dataset.key_prefix,
+        group_name=dataset.group,
+        kinds={"yaml", "postgres"},
+        owners=OWNERS,
+        required_resource_keys={"store"},
+        description="What the dialogues are about: topics read from the seed files, one seed batch a file.",
+    )
+    def seed_topics(
+        context: dg.AssetExecutionContext, config: SeedTopicsConfig
+    ) -> dg.MaterializeResult[None]:
+        seeds = validate(SeedsConfig, plain(config, SeedsConfig), f"ops.{dataset.op('seed_topics')}.config")
+        # In a run of one partition that file alone: another one that is broken is not this run's matter.
+        only = context.run.tags.get(f"{MULTIDIMENSIONAL_PREFIX}{SEED_BATCH}")
+        place = seeds.path if dataset.name else seed_place(seeds.path)
+        batches = read_seed_batches(place, strict=seeds.strict, only=only)
+        for problem in [problem for batch in batches for problem in batch.problems][:50]:
+            context.log.warning(problem)
+        run_store = dataset.store(context).run_store(dataset.name)
+        run_store.save_seed_batches(batches)
+        context.instance.add_dynamic_partitions(dataset.partitions.batches, [batch.name for batch in batches])
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(_digest(run_store.seed_batches())),
+            metadata=seed_topics_metadata(batches),
+        )
+
+    return seed_topics
+
+
+def _digest(batches: Sequence[SeedBatch]) -> str:
+    return hashlib.sha256("".join(batch.digest for batch in batches).encode()).hexdigest()[:16]

@@ -1,0 +1,89 @@
+"""One dataset of the code location: its recipe, and what its assets, jobs and sensors are called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import dagster as dg
+
+from dlgforge_core.config import Recipe
+from dlgforge_dagster.partitions import DialoguePartitions
+from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
+
+DEFAULT_GROUP = "dlgforge"
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A recipe under its name; the default dataset's name is "", and its assets have no prefix.
+
+    Everything that is written down somewhere carries the name: asset keys, ops, jobs, sensors, partitions,
+    the run state. So no two datasets share anything by accident.
+    """
+
+    name: str = ""
+    recipe: Recipe = field(default_factory=Recipe)
+
+    @property
+    def group(self) -> str:
+        """The asset group of the dataset."""
+        return self.name or DEFAULT_GROUP
+
+    def key(self, asset: str) -> dg.AssetKey:
+        """The key of one of its assets."""
+        return dg.AssetKey([self.name, asset] if self.name else [asset])
+
+    @property
+    def key_prefix(self) -> list[str] | None:
+        """What comes before the assets' names."""
+        return [self.name] if self.name else None
+
+    def op(self, asset: str) -> str:
+        """The name of an asset's op: its key in run config under `ops`."""
+        return f"{self.name}__{asset}" if self.name else asset
+
+    def label(self, name: str) -> str:
+        """The name of a job, sensor or check group of this dataset."""
+        return f"{name}_{self.name}" if self.name else name
+
+    @property
+    def llm_key(self) -> str:
+        """The resource its text comes from: one of its own, for recipes differ in their models."""
+        return f"{self.name}_llm" if self.name else "llm"
+
+    @property
+    def resource_keys(self) -> set[str]:
+        """The resources its assets ask for."""
+        return {"ray", "store", self.llm_key}
+
+    def llm(self, context: Any) -> LlmResource:
+        """Where this dataset's text comes from."""
+        resource: LlmResource = getattr(context.resources, self.llm_key)
+        return resource
+
+    def ray(self, context: Any) -> RayResource:
+        """The Ray cluster."""
+        resource: RayResource = context.resources.ray
+        return resource
+
+    def store(self, context: Any) -> StoreResource:
+        """The database of the run state."""
+        resource: StoreResource = context.resources.store
+        return resource
+
+    @cached_property
+    def partitions(self) -> DialoguePartitions:
+        """How its dialogues are partitioned."""
+        if self.name:
+            return DialoguePartitions(f"{self.name}_seed_batches", tuple(self.recipe.run.target_languages))
+        return DialoguePartitions("seed_batches", tuple(default_languages(self.recipe)))
+
+
+def default_languages(recipe: Recipe, env: Mapping[str, str] = os.environ) -> list[str]:
+    """The languages that are partitions of the default dataset: DLGFORGE_LANGUAGES ("en,fr"), else all."""
+    given = [name.strip() for name in env.get("DLGFORGE_LANGUAGES", "").split(",")]
+    return list(dict.fromkeys(name for name in given if name)) or list(recipe.run.target_languages)
