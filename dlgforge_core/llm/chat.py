@@ -15,11 +15,10 @@ import orjson
 from dlgforge_core.config import AgentConfig
 from dlgforge_core.dialogue import DropReason
 from dlgforge_core.errors import DlgforgeError
+from dlgforge_core.llm import tool_calls
 from dlgforge_core.llm.structured import JsonMode, response_format, with_schema
+from dlgforge_core.llm.tool_calls import Message, ToolCall, ToolDefinition
 from dlgforge_core.llm.transport import HttpAnswer
-
-Message = dict[str, str]
-"""A chat message: {"role": ..., "content": ...}."""
 
 MAX_REASON_CHARS = 300
 
@@ -43,6 +42,8 @@ class Completion:
     Tokens are the sum over the answers of this call, a repaired one included; `cached_tokens` is None when
     the server does not tell. `latency_s` is the time the endpoint took for the last of them, without waiting
     for a slot. `finish_reason` is `length` when the text was cut and shortened to whole sentences.
+    `tools_offered` is false when the endpoint that answered takes no tools; `text` may be empty only when
+    there are `tool_calls`. `reasoning` is what the model said to itself, where the server tells.
     """
 
     text: str
@@ -53,6 +54,9 @@ class Completion:
     endpoint: str
     model: str
     latency_s: float
+    tool_calls: tuple[ToolCall, ...] = ()
+    tools_offered: bool = False
+    reasoning: str = ""
 
 
 @dataclass(slots=True)
@@ -61,6 +65,7 @@ class Dialect:
 
     token_parameter: str = "max_tokens"  # or max_completion_tokens, which OpenAI's newer models want
     unsupported: set[str] = field(default_factory=set)
+    tools: bool = True
     json_mode: JsonMode = JsonMode.JSON_SCHEMA
     ignored_schemas: int = 0
     """Answers in a row that show no sign of the JSON that was asked for."""
@@ -74,8 +79,13 @@ def request_body(
     *,
     seed: int | None,
     schema: Mapping[str, Any] | None,
+    tools: Sequence[ToolDefinition] = (),
 ) -> bytes:
     """The body of `POST /chat/completions`, in the endpoint's dialect."""
+    if not dialect.tools:
+        tools = ()
+        if tool_calls.has_tool_messages(messages):
+            messages = tool_calls.fold(messages)
     body: dict[str, Any] = {
         "model": model,
         "messages": messages,
@@ -85,6 +95,8 @@ def request_body(
     }
     if seed is not None:
         body["seed"] = seed
+    if tools:
+        body["tools"] = [tool.to_json() for tool in tools]
     if schema is not None:
         if dialect.json_mode is not JsonMode.JSON_SCHEMA:
             body["messages"] = with_schema(messages, schema)
@@ -104,6 +116,8 @@ class Answer(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 def read_completion(body: bytes) -> Answer:
@@ -130,7 +144,17 @@ def read_completion(body: bytes) -> Answer:
         prompt_tokens=prompt,
         completion_tokens=completion,
         cached_tokens=cached,
+        reasoning=_reasoning(message),
+        tool_calls=tool_calls.read_calls(message.get("tool_calls")) if "tool_calls" in message else (),
     )
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    for name in ("reasoning_content", "reasoning"):
+        said = message.get(name)
+        if isinstance(said, str) and said.strip():
+            return said.strip()
+    return ""
 
 
 def _usage(data: Mapping[str, Any]) -> tuple[int, int, int | None]:
@@ -167,8 +191,13 @@ class ErrorAnswer(NamedTuple):
 
     def names(self, *words: str) -> bool:
         """Whether code, type, parameter or message hold one of `words`."""
-        text = f"{self.code} {self.type} {self.param} {self.message}".lower()
+        text = self.said.lower()
         return any(word in text for word in words)
+
+    @property
+    def said(self) -> str:
+        """All of it in one line."""
+        return f"{self.code} {self.type} {self.param} {self.message}"
 
 
 def read_error(answer: HttpAnswer) -> ErrorAnswer:
@@ -223,6 +252,9 @@ def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
 
     `sent` is the refused request: what another call has learned meanwhile is used as well.
     """
+    if tool_calls.sent_with_tools(sent) and tool_calls.is_refusal(error.status, error.said):
+        dialect.tools = False
+        return True
     if error.names("response_format", "json_schema", "json_object", "grammar", "guided", "structured output"):
         return _lower_json_mode(dialect, sent)
     if error.names("max_completion_tokens") and b'"max_tokens":' in sent:

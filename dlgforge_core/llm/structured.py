@@ -48,7 +48,7 @@ def _may_be_strict(schema: Mapping[str, Any]) -> bool:
     )
 
 
-def with_schema(messages: Sequence[dict[str, str]], schema: Mapping[str, Any]) -> list[dict[str, str]]:
+def with_schema(messages: Sequence[dict[str, Any]], schema: Mapping[str, Any]) -> list[dict[str, Any]]:
     """`messages` with the schema written out at the end of the last one."""
     last = messages[-1]
     return [*messages[:-1], {**last, "content": f"{last['content']}\n\n{instruction_for(schema)}"}]
@@ -62,7 +62,7 @@ def instruction_for(schema: Mapping[str, Any]) -> str:
     )
 
 
-def correction(messages: Sequence[dict[str, str]], answer: str, problem: str) -> list[dict[str, str]]:
+def correction(messages: Sequence[dict[str, Any]], answer: str, problem: str) -> list[dict[str, Any]]:
     """The conversation that asks for a bad answer to be put right; it begins as `messages` does."""
     if not answer.strip():
         return list(messages)
@@ -84,7 +84,7 @@ def parse(text: str, read: Callable[[dict[str, Any]], T]) -> T:
     model that made the text, when there is none that it can.
     """
     problem: ValueError | None = None
-    for value in _objects(text):
+    for value in objects(text):
         try:
             return read(value)
         except ValueError as error:
@@ -92,7 +92,8 @@ def parse(text: str, read: Callable[[dict[str, Any]], T]) -> T:
     raise problem or ValueError("it holds no complete JSON object")
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+def objects(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects in `text`, those within others left out; `text` itself when it is one."""
     try:
         whole = orjson.loads(text)
     except ValueError:

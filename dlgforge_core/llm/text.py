@@ -8,21 +8,32 @@ import unicodedata
 _REASONING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
 _OPENING = re.compile(r"<(think|thinking|reasoning)>", re.IGNORECASE)
 _CLOSING = re.compile(r"</(think|thinking|reasoning)>", re.IGNORECASE)
+_TAG = re.compile(r"</?(think|thinking|reasoning)>", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"""[.!?…。!?؟۔]["'’”»)\]]*(?=\s|$)|[。!?]|\n""")
 MAX_GARBAGE_SHARE = 0.1
 
 
 def clean(text: str) -> str:
     """`text` without its reasoning and without white space around it."""
-    if "<" in text and (_OPENING.search(text) or _CLOSING.search(text)):
-        text = _REASONING.sub("", text)
-        # Some chat templates open the reasoning themselves, so that only its end is in the answer.
-        if closing := list(_CLOSING.finditer(text)):
-            text = text[closing[-1].end() :]
-        # Reasoning that was cut has no end, and nothing was said after it.
-        if opening := _OPENING.search(text):
-            text = text[: opening.start()]
-    return text.strip()
+    return split_reasoning(text)[0]
+
+
+def split_reasoning(text: str) -> tuple[str, str]:
+    """What is said in `text`, and the reasoning that stood in tags around or before it."""
+    if "<" not in text or not (_OPENING.search(text) or _CLOSING.search(text)):
+        return text.strip(), ""
+    reasoning = [match.group(0) for match in _REASONING.finditer(text)]
+    text = _REASONING.sub("", text)
+    # Some chat templates open the reasoning themselves, so that only its end is in the answer.
+    if closing := list(_CLOSING.finditer(text)):
+        reasoning.append(text[: closing[-1].end()])
+        text = text[closing[-1].end() :]
+    # Reasoning that was cut has no end, and nothing was said after it.
+    if opening := _OPENING.search(text):
+        reasoning.append(text[opening.start() :])
+        text = text[: opening.start()]
+    plain = (_TAG.sub("", part).strip() for part in reasoning)
+    return text.strip(), "\n\n".join(part for part in plain if part)
 
 
 def whole_sentences(text: str) -> str:
@@ -43,7 +54,3 @@ def is_garbage(text: str) -> bool:
         if c == "\ufffd" or (c not in "\n\r\t" and unicodedata.category(c) in ("Cc", "Cn", "Co"))
     )
     return odd > MAX_GARBAGE_SHARE * len(text)
-
-
-def _is_no_character(c: str) -> bool:
-    return unicodedata.category(c) in ("Cc", "Cn", "Co")

@@ -591,7 +591,7 @@ def test_the_key_is_in_no_log_record_no_repr_and_no_error(caplog: pytest.LogCapt
         async with client(at(sim, api_key=KEY), dead, patience_s=1.0) as llm:
             completions(await ask_many(llm, 40, 8))
             assert KEY not in repr(vars(llm))
-            assert KEY not in repr(llm._transports["dead"].__dict__)
+            assert KEY not in repr(llm._attempts.transports["dead"].__dict__)
             await asyncio.to_thread(sim.configure, api_key="another")
             with pytest.raises(RunStoppedError) as stop:
                 await ask_many(llm, 8, 8)

@@ -1,0 +1,123 @@
+"""Whether an answer can be used: its text, its tool calls, and what is wrong with it otherwise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
+
+from dlgforge_core.dialogue import DropReason
+from dlgforge_core.llm import chat, text, tool_calls
+from dlgforge_core.llm.chat import Answer, CallError, Completion, Dialect
+from dlgforge_core.llm.stats import FailureKind
+from dlgforge_core.llm.structured import JsonMode
+from dlgforge_core.llm.tool_calls import ToolCall
+
+logger = logging.getLogger(__name__)
+
+IGNORED_SCHEMAS_TO_LOWER = 3
+
+
+@dataclass(slots=True)
+class Reply:
+    """A chat completion, as it came, and from where. `json_mode` and `tools_offered`: as it was asked."""
+
+    answer: Answer
+    endpoint: str
+    dialect: Dialect
+    json_mode: JsonMode
+    tools_offered: bool
+    latency_s: float
+
+
+class Said(NamedTuple):
+    """What can be used of an answer; nothing, when both are empty."""
+
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.tool_calls)
+
+
+_NOTHING = Said("")
+
+
+def usable(reply: Reply, offered: Collection[str], *, last_chance: bool) -> tuple[Said, FailureKind | None]:
+    """What can be used of the answer, and what is wrong with it, if anything.
+
+    `offered` names the tools the caller has. A cut text is shortened to whole sentences; on the last chance
+    that is enough, however much is lost.
+    """
+    answer = reply.answer
+    if answer.refusal or answer.finish_reason == "content_filter":
+        return _NOTHING, FailureKind.REFUSED
+    said = text.clean(answer.text)
+    if not reply.tools_offered:
+        offered = ()
+    calls: tuple[ToolCall, ...] = ()
+    if offered or "<tool_call>" in said:
+        said, calls = tool_calls.split_calls(said, offered)
+    if offered and (calls := answer.tool_calls or calls):
+        return Said("" if text.is_garbage(said) else said, calls), None
+    if answer.finish_reason == "length":
+        whole = text.whole_sentences(said)
+        # Losing the end of a long answer does no harm; losing most of it is worth another try.
+        enough = bool(whole) and (last_chance or 2 * len(whole) >= len(said)) and not text.is_garbage(whole)
+        return Said(whole if enough else ""), FailureKind.CUT
+    if not said:
+        return _NOTHING, FailureKind.EMPTY
+    if text.is_garbage(said):
+        return _NOTHING, FailureKind.GARBAGE
+    return Said(said), None
+
+
+def completion(said: Said, model: str, replies: Sequence[Reply]) -> Completion:
+    """The answer as the caller gets it; tokens are those of all `replies`."""
+    last = replies[-1]
+    cached = [r.answer.cached_tokens for r in replies if r.answer.cached_tokens is not None]
+    return Completion(
+        text=said.text,
+        finish_reason=last.answer.finish_reason,
+        prompt_tokens=sum(r.answer.prompt_tokens for r in replies),
+        completion_tokens=sum(r.answer.completion_tokens for r in replies),
+        cached_tokens=sum(cached) if cached else None,
+        endpoint=last.endpoint,
+        model=model,
+        latency_s=last.latency_s,
+        tool_calls=said.tool_calls,
+        tools_offered=last.tools_offered,
+        reasoning=last.answer.reasoning or text.split_reasoning(last.answer.text)[1],
+    )
+
+
+def notice_ignored_schema(reply: Reply, answer: str) -> None:
+    """After some answers without a trace of JSON, ask for it in another way."""
+    dialect = reply.dialect
+    if not answer or "{" in answer or dialect.json_mode is not reply.json_mode:
+        return
+    dialect.ignored_schemas += 1
+    if dialect.ignored_schemas >= IGNORED_SCHEMAS_TO_LOWER and dialect.json_mode is not JsonMode.TEXT:
+        dialect.json_mode = dialect.json_mode.lower()
+        dialect.ignored_schemas = 0
+        logger.info(
+            "endpoint %s ignores response_format; asking for %s now", reply.endpoint, dialect.json_mode.value
+        )
+
+
+_PROBLEMS: dict[FailureKind, Callable[[Reply], str]] = {
+    FailureKind.REFUSED: lambda r: f"declined: {chat.excerpt(r.answer.refusal or r.answer.finish_reason)}",
+    FailureKind.EMPTY: lambda r: "no text",
+    FailureKind.CUT: lambda r: "cut at max_tokens before a whole sentence or object; raise max_tokens",
+    FailureKind.GARBAGE: lambda r: f"not text: {chat.excerpt(r.answer.text)!r}",
+    FailureKind.INVALID_JSON: lambda r: chat.excerpt(r.answer.text),
+}
+
+
+def give_up(kind: FailureKind, reply: Reply, problem: str = "") -> NoReturn:
+    """Raises CallError: the second answer was no better than the first."""
+    reason = DropReason.REFUSED if kind is FailureKind.REFUSED else DropReason.INVALID_OUTPUT
+    said = _PROBLEMS[kind](reply)
+    detail = f"{problem}: {said}" if problem and kind is FailureKind.INVALID_JSON else said
+    raise CallError(reason, f"{reply.endpoint} gave no usable answer, asked twice; the last one: {detail}")

@@ -1,0 +1,277 @@
+"""One call over its attempts: an endpoint, a request in its dialect, and what a failure leads to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import tenacity
+
+from dlgforge_core.config import AgentConfig, RoutingConfig
+from dlgforge_core.dialogue import DropReason, Role
+from dlgforge_core.llm import chat, refusals, tool_calls
+from dlgforge_core.llm.answers import Reply
+from dlgforge_core.llm.chat import CallError, Dialect
+from dlgforge_core.llm.check import probe
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.health import FAILURES_TO_OPEN
+from dlgforge_core.llm.refusals import Blame
+from dlgforge_core.llm.router import Router, Slot
+from dlgforge_core.llm.stats import CallStats, Counts, FailureKind
+from dlgforge_core.llm.tool_calls import Message, ToolDefinition
+from dlgforge_core.llm.transport import EndpointTransport, HttpAnswer, TransportError
+
+logger = logging.getLogger(__name__)
+
+MAX_ADAPTATIONS = 8
+
+
+class _Retry(Exception):
+    """This attempt failed, another may not. `wait`: back off first."""
+
+    def __init__(self, kind: FailureKind, reason: str, *, wait: bool = True) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.wait = wait
+
+
+@dataclass(slots=True)
+class Call:
+    """One call on its way through its attempts."""
+
+    role: Role
+    agent: AgentConfig
+    model: str
+    messages: Sequence[Message]
+    affinity: str
+    seed: int | None
+    schema: Mapping[str, Any] | None = None
+    tools: Sequence[ToolDefinition] = ()
+    ticket: int = 0
+    attempts: int = 0
+    """HTTP calls made, all of them."""
+    spent: int = 0
+    """Those that count against max_attempts: not trials of a recovering endpoint, not 429s."""
+    overloads: int = 0
+    overloaded_since: float = 0.0
+    adaptations: int = 0
+    avoid: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    first_failure: _Retry | None = None
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, _Retry) and not error.wait:
+        return 0.0
+    if isinstance(error, _Retry) and error.kind is FailureKind.RATE_LIMITED:
+        return _OVERLOAD_WAIT(state)
+    return _FAILURE_WAIT(state)
+
+
+# Short for 429: the endpoint's own pause and limit hold its calls back.
+_OVERLOAD_WAIT = tenacity.wait_random_exponential(multiplier=0.05, max=2.0)
+_FAILURE_WAIT = tenacity.wait_random_exponential(multiplier=0.1, max=10.0)
+
+
+class Attempts:
+    """Makes calls until one is answered, and remembers what each endpoint understands.
+
+    Belongs to one event loop. Raises ConfigError without endpoints, or for a key no header can hold.
+    """
+
+    def __init__(
+        self, endpoints: Sequence[Endpoint], routing: RoutingConfig, stats: CallStats, *, patience_s: float
+    ) -> None:
+        self.transports = {e.name: EndpointTransport(e) for e in endpoints}
+        self.router = Router(
+            endpoints,
+            routing.strategy,
+            patience_s=patience_s,
+            probe=self._probe,
+            # Before one call alone has used up its attempts at a dead endpoint.
+            failures_to_open=max(1, min(FAILURES_TO_OPEN, routing.max_attempts - 1)),
+        )
+        self._stats = stats
+        self._patience_s = patience_s
+        self._max_attempts = routing.max_attempts
+        self._dialects: dict[tuple[str, str], Dialect] = {}
+        self._retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(_Retry), stop=self._is_spent, wait=_wait, reraise=True
+        )
+
+    async def answer(self, call: Call) -> Reply:
+        """The chat completion that answers `call`.
+
+        Raises CallError when this call cannot succeed, RunStoppedError when none can.
+        """
+        call.ticket = self.router.ticket()
+        try:
+            return await self._attempt(call)
+        except _Retry as failure:
+            call.first_failure = failure
+        # Only now: setting tenacity up is a tenth of the CPU of a call that just works.
+        try:
+            reply: Reply = await self._retrying.copy()(self._attempt_again, call)
+        except _Retry:
+            tried = "\n".join(f"  {reason}" for reason in call.reasons)
+            raise CallError(
+                DropReason.ENDPOINT_ERROR, f"given up after {call.attempts} attempts:\n{tried}"
+            ) from None
+        return reply
+
+    async def _attempt_again(self, call: Call) -> Reply:
+        if failure := call.first_failure:
+            # The attempt made before counts as the first of tenacity's, so that it waits and stops rightly.
+            call.first_failure = None
+            raise failure
+        return await self._attempt(call)
+
+    def _is_spent(self, state: tenacity.RetryCallState) -> bool:
+        call: Call = state.args[0]
+        if call.spent >= self._max_attempts or call.adaptations > MAX_ADAPTATIONS:
+            return True
+        # An overloaded endpoint slows a run down; but a request it never takes must end some time.
+        return (
+            call.overloads > 2 * self._max_attempts
+            and asyncio.get_running_loop().time() - call.overloaded_since > self._patience_s
+        )
+
+    async def _attempt(self, call: Call) -> Reply:
+        slot = await self.router.acquire(call.ticket, call.model, call.affinity, call.avoid)
+        name = slot.endpoint.name
+        counts = self._stats.of(name, call.role)
+        call.attempts += 1
+        if call.attempts > 1:
+            counts.retries += 1
+        dialect = self._dialect(name, call.model)
+        # As asked now: another call may find out meanwhile that the endpoint understands less.
+        mode, tools_offered = dialect.json_mode, bool(call.tools) and dialect.tools
+        loop = asyncio.get_running_loop()
+        try:
+            body = chat.request_body(
+                dialect,
+                call.agent,
+                call.model,
+                call.messages,
+                seed=call.seed,
+                schema=call.schema,
+                tools=call.tools,
+            )
+            started = loop.time()
+            http = await self.transports[name].post_chat(body)
+        except TransportError as error:
+            self._failed(call, slot, counts, error.kind, str(error))
+        except BaseException:
+            self.router.abandoned(slot)
+            raise
+        if http.status != 200:
+            self._refused(call, slot, counts, dialect, http, body)
+        latency_s = loop.time() - started
+        try:
+            answer = chat.read_completion(http.body)
+        except ValueError as error:
+            self._failed(call, slot, counts, FailureKind.INVALID_BODY, str(error))
+        self.router.answered(slot)
+        counts.calls += 1
+        counts.prompt_tokens += answer.prompt_tokens
+        counts.completion_tokens += answer.completion_tokens
+        counts.cached_tokens += answer.cached_tokens or 0
+        counts.latency.add(latency_s)
+        return Reply(answer, name, dialect, mode, tools_offered, latency_s)
+
+    # Failures
+
+    def _failed(self, call: Call, slot: Slot, counts: Counts, kind: FailureKind, reason: str) -> NoReturn:
+        """The endpoint failed: blame it and try again, elsewhere if possible."""
+        counts.failures[kind] += 1
+        if not slot.trial:
+            call.spent += 1
+        self._note(call, slot, reason)
+        if slot.endpoint.name not in call.avoid:
+            call.avoid.append(slot.endpoint.name)
+        self.router.failed(slot, kind, reason)
+        raise _Retry(kind, reason)
+
+    def _refused(
+        self, call: Call, slot: Slot, counts: Counts, dialect: Dialect, http: HttpAnswer, sent: bytes
+    ) -> NoReturn:
+        """An answer with a status other than 200: find out whose fault it is."""
+        error = chat.read_error(http)
+        pause_s = chat.retry_after_s(http.headers)
+        refusal = refusals.judge(
+            error,
+            sent,
+            pause_s=pause_s,
+            has_key=bool(slot.endpoint.api_key),
+            location=self.transports[slot.endpoint.name].redact(http.headers.get("location", "")),
+        )
+        kind, reason = refusal.kind, refusal.reason
+        if refusal.blame is Blame.ENDPOINT:
+            self._failed(call, slot, counts, kind, reason)
+        counts.failures[kind] += 1
+        self._note(call, slot, reason)
+        if refusal.blame is Blame.OVERLOAD:
+            call.overloads += 1
+            call.overloaded_since = call.overloaded_since or asyncio.get_running_loop().time()
+            self.router.overloaded(slot, reason, pause_s)
+            raise _Retry(kind, reason)
+        if refusal.blame is Blame.SETUP:
+            self.router.refused(slot, reason)
+        elif refusal.blame is Blame.MODEL:
+            self.router.unknown_model(slot, call.model, reason)
+        else:
+            self.router.answered(slot)
+            if refusal.blame is Blame.TOOL_CALL:
+                call.tools = ()
+                call.messages = tool_calls.fold(call.messages)
+            else:
+                self._ask_differently(slot, dialect, error, sent)
+            call.adaptations += 1
+        raise _Retry(kind, reason, wait=False)
+
+    def _ask_differently(self, slot: Slot, dialect: Dialect, error: chat.ErrorAnswer, sent: bytes) -> None:
+        """Learn from a refused request. Raises CallError when there is nothing to learn."""
+        name = slot.endpoint.name
+        if chat.is_context_overflow(error):
+            raise CallError(DropReason.CONTEXT_OVERFLOW, f"{name}: {error}")
+        if chat.is_content_filter(error):
+            raise CallError(DropReason.REFUSED, f"{name}: {error}")
+        if not chat.adapt(dialect, error, sent):
+            raise CallError(DropReason.ENDPOINT_ERROR, f"{name}: {error}")
+        logger.info("endpoint %s: %s; asking differently from now on", name, error)
+
+    def _note(self, call: Call, slot: Slot, reason: str) -> None:
+        call.reasons.append(f"{slot.endpoint.name}: {reason}")
+        del call.reasons[: -2 * self._max_attempts]
+
+    # Endpoints
+
+    def _dialect(self, name: str, model: str) -> Dialect:
+        dialect = self._dialects.get((name, model))
+        if dialect is None:
+            dialect = self._dialects[(name, model)] = Dialect()
+        return dialect
+
+    async def _probe(self, endpoint: Endpoint) -> str:
+        return await probe(self.transports[endpoint.name])
+
+    async def move(self, endpoints: Sequence[Endpoint]) -> None:
+        """Follow endpoints that came back elsewhere: of each name known, take the address and key given."""
+        for endpoint in endpoints:
+            before = self.transports.get(endpoint.name)
+            if before is None or before.endpoint == endpoint:
+                continue
+            logger.info("endpoint %s is at %s now", endpoint.name, endpoint.base_url)
+            self.transports[endpoint.name] = EndpointTransport(endpoint)
+            self.router.moved(endpoint)
+            await before.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections; calls that wait for an endpoint fail."""
+        await self.router.aclose()
+        for transport in self.transports.values():
+            await transport.aclose()

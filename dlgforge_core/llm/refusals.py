@@ -1,0 +1,59 @@
+"""Whose fault an answer with a status other than 200 is, told from what servers of many makes say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from dlgforge_core.llm import chat, tool_calls
+from dlgforge_core.llm.chat import ErrorAnswer
+from dlgforge_core.llm.stats import FailureKind
+
+
+class Blame(Enum):
+    """What an error is about, and so what to do next."""
+
+    ENDPOINT = auto()  # it failed: try again, elsewhere if possible
+    OVERLOAD = auto()  # too many calls: slow down
+    SETUP = auto()  # key or address: take the endpoint out
+    MODEL = auto()  # the endpoint does not serve it
+    REQUEST = auto()  # asking the same again cannot help
+    TOOL_CALL = auto()  # the model's tool call could not be read: ask without tools
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The verdict on an error: whom to blame, how it is counted, and the words for it."""
+
+    blame: Blame
+    kind: FailureKind
+    reason: str
+
+
+def judge(error: ErrorAnswer, sent: bytes, *, pause_s: float | None, has_key: bool, location: str) -> Refusal:
+    """The verdict on `error`, the answer to the request `sent`.
+
+    `pause_s` is what the server asked us to wait, if it did; `location` is where it redirects to.
+    """
+    status, reason = error.status, str(error)
+    if status == 429 and error.names("insufficient_quota", "billing"):
+        return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"out of quota: {reason}")
+    if status in (429, 529) or (status == 503 and pause_s is not None):
+        return Refusal(Blame.OVERLOAD, FailureKind.RATE_LIMITED, reason)
+    if tool_calls.sent_with_tools(sent):
+        if tool_calls.is_failure(status, error.said):
+            return Refusal(Blame.TOOL_CALL, FailureKind.TOOL_CALL, reason)
+        if tool_calls.is_refusal(status, error.said):
+            return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)
+    if status >= 500 or status in (408, 409, 425):
+        return Refusal(Blame.ENDPOINT, FailureKind.SERVER_ERROR, reason)
+    if status == 401 or (status == 403 and not chat.is_content_filter(error)):
+        hint = "the key was refused" if has_key else "no key is set, and one is wanted"
+        return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"{hint} ({reason})")
+    if status == 404 and chat.is_unknown_model(error):
+        return Refusal(Blame.MODEL, FailureKind.UNKNOWN_MODEL, reason)
+    if status in (404, 405) or 300 <= status < 400:
+        hint = f", to {chat.excerpt(location)}" if location else ""
+        said = f"{reason}{hint}; is base_url right? It ends in /v1 as a rule"
+        return Refusal(Blame.SETUP, FailureKind.WRONG_ADDRESS, said)
+    return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)
