@@ -15,6 +15,13 @@ class CoverageConfig(ConfigModel):
     question_dedup_retries: NonNegativeInt = Field(
         3, description="New questions asked for after a repeated one, before the dialogue is dropped."
     )
+    question_similarity_threshold: Annotated[float, Field(ge=0.5, le=1.0)] = Field(
+        0.8,
+        description="From which similarity to a question of the dataset another one is refused as a repeat: "
+        "the share of their three-letter pieces, case and punctuation aside, that the two have in common "
+        "(Jaccard), 0.5 to 1. With 1 only exact repeats are, which costs least. Raise it where questions "
+        "rightly differ by a number or a name alone.",
+    )
     doc_coverage_mode: Literal["balanced", "relevance"] = Field(
         "balanced",
         description="Which document a dialogue is grounded in. `balanced`: of the least used ones the one "

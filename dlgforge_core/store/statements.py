@@ -115,18 +115,19 @@ WHERE run_id = %(run)s AND worker_id <> %(me)s
 
 # A question that is already there under the same dialogue and turn is this write, repeated. Keys go in in
 # order, so that two workers' groups rarely wait for each other in a circle.
-RESERVE_QUESTIONS = """
+_RESERVE = """
 WITH owned AS MATERIALIZED (
-    SELECT i.op, i.dialogue_id, i.turn_index, i.question, decode(i.question_key, 'hex') AS question_key
+    SELECT i.op, i.dialogue_id, i.turn_index, i.question, decode(i.question_key, 'hex') AS question_key{taken}
     FROM jsonb_to_recordset(%(rows)s::jsonb)
-        AS i (op int, worker_id int, dialogue_id text, turn_index int, question text, question_key text)
+        AS i (op int, worker_id int, dialogue_id text, turn_index int, question text,
+              question_key text{types})
     JOIN dialogues d USING (dialogue_id)
     WHERE d.worker_id = i.worker_id
     FOR SHARE OF d
 ),
 fresh AS (
-    INSERT INTO questions (fingerprint, question_key, dialogue_id, turn_index)
-    SELECT %(fingerprint)s, question_key, dialogue_id, turn_index FROM owned ORDER BY question_key
+    INSERT INTO questions (fingerprint, question_key, dialogue_id, turn_index{names})
+    SELECT %(fingerprint)s, question_key, dialogue_id, turn_index{names} FROM owned ORDER BY question_key
     ON CONFLICT DO NOTHING
     RETURNING question_key, dialogue_id
 ),
@@ -146,6 +147,47 @@ drafted AS (
 SELECT o.op, m.dialogue_id IS NOT NULL
 FROM owned o LEFT JOIN mine m USING (question_key, dialogue_id)
 """
+RESERVE_QUESTIONS = _RESERVE.format(taken="", types="", names="")
+
+# Where near-copies are refused as well, a group of reservations takes three steps in one transaction: the
+# lock, the look-up, and, for the questions that nobody has, the statement above with what later look-ups
+# need. The lock makes those of one fingerprint take turns, or two near-copies could pass each other unseen;
+# a holder that stands still is cut off, so that the others go on.
+LOCK_QUESTIONS = """
+SELECT set_config('idle_in_transaction_session_timeout', %(stall_ms)s::text, true),
+       pg_advisory_xact_lock(744097, hashtext(%(fingerprint)s))
+"""
+
+# Of each question whose worker holds the lease: whether it is there under the same key, whether that is this
+# write, repeated, and the normal forms that share a band. A superseded question of the same turn does not
+# count. The limit, with OFFSET 0 a fence for the planner, bounds what a worker is sent for one question.
+FIND_CANDIDATES = """
+WITH owned AS MATERIALIZED (
+    SELECT i.op, i.dialogue_id, i.turn_index, decode(i.question_key, 'hex') AS question_key, i.bands
+    FROM jsonb_to_recordset(%(rows)s::jsonb)
+        AS i (op int, worker_id int, dialogue_id text, turn_index int, question_key text, bands bigint[])
+    JOIN dialogues d USING (dialogue_id)
+    WHERE d.worker_id = i.worker_id
+    FOR SHARE OF d
+)
+SELECT o.op, same.own,
+    ARRAY(
+        SELECT c.normal_form FROM (
+            SELECT q.fingerprint, q.normal_form, q.dialogue_id, q.turn_index FROM questions q
+            WHERE q.bands && o.bands LIMIT %(most)s OFFSET 0
+        ) c
+        WHERE c.fingerprint = %(fingerprint)s
+          AND (c.dialogue_id, c.turn_index) <> (o.dialogue_id, o.turn_index)
+    )
+FROM owned o LEFT JOIN LATERAL (
+    SELECT q.dialogue_id = o.dialogue_id AND q.turn_index = o.turn_index AS own FROM questions q
+    WHERE q.fingerprint = %(fingerprint)s AND q.question_key = o.question_key
+) same ON true
+"""
+
+RESERVE_UNLIKE_QUESTIONS = _RESERVE.format(
+    taken=", i.normal_form, i.bands", types=", normal_form text, bands bigint[]", names=", normal_form, bands"
+)
 
 SAVE_ANSWERS = """
 WITH owned AS MATERIALIZED (

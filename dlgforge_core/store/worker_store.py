@@ -15,10 +15,12 @@ import psycopg
 from dlgforge_core.config import PostgresConfig
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn, TurnDetails
 from dlgforge_core.errors import StoreError
+from dlgforge_core.quality.questions import normal_form
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store import writes
 from dlgforge_core.store.connection import connect_async
 from dlgforge_core.store.group_writer import GroupWriter
+from dlgforge_core.store.reservations import ACCEPTED, Reservation, UnlikeQuestions
 
 T = TypeVar("T")
 
@@ -51,7 +53,8 @@ class WorkerStore:
 
     Two connections: one holds the worker's lock and does claims and heartbeats, the other writes groups.
     A connection that breaks is opened again for up to `patience_s`; every write can be repeated, because
-    it is keyed by dialogue, turn and worker. Then StoreError.
+    it is keyed by dialogue, turn and worker. Then StoreError. `similarity_threshold` is the Jaccard
+    similarity from which questions count as near-copies; at 1 only exact repeats are refused.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class WorkerStore:
         lease_s: float,
         patience_s: float = 60.0,
         max_dialogues: int | None = None,
+        similarity_threshold: float = 1.0,
     ) -> None:
         self.in_a_hurry: Callable[[], bool] = lambda: True
         """Whether somebody waits for the next write; if not, writes gather a little longer."""
@@ -74,6 +78,9 @@ class WorkerStore:
         self._lease_s = lease_s
         self._patience_s = patience_s
         self._max_dialogues = max_dialogues
+        self._unlike = (
+            UnlikeQuestions(fingerprint, similarity_threshold) if similarity_threshold < 1 else None
+        )
         self._worker_id = 0
         self._locked = False
         self._relock: asyncio.Task[None] | None = None
@@ -200,9 +207,17 @@ class WorkerStore:
     # worker has taken the dialogue over.
 
     async def reserve_question(self, dialogue_id: str, turn_index: int, question: str) -> bool:
-        """Make this question this turn's own; False when it was asked before in the dataset."""
-        op = writes.ReserveQuestion(self._worker_id, dialogue_id, turn_index, question)
-        return bool(await self._writer.submit(op))
+        """Make this question this turn's own; False when it, or a near-copy, was asked before."""
+        return (await self.reserve(dialogue_id, turn_index, question)).accepted
+
+    async def reserve(self, dialogue_id: str, turn_index: int, question: str) -> Reservation:
+        """`reserve_question` that tells which question was asked before."""
+        result = await self._writer.submit(
+            writes.ReserveQuestion(self._worker_id, dialogue_id, turn_index, question)
+        )
+        if isinstance(result, Reservation):
+            return result
+        return ACCEPTED if result else Reservation(False, normal_form(question), 1.0)
 
     async def save_answer(
         self, dialogue_id: str, turn_index: int, answer: str, details: TurnDetails = _NO_DETAILS
@@ -227,7 +242,7 @@ class WorkerStore:
 
     async def _write_group(self, ops: Sequence[writes.Write]) -> Sequence[object]:
         async def run(connection: psycopg.AsyncConnection) -> Sequence[object]:
-            return await writes.execute(connection, self._fingerprint, ops)
+            return await writes.execute(connection, self._fingerprint, ops, self._unlike)
 
         try:
             return await self._retrying("_write_connection", run)

@@ -13,6 +13,7 @@ from dlgforge_core.dialogue import DropReason, Judgement, Turn, TurnDetails
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.quality.questions import question_key
 from dlgforge_core.store import statements as sql
+from dlgforge_core.store.reservations import Question, Reservation, UnlikeQuestions
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +101,15 @@ _STATEMENTS: Mapping[type[Write], str] = {
 
 
 async def execute(
-    connection: psycopg.AsyncConnection, fingerprint: str, ops: Sequence[Write]
+    connection: psycopg.AsyncConnection,
+    fingerprint: str,
+    ops: Sequence[Write],
+    unlike: UnlikeQuestions | None = None,
 ) -> list[object]:
-    """Carry the operations out in one transaction and one round trip; returns their results, in order.
+    """Carry the operations out in one transaction; returns their results, in order.
 
-    A write whose worker no longer holds the lease has no effect, and a LeaseLostError for its result.
+    It takes one round trip, and two more with questions among them where `unlike` refuses near-copies. A
+    write whose worker no longer holds the lease has no effect, and a LeaseLostError for its result.
     """
     rows: dict[type[Write], list[dict[str, Any]]] = {}
     for place, op in enumerate(ops):
@@ -114,7 +119,13 @@ async def execute(
         LeaseLostError(f"dialogue {op.dialogue_id} was taken over by another worker") for op in ops
     ]
     kinds = [kind for kind in _STATEMENTS if kind in rows]
-    if len(kinds) == 1:
+    if unlike is not None and ReserveQuestion in rows:
+        questions = unlike.prepared(rows.pop(ReserveQuestion))
+        kinds.remove(ReserveQuestion)
+        cursors, reserved = await _reserving(connection, fingerprint, unlike, questions, kinds, rows)
+        for place, reservation in reserved.items():
+            results[place] = reservation
+    elif len(kinds) == 1:
         cursors = [await _send(connection, fingerprint, kinds[0], rows)]
     else:
         # Between two synchronisations a pipeline in autocommit mode is one transaction.
@@ -124,6 +135,27 @@ async def execute(
         for place, result in await cursor.fetchall():
             results[place] = result
     return results
+
+
+async def _reserving(
+    connection: psycopg.AsyncConnection,
+    fingerprint: str,
+    unlike: UnlikeQuestions,
+    questions: Sequence[Question],
+    kinds: Sequence[type[Write]],
+    rows: Mapping[type[Write], list[dict[str, Any]]],
+) -> tuple[list[psycopg.AsyncCursor[tuple[int, object]]], dict[int, Reservation]]:
+    """The group's questions under the lock, after its other writes: what a drop frees can be asked again."""
+    try:
+        async with connection.pipeline() as pipeline, connection.transaction():
+            await unlike.lock(connection)  # first, so that rows are never held while waiting for it
+            cursors = [await _send(connection, fingerprint, kind, rows) for kind in kinds]
+            found = await unlike.find(connection, questions)
+            await pipeline.sync()  # without it the server could not tell who stands still now
+            return cursors, await unlike.reserve(connection, questions, await found.fetchall())
+    except psycopg.errors.IdleInTransactionSessionTimeout as error:
+        # This process stood still with the lock; the connection is gone, and the group is written again.
+        raise psycopg.OperationalError(str(error)) from None
 
 
 async def _send(

@@ -1,0 +1,150 @@
+"""Near-copies of questions: shingles of the normal form, MinHash signatures, and the bands that find them.
+
+Two questions are near-copies when the Jaccard similarity of their shingle sets reaches a threshold. Bands of
+a MinHash signature find the candidates, as in locality-sensitive hashing; the exact similarity decides, so
+that a question is never refused for less.
+
+- **Shingles** are windows of three characters over the normal form between two spaces. Questions are short:
+  a changed letter breaks `n` windows, so that with the n of 5 to 9 that suits documents one typo takes a
+  question of 40 letters below 0.8, while three letters still tell unrelated questions well apart. A window
+  that starts with a Chinese or Japanese character or a Korean syllable has two characters, because each of
+  those carries what several letters do. Words are never looked for, so no language needs spaces.
+- **Signatures** come from rensa's R-MinHash: on questions it took 13 µs each where datasketch 2.0 took
+  117 µs. Both libraries have changed their numbers between releases, so shingles are hashed here, and the
+  version of rensa's algorithm is part of every band's salt: bands of another version are never matched, and
+  a test holds the numbers of this one.
+- **Bands**: a pair of similarity s shares one of b bands of r rows with probability 1 - (1 - s^r)^b
+  (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, 3rd ed., section 3.4.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from rensa import RMinHash  # type: ignore[import-untyped]
+
+RECALL = 0.97
+"""Least share of pairs right at the threshold that share a band; more similar pairs are found more often."""
+
+_MOST_BANDS = 20  # each is an index entry of every question
+_MOST_ROWS = 8  # with more, fewer unrelated candidates are not worth the further bands
+_SEED = 1
+
+_CODE_BITS = 21  # a Unicode code point fits, so that three of them in 64 bits are the shingle itself
+# Han, kana and Hangul syllables; ends included.
+_DENSE = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0xF900, 0xFAFF),
+          (0x20000, 0x3FFFF))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Banding:
+    """How a signature is cut: `bands` of `rows` values each."""
+
+    bands: int
+    rows: int
+
+    @property
+    def signature_size(self) -> int:
+        """Values of a signature."""
+        return self.bands * self.rows
+
+    def candidate_probability(self, similarity: float) -> float:
+        """How likely a pair of this Jaccard similarity shares a band."""
+        return 1.0 - (1.0 - similarity**self.rows) ** self.bands
+
+
+@lru_cache(maxsize=64)
+def banding_for(threshold: float) -> Banding:
+    """The banding that finds pairs of similarity `threshold`, 0 < threshold < 1, with probability RECALL.
+
+    It has the most rows, which keep unrelated pairs out, that `_MOST_BANDS` bands and `_MOST_ROWS` allow.
+    """
+    if not 0.0 < threshold < 1.0:
+        raise ValueError(f"a similarity threshold of {threshold} needs no bands; it must be between 0 and 1")
+    for rows in range(_MOST_ROWS, 0, -1):
+        bands = math.ceil(math.log1p(-RECALL) / math.log1p(-(threshold**rows)))
+        if bands <= _MOST_BANDS:
+            return Banding(bands, rows)
+    raise ValueError(f"a similarity threshold of {threshold} is too low to be found by {_MOST_BANDS} bands")
+
+
+def shingles(form: str) -> frozenset[int]:
+    """The shingles of a question's normal form, each as the number its characters make."""
+    codes, _ = _windows([form])
+    return frozenset(codes.tolist())
+
+
+def jaccard(one: AbstractSet[int], other: AbstractSet[int]) -> float:
+    """Size of the intersection over size of the union; of two empty sets it is 1."""
+    shared = len(one & other)
+    union = len(one) + len(other) - shared
+    return shared / union if union else 1.0
+
+
+def signatures(forms: Sequence[str], size: int) -> NDArray[np.uint32]:
+    """MinHash signatures of normal forms, one row of `size` values each; the same on every machine."""
+    if not forms:
+        return np.empty((0, size), dtype=np.uint32)
+    codes, offsets = _windows(forms)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(_mixed(codes), offsets, size, _SEED)
+    return np.array(matrix.to_rows(), dtype=np.uint32)
+
+
+def band_hashes(forms: Sequence[str], banding: Banding, salt: str) -> NDArray[np.int64]:
+    """Signed 64-bit hashes of each form's bands, one row a form.
+
+    Two forms share a hash when they share a band; hashes under another salt, of another band or of another
+    version of the algorithm do not meet, but by accident.
+    """
+    values = signatures(forms, banding.signature_size).astype(np.uint64)
+    cut = values.reshape(len(forms), banding.bands, banding.rows)
+    hashes = np.broadcast_to(_salts(banding, salt), cut.shape[:2])
+    for row in range(banding.rows):
+        hashes = _mixed(hashes ^ cut[:, :, row])
+    return np.ascontiguousarray(hashes).view(np.int64)
+
+
+@lru_cache(maxsize=64)
+def _salts(banding: Banding, salt: str) -> NDArray[np.uint64]:
+    version = f"{RMinHash.ALGORITHM_VERSION}:{banding.bands}x{banding.rows}"
+    digests = (
+        hashlib.blake2b(f"{version}:{band}:{salt}".encode(), digest_size=8).digest()
+        for band in range(banding.bands)
+    )
+    return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
+
+
+def _windows(forms: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The windows of all forms, one after the other, and where each form's begin; the last entry is the end.
+
+    A window may come more than once. Every form has at least one.
+    """
+    padded = [f" {form or ' '} " for form in forms]
+    text = "".join(padded).encode("utf-32-le", "surrogatepass")
+    points = np.frombuffer(text, dtype="<u4").astype(np.uint64)
+    ends = np.cumsum([len(part) for part in padded])
+    left = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(points))  # characters to the form's end
+    dense = np.zeros(len(points), dtype=bool)
+    for first, last in _DENSE:
+        dense |= (points >= first) & (points <= last)
+    second, third = np.roll(points, -1), np.roll(points, -2)
+    codes = points | second << np.uint64(_CODE_BITS)
+    codes |= np.where(dense, np.uint64(0), third << np.uint64(2 * _CODE_BITS))
+    whole = left >= np.where(dense, 2, 3)
+    offsets = np.concatenate([[0], np.cumsum(whole)[ends - 1]]).astype(np.uint64)
+    return codes[whole], offsets
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64: a bijection that spreads every bit of its input over all 64."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

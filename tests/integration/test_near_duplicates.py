@@ -1,0 +1,408 @@
+"""Near-copies of questions are refused, by a real Postgres: across workers, groups, crashes and languages."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import string
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import psycopg
+import pytest
+
+from dlgforge_core.config import PostgresConfig
+from dlgforge_core.dialogue import DropReason
+from dlgforge_core.errors import LeaseLostError
+from dlgforge_core.generation.prepare import PreparedRun
+from dlgforge_core.quality.near_duplicates import jaccard, shingles
+from dlgforge_core.quality.questions import normal_form, question_key
+from dlgforge_core.store import reservations
+from dlgforge_core.store.migrate import SCHEMA, migrations
+from dlgforge_core.store.run_store import RunStore
+from dlgforge_core.store.worker_store import WorkerStore
+from tests.support.runs import planned
+
+BREAD = "How do I bake a loaf of rye bread at home without an oven?"
+NEAR = "How do I bake a loaf of rye bread at home wihout an oven?"
+FAR = "How do I bake an apple cake at home without any flour?"
+
+
+def worker(store: RunStore, run: PreparedRun, threshold: float = 0.8) -> WorkerStore:
+    return WorkerStore(
+        store.dsn,
+        PostgresConfig(),
+        run_id=run.run_id,
+        fingerprint=run.fingerprint,
+        lease_s=30.0,
+        patience_s=10.0,
+        similarity_threshold=threshold,
+    )
+
+
+def random_letters(seed: int) -> str:
+    return "".join(random.Random(seed).choices(string.ascii_lowercase, k=40))
+
+
+async def claimed(w: WorkerStore, n: int) -> list[str]:
+    return [claim.plan.dialogue_id for claim in await w.claim(n)]
+
+
+def with_worker(
+    store: RunStore,
+    body: Callable[[WorkerStore, list[str]], Coroutine[Any, Any, None]],
+    threshold: float = 0.8,
+    dialogues: int = 8,
+) -> PreparedRun:
+    """Run `body` with a worker and the dialogues it has claimed."""
+    run = planned(store, dialogues)
+
+    async def main() -> None:
+        async with worker(store, run, threshold) as w:
+            await body(w, await claimed(w, dialogues))
+
+    asyncio.run(main())
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kept", "near", "other"),
+    [
+        (BREAD, NEAR, FAR),
+        (BREAD, "Please, how do I bake a loaf of rye bread at home without an OVEN", FAR),
+        (
+            "Comment puis-je préparer une pâte feuilletée légère à la maison ?",
+            "comment puis-je préparer à la maison une pâte feuilletée légère",
+            "Comment puis-je préparer un voyage à vélo dans les Alpes ?",
+        ),
+        (
+            "كيف يمكنني تعلم الخط العربي في المنزل دون معلم؟",
+            "كيف يمكنني تعلم الخط العربي بالمنزل دون معلم؟",
+            "كيف يمكنني إصلاح الدراجة في المنزل دون أدوات؟",
+        ),
+        (
+            "在家里没有烤箱的情况下，怎样才能烤出又香又软的全麦面包？",
+            "在家里没有烤箱的情况下，怎么才能烤出又香又软的全麦面包？",
+            "在家里没有花园的情况下，怎样才能种出又大又甜的草莓？",
+        ),
+        (
+            "オーブンがなくても自宅でふわふわの全粒粉パンを焼くにはどうすればいいですか？",
+            "オーブンがなくても自宅でふわふわな全粒粉パンを焼くにはどうすればいいですか",
+            "自転車がなくても雨の日に駅まで早く行くにはどうすればいいですか？",
+        ),
+    ],
+)
+def test_a_near_copy_is_refused_and_told_what_it_collides_with(
+    store: RunStore, kept: str, near: str, other: str
+) -> None:
+    assert jaccard(shingles(normal_form(kept)), shingles(normal_form(near))) >= 0.8
+    assert normal_form(kept) != normal_form(near)
+
+    async def body(w: WorkerStore, ids: list[str]) -> None:
+        assert await w.reserve_question(ids[0], 0, kept)
+        refused = await w.reserve(ids[1], 0, near)
+        assert not refused
+        assert refused.collides_with == normal_form(kept)
+        assert 0.8 <= refused.similarity < 1.0
+        assert not await w.reserve_question(ids[0], 1, near), "in its own dialogue as well"
+        exact = await w.reserve(ids[1], 0, f" {kept.upper()}!")
+        assert (exact.accepted, exact.collides_with, exact.similarity) == (False, normal_form(kept), 1.0)
+        assert await w.reserve_question(ids[1], 0, other)
+
+    with_worker(store, body)
+
+
+def test_with_a_threshold_of_one_only_exact_repeats_are_refused_and_nothing_more_is_kept(
+    store: RunStore,
+) -> None:
+    async def body(w: WorkerStore, ids: list[str]) -> None:
+        assert await w.reserve_question(ids[0], 0, BREAD)
+        assert await w.reserve_question(ids[1], 0, NEAR)
+        refused = await w.reserve(ids[2], 0, BREAD.lower())
+        assert (refused.accepted, refused.collides_with) == (False, normal_form(BREAD))
+
+    with_worker(store, body, threshold=1.0)
+    with store.connection() as connection:
+        rows = connection.execute("SELECT normal_form, bands FROM questions").fetchall()
+    assert rows == [(None, None)] * 2
+
+
+def test_the_first_of_near_copies_in_one_group_wins(store: RunStore) -> None:
+    async def body(w: WorkerStore, ids: list[str]) -> None:
+        asked = [BREAD, NEAR, FAR, BREAD, BREAD.upper(), f"Please: {BREAD}", NEAR]
+        got = await asyncio.gather(*[w.reserve(i, 0, q) for i, q in zip(ids, asked, strict=False)])
+        assert [r.accepted for r in got] == [True, False, True, False, False, False, False]
+        assert {r.collides_with for r in got if not r} == {normal_form(BREAD)}
+
+    with_worker(store, body)
+
+
+def test_of_near_copies_reserved_at_once_by_two_workers_one_wins(store: RunStore) -> None:
+    """The schedule in which both look up before either inserts is forced in the test after this one."""
+    rounds = 25
+    run = planned(store, 2 * rounds)
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            ours, theirs = await claimed(a, rounds), await claimed(b, rounds)
+            for n, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+                word = random_letters(n)
+                got = await asyncio.gather(
+                    a.reserve_question(one, 0, f"What is {word} used for?"),
+                    b.reserve_question(other, 0, f"What is {word}s used for?"),
+                )
+                assert sorted(got) == [False, True], f"round {n}"
+
+    asyncio.run(main())
+
+
+def test_a_group_waits_for_the_group_that_has_looked_but_not_yet_written(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(store, 2)
+    looked: list[float] = []
+    reserve = reservations.UnlikeQuestions.reserve
+
+    async def slow(self: Any, *arguments: Any) -> Any:
+        looked.append(time.monotonic())
+        await asyncio.sleep(0.3)
+        return await reserve(self, *arguments)
+
+    monkeypatch.setattr(reservations.UnlikeQuestions, "reserve", slow)
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            (one,), (other,) = await claimed(a, 1), await claimed(b, 1)
+            got = await asyncio.gather(a.reserve_question(one, 0, BREAD), b.reserve_question(other, 0, NEAR))
+            assert sorted(got) == [False, True]
+            assert len(looked) == 2
+            assert looked[1] - looked[0] > 0.25, "the other one had to wait for the first to be done"
+
+    asyncio.run(main())
+
+
+def test_groups_of_another_fingerprint_neither_wait_nor_collide(store: RunStore) -> None:
+    run, other_run = planned(store, 1), planned(store, 1, seed=9)
+    assert run.fingerprint != other_run.fingerprint
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, other_run) as b:
+            (one,), (other,) = await claimed(a, 1), await claimed(b, 1)
+            assert await a.reserve_question(one, 0, BREAD)
+            with store.connection() as holder, holder.transaction():
+                holder.execute("SELECT pg_advisory_xact_lock(744097, hashtext(%s))", (run.fingerprint,))
+                async with asyncio.timeout(5):
+                    assert await b.reserve_question(other, 0, NEAR)
+
+    asyncio.run(main())
+
+
+def test_a_repeated_write_is_not_a_repeat_and_a_superseded_question_is_not_in_the_way(
+    store: RunStore,
+) -> None:
+    async def body(w: WorkerStore, ids: list[str]) -> None:
+        assert await w.reserve_question(ids[0], 0, BREAD)
+        assert await w.reserve_question(ids[0], 0, BREAD)
+        assert await w.reserve_question(ids[0], 0, NEAR), (
+            "the turn's question was made again, a bit otherwise"
+        )
+
+    with_worker(store, body)
+    with store.connection() as connection:
+        assert connection.execute("SELECT question FROM drafts").fetchall() == [(NEAR,)]
+
+
+def test_a_dropped_dialogue_frees_its_questions(store: RunStore) -> None:
+    async def body(w: WorkerStore, ids: list[str]) -> None:
+        assert await w.reserve_question(ids[0], 0, BREAD)
+        assert not await w.reserve_question(ids[1], 0, NEAR)
+        _, again = await asyncio.gather(
+            w.drop(ids[0], DropReason.REFUSED, "no"), w.reserve_question(ids[1], 0, NEAR)
+        )
+        assert again, "in one group the drop comes first"
+
+    with_worker(store, body)
+
+
+def test_who_has_lost_the_lease_reserves_nothing_and_stands_in_nobodys_way(store: RunStore) -> None:
+    async def body(w: WorkerStore, ids: list[str]) -> None:
+        with store.connection() as connection:
+            connection.execute(
+                "UPDATE dialogues SET worker_id = worker_id + 1 WHERE dialogue_id = %s", (ids[0],)
+            )
+        lost, kept = await asyncio.gather(
+            w.reserve(ids[0], 0, BREAD), w.reserve(ids[1], 0, NEAR), return_exceptions=True
+        )
+        assert isinstance(lost, LeaseLostError)
+        assert kept
+
+    with_worker(store, body)
+
+
+_HOLDER = """
+    import asyncio, sys
+    from dlgforge_core.config import PostgresConfig
+    from dlgforge_core.store import reservations
+    from dlgforge_core.store.worker_store import WorkerStore
+
+    async def main():
+        dsn, run, fingerprint, question, moment = sys.argv[1:]
+        if moment == "between":
+            async def never(self, *arguments):
+                print("ready", flush=True)
+                await asyncio.sleep(60)
+            reservations.UnlikeQuestions.reserve = never
+        store = WorkerStore(
+            dsn, PostgresConfig(), run_id=run, fingerprint=fingerprint, lease_s=3600, similarity_threshold=0.8
+        )
+        async with store as w:
+            (claim,) = await w.claim(1)
+            await w.reserve_question(claim.plan.dialogue_id, 0, question)
+            print("ready", flush=True)
+            await asyncio.sleep(60)
+
+    asyncio.run(main())
+"""
+
+
+def holder(store: RunStore, run: PreparedRun, moment: str) -> subprocess.Popen[str]:
+    """A worker process that has reserved `BREAD`, or holds the lock `between` look-up and write."""
+    arguments = [store.dsn, run.run_id, run.fingerprint, BREAD, moment]
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_HOLDER), *arguments], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_killed_workers_question_stays_its_turns_until_the_dialogue_is_dropped(store: RunStore) -> None:
+    run = planned(store, 2)
+    process = holder(store, run, "after")
+
+    async def main() -> None:
+        async with worker(store, run) as w:
+            (mine,) = await claimed(w, 1)
+            assert not await w.reserve_question(mine, 0, NEAR)
+            process.kill()
+            process.wait()
+            with store.connection() as connection:
+                connection.execute(
+                    "UPDATE workers SET expires_at = now() WHERE worker_id <> %s", (w.worker_id,)
+                )
+            assert await w.take_over() == 1
+            (claim,) = await w.claim(2)
+            assert claim.draft is not None
+            assert claim.draft.question == BREAD
+            taken_over = claim.plan.dialogue_id
+            assert not await w.reserve_question(mine, 0, NEAR), "the draft still stands"
+            assert await w.reserve_question(taken_over, 0, BREAD), "resumed: this write, repeated"
+            await w.drop(taken_over, DropReason.REFUSED, "no")
+            assert await w.reserve_question(mine, 0, NEAR)
+
+    asyncio.run(main())
+
+
+def test_a_worker_killed_while_it_holds_the_lock_leaves_nothing_behind(store: RunStore) -> None:
+    run = planned(store, 2)
+    process = holder(store, run, "between")
+
+    async def main() -> None:
+        async with worker(store, run) as w:
+            (mine,) = await claimed(w, 1)
+            waiting = asyncio.create_task(w.reserve_question(mine, 0, NEAR))
+            done, _ = await asyncio.wait([waiting], timeout=0.5)
+            assert not done, "the lock is held"
+            process.kill()
+            process.wait()
+            async with asyncio.timeout(5):
+                assert await waiting
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_stands_still_with_the_lock_is_cut_off_and_writes_again_when_it_wakes(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reservations, "STALL_S", 0.5)
+    run = planned(store, 2)
+    reserve = reservations.UnlikeQuestions.reserve
+    asleep = asyncio.Event()
+
+    async def stalled(self: Any, *arguments: Any) -> Any:
+        if not asleep.is_set():
+            asleep.set()
+            await asyncio.sleep(2.0)
+        return await reserve(self, *arguments)
+
+    monkeypatch.setattr(reservations.UnlikeQuestions, "reserve", stalled)
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            (one,), (other,) = await claimed(a, 1), await claimed(b, 1)
+            sleeper = asyncio.create_task(a.reserve_question(one, 0, BREAD))
+            await asleep.wait()
+            started = time.monotonic()
+            assert await b.reserve_question(other, 0, NEAR)
+            assert time.monotonic() - started < 1.5, "not before the sleeper was cut off, nor after it woke"
+            assert not await sleeper, "it looked again, and found the other's"
+            assert await a.reserve_question(one, 0, FAR)
+
+    asyncio.run(main())
+
+
+def test_old_rows_have_no_bands_and_are_compared_by_their_key(dsn: str) -> None:
+    """A database of the version before, with a question in it, is migrated."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {SCHEMA}")
+        connection.execute(f"SET search_path TO {SCHEMA}")
+        connection.execute(
+            "CREATE TABLE schema_migrations "
+            "(version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        for version, statements in migrations():
+            if version < 4:
+                connection.execute(statements.encode())
+                connection.execute("INSERT INTO schema_migrations (version) VALUES (%s)", (version,))
+        connection.execute("INSERT INTO plans VALUES ('p', 'f', 'b', 'en', 1)")
+        connection.execute("INSERT INTO dialogues (dialogue_id, plan_id, ordinal, n_turns, plan) "
+                           "VALUES ('d', 'p', 0, 1, '{}')")  # fmt: skip
+        store = RunStore(dsn)
+        connection.execute("INSERT INTO questions VALUES ('f', %s, 'd', 0)", (question_key(BREAD),))
+    assert 4 in store.migrate()
+    run = planned(store, 2)
+    with store.connection() as connection:
+        connection.execute("UPDATE questions SET fingerprint = %s", (run.fingerprint,))
+
+    async def main() -> None:
+        async with worker(store, run) as w:
+            one, other = await claimed(w, 2)
+            assert not await w.reserve_question(one, 0, BREAD)
+            assert await w.reserve_question(one, 0, NEAR), "an old row is not seen as a near-copy"
+            assert not await w.reserve_question(other, 0, f"{NEAR} Please")
+
+    asyncio.run(main())
+
+
+def test_the_look_up_reads_the_index_of_bands(store: RunStore) -> None:
+    """Whatever the planner thinks of the table: it is planned while that is empty."""
+
+    async def body(w: WorkerStore, ids: list[str]) -> None:
+        for turn in range(12):  # past the point where the plan becomes a general one
+            assert await w.reserve_question(ids[turn % 8], turn, random_letters(turn))
+
+    with_worker(store, body)
+    with store.connection() as connection:
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        rows = connection.execute(
+            "SELECT indexrelname, idx_scan > 0 FROM pg_stat_user_indexes WHERE relname = 'questions'"
+        ).fetchall()
+        scans = connection.execute(
+            "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'questions'"
+        ).fetchone()
+    assert dict(rows)["questions_bands"]
+    assert scans is not None
