@@ -23,9 +23,9 @@ _MACROLANGUAGE = {
 def language_name(language: str) -> str:
     """English name of a language code ("fr", "ar-MA"); other names ("Gulf Arabic") stay as they are."""
     locale = _locale(language)
-    if locale is None:
-        return language
-    return locale.english_name or str(Locale("en").languages.get(locale.language, language))
+    if locale is not None:
+        return locale.english_name or language
+    return str(Locale("en").languages.get(language, language))  # known by name only: "ary"
 
 
 def base_code(language: str) -> str:

@@ -266,6 +266,8 @@ def content_config(
     Unused settings count as absent: bounds when `n_turns` is set, the judge's unless it is online.
     """
     run = generation.run.model_dump(mode="json", exclude=set(_RUN_KEYS_WITHOUT_EFFECT | _TURN_KEYS))
+    if not run["keep_reasoning"]:
+        del run["keep_reasoning"]
     judged = generation.judge.mode == "online"
     return {
         "version": CONTENT_VERSION,

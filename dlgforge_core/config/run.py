@@ -73,6 +73,9 @@ class RunConfig(ConfigModel):
     max_open_dialogues: PositiveInt | None = Field(
         None, description="Dialogues in progress at once in one process. Unset: four for each call slot."
     )
+    keep_reasoning: bool = Field(
+        False, description="Keep what a reasoning model thought before it answered, with each turn."
+    )
     max_tokens: PositiveInt | None = Field(
         None, description="Budget: stop cleanly, resumable, once this many tokens (in and out) were used."
     )

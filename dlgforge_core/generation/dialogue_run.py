@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dlgforge_core.config import AgentsConfig, CoverageConfig, JudgeConfig
-from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Role, Turn
+from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Role, Turn, TurnDetails
 from dlgforge_core.generation import prompts
+from dlgforge_core.generation.grounding import Anchor, Grounding, evidence_of
 from dlgforge_core.generation.slots import CallSlots
-from dlgforge_core.llm.client import CallError, LlmClient
+from dlgforge_core.knowledge.passages import quote_passages
+from dlgforge_core.knowledge.types import Hit
+from dlgforge_core.llm.client import CallError, Completion, LlmClient
 from dlgforge_core.store.worker_store import Claim
 
 
@@ -21,7 +24,9 @@ class DialogueStore(Protocol):
 
     async def reserve_question(self, dialogue_id: str, turn_index: int, question: str) -> bool: ...
 
-    async def save_answer(self, dialogue_id: str, turn_index: int, answer: str) -> None: ...
+    async def save_answer(
+        self, dialogue_id: str, turn_index: int, answer: str, details: TurnDetails
+    ) -> None: ...
 
     async def commit_turn(
         self, dialogue_id: str, turn: Turn, *, final: bool, judgement: Judgement | None = None
@@ -40,6 +45,8 @@ class DialogueContext:
     models: Mapping[Role, str]
     judge: JudgeConfig
     coverage: CoverageConfig
+    grounding: Grounding | None = None
+    keep_reasoning: bool = False
 
     @functools.cached_property
     def verdict_schema(self) -> dict[str, Any]:
@@ -62,6 +69,7 @@ class DialogueRun:
         self._plan: DialoguePlan = claim.plan
         self._turns = list(claim.turns)
         self._draft = claim.draft
+        self._anchor: Anchor | None = None
         per_turn = 3 if self._judges_turns else 2
         self._calls_left = (self._plan.n_turns - len(self._turns)) * per_turn + self._judges_conversation
 
@@ -77,6 +85,8 @@ class DialogueRun:
 
     async def run(self) -> None:
         """Make the turns that are missing."""
+        if (grounding := self._context.grounding) is not None:
+            self._anchor = await grounding.anchor(self._plan)
         for index in range(len(self._turns), self._plan.n_turns):
             await self._turn(index)
 
@@ -84,14 +94,13 @@ class DialogueRun:
         store, plan = self._context.store, self._plan
         draft = self._draft if self._draft and self._draft.turn_index == index else None
         question = draft.question if draft else await self._ask(index)
-        answer = draft.answer if draft and draft.answer else None
-        if answer is None:
-            answer = await self._text(
-                Role.ASSISTANT, prompts.assistant(plan, self._turns, question), index, 0
-            )
-            await store.save_answer(plan.dialogue_id, index, answer)
+        if draft and draft.answer:
+            answer, details = draft.answer, draft.details
+        else:
+            answer, details = await self._answer(index, question)
+            await store.save_answer(plan.dialogue_id, index, answer, details)
         verdict = await self._judge_turn(index, question, answer) if self._judges_turns else None
-        turn = Turn(index, question, answer, verdict)
+        turn = Turn(index, question, answer, verdict, details)
         self._turns.append(turn)
         final = index + 1 == plan.n_turns
         whole = await self._judge_conversation() if final and self._judges_conversation else None
@@ -100,9 +109,10 @@ class DialogueRun:
 
     async def _ask(self, index: int) -> str:
         """A question that nobody has asked before."""
-        messages = prompts.user_simulator(self._plan, self._turns)
+        messages = self._asking(index)
         for attempt in range(self._context.coverage.question_dedup_retries + 1):
-            question = prompts.question_of(await self._text(Role.USER_SIMULATOR, messages, index, attempt))
+            completion = await self._complete(Role.USER_SIMULATOR, messages, index, attempt)
+            question = prompts.question_of(completion.text)
             if await self._context.store.reserve_question(self._plan.dialogue_id, index, question):
                 return question
             messages = prompts.another_question(messages, question)
@@ -112,7 +122,34 @@ class DialogueRun:
             f"turn {index + 1}: {attempt + 1} questions in a row had been asked before, last {question!r}",
         )
 
-    async def _text(self, role: Role, messages: list[prompts.Message], index: int, attempt: int) -> str:
+    def _asking(self, index: int) -> list[prompts.Message]:
+        anchor = self._anchor
+        if anchor is None:
+            return prompts.user_simulator(self._plan, self._turns)
+        evidence = quote_passages([Hit(anchor.evidence[index], 0.0)])
+        subject = "" if anchor.on_topic else anchor.title or "what the passage is about"
+        return prompts.user_simulator(self._plan, self._turns, evidence, subject)
+
+    async def _answer(self, index: int, question: str) -> tuple[str, TurnDetails]:
+        grounding, anchor = self._context.grounding, self._anchor
+        hits = await grounding.passages(self._plan, question) if grounding is not None else []
+        messages = prompts.assistant(
+            self._plan,
+            self._turns,
+            question,
+            grounded=grounding is not None,
+            passages=quote_passages(hits),
+        )
+        completion = await self._complete(Role.ASSISTANT, messages, index, 0)
+        asked_from = anchor.evidence[index] if anchor is not None else None
+        return completion.text, TurnDetails(
+            evidence=evidence_of(asked_from, hits, completion.text),
+            reasoning=completion.reasoning if self._context.keep_reasoning else "",
+        )
+
+    async def _complete(
+        self, role: Role, messages: list[prompts.Message], index: int, attempt: int
+    ) -> Completion:
         context = self._context
         async with context.slots.slot(self._calls_left):
             completion = await context.client.complete(
@@ -124,7 +161,7 @@ class DialogueRun:
                 seed=self._call_seed(role, index, attempt),
             )
         self._calls_left -= 1
-        return completion.text
+        return completion
 
     async def _judge_turn(self, index: int, question: str, answer: str) -> Judgement:
         judge = self._context.judge

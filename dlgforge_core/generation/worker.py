@@ -14,6 +14,7 @@ from dlgforge_core.config import AgentsConfig, GenerationConfig
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.generation.dialogue_run import DialogueContext, DialogueRun
+from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.slots import CallSlots
 from dlgforge_core.llm.client import CallError, LlmClient
 from dlgforge_core.store.worker_store import Claim, WorkerStore
@@ -55,6 +56,7 @@ class Worker:
         generation: GenerationConfig,
         agents: AgentsConfig,
         models: Mapping[Role, str],
+        grounding: Grounding | None = None,
     ) -> None:
         self._store = store
         self._client = client
@@ -68,6 +70,8 @@ class Worker:
             models=models,
             judge=generation.judge,
             coverage=generation.coverage,
+            grounding=grounding,
+            keep_reasoning=generation.run.keep_reasoning,
         )
         slots = self._context.slots
         store.in_a_hurry = lambda: not slots.all_wanted
@@ -187,6 +191,8 @@ class Worker:
     async def _drop(self, dialogue_id: str, error: CallError) -> None:
         _log.info("dialogue %s is dropped: %s: %s", dialogue_id, error.reason, error)
         await self._store.drop(dialogue_id, error.reason, str(error))
+        if self._context.grounding is not None:
+            await self._context.grounding.release(dialogue_id)
         dropped = self._counts.dropped
         dropped[error.reason.value] = dropped.get(error.reason.value, 0) + 1
 

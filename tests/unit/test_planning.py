@@ -28,6 +28,7 @@ from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.personas import Personas
 from dlgforge_core.planning import (
+    ContentSource,
     Plan,
     Planning,
     TurnCounts,
@@ -410,7 +411,18 @@ def test_settings_without_effect_do_not_count() -> None:
 
 
 def test_every_config_key_is_decided_on() -> None:
-    """A new key of `run`, `judge` or `coverage` counts as content unless planning says that it does not."""
+    """A new key counts as content unless planning says that it does not."""
     content = content_config(GenerationConfig(), LlmConfig(), personas())
     assert set(content["run"]) == {"seed", "turns"}
-    assert set(GenerationConfig.model_fields) == {"run", "personas", "judge", "coverage"}
+    assert set(GenerationConfig.model_fields) == {"run", "personas", "judge", "coverage", "retrieval"}
+    grounded = content_config(GenerationConfig(), LlmConfig(), personas(), ContentSource("", "an index"))
+    assert grounded.keys() - content.keys() == {"knowledge", "retrieval", "doc_coverage"}
+    keys = {*grounded["coverage"], *grounded["doc_coverage"]}
+    assert keys == set(GenerationConfig().coverage.model_dump())
+
+
+def test_another_dataset_or_other_knowledge_is_other_content() -> None:
+    sources = [ContentSource(), ContentSource("support"), ContentSource("", "i"), ContentSource("", "j")]
+    prints = {content_fingerprint(GenerationConfig(), LlmConfig(), personas(), s) for s in sources}
+    assert len(prints) == 4
+    assert print_of() == content_fingerprint(GenerationConfig(), LlmConfig(), personas())

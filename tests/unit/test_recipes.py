@@ -1,0 +1,101 @@
+"""Recipes: a dataset in one YAML file, and what the code location makes of it."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from dlgforge_core.config import Recipe, read_recipes
+from dlgforge_core.errors import ConfigError
+from dlgforge_dagster.definitions import build_definitions
+
+SUPPORT = """
+description: Help with the product.
+run: {total_samples: 4, target_languages: [en, Gulf Arabic], n_turns: 2}
+seeds: {path: topics}
+llm:
+  backend: openai
+  model: big
+  routing:
+    endpoints: [{base_url: "http://127.0.0.1:9/v1", weight: 2.0}]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "support.yaml").write_text(SUPPORT)
+    (tmp_path / "chat.yaml").write_text("run: {total_samples: 8}\n")
+    (tmp_path / "notes.txt").write_text("not a recipe")
+    return tmp_path
+
+
+def test_the_name_is_the_files(folder: Path) -> None:
+    recipes = read_recipes(folder)
+    assert sorted(recipes) == ["chat", "support"]
+    assert recipes["support"].run.target_languages == ["en", "Gulf Arabic"]
+    assert recipes["chat"].llm.backend == Recipe().llm.backend
+
+
+def test_no_folder_is_no_recipe(tmp_path: Path) -> None:
+    assert read_recipes(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.yaml", "run:\n  total_sample: 4\n", r"a\.yaml:2: run\.total_sample: unknown key; did you mean"),
+        ("a.yaml", "seeds: {}\nrun:\n  concurrency: none\n", r"a\.yaml:3: run\.concurrency = 'none'"),
+        ("a.yaml", "run: {}\nrun: {}\n", r"a\.yaml:2: run is there twice"),
+        ("a.yaml", "- run\n", "no mapping"),
+        ("a.yaml", "run: [\n", r"a\.yaml cannot be read"),
+        ("My Data.yaml", "", "cannot name a dataset"),
+        ("dialogues.yaml", "", "cannot name a dataset"),
+    ],
+)
+def test_a_bad_recipe_is_named_by_file_and_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_recipes(tmp_path)
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("")
+    (tmp_path / "a.yml").write_text("")
+    with pytest.raises(ConfigError, match="another recipe"):
+        read_recipes(tmp_path)
+
+
+def test_each_recipe_has_assets_jobs_and_sensors_of_its_own(folder: Path) -> None:
+    defs = build_definitions(str(folder))
+    keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    for asset in (
+        "seed_topics",
+        "knowledge_index",
+        "dialogues",
+        "judgements",
+        "dialogue_dataset",
+        "hf_dataset",
+    ):
+        assert {asset, f"support/{asset}", f"chat/{asset}"} <= keys
+    names = {job.name for job in defs.resolve_all_job_defs()}
+    assert {"generate_dialogues", "generate_dialogues_support", "generate_partition_chat"} <= names
+    assert (
+        defs.resolve_sensor_def("new_seed_batches_support").default_status is dg.DefaultSensorStatus.STOPPED
+    )
+
+
+def test_the_launchpad_shows_the_recipes_values(folder: Path) -> None:
+    job = build_definitions(str(folder)).resolve_job_def("generate_dialogues_support")
+    fields = job.config_schema.config_type.fields["ops"].config_type.fields
+    run = (
+        fields["support__dialogues"].config_type.fields["config"].config_type.fields["run"].config_type.fields
+    )
+    assert run["total_samples"].default_value == 4
+    assert run["target_languages"].default_value == ["en", "Gulf Arabic"]
+
+
+def test_resources_of_recipes_are_apart(folder: Path) -> None:
+    resources = build_definitions(str(folder)).resources
+    assert resources["support_llm"].settings.model == "big"
+    assert resources["support_llm"].settings.routing.endpoints[0].weight == 2.0
+    assert resources["llm"].settings.backend == "embedded"
