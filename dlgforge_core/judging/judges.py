@@ -65,6 +65,9 @@ def judges_of(config: JudgeConfig, llm: LlmConfig) -> tuple[Judge, ...]:
     Raises ConfigError when two of them would give the same verdicts, or the backend serves no such model.
     """
     judges = tuple(_judge(config, llm, one) for one in config.judges or [JudgeModelConfig()])
+    names = [judge.name for judge in judges]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"judge.judges: {', '.join(twice)} names two judges; give each a `name` of its own")
     by_key: dict[str, Judge] = {}
     for judge in judges:
         if (other := by_key.setdefault(judge.key, judge)) is not judge:

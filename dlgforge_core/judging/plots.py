@@ -1,0 +1,57 @@
+"""A picture of what judges said: scores of each, and of pairs how the scores of one go with the other's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dlgforge_core.export import plots
+from dlgforge_core.judging.agreement import N_SCORES, Agreement, PairAgreement, mean_score
+
+_MOST_JUDGES = 6
+_MOST_PAIRS = 3
+_BLUE, _ORANGE = "#4f43dd", "#e8834a"
+
+
+def judges_png(agreement: Agreement) -> bytes:
+    """A PNG: a histogram of scores for each of the first judges and for all together, and some pairs."""
+    shown = [(f"Scores of {_short(name)}", agreement.histograms[name]) for name in agreement.judges]
+    shown = shown[:_MOST_JUDGES]
+    if len(agreement.judges) > 1:
+        shown.append(("Scores of all together", agreement.merged))
+    panels: list[plots.Panel] = [
+        (title, lambda axes, counts=counts: _histogram(axes, counts))  # type: ignore[misc]
+        for title, counts in shown
+    ]
+    panels += [
+        (f"{_short(pair.first)} and {_short(pair.second)}", lambda axes, pair=pair: _confusion(axes, pair))  # type: ignore[misc]
+        for pair in agreement.pairs[:_MOST_PAIRS]
+    ]
+    return plots._grid(panels)
+
+
+def _short(name: str) -> str:
+    # A "$" would start mathematics.
+    return (name if len(name) <= 24 else "…" + name[-23:]).replace("$", r"\$")
+
+
+def _histogram(axes: Any, counts: Sequence[int]) -> None:
+    mean = mean_score(counts)
+    if mean is None:
+        return plots._nothing(axes, "no verdicts")
+    axes.bar(range(N_SCORES), counts, color=_BLUE, width=0.8)
+    axes.axvline(mean, color=_ORANGE, linewidth=1.5, label=f"mean {mean:.1f}")
+    axes.set_xticks(range(0, N_SCORES, 2))
+    axes.set_ylabel("verdicts", fontsize=9)
+    axes.legend(fontsize=9, frameon=False)
+    plots._whole_numbers(axes.yaxis)
+
+
+def _confusion(axes: Any, pair: PairAgreement) -> None:
+    if not pair.units:
+        return plots._nothing(axes, "nothing judged by both")
+    axes.imshow(pair.confusion, cmap="Purples", origin="lower", aspect="auto")
+    axes.set_xticks(range(0, N_SCORES, 2))
+    axes.set_yticks(range(0, N_SCORES, 2))
+    axes.set_xlabel(_short(pair.second), fontsize=9)
+    axes.set_ylabel(_short(pair.first), fontsize=9)

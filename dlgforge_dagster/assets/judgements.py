@@ -1,0 +1,246 @@
+"""`judgements`: verdicts on dialogues that are there already."""
+
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from dlgforge_core.config import JudgeConfig, validate
+from dlgforge_core.errors import DlgforgeError
+from dlgforge_core.export.formats import escape_markdown
+from dlgforge_core.export.plots import markdown_image
+from dlgforge_core.judging.agreement import Agreement, agreement
+from dlgforge_core.judging.judges import WHOLE
+from dlgforge_core.judging.plots import judges_png
+from dlgforge_core.judging.reading import LowScore, lowest_scores
+from dlgforge_core.judging.session import JudgingReport, JudgingStatus, judge_dialogues
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.store.finished import Scope
+from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster.automation import keep_fresh
+from dlgforge_dagster.config import config_class, plain
+from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.tags import OWNERS
+
+_N_LOWEST = 5
+
+
+def build_judgements(dataset: DatasetSpec) -> dg.AssetsDefinition:
+    """The asset that judges a dataset's dialogues afterwards."""
+    base: Any = config_class(dataset.recipe.judge)
+
+    class JudgementsConfig(base):  # type: ignore[misc]
+        """Config of `judgements`."""
+
+        run_id: str = Field(
+            "",
+            description="Judge this dlgforge run alone. Empty: all that was made with the latest config.",
+        )
+
+    @dg.asset(
+        name="judgements",
+        key_prefix=dataset.key_prefix,
+        group_name=dataset.group,
+        kinds={"postgres"},
+        owners=OWNERS,
+        deps=[dataset.key("dialogues")],
+        automation_condition=keep_fresh() if dataset.recipe.judge.mode == "offline" else None,
+        required_resource_keys=dataset.resource_keys,
+        description="Verdicts on finished dialogues by one or more judges, with `mode: offline`: each judges "
+        "what it has not judged yet. Run it again to resume. In another mode it does nothing.",
+    )
+    def judgements(context: dg.AssetExecutionContext, config: JudgementsConfig) -> dg.MaterializeResult[None]:
+        judge = validate(JudgeConfig, plain(config, JudgeConfig), f"ops.{dataset.op('judgements')}.config")
+        if judge.mode != "offline":
+            note = (
+                f"nothing is judged here in mode {judge.mode!r}: "
+                f"set ops.{dataset.op('judgements')}.config.mode to 'offline'"
+            )
+            context.log.info(note)
+            return dg.MaterializeResult(metadata={"note": note, "verdicts_given": 0})
+        return _judgements(dataset, context, judge, config.run_id)
+
+    return judgements
+
+
+def _judgements(
+    dataset: DatasetSpec, context: dg.AssetExecutionContext, judge: JudgeConfig, run_id: str
+) -> dg.MaterializeResult[None]:
+    run_store = dataset.store(context).run_store(dataset.name)
+    record = run_store.run(run_id or None)
+    if record is None:
+        known = ", ".join(run_store.run_ids()) or "none yet: materialize `dialogues` first"
+        raise dg.Failure(f"there is no run {run_id!r} to judge; runs: {known}")
+    scope = Scope(run_id=record.run_id) if run_id else Scope(fingerprint=record.fingerprint)
+    try:
+        report = _judge(dataset, context, run_store, scope, judge)
+    except DlgforgeError as error:
+        raise dg.Failure(str(error), metadata={"fingerprint": record.fingerprint[:16]}) from error
+    for tally in report.tallies.values():
+        for reason, example in tally.examples.items():
+            context.log.warning(
+                f"{tally.failures[reason]} verdicts could not be had: {reason}, as: {example}"
+            )
+    names = {one.key: one.name for one in report.judges}
+    with run_store.connection() as connection:
+        found = agreement(connection, scope, names)
+        lowest = lowest_scores(connection, scope, list(names), _N_LOWEST)
+    return dg.MaterializeResult(metadata=judgements_metadata(report, found, lowest))
+
+
+def _judge(
+    dataset: DatasetSpec,
+    context: dg.AssetExecutionContext,
+    run_store: RunStore,
+    scope: Scope,
+    judge: JudgeConfig,
+) -> JudgingReport:
+    ray, llm = dataset.ray(context), dataset.llm(context)
+
+    def on_status(status: JudgingStatus) -> None:
+        context.log.info(str(status))
+        context.log_event(
+            dg.AssetObservation(
+                context.asset_key,
+                metadata={
+                    "verdicts": status.judged,
+                    "wanted": status.wanted,
+                    "calls_per_s": round(status.calls_per_s, 2),
+                    "tokens_per_s": round(status.tokens_per_s, 1),
+                },
+            )
+        )
+
+    def endpoints() -> Sequence[Endpoint]:
+        found = llm.endpoints(judge.concurrency, context.log.info, ray)
+        for endpoint in found:
+            context.log.info(f"endpoint {endpoint.name}: {endpoint.base_url}")
+        return found
+
+    return judge_dialogues(
+        run_store,
+        scope,
+        judge,
+        llm.settings,
+        endpoints,
+        on_status,
+        on_wait=lambda: context.log.info("waiting: another process judges the same with the same judges"),
+        refresh=lambda: llm.fleet.endpoints if llm.fleet is not None else None,
+    )
+
+
+def judgements_metadata(
+    report: JudgingReport, found: Agreement, lowest: Sequence[LowScore]
+) -> Mapping[str, Any]:
+    """Of a sitting of `judgements`. Plain numbers are plotted over time by Dagster itself."""
+    total = report.calls.total()
+    metadata: dict[str, Any] = {
+        "plots": dg.MetadataValue.md(markdown_image(judges_png(found), "scores of the judges")),
+        "judges": _table(_judge_rows(report, found)),
+        "verdicts": report.kept + report.given,
+        "verdicts_given": report.given,
+        "verdicts_kept": report.kept,
+        "verdicts_missing": report.missing,
+        "complete": report.missing == 0,
+        "seconds": round(report.elapsed_s, 2),
+        "calls": total.calls,
+        "failed_calls": total.failures.total(),
+        "prompt_tokens": total.prompt_tokens,
+        "cached_tokens": total.cached_tokens,
+        "completion_tokens": total.completion_tokens,
+        "fingerprint": report.fingerprint[:16],
+    }
+    if found.mean is not None:
+        metadata["mean_score"] = round(found.mean, 3)
+    if found.alpha is not None:
+        metadata["alpha"] = round(found.alpha, 4)
+    if found.pairs:
+        metadata["agreement"] = _table(_pair_rows(found))
+    if lowest:
+        names = {judge.key: judge.name for judge in report.judges}
+        metadata["lowest_scores"] = dg.MetadataValue.md(_lowest_markdown(lowest, names))
+    if report.failures:
+        rows = [{"reason": reason, "verdicts": n} for reason, n in sorted(report.failures.items())]
+        metadata["failed_by_reason"] = _table(rows)
+    return metadata
+
+
+def _judge_rows(report: JudgingReport, found: Agreement) -> list[dict[str, Any]]:
+    rows = []
+    for judge in report.judges:
+        tally = report.tallies[judge.key]
+        rows.append(
+            {
+                "judge": judge.name,
+                "model": judge.model,
+                "mean score": _told(found.mean_of(judge.name), 2),
+                "given": tally.given,
+                "kept": tally.kept,
+                "failed": tally.failures.total(),
+                "tokens in": tally.prompt_tokens,
+                "tokens out": tally.completion_tokens,
+            }
+        )
+    return rows
+
+
+def _pair_rows(found: Agreement) -> list[dict[str, Any]]:
+    rows = [
+        {
+            "judges": f"{pair.first}, {pair.second}",
+            "judged by both": pair.units,
+            "Krippendorff's alpha": _told(pair.alpha, 3),
+            "mean difference": _told(pair.mean_difference, 2),
+            "within 1 point": "" if pair.within_one is None else f"{pair.within_one:.0%}",
+        }
+        for pair in found.pairs
+    ]
+    if len(found.judges) > 2:
+        rows.append(
+            {
+                "judges": "all",
+                "judged by both": found.units,
+                "Krippendorff's alpha": _told(found.alpha, 3),
+                "mean difference": "",
+                "within 1 point": "",
+            }
+        )
+    return rows
+
+
+def _lowest_markdown(lowest: Sequence[LowScore], names: Mapping[str, str]) -> str:
+    parts = []
+    for low in lowest:
+        what = "whole conversation" if low.turn_index == WHOLE else f"turn {low.turn_index + 1}"
+        topic = escape_markdown(low.topic, 120)
+        lines = [f"**{topic}** ({escape_markdown(low.language, 40)}, `{low.dialogue_id}`, {what})", ""]
+        for key, verdict in low.verdicts.items():
+            reasons = escape_markdown(", ".join(verdict.reasons), 200)
+            comment = escape_markdown(verdict.comment, 300)
+            lines.append(f"- {escape_markdown(names[key], 60)}: {verdict.score}/10, {reasons}. {comment}")
+        lines += ["", f"> user: {_quoted(low.user)}", ">", f"> assistant: {_quoted(low.assistant)}"]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _quoted(text: str) -> str:
+    return " ".join(escape_markdown(text, 400).split())
+
+
+def _told(figure: float | None, digits: int) -> str:
+    return "" if figure is None else f"{figure:.{digits}f}"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord(dict(row)) for row in rows],
+        schema=dg.TableSchema(
+            [
+                dg.TableColumn(name, "int" if isinstance(value, int) else "string")
+                for name, value in rows[0].items()
+            ]
+        ),
+    )
