@@ -39,13 +39,13 @@ def main(config: str = CONFIG) -> int:
 
 def show(folder: Path, seconds: float) -> None:
     """Print the dataset's files and a few of its dialogues, of different languages."""
-    dialogues = [json.loads(line) for line in (folder / "sharegpt.jsonl").read_text("utf-8").splitlines()]
+    dialogues = [json.loads(line) for line in (folder / "data/sharegpt/train.jsonl").open(encoding="utf-8")]
     by_language: dict[str, list[dict]] = {}
     for dialogue in dialogues:
         by_language.setdefault(dialogue["language"], []).append(dialogue)
     counts = ", ".join(f"{len(group)} {language}" for language, group in sorted(by_language.items()))
     print(f"\n{len(dialogues)} dialogues ({counts}), {seconds:.0f} s\n")
-    for path in sorted(folder.glob("[!.]*")):
+    for path in sorted(path for path in folder.rglob("[!.]*") if path.is_file()):
         print(f"  {path}  {path.stat().st_size:,} bytes")
     rounds = max(map(len, by_language.values()), default=0)
     mixed = [group[i] for i in range(rounds) for group in by_language.values() if i < len(group)]

@@ -3,59 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-import pyarrow as pa
+from dlgforge_core.dialogue import Dialogue, Evidence, Judgement, ToolEvent
+from dlgforge_core.export.openai_messages import arguments_json, openai_messages_record
+from dlgforge_core.export.schema import PARQUET_SCHEMA
+from dlgforge_core.export.scrub import last_part_if_absolute
 
-from dlgforge_core.dialogue import Dialogue, Judgement, Turn
+__all__ = [
+    "PARQUET_SCHEMA",
+    "clean",
+    "escape_markdown",
+    "judgements",
+    "mean_score",
+    "openai_messages_record",
+    "parquet_record",
+    "sample_markdown",
+    "sharegpt_judged_record",
+    "sharegpt_record",
+]
 
 Record = dict[str, Any]
-
-_text = pa.string()
-_judgement = pa.struct(
-    [
-        pa.field("score", pa.int8(), nullable=False),
-        pa.field("reasons", pa.list_(_text), nullable=False),
-        pa.field("comment", _text, nullable=False),
-    ]
-)
-# Lists of structs, no maps: pandas, DuckDB, Polars and Hugging Face `datasets` read them all alike.
-_FIELDS: list[pa.Field[Any]] = [
-    pa.field("id", _text, nullable=False),
-    pa.field("language", _text, nullable=False),
-    pa.field("topic", _text, nullable=False),
-    pa.field("seed_id", _text, nullable=False),
-    pa.field("seed_batch", _text, nullable=False),
-    pa.field("user_persona", _text, nullable=False),
-    pa.field("assistant_persona", _text, nullable=False),
-    pa.field("n_turns", pa.int32(), nullable=False),
-    pa.field(
-        "messages",
-        pa.list_(
-            pa.struct(
-                [
-                    pa.field("role", _text, nullable=False),
-                    pa.field("content", _text, nullable=False),
-                ]
-            )
-        ),
-        nullable=False,
-    ),
-    pa.field("score", pa.float64()),
-    pa.field("turn_judgements", pa.list_(_judgement), nullable=False),
-    pa.field("judgement", _judgement),
-    pa.field(
-        "models",
-        pa.list_(
-            pa.struct([pa.field("role", _text, nullable=False), pa.field("model", _text, nullable=False)])
-        ),
-        nullable=False,
-    ),
-]
-PARQUET_SCHEMA = pa.schema(_FIELDS)
 
 
 def sharegpt_record(dialogue: Dialogue) -> Record:
@@ -65,66 +35,94 @@ def sharegpt_record(dialogue: Dialogue) -> Record:
         for turn in dialogue.turns
         for who, text in (("human", turn.user), ("gpt", turn.assistant))
     ]
-    return {"id": dialogue.plan.dialogue_id, "conversations": said, **_about(dialogue)}
+    return {
+        "id": dialogue.plan.dialogue_id,
+        "conversations": said,
+        **_about(dialogue),
+        "models": {str(role): last_part_if_absolute(model) for role, model in dialogue.models.items()},
+    }
 
 
-def openai_messages_record(dialogue: Dialogue) -> Record:
-    """One line of JSONL as OpenAI's fine-tuning takes it: `messages` of `role` and `content`."""
-    return {"id": dialogue.plan.dialogue_id, "messages": _messages(dialogue.turns), **_about(dialogue)}
+def sharegpt_judged_record(dialogue: Dialogue) -> Record:
+    """As `sharegpt_record`, with the judge's verdicts: on each turn, on the whole, and their mean."""
+    return {**sharegpt_record(dialogue), **_verdicts(dialogue)}
 
 
-def parquet_record(dialogue: Dialogue) -> Record:
-    """One row of `PARQUET_SCHEMA`."""
-    record = openai_messages_record(dialogue)
-    record["models"] = [{"role": role, "model": model} for role, model in record["models"].items()]
+def parquet_record(dialogue: Dialogue, *, reasoning: bool = False) -> Record:
+    """One row of `parquet_schema(reasoning)`."""
+    turns = dialogue.turns
+    record = {
+        "id": dialogue.plan.dialogue_id,
+        "messages": [
+            {"role": role, "content": text}
+            for turn in turns
+            for role, text in (("user", turn.user), ("assistant", turn.assistant))
+        ],
+        **_about(dialogue),
+        **_verdicts(dialogue),
+        "turn_evidence": [[_evidence(item) for item in turn.details.evidence] for turn in turns],
+        "turn_tools": [[_tool(event) for event in turn.details.tools] for turn in turns],
+        "models": [
+            {"role": str(role), "model": last_part_if_absolute(model)}
+            for role, model in dialogue.models.items()
+        ],
+    }
+    if reasoning:
+        record["turn_reasoning"] = [turn.details.reasoning for turn in turns]
     return record
 
 
-JSONL_RECORDS: Mapping[str, Callable[[Dialogue], Record]] = {
-    "sharegpt": sharegpt_record,
-    "openai_messages": openai_messages_record,
-}
-FILE_NAMES: Mapping[str, str] = {
-    "sharegpt": "sharegpt.jsonl",
-    "openai_messages": "openai_messages.jsonl",
-    "parquet": "dialogues.parquet",
-}
+def mean_score(dialogue: Dialogue) -> float | None:
+    """The mean of a dialogue's verdicts; None when nothing was judged."""
+    verdicts = [j.score for j in judgements(dialogue)]
+    return sum(verdicts) / len(verdicts) if verdicts else None
 
 
-def _messages(turns: Iterable[Turn]) -> list[dict[str, str]]:
-    return [
-        {"role": role, "content": text}
-        for turn in turns
-        for role, text in (("user", turn.user), ("assistant", turn.assistant))
-    ]
+def judgements(dialogue: Dialogue) -> list[Judgement]:
+    """All verdicts a dialogue carries."""
+    every = (*(turn.judgement for turn in dialogue.turns), dialogue.judgement)
+    return [judgement for judgement in every if judgement is not None]
 
 
 def _about(dialogue: Dialogue) -> Record:
-    """Everything but the words. `score` is the mean of the verdicts, None when nothing was judged."""
     plan = dialogue.plan
-    judgements = [turn.judgement for turn in dialogue.turns]
-    verdicts = [j.score for j in (*judgements, dialogue.judgement) if j is not None]
     return {
         "language": plan.language,
         "topic": plan.topic.topic,
         "seed_id": plan.topic.id,
-        "seed_batch": _without_folders(plan.topic.batch),
+        "seed_batch": last_part_if_absolute(plan.topic.batch),
         "user_persona": plan.user_persona.name,
         "assistant_persona": plan.assistant_persona.name,
         "n_turns": len(dialogue.turns),
-        "score": sum(verdicts) / len(verdicts) if verdicts else None,
-        "turn_judgements": [j.to_json() if j else None for j in judgements],
-        "judgement": dialogue.judgement.to_json() if dialogue.judgement else None,
-        "models": {str(role): _without_folders(model) for role, model in dialogue.models.items()},
     }
 
 
-def _without_folders(name: str) -> str:
-    """A model or batch named by an absolute path says where it lay on some machine: the last part will do."""
-    for kind in (PurePosixPath, PureWindowsPath):
-        if kind(name).is_absolute():
-            return kind(name).name
-    return name
+def _verdicts(dialogue: Dialogue) -> Record:
+    return {
+        "score": mean_score(dialogue),
+        "turn_judgements": [t.judgement.to_json() if t.judgement else None for t in dialogue.turns],
+        "judgement": dialogue.judgement.to_json() if dialogue.judgement else None,
+    }
+
+
+def _evidence(item: Evidence) -> Record:
+    return {
+        "chunk_id": item.chunk_id,
+        "document": item.document,
+        "score": item.score,
+        "cited": item.cited,
+        "given_to": str(item.given_to),
+    }
+
+
+def _tool(event: ToolEvent) -> Record:
+    return {
+        "call_id": event.call_id,
+        "name": event.name,
+        "arguments": arguments_json(event),
+        "result": event.result,
+        "error": event.error,
+    }
 
 
 def clean(value: Any) -> Any:

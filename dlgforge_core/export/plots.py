@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dlgforge_core.export.stats import DatasetFigures
 from dlgforge_core.quality.figures import DialogueFigures, length_of_class
 
 _BLUE, _ORANGE, _GREY = "#4f43dd", "#e8834a", "#8a8fa3"
 _DPI = 80
 _COLOURS = 32
+_DOCUMENTS_SHOWN = 30
 
 Panel = tuple[str, Callable[[Any], None]]
 
@@ -41,6 +44,35 @@ def overview_png(
     return _grid(panels)
 
 
+def dataset_plots(dataset: DatasetFigures) -> dict[str, bytes]:
+    """SVG files by name, those that have something to show; the same figures make the same bytes."""
+    figures = dataset.figures
+    plots: dict[str, bytes] = {}
+
+    def draw(name: str, title: str, panel: Callable[[Any], None], height: float = 3.4) -> None:
+        plots[f"{name}.svg"] = _svg(title, panel, height)
+
+    draw("turns", "Turns of a dialogue", lambda axes: _turn_counts(axes, figures))
+    draw("lengths", "Length of a message, characters", lambda axes: _lengths(axes, figures))
+    if figures.scores:
+        draw("scores", "Judge's scores", lambda axes: _scores(axes, figures))
+    if dataset.reasons:
+        draw("reasons", "Judge's reasons", lambda axes: _bars(axes, dataset.reasons, "verdicts"))
+    if dataset.by_language:
+        height = 1.4 + 0.3 * min(len(dataset.by_language), _DOCUMENTS_SHOWN)
+        draw("languages", "Dialogues by language and split", lambda axes: _languages(axes, dataset), height)
+    if dataset.given:
+        height = 1.4 + 0.22 * min(len(dataset.given), _DOCUMENTS_SHOWN)
+        shown = f", the {_DOCUMENTS_SHOWN} most used" if len(dataset.given) > _DOCUMENTS_SHOWN else ""
+        draw(
+            "documents",
+            f"Turns a document was given to{shown}",
+            lambda axes: _bars(axes, dataset.given, "turns"),
+            height,
+        )
+    return plots
+
+
 def markdown_image(png: bytes, alt: str) -> str:
     """A PNG as markdown that carries it."""
     return f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})"
@@ -56,20 +88,74 @@ def _grid(panels: Sequence[Panel]) -> bytes:
     figure = Figure(figsize=(12, 3.1 * rows), dpi=_DPI, layout="constrained")
     canvas: Any = FigureCanvasAgg(figure)
     for place, (title, draw) in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, 3, place)
-        axes.set_title(title, fontsize=11, loc="left")
-        axes.tick_params(labelsize=9, color=_GREY)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_color(_GREY)
-        draw(axes)
+        _panel(figure.add_subplot(rows, 3, place), title, draw)
     canvas.draw()
     pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
     picture = pixels.convert("RGB").quantize(_COLOURS)
     out = io.BytesIO()
     picture.save(out, "PNG", optimize=True)
     return out.getvalue()
+
+
+def _svg(title: str, draw: Callable[[Any], None], height: float) -> bytes:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    # Text stays text: viewers shape and order Arabic, and have the letters that the bundled font lacks.
+    with rc_context({"svg.hashsalt": "dlgforge", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        figure = Figure(figsize=(6, height), layout="constrained")
+        canvas: Any = FigureCanvasSVG(figure)
+        _panel(figure.add_subplot(), title, draw)
+        out = io.BytesIO()
+        canvas.print_svg(out, metadata={"Date": None, "Creator": None})
+    return out.getvalue()
+
+
+def _panel(axes: Any, title: str, draw: Callable[[Any], None]) -> None:
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.tick_params(labelsize=9, color=_GREY)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_GREY)
+    draw(axes)
+
+
+def _bars(axes: Any, counts: Mapping[str, int], unit: str) -> None:
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_DOCUMENTS_SHOWN]
+    # By place and not by name: two names may be cut to the same label.
+    bars = axes.barh(range(len(most)), [count for _, count in most], color=_BLUE, height=0.7)
+    axes.set_yticks(range(len(most)), [_label(name) for name, _ in most])
+    axes.bar_label(bars, padding=3, fontsize=8)
+    axes.margins(x=0.12)
+    axes.invert_yaxis()
+    axes.set_xlabel(unit, fontsize=9)
+    _whole_numbers(axes.xaxis)
+
+
+def _languages(axes: Any, dataset: DatasetFigures) -> None:
+    most = sorted(dataset.by_language.items(), key=lambda item: (-item[1], item[0]))[:_DOCUMENTS_SHOWN]
+    left = [0] * len(most)
+    for colour, split in zip(
+        (_BLUE, _ORANGE, _GREY) * len(dataset.by_split), dataset.language_by_split, strict=False
+    ):
+        counts = [dataset.language_by_split[split][language] for language, _ in most]
+        axes.barh(range(len(most)), counts, left=left, color=colour, height=0.7, label=split)
+        left = [a + b for a, b in zip(left, counts, strict=True)]
+    axes.set_yticks(range(len(most)), [_label(language) for language, _ in most])
+    axes.invert_yaxis()
+    axes.set_xlabel("dialogues", fontsize=9)
+    axes.legend(fontsize=9, frameon=False)
+    _whole_numbers(axes.xaxis)
+
+
+def _label(name: str) -> str:
+    # A "$" would start mathematics, and control characters have no place in XML.
+    shown = "".join(c if c.isprintable() else " " for c in name).replace("$", r"\$")
+    return shown if len(shown) <= 40 else "…" + shown[-39:]
 
 
 def _nothing(axes: Any, text: str) -> None:

@@ -1,51 +1,195 @@
-"""Writing a dataset: in one pass, with bounded memory, and whole or not at all."""
+"""Writing a dataset: with bounded memory, and whole or not at all.
+
+The layout is one that Hugging Face's `load_dataset(folder, <format>)` reads:
+
+    README.md              the dataset card; its header names the files of every configuration and split
+    dataset_stats.json     figures, and each file with its size and SHA-256
+    plots/*.svg
+    data/<format>/<split>.jsonl (or .parquet)
+
+`load_dataset` takes one builder for all configurations of a folder, that of the first one's files. So where
+there are JSONL formats as well, the rows of the Parquet files stand beside them as JSONL, and the card names
+those for the configuration `parquet`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import hashlib
 import json
 import os
-import shutil
-import tempfile
+import pickle
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlgforge_core.dialogue import Dialogue
-from dlgforge_core.errors import ConfigError
+from dlgforge_core.config.base import validate
+from dlgforge_core.config.saving import FORMATS, SavingConfig
+from dlgforge_core.dialogue import Dialogue, Turn
+from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
+from dlgforge_core.export.filters import Predicate, Sieve
+from dlgforge_core.export.folder import move_into_place, writing_folder
 from dlgforge_core.export.formats import (
-    FILE_NAMES,
-    JSONL_RECORDS,
-    PARQUET_SCHEMA,
     Record,
     clean,
     parquet_record,
+    sharegpt_judged_record,
+    sharegpt_record,
 )
+from dlgforge_core.export.openai_messages import openai_messages_record
+from dlgforge_core.export.plots import dataset_plots
+from dlgforge_core.export.schema import parquet_schema
+from dlgforge_core.export.scrub import Scrubber, machine_folders, secrets_of
+from dlgforge_core.export.splits import SplitAssigner
+from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
+from dlgforge_core.quality.figures import DialogueFigures
 
-CARD_NAME = "README.md"
 # A row group is held in memory until it is written: this many rows, or about this much text.
 ROW_GROUP_ROWS = 2_000
 ROW_GROUP_CHARS = 16_000_000
-_LOCK_NAME = ".lock"
-_WRITING_PREFIX = ".writing-"
+_SPOOL_NAME = "spool"
+# What an earlier writing may have left and this one did not write.
+OURS = ("plots/*.svg", "data/parquet/*.parquet", *(f"data/{name}/*.jsonl" for name in FORMATS))
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFile:
+    """A file of a dataset: `name` is its path in the folder, with "/"."""
+
+    format: str
+    split: str
+    name: str
+    dialogues: int
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetSummary:
-    """What was written: the file and its size in bytes by format, and how much is in it."""
+    """What was written, and what was not: `refused` counts, by filter, the dialogues it kept out."""
 
-    paths: Mapping[str, Path]
+    folder: Path
+    files: tuple[DatasetFile, ...]
+    n_read: int
     n_dialogues: int
     n_turns: int
-    bytes_by_format: Mapping[str, int]
+    by_split: Mapping[str, int]
+    refused: Mapping[str, int] = field(default_factory=dict)
     by_language: Mapping[str, int] = field(default_factory=dict)
+    figures: DialogueFigures = field(default_factory=DialogueFigures)
+    documents: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The folder of each format."""
+        return {file.format: self.folder / "data" / file.format for file in self.files}
+
+    @property
+    def bytes_by_format(self) -> dict[str, int]:
+        """Size of each format's files together."""
+        formats = dict.fromkeys(file.format for file in self.files)
+        return {name: sum(f.bytes for f in self.files if f.format == name) for name in formats}
+
+
+def write_dataset(
+    dialogues: Iterable[Dialogue],
+    folder: Path,
+    formats: Sequence[str] | None = None,
+    *,
+    saving: SavingConfig | None = None,
+    keep: Sequence[tuple[str, Predicate]] = (),
+    title: str = "Synthetic dialogues",
+    drop_reasons: Mapping[str, int] | None = None,
+    tool_definitions: Mapping[str, Mapping[str, Any]] | None = None,
+    secrets: Iterable[str] | None = None,
+) -> DatasetSummary:
+    """Write `dialogues` to `folder` as `saving` says, with a card, figures and plots beside them.
+
+    `formats` stands for `saving.formats`. `keep` are named predicates that say which dialogues are
+    written, asked once for each, in order, after the filters of `saving`. `drop_reasons` counts the dialogues
+    that were given up while generating, `tool_definitions` are the assistant's tools by name. What is in
+    `secrets` (by default those in this process's environment) is struck out everywhere.
+
+    `dialogues` is read once; with more than one split it is kept on disk between. Memory grows with the seed
+    topics, languages and documents, not with the dialogues. Files are written in a temporary folder inside
+    `folder` and then moved into place: readers never see half a file, and a failure leaves the old dataset.
+    The dataset takes the place of the one before: its files of formats and splits that are no longer written
+    are removed; other files in `folder` stay. Of two writers at once the later one wins, with all its files.
+    Raises ConfigError for unknown or no formats, OSError when the folder cannot be written, and whatever
+    `dialogues` raises.
+    """
+    saving = saving or SavingConfig()
+    if formats is not None:
+        wanted = {**saving.model_dump(), "formats": list(dict.fromkeys(formats))}
+        saving = validate(SavingConfig, wanted, "saving")
+    folder.mkdir(parents=True, exist_ok=True)
+    sieve = Sieve(saving.filters, keep)
+    dataset = DatasetFigures(by_split=_zeros(saving.splits), turns_by_split=_zeros(saving.splits))
+    known = secrets_of(os.environ) if secrets is None else set(secrets)
+    scrubber = Scrubber(known, machine_folders(folder))
+    with writing_folder(folder) as writing:
+        kept = (scrubber.dialogue(dialogue) for dialogue in dialogues if sieve(dialogue))
+        with contextlib.ExitStack() as stack:
+            sinks = _sinks(stack, writing, saving, tool_definitions or {})
+            for dialogue, split in _with_splits(kept, saving.splits, writing):
+                for sink in sinks[split]:
+                    sink.write(dialogue)
+                dataset.add(dialogue, split)
+        files = _files(writing, saving, dataset)
+        names = [file.name for file in files]
+        names += _write_about(writing, saving, files, dataset, sieve, title, drop_reasons or {})
+        move_into_place(writing, folder, names, OURS)
+    return DatasetSummary(
+        folder=folder,
+        files=tuple(files),
+        n_read=sieve.read,
+        n_dialogues=dataset.figures.n_dialogues,
+        n_turns=dataset.figures.n_turns,
+        by_split=dict(dataset.by_split),
+        refused=dict(sieve.refused),
+        by_language=dict(sorted(dataset.by_language.items())),
+        figures=dataset.figures,
+        documents=dict(sorted(dataset.given.items())),
+    )
+
+
+def file_name(format_name: str, split: str) -> str:
+    """The path of a split's file in a dataset folder."""
+    return f"data/{format_name}/{split}.{'parquet' if format_name == 'parquet' else 'jsonl'}"
+
+
+def _zeros(splits: Mapping[str, float]) -> Counter[str]:
+    return Counter(dict.fromkeys(splits, 0))
+
+
+def _with_splits(
+    dialogues: Iterator[Dialogue], shares: Mapping[str, float], writing: Path
+) -> Iterator[tuple[Dialogue, str]]:
+    """Each dialogue with its split. The topics of all must be known for that, so the rest waits on disk."""
+    if len(shares) == 1:
+        split = next(iter(shares))
+        yield from ((dialogue, split) for dialogue in dialogues)
+        return
+    assigner = SplitAssigner(shares)
+    spool = writing / _SPOOL_NAME
+    with spool.open("wb") as out:
+        for dialogue in dialogues:
+            assigner.add(dialogue.plan.topic)
+            pickle.dump(dialogue, out, pickle.HIGHEST_PROTOCOL)
+    with spool.open("rb") as back:
+        while True:
+            try:
+                dialogue = pickle.load(back)
+            except EOFError:
+                break
+            yield dialogue, assigner.split_of(dialogue.plan.topic)
+    spool.unlink()
 
 
 class _Sink(Protocol):
@@ -54,60 +198,52 @@ class _Sink(Protocol):
     def close(self) -> None: ...
 
 
-def write_dataset(dialogues: Iterable[Dialogue], folder: Path, formats: Sequence[str]) -> DatasetSummary:
-    """Write `dialogues` to `folder`, one file for each of `formats` and a dataset card beside them.
+def _sinks(
+    stack: contextlib.ExitStack,
+    folder: Path,
+    saving: SavingConfig,
+    definitions: Mapping[str, Mapping[str, Any]],
+) -> dict[str, list[_Sink]]:
+    renamed = saving.output_columns
+    records: dict[str, Callable[[Dialogue], Record]] = {
+        "sharegpt": lambda dialogue: _renamed(sharegpt_record(dialogue), renamed),
+        "sharegpt_judged": lambda dialogue: _renamed(sharegpt_judged_record(dialogue), renamed),
+        "openai_messages": lambda dialogue: openai_messages_record(
+            dialogue, {name: dict(definition) for name, definition in definitions.items()}
+        ),
+        "parquet": lambda dialogue: parquet_record(dialogue, reasoning=saving.reasoning),
+    }
+    sinks: dict[str, list[_Sink]] = {}
+    for split in saving.splits:
+        for name in saving.formats:
+            path = folder / file_name(name, split)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made: list[_Sink] = []
+            if name == "parquet":
+                made.append(_ParquetSink(path, saving.reasoning))
+                if _has_twin(saving):
+                    made.append(_JsonlSink(path.with_suffix(".jsonl"), records[name]))
+            else:
+                made.append(_JsonlSink(path, records[name]))
+            for sink in made:
+                stack.callback(sink.close)
+            sinks.setdefault(split, []).extend(made)
+    return sinks
 
-    Files are written whole in a temporary folder inside `folder` and then moved into place: readers never
-    see half a file, and a failure leaves the old dataset. The dataset takes the place of the one before:
-    files of formats that are no longer written are removed; other files in `folder` stay. Of two writers at
-    once the later one wins, with all its files. Raises ConfigError for unknown or no formats, OSError when
-    the folder cannot be written, and whatever `dialogues` raises.
-    """
-    unknown = [f for f in formats if f not in FILE_NAMES]
-    if unknown or not formats:
-        raise ConfigError(f"formats = {list(formats)}: choose from {', '.join(FILE_NAMES)}")
-    formats = list(dict.fromkeys(formats))
-    folder.mkdir(parents=True, exist_ok=True)
-    with _writing_folder(folder) as writing:
-        counts, n_turns = _write_files(dialogues, writing, formats)
-        sizes = {f: (writing / FILE_NAMES[f]).stat().st_size for f in formats}
-        _write_card(writing / CARD_NAME, formats, counts, n_turns)
-        for name in (*(FILE_NAMES[f] for f in formats), CARD_NAME):
-            _fsync(writing / name)
-        with _locked(folder):
-            _move_into_place(writing, folder, formats)
-    return DatasetSummary(
-        paths={f: folder / FILE_NAMES[f] for f in formats},
-        n_dialogues=counts.total(),
-        n_turns=n_turns,
-        bytes_by_format=sizes,
-        by_language=dict(sorted(counts.items())),
-    )
+
+def _has_twin(saving: SavingConfig) -> bool:
+    """Whether the rows of the Parquet files are written as JSONL, too, for `load_dataset`."""
+    return "parquet" in saving.formats and len(saving.formats) > 1
 
 
-def _write_files(
-    dialogues: Iterable[Dialogue], folder: Path, formats: Sequence[str]
-) -> tuple[Counter[str], int]:
-    counts: Counter[str] = Counter()
-    n_turns = 0
-    with contextlib.ExitStack() as stack:
-        sinks: list[_Sink] = []
-        for name in formats:
-            sink: _Sink = _ParquetSink(folder) if name == "parquet" else _JsonlSink(folder, name)
-            stack.callback(sink.close)
-            sinks.append(sink)
-        for dialogue in dialogues:
-            for sink in sinks:
-                sink.write(dialogue)
-            counts[clean(dialogue.plan.language)] += 1
-            n_turns += len(dialogue.turns)
-    return counts, n_turns
+def _renamed(record: Record, names: Mapping[str, str]) -> Record:
+    return {names.get(key, key): value for key, value in record.items()} if names else record
 
 
 class _JsonlSink:
-    def __init__(self, folder: Path, name: str) -> None:
-        self._record = JSONL_RECORDS[name]
-        self._file = (folder / FILE_NAMES[name]).open("wb")
+    def __init__(self, path: Path, record: Callable[[Dialogue], Record]) -> None:
+        self._record = record
+        self._file = path.open("wb")
 
     def write(self, dialogue: Dialogue) -> None:
         self._file.write(orjson.dumps(clean(self._record(dialogue)), option=orjson.OPT_APPEND_NEWLINE))
@@ -117,20 +253,22 @@ class _JsonlSink:
 
 
 class _ParquetSink:
-    def __init__(self, folder: Path) -> None:
-        self._writer = pq.ParquetWriter(folder / FILE_NAMES["parquet"], PARQUET_SCHEMA, compression="zstd")
+    def __init__(self, path: Path, reasoning: bool) -> None:
+        self._reasoning = reasoning
+        self._schema = parquet_schema(reasoning)
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[Record] = []
         self._chars = 0
 
     def write(self, dialogue: Dialogue) -> None:
-        self._rows.append(clean(parquet_record(dialogue)))
-        self._chars += sum(len(turn.user) + len(turn.assistant) for turn in dialogue.turns)
+        self._rows.append(clean(parquet_record(dialogue, reasoning=self._reasoning)))
+        self._chars += sum(_size(turn) for turn in dialogue.turns)
         if len(self._rows) >= ROW_GROUP_ROWS or self._chars >= ROW_GROUP_CHARS:
             self._flush()
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=PARQUET_SCHEMA))
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows, self._chars = [], 0
 
     def close(self) -> None:
@@ -140,67 +278,81 @@ class _ParquetSink:
             self._writer.close()
 
 
-def _write_card(path: Path, formats: Sequence[str], counts: Mapping[str, int], n_turns: int) -> None:
-    """The card tells Hugging Face's `load_dataset(folder, <format>)` which file is which."""
-    lines = ["---", "configs:"]
-    for name in formats:
-        lines += [f"  - config_name: {name}", f"    data_files: {FILE_NAMES[name]}"]
-    if counts:
-        lines += ["language:", *(f"  - {json.dumps(language)}" for language in sorted(counts))]
-    lines += ["---", "# Synthetic dialogues", ""]
-    lines += [f"{sum(counts.values())} dialogues with {n_turns} turns, made by dlgforge.", ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+def _size(turn: Turn) -> int:
+    """About how many characters of a turn a row group holds."""
+    details = turn.details
+    tools = sum(len(event.result) + len(event.error) + 200 for event in details.tools)
+    return len(turn.user) + len(turn.assistant) + len(details.reasoning) + tools + 200 * len(details.evidence)
 
 
-def _move_into_place(writing: Path, folder: Path, formats: Sequence[str]) -> None:
-    for name in formats:
-        os.replace(writing / FILE_NAMES[name], folder / FILE_NAMES[name])
-    os.replace(writing / CARD_NAME, folder / CARD_NAME)
-    for name in set(FILE_NAMES) - set(formats):
-        (folder / FILE_NAMES[name]).unlink(missing_ok=True)
-    _fsync(folder)
+def _files(writing: Path, saving: SavingConfig, dataset: DatasetFigures) -> list[DatasetFile]:
+    """The files to keep: those of splits that hold something, of an empty dataset those of the first."""
+    splits = [split for split, count in dataset.by_split.items() if count] or list(saving.splits)[:1]
+    found = [(name, split, file_name(name, split)) for name in saving.formats for split in splits]
+    if _has_twin(saving):
+        found += [("parquet", split, f"data/parquet/{split}.jsonl") for split in splits]
+    return [
+        DatasetFile(
+            format=name,
+            split=split,
+            name=path,
+            dialogues=dataset.by_split[split],
+            bytes=(writing / path).stat().st_size,
+            sha256=_sha256(writing / path),
+        )
+        for name, split, path in found
+    ]
 
 
-@contextlib.contextmanager
-def _writing_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder in `folder`, so that moving out is a rename; removes what dead writers left."""
-    with _locked(folder):
-        for left in folder.glob(f"{_WRITING_PREFIX}*"):
-            _remove_unless_in_use(left)
-        writing = Path(tempfile.mkdtemp(prefix=_WRITING_PREFIX, dir=folder))
-        in_use = os.open(writing, os.O_RDONLY)
-        fcntl.flock(in_use, fcntl.LOCK_EX)
-    try:
-        yield writing
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
-        os.close(in_use)
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _remove_unless_in_use(left: Path) -> None:
-    with contextlib.suppress(OSError):  # in use, or gone by now
-        descriptor = os.open(left, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-        finally:
-            os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer at a time; the lock goes with its holder, however that ends."""
-    descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write_about(
+    writing: Path,
+    saving: SavingConfig,
+    files: Sequence[DatasetFile],
+    dataset: DatasetFigures,
+    sieve: Sieve,
+    title: str,
+    drop_reasons: Mapping[str, int],
+) -> list[str]:
+    """Write plots, figures and card; returns their names, the card last."""
+    plots = dataset_plots(dataset)
+    (writing / "plots").mkdir()
+    for name, svg in plots.items():
+        (writing / "plots" / name).write_bytes(svg)
+    by_format: dict[str, list[dict[str, Any]]] = {}
+    loaded: dict[str, dict[str, str]] = {}
+    for file in files:
+        entry = {"split": file.split, "file": file.name, "dialogues": file.dialogues}
+        entry |= {"bytes": file.bytes, "sha256": file.sha256}
+        by_format.setdefault(file.format, []).append(entry)
+        loaded.setdefault(file.format, {})[file.split] = file.name  # of Parquet and its twin the twin
+    stats = {
+        **dataset.to_json(),
+        "read": sieve.read,
+        "filters": {"settings": saving.filters.model_dump(), "refused": dict(sieve.refused)},
+        "drop_reasons": dict(drop_reasons),
+        "splits": dict(saving.splits),
+        "output_columns": dict(saving.output_columns),
+        "formats": by_format,
+    }
+    text = json.dumps(clean(stats), ensure_ascii=False, indent=2, sort_keys=True)
+    (writing / STATS_NAME).write_text(text + "\n", encoding="utf-8")
+    facts = CardFacts(
+        title=title,
+        files=loaded,
+        figures=dataset,
+        splits=saving.splits,
+        refused=sieve.refused,
+        min_score=saving.filters.min_score,
+        ruled_out=saving.filters.drop_reasons,
+        drop_reasons=drop_reasons,
+        renamed=saving.output_columns,
+        reasoning=saving.reasoning,
+        plots=list(plots),
+    )
+    (writing / CARD_NAME).write_text(dataset_card(facts), encoding="utf-8")
+    return [*(f"plots/{name}" for name in plots), STATS_NAME, CARD_NAME]

@@ -67,15 +67,16 @@ def test_the_job_against_a_simulated_endpoint_makes_exactly_the_plan(project: Pr
         assert sim.stats()["calls"] == 9 * 2 * 3, "the second time there is nothing to do"
     assert "sk-test-secret" not in output
     dataset = project.folder / "dataset"
-    sharegpt, messages = records(dataset / "sharegpt.jsonl"), records(dataset / "openai_messages.jsonl")
-    table = pq.read_table(dataset / "dialogues.parquet")
+    sharegpt = records(dataset / "data" / "sharegpt" / "train.jsonl")
+    messages = records(dataset / "data" / "openai_messages" / "train.jsonl")
+    table = pq.read_table(dataset / "data" / "parquet" / "train.parquet")
     assert len(sharegpt) == len(messages) == table.num_rows == 9
     assert sorted(r["language"] for r in sharegpt) == ["ar"] * 3 + ["en"] * 3 + ["fr"] * 3
     for record in sharegpt:
         assert [m["from"] for m in record["conversations"]] == ["human", "gpt"] * 2
     for record in messages:
         assert [m["role"] for m in record["messages"]] == ["user", "assistant"] * 2
-    for path in dataset.iterdir():
+    for path in (path for path in dataset.rglob("*") if path.is_file()):
         content = path.read_bytes()
         assert b"sk-test-secret" not in content
         assert str(project.folder).encode() not in content
@@ -87,7 +88,7 @@ def test_the_job_with_the_embedded_model_makes_real_dialogues(project: Project) 
     )
     code, output = project.execute(config)
     assert code == 0, output
-    made = records(project.folder / "dataset" / "sharegpt.jsonl")
+    made = records(project.folder / "dataset" / "data" / "sharegpt" / "train.jsonl")
     # A model this small may repeat itself until a dialogue is dropped; then the log says so.
     dropped = re.findall(r"'?dedup_exhausted|invalid_output", output)
     assert len(made) == 2 or dropped

@@ -97,7 +97,7 @@ def test_partition_by_partition_and_then_all_makes_each_dialogue_once(
     assert sim.stats()["calls"] == 8 * 3
     assert set(instance.get_dynamic_partitions(SEED_BATCHES)) == {"alpha", "beta"}
     assert len(instance.get_materialized_partitions(dg.AssetKey("dialogues"))) == 4
-    lines = (tmp_path / "out" / "sharegpt.jsonl").read_text().splitlines()
+    lines = (tmp_path / "out" / "data" / "sharegpt" / "train.jsonl").read_text().splitlines()
     ids = [json.loads(line)["id"] for line in lines]
     assert len(ids) == len(set(ids)) == 8
 
@@ -114,7 +114,7 @@ def test_the_dataset_holds_what_every_partition_has_made(
     )
     only = dataset({"ops": {}, "resources": {"store": settings["resources"]["store"]}}, tmp_path / "out")
     assert job.execute_in_process(only, instance=instance).success
-    lines = (tmp_path / "out" / "sharegpt.jsonl").read_text().splitlines()
+    lines = (tmp_path / "out" / "data" / "sharegpt" / "train.jsonl").read_text().splitlines()
     made = [json.loads(line) for line in lines]
     assert (
         sorted((r["seed_batch"], r["language"]) for r in made) == [("alpha", "en")] * 2 + [("beta", "fr")] * 2

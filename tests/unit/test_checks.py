@@ -150,16 +150,17 @@ def test_a_dataset_is_read_back_and_a_broken_one_is_told(tmp_path: Path) -> None
         [dialogue(), dialogue(FRENCH, 1, "fr")], tmp_path, ["sharegpt", "openai_messages", "parquet"]
     )
     assert verify_dataset(tmp_path) == {"sharegpt": 2, "openai_messages": 2, "parquet": 2}
-    lines = (tmp_path / "sharegpt.jsonl").read_text()
-    (tmp_path / "sharegpt.jsonl").write_text(lines.splitlines()[0] + "\n")
-    with pytest.raises(DatasetError, match=r"sharegpt\.jsonl 1"):
+    sharegpt = tmp_path / "data" / "sharegpt" / "train.jsonl"
+    parquet = tmp_path / "data" / "parquet" / "train.parquet"
+    lines = sharegpt.read_text()
+    sharegpt.write_text(lines.splitlines()[0] + "\n")
+    with pytest.raises(DatasetError, match=r"sharegpt train 1;"):
         verify_dataset(tmp_path)
-    (tmp_path / "sharegpt.jsonl").write_text(lines[:-10])
-    with pytest.raises(DatasetError, match=r"sharegpt\.jsonl:2"):
+    sharegpt.write_text(lines[:-10])
+    with pytest.raises(DatasetError, match=r"sharegpt/train\.jsonl:2"):
         verify_dataset(tmp_path)
-    (tmp_path / "sharegpt.jsonl").write_text(lines)
-    table = pq.read_table(tmp_path / "dialogues.parquet").drop_columns(["score"])
-    pq.write_table(table, tmp_path / "dialogues.parquet")
+    sharegpt.write_text(lines)
+    pq.write_table(pq.read_table(parquet).drop_columns(["score"]), parquet)
     with pytest.raises(DatasetError, match="score"):
         verify_dataset(tmp_path)
     with pytest.raises(DatasetError, match="holds no dataset"):

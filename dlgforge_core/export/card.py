@@ -1,0 +1,276 @@
+"""The dataset card: what Hugging Face reads in its header, and what people read below. Only what is so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from dlgforge_core.export.formats import clean
+from dlgforge_core.export.language_tags import language_tag
+from dlgforge_core.export.schema import COLUMN_TEXTS, card_features, columns
+from dlgforge_core.export.scrub import MAX_TOOL_TEXT_CHARS
+from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
+
+CARD_NAME = "README.md"
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
+_ROLES = {
+    "qa_generator": "the user simulator asked",
+    "kb_responder": "the assistant answered",
+    "qa_judge": "the judge scored",
+}
+_FORMATS = {
+    "sharegpt": "ShareGPT JSONL",
+    "sharegpt_judged": "ShareGPT JSONL with the judge's verdicts",
+    "openai_messages": "OpenAI messages JSONL, for fine-tuning and chat templates",
+    "parquet": "Parquet with everything that is known of a dialogue",
+}
+_REFUSALS = {
+    "unjudged": "had no verdict",
+    "min_score": "had a lower mean score than was asked",
+    "drop_reasons": "had a verdict with a reason that was ruled out",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """What a card is made of.
+
+    `files` gives, by format, the path of the file that `load_dataset` reads for each split.
+    """
+
+    title: str
+    files: Mapping[str, Mapping[str, str]]
+    figures: DatasetFigures
+    splits: Mapping[str, float]
+    refused: Mapping[str, int] = field(default_factory=dict)
+    min_score: float | None = None
+    ruled_out: Sequence[str] = ()
+    drop_reasons: Mapping[str, int] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    reasoning: bool = False
+    plots: Sequence[str] = ()
+
+
+def dataset_card(facts: CardFacts) -> str:
+    """README.md of a dataset folder."""
+    head = yaml.safe_dump(clean(_header(facts)), sort_keys=False, allow_unicode=True, width=110)
+    body = "\n\n".join("\n".join(part) for part in _body(facts) if part)
+    card: str = clean(f"---\n{head}---\n\n{body}\n")
+    return card
+
+
+def _header(facts: CardFacts) -> dict[str, Any]:
+    figures = facts.figures
+    tags = sorted({tag for language in figures.by_language if (tag := language_tag(language))})
+    head: dict[str, Any] = {"pretty_name": " ".join(facts.title.split())}
+    if tags:
+        head["language"] = tags
+    head["task_categories"] = ["text-generation"]
+    size = figures.figures.n_dialogues
+    head["size_categories"] = [next((name for most, name in _SIZES if size < most), "10M<n<100M")]
+    head["tags"] = [
+        "synthetic",
+        "conversational",
+        "multi-turn",
+        *(["grounded"] if figures.given else []),
+        *(["tool-use"] if figures.tools else []),
+        "dlgforge",
+    ]
+    infos: list[dict[str, Any]] = []
+    configs: list[dict[str, Any]] = []
+    for name, files in facts.files.items():
+        data_files = [{"split": split, "path": path} for split, path in files.items()]
+        configs.append({"config_name": name, "data_files": data_files})
+        if any(path.endswith(".jsonl") for path in files.values()):  # Parquet has its schema
+            features = card_features(
+                name, roles=figures.models, tools=bool(figures.tools), reasoning=facts.reasoning
+            )
+            infos.append({"config_name": name, "features": _renamed(name, features, facts.renamed)})
+    if configs:
+        configs[0]["default"] = True
+    if infos:
+        head["dataset_info"] = infos
+    head["configs"] = configs
+    return head
+
+
+def _renamed(
+    format_name: str, features: list[dict[str, Any]], renamed: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    if not format_name.startswith("sharegpt"):
+        return features
+    return [{**item, "name": renamed.get(item["name"], item["name"])} for item in features]
+
+
+def _body(facts: CardFacts) -> Iterator[list[str]]:
+    figures = facts.figures
+    n, turns = figures.figures.n_dialogues, figures.figures.n_turns
+    yield [f"# {_plain(facts.title)}"]
+    yield [
+        f"{_count(n, 'dialogue')} with {_count(turns, 'turn')} (a question and its answer each), written by "
+        "language models and made with dlgforge. No person took part in them."
+    ]
+    yield ["## How it was made"]
+    yield list(_made(facts))
+    if figures.by_language:
+        yield ["## Languages"]
+        yield _table(
+            ("language", "tag", "dialogues"),
+            [
+                (_code(language), language_tag(language) or "none known", str(count))
+                for language, count in sorted(figures.by_language.items())
+            ],
+        )
+    yield ["## Splits"]
+    yield _splits_text(facts)
+    yield _table(
+        ("split", "share asked", "dialogues", "turns"),
+        [
+            (_code(split), f"{facts.splits[split]:g}", str(count), str(figures.turns_by_split[split]))
+            for split, count in figures.by_split.items()
+        ],
+    )
+    yield ["## How to load it"]
+    yield from _loading(facts)
+    for name in facts.files:
+        yield [f"## Columns of `{name}`"]
+        yield [_FORMATS[name] + ":"]
+        yield _columns(facts, name)
+    if facts.plots:
+        yield ["## Plots"]
+        yield [f"![{name.removesuffix('.svg')}](plots/{name})" for name in facts.plots]
+    yield ["## Known limits"]
+    yield [f"- {limit}" for limit in _limits(facts)]
+
+
+def _made(facts: CardFacts) -> Iterator[str]:
+    figures = facts.figures
+    for role, text in _ROLES.items():
+        if models := sorted(figures.models.get(role, ())):
+            yield f"- As {text}: {', '.join(map(_code, models))}."
+    for role in sorted(set(figures.models) - set(_ROLES)):
+        yield f"- {_code(role)}: {', '.join(map(_code, sorted(figures.models[role])))}."
+    mean = figures.figures.mean_score
+    if mean is not None:
+        yield (
+            f"- {_count(figures.figures.scores.total(), 'verdict')} on {_count(figures.judged, 'dialogue')}, "
+            f"mean score {mean:.2f} of 10."
+        )
+    else:
+        yield "- Nothing was judged."
+    if figures.given:
+        yield (
+            f"- {_count(figures.grounded_turns, 'turn')} drew on passages of "
+            f"{_count(len(figures.given), 'document')}."
+        )
+    for name, calls in sorted(figures.tools.items()):
+        yield f"- The tool {_code(name)} was called {_count(calls, 'time')}."
+    for name, count in facts.refused.items():
+        text = _REFUSALS.get(name, f"were refused by the filter {_code(name)}")
+        yield f"- Left out by a filter: {_count(count, 'dialogue')} that {text}{_bound(facts, name)}."
+    for reason, count in sorted(facts.drop_reasons.items()):
+        yield f"- Given up while generating, {_code(reason)}: {_count(count, 'dialogue')}."
+
+
+def _bound(facts: CardFacts, name: str) -> str:
+    if name == "min_score":
+        return f" ({facts.min_score:g})"
+    return f" ({', '.join(map(_code, facts.ruled_out))})" if name == "drop_reasons" else ""
+
+
+def _splits_text(facts: CardFacts) -> list[str]:
+    if len(facts.splits) == 1:
+        return ["Everything is in one split."]
+    return [
+        "All dialogues on one seed topic are in one split, and so are those on seed topics that share an id",
+        "or, in one language, the subject. Seed topics are dealt out by a keyed hash of their ids: more",
+        "dialogues on the same topics never move one to another split. Shares are of seed topics.",
+    ]
+
+
+def _loading(facts: CardFacts) -> Iterator[list[str]]:
+    if not facts.files:
+        return
+    name, files = next(iter(facts.files.items()))
+    lines = ["```python", "from datasets import load_dataset", ""]
+    lines += [f'{split} = load_dataset("path/or/repo", "{name}", split="{split}")' for split in files]
+    yield [*lines, "```"]
+    listed = ", ".join(f"`{name}`" for name in facts.files)
+    yield [
+        f"Configurations: {listed}. Each holds the same dialogues in the same order, one file a split: "
+        f"`data/<configuration>/<split>`. Figures of the whole are in `{STATS_NAME}`."
+    ]
+    if any(path.endswith(".jsonl") for path in facts.files.get("parquet", {}).values()):
+        yield [
+            "`load_dataset` reads one kind of file in a folder. So the configuration `parquet` is read from",
+            "`data/parquet/<split>.jsonl`, the same rows as in the Parquet files. Those themselves:",
+            '`load_dataset("parquet", data_files={"train": "path/data/parquet/train.parquet"})`.',
+        ]
+    if facts.figures.tools and "openai_messages" in facts.files:
+        yield [
+            "Messages with tool calls have the feature type `Json` of `datasets`; in releases that do not "
+            "know it, read the JSONL files themselves. Arguments of calls are JSON text, as OpenAI has "
+            "them; chat templates that want objects need `json.loads` on them."
+        ]
+
+
+def _columns(facts: CardFacts, name: str) -> list[str]:
+    sharegpt = name.startswith("sharegpt")
+    rows = [
+        (_code(facts.renamed.get(column, column) if sharegpt else column), COLUMN_TEXTS[column])
+        for column in columns(name, reasoning=facts.reasoning, tools=bool(facts.figures.tools))
+    ]
+    return _table(("column", "what it holds"), rows)
+
+
+def _limits(facts: CardFacts) -> Iterator[str]:
+    figures = facts.figures
+    yield "What models say may be wrong, and may carry the biases of the models above."
+    if figures.figures.mean_score is not None:
+        yield "Scores and reasons are a model's, too; no person checked them."
+    else:
+        yield "The answers were not checked, by a model or a person."
+    if len(facts.splits) > 1:
+        yield (
+            "Subjects that are alike but have different names, or are translations of one another under "
+            "different seed ids, are not recognised as one and may be in two splits."
+        )
+    if figures.given:
+        yield "Passages are named, not quoted: the documents are not part of this dataset."
+    if figures.tools:
+        yield (
+            f"Results of tools are cut at {MAX_TOOL_TEXT_CHARS} characters, and what looks like a key or a "
+            "path of a machine is taken out of them. The ShareGPT files have no tool calls."
+        )
+    if unknown := sorted(name for name in figures.by_language if language_tag(name) is None):
+        yield f"No language tag is known for {', '.join(map(_code, unknown))}."
+    yield "No licence is stated here: it follows from the models, the seed topics and the documents."
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """A name as inline code; nothing in it can end the code, the cell or the line."""
+    shown = "".join(c if c.isprintable() else " " for c in text).replace("`", "'").replace("|", "¦")
+    return f"`{shown.strip()[:200] or ' '}`"

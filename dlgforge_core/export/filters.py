@@ -1,0 +1,53 @@
+"""What stays out of a dataset: by the judge's verdicts, and by predicates of the caller's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from dlgforge_core.config.saving import FiltersConfig
+from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.export.formats import judgements, mean_score
+
+Predicate = Callable[[Dialogue], bool]
+UNJUDGED, MIN_SCORE, REASONS = "unjudged", "min_score", "drop_reasons"
+
+
+class Sieve:
+    """Asks each filter in turn; a dialogue is counted under the first that refuses it."""
+
+    def __init__(self, filters: FiltersConfig, keep: Sequence[tuple[str, Predicate]] = ()) -> None:
+        self._filters = filters
+        self._labels = frozenset(filters.drop_reasons)
+        self._keep = list(keep)
+        self.read = 0
+        # Filters that are set are listed even where they refuse nothing.
+        self.refused: Counter[str] = Counter(dict.fromkeys(self._active(), 0))
+
+    def _active(self) -> list[str]:
+        of_verdicts = {
+            UNJUDGED: not self._filters.keep_unjudged,
+            MIN_SCORE: self._filters.min_score is not None,
+            REASONS: bool(self._labels),
+        }
+        return [*(name for name, on in of_verdicts.items() if on), *(name for name, _ in self._keep)]
+
+    def __call__(self, dialogue: Dialogue) -> bool:
+        """Whether `dialogue` is kept."""
+        self.read += 1
+        refusal = self._verdicts(dialogue) or next(
+            (name for name, keeps in self._keep if not keeps(dialogue)), None
+        )
+        if refusal is not None:
+            self.refused[refusal] += 1
+        return refusal is None
+
+    def _verdicts(self, dialogue: Dialogue) -> str | None:
+        score = mean_score(dialogue)
+        if score is None:
+            return None if self._filters.keep_unjudged else UNJUDGED
+        if self._filters.min_score is not None and score < self._filters.min_score:
+            return MIN_SCORE
+        if self._labels and any(self._labels & set(verdict.reasons) for verdict in judgements(dialogue)):
+            return REASONS
+        return None

@@ -1,0 +1,85 @@
+"""A folder that is written whole or not at all, by one writer at a time; a dead one leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+LOCK_NAME = ".lock"
+WRITING_PREFIX = ".writing-"
+
+
+@contextlib.contextmanager
+def writing_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder in `folder`, so that moving out is a rename; removes what dead writers left."""
+    with locked(folder):
+        for left in folder.glob(f"{WRITING_PREFIX}*"):
+            _remove_unless_in_use(left)
+        writing = Path(tempfile.mkdtemp(prefix=WRITING_PREFIX, dir=folder))
+        in_use = os.open(writing, os.O_RDONLY)
+        fcntl.flock(in_use, fcntl.LOCK_EX)
+    try:
+        yield writing
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+        os.close(in_use)
+
+
+def move_into_place(writing: Path, folder: Path, names: Sequence[str], ours: Sequence[str]) -> None:
+    """Rename the files `names` (with "/" between folders) from `writing` into `folder`, each synced to disk.
+
+    Other files that match a pattern of `ours` are what an earlier writing left: they are removed.
+    """
+    for name in names:
+        fsync(writing / name)
+    touched = {folder}
+    with locked(folder):
+        for name in names:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(writing / name, target)
+            touched |= {parent for parent in target.parents if parent.is_relative_to(folder)}
+        keep = {folder / name for name in names}
+        for pattern in ours:
+            for left in folder.glob(pattern):
+                if left not in keep:
+                    left.unlink()
+                    with contextlib.suppress(OSError):  # there is more in it
+                        left.parent.rmdir()
+        for place in sorted(touched):
+            fsync(place)
+
+
+def _remove_unless_in_use(left: Path) -> None:
+    with contextlib.suppress(OSError):  # in use, or gone by now
+        descriptor = os.open(left, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One writer at a time; the lock goes with its holder, however that ends."""
+    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def fsync(path: Path) -> None:
+    """Have a file or folder on disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

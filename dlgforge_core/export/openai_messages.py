@@ -1,0 +1,81 @@
+"""Dialogues as OpenAI's fine-tuning and Hugging Face chat templates take them, tool calls included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from dlgforge_core.dialogue import Dialogue, ToolEvent
+
+Record = dict[str, Any]
+_JSON_TYPES: Mapping[type, str] = {
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    list: "array",
+}
+
+
+def openai_messages_record(dialogue: Dialogue, definitions: Mapping[str, Record] | None = None) -> Record:
+    """One line of JSONL: `messages`, and `tools` where a tool was called; no other key, as OpenAI takes none.
+
+    `definitions` are the tools by name, as they were offered to the assistant. One that is not among them is
+    described by the arguments it was called with.
+    """
+    record: Record = {"messages": list(_messages(dialogue))}
+    if tools := tool_definitions(dialogue, definitions or {}):
+        record["tools"] = tools
+    return record
+
+
+def _messages(dialogue: Dialogue) -> Iterator[Record]:
+    for turn in dialogue.turns:
+        yield {"role": "user", "content": turn.user}
+        # A call after the other: which were made at once is not recorded, and in a row is always right.
+        for event in turn.details.tools:
+            yield {"role": "assistant", "tool_calls": [_call(event)]}
+            yield {"role": "tool", "tool_call_id": event.call_id, "content": tool_content(event)}
+        yield {"role": "assistant", "content": turn.assistant}
+
+
+def _call(event: ToolEvent) -> Record:
+    return {
+        "id": event.call_id,
+        "type": "function",
+        "function": {"name": event.name, "arguments": arguments_json(event)},
+    }
+
+
+def arguments_json(event: ToolEvent) -> str:
+    """The arguments of a call as JSON text."""
+    return orjson.dumps(
+        dict(event.arguments), option=orjson.OPT_NON_STR_KEYS, default=lambda value: str(value)
+    ).decode()
+
+
+def tool_content(event: ToolEvent) -> str:
+    """What the assistant was told of a call."""
+    return event.result or (f"Error: {event.error}" if event.error else "")
+
+
+def tool_definitions(dialogue: Dialogue, definitions: Mapping[str, Record]) -> list[Record]:
+    """The definitions of the tools that were called in a dialogue, by name."""
+    events: dict[str, list[ToolEvent]] = {}
+    for turn in dialogue.turns:
+        for event in turn.details.tools:
+            events.setdefault(event.name, []).append(event)
+    return [definitions.get(name) or _described(name, events[name]) for name in sorted(events)]
+
+
+def _described(name: str, events: list[ToolEvent]) -> Record:
+    kinds: dict[str, str] = {}
+    for event in events:
+        for key, value in event.arguments.items():
+            kinds.setdefault(str(key), _JSON_TYPES.get(type(value), "object"))
+    properties = {key: {"type": kind} for key, kind in sorted(kinds.items())}
+    everywhere = [key for key in properties if all(key in event.arguments for event in events)]
+    parameters = {"type": "object", "properties": properties, "required": everywhere}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}

@@ -1,0 +1,135 @@
+"""The columns of each dataset format: Arrow types, what they hold, and how the dataset card writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from dlgforge_core.config.saving import JUDGED_COLUMNS, SHAREGPT_COLUMNS
+
+_text = pa.string()
+
+
+def _required(name: str, kind: Any) -> pa.Field[Any]:
+    return pa.field(name, kind, nullable=False)
+
+
+_judgement = pa.struct(
+    [
+        _required("score", pa.int8()),
+        _required("reasons", pa.list_(_text)),
+        _required("comment", _text),
+    ]
+)
+_evidence = pa.struct(
+    [
+        _required("chunk_id", _text),
+        _required("document", _text),
+        _required("score", pa.float64()),
+        _required("cited", pa.bool_()),
+        _required("given_to", _text),
+    ]
+)
+_tool = pa.struct(
+    [
+        _required("call_id", _text),
+        _required("name", _text),
+        _required("arguments", _text),
+        _required("result", _text),
+        _required("error", _text),
+    ]
+)
+# Lists of structs, no maps: pandas, DuckDB, Polars and Hugging Face `datasets` read them all alike.
+_FIELDS: list[pa.Field[Any]] = [
+    _required("id", _text),
+    _required("language", _text),
+    _required("topic", _text),
+    _required("seed_id", _text),
+    _required("seed_batch", _text),
+    _required("user_persona", _text),
+    _required("assistant_persona", _text),
+    _required("n_turns", pa.int32()),
+    _required(
+        "messages",
+        pa.list_(pa.struct([_required("role", _text), _required("content", _text)])),
+    ),
+    pa.field("score", pa.float64()),
+    _required("turn_judgements", pa.list_(_judgement)),
+    pa.field("judgement", _judgement),
+    _required("turn_evidence", pa.list_(pa.list_(_evidence))),
+    _required("turn_tools", pa.list_(pa.list_(_tool))),
+    _required("models", pa.list_(pa.struct([_required("role", _text), _required("model", _text)]))),
+]
+_REASONING = _required("turn_reasoning", pa.list_(_text))
+PARQUET_SCHEMA = pa.schema(_FIELDS)
+
+COLUMN_TEXTS = {
+    "id": "Stable id of the dialogue.",
+    "conversations": "The conversation: `from` is human or gpt, `value` is what was said.",
+    "messages": "The conversation, by role, in order.",
+    "tools": "The tools that were called in the dialogue, as OpenAI function definitions.",
+    "language": "Language as it is named in the seed file.",
+    "topic": "What the dialogue is about.",
+    "seed_id": "Id of the seed topic.",
+    "seed_batch": "Seed file the topic came from.",
+    "user_persona": "Who the user simulator played.",
+    "assistant_persona": "Who the assistant played.",
+    "n_turns": "Turns: a question and its answer each.",
+    "score": "Mean of the judge's verdicts, 0 to 10; null when nothing was judged.",
+    "turn_judgements": "The judge's verdict on each turn: score, reasons, comment.",
+    "judgement": "The judge's verdict on the whole dialogue.",
+    "turn_evidence": "The passages each turn was given: chunk, document, match score, cited, and to whom.",
+    "turn_tools": "The tool calls of each turn: name, arguments as JSON, result (cut when long), error.",
+    "turn_reasoning": "The assistant's reasoning in each turn; empty where none was kept.",
+    "models": "Model of each role.",
+}
+
+
+def parquet_schema(reasoning: bool = False) -> pa.Schema:
+    """The schema of the Parquet files; with `reasoning` they hold the assistant's reasoning, too."""
+    return pa.schema([*_FIELDS, _REASONING]) if reasoning else PARQUET_SCHEMA
+
+
+def columns(format_name: str, *, reasoning: bool = False, tools: bool = False) -> list[str]:
+    """The columns of a format's files, before any renaming."""
+    return {
+        "sharegpt": list(SHAREGPT_COLUMNS),
+        "sharegpt_judged": list(JUDGED_COLUMNS),
+        "openai_messages": ["messages", *(["tools"] if tools else [])],
+        "parquet": parquet_schema(reasoning).names,
+    }[format_name]
+
+
+def card_features(
+    format_name: str, *, roles: Iterable[str], tools: bool, reasoning: bool
+) -> list[dict[str, Any]]:
+    """The columns of a format's JSONL files as the `features` of a dataset card.
+
+    Without them `datasets` guesses from the first file, and fails where another split holds a verdict and the
+    first does not. With `tools` messages differ in their keys: they are of the type `json` then.
+    """
+    if format_name == "parquet":
+        return [{"name": field.name, **_card_type(field.type)} for field in parquet_schema(reasoning)]
+    if format_name == "openai_messages":
+        if tools:
+            return [{"name": "messages", "list": "json"}, {"name": "tools", "list": "json"}]
+        return [{"name": "messages", **_card_type(PARQUET_SCHEMA.field("messages").type)}]
+    said = pa.list_(pa.struct([pa.field("from", _text), pa.field("value", _text)]))
+    own = {"conversations": said, "models": pa.struct([pa.field(role, _text) for role in sorted(roles)])}
+    return [
+        {"name": name, **_card_type(own[name] if name in own else PARQUET_SCHEMA.field(name).type)}
+        for name in columns(format_name)
+        if name != "models" or own["models"].num_fields  # no dialogues, no roles
+    ]
+
+
+def _card_type(kind: Any) -> dict[str, Any]:
+    if pa.types.is_list(kind):
+        inner = _card_type(kind.value_type)
+        return {"list": next(iter(inner.values())) if list(inner) in (["dtype"], ["struct"]) else inner}
+    if pa.types.is_struct(kind):
+        fields = [kind.field(i) for i in range(kind.num_fields)]
+        return {"struct": [{"name": field.name, **_card_type(field.type)} for field in fields]}
+    return {"dtype": {"double": "float64"}.get(str(kind), str(kind))}

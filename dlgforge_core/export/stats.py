@@ -1,0 +1,127 @@
+"""Figures of a dataset as it is written, for `dataset_stats.json`, its card and its plots."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.export.formats import clean, judgements
+from dlgforge_core.quality.figures import DialogueFigures, length_of_class
+
+STATS_NAME = "dataset_stats.json"
+MAX_DOCUMENTS_LISTED = 1_000
+
+
+@dataclass
+class DatasetFigures:
+    """What a dataset holds; add the dialogues one by one. Grows with the languages and documents alone."""
+
+    figures: DialogueFigures = field(default_factory=DialogueFigures)
+    by_language: Counter[str] = field(default_factory=Counter)
+    by_split: Counter[str] = field(default_factory=Counter)
+    turns_by_split: Counter[str] = field(default_factory=Counter)
+    language_by_split: dict[str, Counter[str]] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
+    models: dict[str, set[str]] = field(default_factory=dict)
+    given: Counter[str] = field(default_factory=Counter)
+    cited: Counter[str] = field(default_factory=Counter)
+    grounded_turns: int = 0
+    tools: Counter[str] = field(default_factory=Counter)
+    tool_errors: Counter[str] = field(default_factory=Counter)
+    judged: int = 0
+
+    def add(self, dialogue: Dialogue, split: str) -> None:
+        """Count one dialogue in."""
+        language = clean(dialogue.plan.language)
+        self.figures.add(dialogue)
+        self.by_language[language] += 1
+        self.by_split[split] += 1
+        self.turns_by_split[split] += len(dialogue.turns)
+        self.language_by_split.setdefault(split, Counter())[language] += 1
+        verdicts = judgements(dialogue)
+        self.judged += bool(verdicts)
+        for verdict in verdicts:
+            self.reasons.update(verdict.reasons)
+        for role, model in dialogue.models.items():
+            self.models.setdefault(str(role), set()).add(model)
+        for turn in dialogue.turns:
+            evidence = turn.details.evidence
+            self.given.update({clean(item.document) for item in evidence})
+            self.cited.update({clean(item.document) for item in evidence if item.cited})
+            self.grounded_turns += bool(evidence)
+            self.tools.update(event.name for event in turn.details.tools)
+            self.tool_errors.update(event.name for event in turn.details.tools if event.error)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data; keys and order are the same for the same dialogues."""
+        figures = self.figures
+        return {
+            "dialogues": figures.n_dialogues,
+            "turns": figures.n_turns,
+            "by_language": _sorted(self.by_language),
+            "by_split": {
+                split: {
+                    "dialogues": count,
+                    "turns": self.turns_by_split[split],
+                    "by_language": _sorted(self.language_by_split.get(split, {})),
+                }
+                for split, count in self.by_split.items()
+            },
+            "turn_counts": {str(n): count for n, count in sorted(figures.turn_counts.items())},
+            "lengths": {
+                "user": _lengths(figures.user_lengths, figures.user_chars, figures.n_turns),
+                "assistant": _lengths(figures.assistant_lengths, figures.assistant_chars, figures.n_turns),
+            },
+            "scores": {
+                "mean": round(figures.mean_score, 4) if figures.mean_score is not None else None,
+                "verdicts": {str(score): count for score, count in sorted(figures.scores.items())},
+                "judged_dialogues": self.judged,
+                "reasons": _sorted(self.reasons),
+            },
+            "models": {role: sorted(models) for role, models in sorted(self.models.items())},
+            "documents": self._documents(),
+            "tools": {
+                name: {"calls": count, "errors": self.tool_errors[name]}
+                for name, count in sorted(self.tools.items())
+            },
+        }
+
+    def _documents(self) -> dict[str, Any]:
+        ranked = sorted(self.given.items(), key=lambda item: (-item[1], item[0]))
+        counts = [count for _, count in ranked]
+        return {
+            "used": len(ranked),
+            "grounded_turns": self.grounded_turns,
+            "uses_min": min(counts, default=0),
+            "uses_max": max(counts, default=0),
+            "uses_mean": round(sum(counts) / len(counts), 4) if counts else 0.0,
+            "most_used": [
+                {"document": name, "turns_given": count, "turns_cited": self.cited[name]}
+                for name, count in ranked[:MAX_DOCUMENTS_LISTED]
+            ],
+        }
+
+
+def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items()))
+
+
+def _lengths(classes: Counter[int], chars: int, messages: int) -> dict[str, Any]:
+    """In characters; quantiles are those of classes an eighth wide to either side."""
+    return {
+        "chars": chars,
+        "mean": round(chars / messages, 1) if messages else 0.0,
+        **{name: _quantile(classes, share) for name, share in (("p10", 0.1), ("p50", 0.5), ("p90", 0.9))},
+    }
+
+
+def _quantile(classes: Counter[int], share: float) -> int:
+    wanted, seen = share * classes.total(), 0
+    for number, count in sorted(classes.items()):
+        seen += count
+        if seen >= wanted:
+            return round(length_of_class(number))
+    return 0
