@@ -26,7 +26,10 @@ def _class_of(model: type[BaseModel], base: Any) -> type[Any]:
     fields: dict[str, Any] = {
         name: (_annotation(field.annotation), _default(field)) for name, field in model.model_fields.items()
     }
-    return create_model(model.__name__, __base__=base, __module__=__name__, __doc__=model.__doc__, **fields)
+    made: type[Any] = create_model(
+        model.__name__, __base__=base, __module__=__name__, __doc__=model.__doc__, **fields
+    )
+    return made
 
 
 def _class_with_values(values: BaseModel, base: Any) -> type[Any]:
@@ -43,7 +46,10 @@ def _class_with_values(values: BaseModel, base: Any) -> type[Any]:
                 _annotation(field.annotation),
                 Field(default=value, description=field.description),
             )
-    return create_model(model.__name__, __base__=base, __module__=__name__, __doc__=model.__doc__, **fields)
+    made: type[Any] = create_model(
+        model.__name__, __base__=base, __module__=__name__, __doc__=model.__doc__, **fields
+    )
+    return made
 
 
 def plain(config: BaseModel, model: type[BaseModel]) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class DialogueRun:
         completion = await self._complete(Role.ASSISTANT, messages, index, 0)
         asked_from = anchor.evidence[index] if anchor is not None else None
         return completion.text, TurnDetails(
-            evidence=evidence_of(asked_from, hits, completion.text),
+            evidence=evidence_of(self._plan, asked_from, hits, completion.text),
             reasoning=completion.reasoning if self._context.keep_reasoning else "",
         )
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dlgforge_core.config import PostgresConfig, RoutingConfig
+from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.worker import Worker, WorkerResult
+from dlgforge_core.knowledge.current import CurrentIndex
+from dlgforge_core.knowledge.endpoints import embedding_endpoint, rerank_endpoint
+from dlgforge_core.knowledge.retrieval import open_knowledge
 from dlgforge_core.llm.client import LlmClient
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.worker_store import WorkerStore
@@ -31,6 +36,30 @@ class WorkerSpec:
     postgres: PostgresConfig = field(repr=False)
     endpoints: tuple[Endpoint, ...]
     routing: RoutingConfig
+    knowledge: KnowledgeAccess | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeAccess:
+    """The servers a knowledge index is searched with, where it needs any."""
+
+    embedding: Endpoint | None = None
+    reranker: Endpoint | None = None
+
+
+def knowledge_access(run: PreparedRun, index: CurrentIndex | None) -> KnowledgeAccess | None:
+    """What the workers of a run need to search its index; None when it draws on none.
+
+    Raises ConfigError when a key that the configuration names is not in the environment.
+    """
+    if not run.source.index_id:
+        return None
+    retrieval = run.generation.retrieval
+    dense = index is not None and retrieval.mode != "lexical"
+    return KnowledgeAccess(
+        embedding=embedding_endpoint(index.embedding) if index is not None and dense else None,
+        reranker=rerank_endpoint(retrieval.rerank),
+    )
 
 
 async def run_worker(
@@ -44,6 +73,7 @@ async def run_worker(
     """
     run = spec.run.generation.run
     async with (
+        _grounding(spec) as grounding,
         LlmClient(spec.endpoints, spec.routing, patience_s=run.patience_s) as client,
         WorkerStore(
             spec.dsn,
@@ -56,7 +86,7 @@ async def run_worker(
             similarity_threshold=spec.run.generation.coverage.question_similarity_threshold,
         ) as store,
     ):
-        worker = Worker(store, client, spec.run.generation, spec.run.agents, spec.run.models)
+        worker = Worker(store, client, spec.run.generation, spec.run.agents, spec.run.models, grounding)
         on_start(worker)
         following = asyncio.create_task(follow_endpoints(client, refresh)) if refresh is not None else None
         try:
@@ -64,6 +94,25 @@ async def run_worker(
         finally:
             if following is not None:
                 following.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _grounding(spec: WorkerSpec) -> AsyncIterator[Grounding | None]:
+    run = spec.run
+    if not run.source.index_id:
+        yield None
+        return
+    access = spec.knowledge or KnowledgeAccess()
+    async with open_knowledge(
+        spec.dsn,
+        spec.postgres,
+        run.source.dataset,
+        run.source.index_id,
+        run.generation.retrieval,
+        embedding=access.embedding,
+        reranker=access.reranker,
+    ) as knowledge:
+        yield Grounding(knowledge, run.fingerprint, run.generation.run.seed, run.generation.coverage)
 
 
 async def follow_endpoints(client: LlmClient, refresh: Callable[[], Sequence[Endpoint]]) -> None:

@@ -9,10 +9,11 @@ import dagster as dg
 
 from dlgforge_core.config import GenerationConfig, LlmConfig, validate
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.generation.local import WorkerSpec, WorkerThread
+from dlgforge_core.generation.local import WorkerSpec, WorkerThread, knowledge_access
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.generation.session import Runner, RunReport, Status, generate
-from dlgforge_core.planning import CONTENT_VERSION
+from dlgforge_core.knowledge.current import CurrentIndex, current_index
+from dlgforge_core.planning import CONTENT_VERSION, topics_for
 from dlgforge_core.runtime.bootstrap import (
     call_slots,
     check_reach,
@@ -45,7 +46,7 @@ def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
         group_name=dataset.group,
         kinds={"ray", "postgres"},
         owners=OWNERS,
-        deps=[dataset.key("seed_topics")],
+        deps=[dataset.key("seed_topics"), dataset.key("knowledge_index")],
         partitions_def=dataset.partitions.dialogues,
         # One fleet serves a whole backfill.
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -76,7 +77,10 @@ def _dialogues(
     batches = run_store.seed_batches()
     if not batches:
         raise dg.Failure("there are no seed topics yet: materialize `seed_topics` first, or select it too")
-    run = _prepare(dataset, context, run_store, generation, settings, batches)
+    index = current_index(run_store, dataset.name)
+    if index is None and dataset.recipe.knowledge.path:
+        raise dg.Failure("the documents are not indexed yet: materialize `knowledge_index` first")
+    run = _prepare(dataset, context, run_store, generation, settings, batches, index)
     if run is None:
         return dg.MaterializeResult(metadata={"dialogues_planned": 0, "complete": True})
     held = hold_process_lock(run_store.dsn, run_store.config, context.run.run_id)
@@ -98,7 +102,7 @@ def _dialogues(
         context.log.info(f"waiting: {slots} other run(s) use the endpoints (run.max_concurrent_runs)")
 
     with generation_slot(run_store.dsn, run_store.config, slots, on_wait):
-        report = _generate(context, run, run_store, ray, store, llm)
+        report = _generate(context, run, run_store, ray, store, llm, index)
     if report.stop_reason is not None:
         context.log.warning(f"stopped before the plan was complete: {report.stop_reason}")
     replicas = llm.replica_metrics()
@@ -119,19 +123,33 @@ def _prepare(
     generation: GenerationConfig,
     settings: LlmConfig,
     batches: Sequence[SeedBatch],
+    index: CurrentIndex | None,
 ) -> PreparedRun | None:
     """The run of the selected partitions, all without a selection; None when they have no topics at all."""
+    index_id = index.index_id if index is not None else ""
     chosen = dataset.partitions.selected(context)
     if chosen is None:
-        return prepare_run(run_store, generation, settings, batches)
+        return prepare_run(run_store, generation, settings, batches, index_id=index_id)
     languages, names = chosen
-    topics = {language for batch in batches if batch.name in names for language in batch.languages}
-    if without := [language for language in languages if language not in topics]:
+    fallback = generation.run.fallback_language
+    there = {
+        language
+        for language in languages
+        if any(topics_for(batch, language, fallback) for batch in batches if batch.name in names)
+    }
+    if without := [language for language in languages if language not in there]:
         context.log.info(f"{', '.join(names)} has no topics in {', '.join(without)}: nothing to make there")
-    languages = [language for language in languages if language in topics]
-    if not languages:
+    if not there:
         return None
-    return prepare_run(run_store, generation, settings, batches, languages=languages, batch_names=names)
+    return prepare_run(
+        run_store,
+        generation,
+        settings,
+        batches,
+        languages=[language for language in languages if language in there],
+        batch_names=names,
+        index_id=index_id,
+    )
 
 
 def _tell_partitions(
@@ -152,6 +170,7 @@ def _generate(
     ray: RayResource,
     store: StoreResource,
     llm: LlmResource,
+    index: CurrentIndex | None,
 ) -> RunReport:
     def on_status(status: Status) -> None:
         context.log.info(str(status))
@@ -188,6 +207,7 @@ def _generate(
             postgres=store.settings,
             endpoints=tuple(endpoints),
             routing=llm.settings.routing,
+            knowledge=knowledge_access(run, index),
         )
         if not distributed:
             return WorkerThread(spec, llm.fleet.endpoints if llm.fleet is not None else None)

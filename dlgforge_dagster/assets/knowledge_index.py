@@ -1,0 +1,81 @@
+"""`knowledge_index`: the documents the dialogues are grounded in."""
+
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from dlgforge_core.config import KnowledgeConfig, validate
+from dlgforge_core.errors import DlgforgeError
+from dlgforge_core.export.formats import escape_markdown
+from dlgforge_core.knowledge.current import choose_index
+from dlgforge_core.knowledge.indexing import index_knowledge
+from dlgforge_core.knowledge.types import IndexReport
+from dlgforge_dagster.config import config_class, plain
+from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.metadata import count_table
+from dlgforge_dagster.tags import OWNERS
+
+
+def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
+    """The asset that indexes a dataset's documents."""
+    base: Any = config_class(dataset.recipe.knowledge)
+
+    class KnowledgeIndexConfig(base):  # type: ignore[misc]
+        """Config of `knowledge_index`."""
+
+    @dg.asset(
+        name="knowledge_index",
+        key_prefix=dataset.key_prefix,
+        group_name=dataset.group,
+        kinds={"postgres"},
+        owners=OWNERS,
+        required_resource_keys={"store"},
+        description="The documents that dialogues are grounded in, cut into chunks and indexed. Files that "
+        "have not changed are not read again. Without knowledge.path there is no index, and dialogues are "
+        "made from the topics alone.",
+    )
+    def knowledge_index(
+        context: dg.AssetExecutionContext, config: KnowledgeIndexConfig
+    ) -> dg.MaterializeResult[None]:
+        source = f"ops.{dataset.op('knowledge_index')}.config"
+        knowledge = validate(KnowledgeConfig, plain(config, KnowledgeConfig), source)
+        store = dataset.store(context).run_store(dataset.name)
+        try:
+            report = index_knowledge(store, dataset.name, knowledge, context.log.info)
+        except DlgforgeError as error:
+            raise dg.Failure(str(error)) from error
+        choose_index(store, dataset.name, report.index_id, knowledge.embedding)
+        for problem in report.problems[:50]:
+            context.log.warning(problem)
+        if not report.index_id:
+            context.log.info("knowledge.path is empty: the dialogues are made from the topics alone")
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(report.index_id or "none"), metadata=_metadata(report)
+        )
+
+    return knowledge_index
+
+
+def _metadata(report: IndexReport) -> Mapping[str, Any]:
+    metadata: dict[str, Any] = {
+        "index_id": report.index_id or "none",
+        "documents": report.n_documents,
+        "chunks": report.n_chunks,
+        "files_read": report.n_read,
+        "files_unchanged": report.n_unchanged,
+        "files_removed": report.n_removed,
+        "files_with_problems": report.n_broken,
+        "seconds": round(report.seconds, 2),
+        "bytes": report.bytes,
+    }
+    if report.by_language:
+        named = {language or "not told": n for language, n in report.by_language.items()}
+        metadata["languages"] = count_table("language", "documents", named)
+    if report.problems:
+        metadata["problems"] = dg.MetadataValue.md(
+            "\n".join(f"- {escape_markdown(problem, 500)}" for problem in report.problems[:50])
+        )
+    return metadata
