@@ -47,6 +47,7 @@ from dlgforge_core.config.runtime import (
     StoreConfig,
 )
 from dlgforge_core.config.saving import FiltersConfig, HfPushConfig, SavingConfig
+from dlgforge_core.config.tools import ToolsConfig, web_search_key
 
 __all__ = [
     "EFFORT_KEYS",
@@ -93,6 +94,7 @@ __all__ = [
     "SeedsConfig",
     "SpawnConfig",
     "StoreConfig",
+    "ToolsConfig",
     "UserSimulatorConfig",
     "VllmConfig",
     "check_base_url",
@@ -100,4 +102,5 @@ __all__ = [
     "read_recipe",
     "read_recipes",
     "validate",
+    "web_search_key",
 ]

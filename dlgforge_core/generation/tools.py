@@ -1,0 +1,274 @@
+"""The tools the assistant may call, and the rounds of calls that lead to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, Self
+
+import orjson
+from pydantic import SecretStr
+
+from dlgforge_core.config.tools import ToolsConfig
+from dlgforge_core.dialogue import DropReason, ToolEvent
+from dlgforge_core.errors import RunStoppedError, StoreError
+from dlgforge_core.generation.web_search import WebSearch, WebSearchError
+from dlgforge_core.knowledge.passages import quote_passages
+from dlgforge_core.knowledge.types import Hit
+from dlgforge_core.llm import structured
+from dlgforge_core.llm.chat import CallError, Completion
+from dlgforge_core.llm.tool_calls import (
+    Message,
+    ToolCall,
+    ToolDefinition,
+    call_message,
+    fold,
+    result_message,
+)
+
+_log = logging.getLogger(__name__)
+
+MAX_TOP_K = 10
+MAX_QUERY_CHARS = 1000
+MAX_CALLS_AT_ONCE = 8
+MAX_NAME_CHARS = 64
+
+_QUERY = {"type": "string", "description": "What to look for, in a few words or as a question."}
+VECTOR_DB_SEARCH = ToolDefinition(
+    "vector_db_search",
+    "Searches the knowledge base and returns the passages that fit best.",
+    {
+        "type": "object",
+        "properties": {
+            "query": _QUERY,
+            "top_k": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": MAX_TOP_K,
+                "description": "How many passages.",
+            },
+        },
+        "required": ["query"],
+    },
+)
+WEB_SEARCH = ToolDefinition(
+    "web_search",
+    "Searches the web and returns titles and snippets of the pages that fit best.",
+    {"type": "object", "properties": {"query": _QUERY}, "required": ["query"]},
+)
+
+
+class PassageSearch(Protocol):
+    """Finds passages, the best first; `dlgforge_core.knowledge.retrieval.Knowledge.search` is one."""
+
+    async def __call__(self, query: str, *, k: int) -> Sequence[Hit]: ...
+
+
+class Complete(Protocol):
+    """Makes one call of the model; `tools` are None when none may be called."""
+
+    def __call__(
+        self, messages: Sequence[Message], tools: Sequence[ToolDefinition] | None, /
+    ) -> Awaitable[Completion]: ...
+
+
+class Toolbox:
+    """The tools that are enabled and have what they need; none when `config.enabled` is false.
+
+    `search` finds passages for vector_db_search; `top_k` is how many when the model does not say. Belongs to
+    one event loop; may be shared by all dialogues.
+    """
+
+    def __init__(
+        self,
+        config: ToolsConfig,
+        search: PassageSearch | None = None,
+        web_search_key: SecretStr | None = None,
+        *,
+        top_k: int = 3,
+    ) -> None:
+        self._config = config
+        self._search = search
+        self._top_k = top_k
+        self._web: WebSearch | None = None
+        if config.enabled and config.web_search and web_search_key is not None:
+            self._web = WebSearch(config.web_search_url, web_search_key, config.timeout_s)
+
+    @property
+    def definitions(self) -> tuple[ToolDefinition, ...]:
+        """What is offered to the model."""
+        found = (VECTOR_DB_SEARCH,) if self._config.enabled and self._search is not None else ()
+        return (*found, WEB_SEARCH) if self._web is not None else found
+
+    def searching(self, search: PassageSearch | None) -> Self:
+        """The same tools with another search: one that knows the dialogue's language, for example."""
+        other = copy.copy(self)
+        other._search = search
+        return other
+
+    async def execute(self, call: ToolCall) -> tuple[ToolEvent, tuple[Hit, ...]]:
+        """Do what the model asks for; the hits are passages of the knowledge, as far as they were told.
+
+        What goes wrong is told in the event's `error`, in words the model can use. Raises RunStoppedError and
+        StoreError when nothing can go on.
+        """
+        event = ToolEvent(call.name[:MAX_NAME_CHARS], call.arguments, call_id=call.id)
+        try:
+            query, top_k = self._read(call)
+        except ValueError as error:
+            return dataclasses.replace(event, error=str(error)), ()
+        try:
+            async with asyncio.timeout(self._config.timeout_s):
+                if call.name == WEB_SEARCH.name:
+                    assert self._web is not None
+                    hits = await self._web.search(query, k=self._top_k)
+                else:
+                    assert self._search is not None
+                    hits = list(await self._search(query, k=top_k))
+        except (RunStoppedError, StoreError):
+            raise
+        except TimeoutError:
+            said = f"{event.name} gave no result within {self._config.timeout_s:g} s"
+            _log.warning("tool %s", said)
+            return dataclasses.replace(event, error=said), ()
+        except Exception as error:
+            # Whatever a tool does, the dialogue goes on; what went wrong inside is not the model's to know.
+            detail = str(error) if isinstance(error, WebSearchError) else repr(error)
+            _log.warning("tool %s failed: %s", event.name, detail)
+            return dataclasses.replace(event, error=f"{event.name} failed; answer without it"), ()
+        told, result = _fitting(hits, self._config.result_chars)
+        event = dataclasses.replace(event, result=result or "Nothing was found.")
+        return event, told if call.name == VECTOR_DB_SEARCH.name else ()
+
+    def _read(self, call: ToolCall) -> tuple[str, int]:
+        """The query and how many passages to find. Raises ValueError, with a message for the model."""
+        known = {tool.name: tool for tool in self.definitions}
+        tool = known.get(call.name)
+        if tool is None:
+            raise ValueError(
+                f"there is no tool {call.name[:MAX_NAME_CHARS]!r}; the tools are: {', '.join(known)}"
+            )
+        if call.problem:
+            raise ValueError(call.problem)
+        arguments = dict(call.arguments)
+        top_k = _whole(arguments.pop("top_k", None), self._top_k)
+        structured.check(arguments, tool.parameters, "the arguments")
+        query = " ".join(str(arguments["query"]).split())[:MAX_QUERY_CHARS]
+        if not query:
+            raise ValueError("query in the arguments must not be empty")
+        return query, top_k
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._web is not None:
+            await self._web.aclose()
+
+
+def _whole(value: Any, default: int) -> int:
+    """`value` as a number of passages; small models write "5", 5.0, or nonsense."""
+    try:
+        return max(1, min(MAX_TOP_K, int(float(value))))
+    except (TypeError, ValueError, OverflowError):
+        return default
+
+
+def _fitting(hits: Sequence[Hit], chars: int) -> tuple[tuple[Hit, ...], str]:
+    """As many of the hits as can be told in `chars` characters, and how they are told."""
+    for count in range(len(hits), 0, -1):
+        if len(told := quote_passages(hits[:count])) <= chars:
+            return tuple(hits[:count]), told
+    # Cut before it is quoted, so that the quotation is closed.
+    for hit in hits[:1]:
+        text = hit.chunk.text[:chars]
+        while text:
+            shorter = Hit(dataclasses.replace(hit.chunk, text=text), hit.score)
+            if len(told := quote_passages([shorter])) <= chars:
+                return (hit,), told
+            text = text[: len(text) * 3 // 4]
+    return (), ""
+
+
+async def answer_with_tools(
+    complete: Complete,
+    messages: Sequence[Message],
+    toolbox: Toolbox,
+    max_rounds: int,
+    on_hits: Callable[[Sequence[Hit]], None] = lambda hits: None,
+) -> tuple[Completion, tuple[ToolEvent, ...]]:
+    """The assistant's answer, after at most `max_rounds` rounds of tool calls, and what was called.
+
+    Calls of one round run together; one that was made before is answered as it was then. When the rounds
+    are used up, or the model gives nothing usable while it has tools, the answer is asked for without tools,
+    with what was found told in words. `on_hits` gets the passages that were told. The completion's reasoning
+    is that of all rounds. Raises what `complete` raises when there is no answer without tools either.
+    """
+    rounds = _Rounds(toolbox, on_hits)
+    history = list(messages)
+    reasoning: list[str] = []
+    before = history
+    for _ in range(max_rounds if toolbox.definitions else 0):
+        try:
+            completion = await complete(history, toolbox.definitions)
+        except CallError as error:
+            if error.reason is DropReason.CONTEXT_OVERFLOW and rounds.events:
+                history = before  # what the last round found was too much
+            elif error.reason is not DropReason.INVALID_OUTPUT:
+                raise
+            break
+        reasoning.append(completion.reasoning)
+        if not completion.tool_calls:
+            return _with_reasoning(completion, reasoning), tuple(rounds.events)
+        before = history
+        history = [*history, *await rounds.answer(completion)]
+    completion = await complete(fold(history), None)
+    return _with_reasoning(completion, [*reasoning, completion.reasoning]), tuple(rounds.events)
+
+
+def _with_reasoning(completion: Completion, reasoning: Sequence[str]) -> Completion:
+    return dataclasses.replace(completion, reasoning="\n\n".join(part for part in reasoning if part))
+
+
+class _Rounds:
+    """The tool calls of one answer."""
+
+    def __init__(self, toolbox: Toolbox, on_hits: Callable[[Sequence[Hit]], None]) -> None:
+        self.events: list[ToolEvent] = []
+        self._toolbox = toolbox
+        self._on_hits = on_hits
+        self._known: dict[bytes, ToolEvent] = {}
+
+    async def answer(self, completion: Completion) -> list[Message]:
+        """The messages of one round: the model's calls, and what the tools say."""
+        calls = self._numbered(completion.tool_calls[:MAX_CALLS_AT_ONCE])
+        new = {_key(call): call for call in calls if _key(call) not in self._known}
+        results = await asyncio.gather(*(self._toolbox.execute(call) for call in new.values()))
+        for key, (event, hits) in zip(new, results, strict=True):
+            self._known[key] = event
+            if hits:
+                self._on_hits(hits)
+        messages = [call_message(completion.text, calls)]
+        for call in calls:
+            event = dataclasses.replace(self._known[_key(call)], call_id=call.id)
+            self.events.append(event)
+            messages.append(result_message(call, event.result or f"Error: {event.error}"))
+        return messages
+
+    def _numbered(self, calls: Sequence[ToolCall]) -> list[ToolCall]:
+        """The calls under ids no other call of this answer has: some servers begin anew in every round."""
+        taken = {event.call_id for event in self.events}
+        numbered = []
+        for position, call in enumerate(calls):
+            identity = call.id
+            if identity in taken:
+                identity = f"{identity}_{len(self.events) + position}"
+            taken.add(identity)
+            numbered.append(dataclasses.replace(call, id=identity))
+        return numbered
+
+
+def _key(call: ToolCall) -> bytes:
+    arguments: Mapping[str, Any] = call.arguments
+    return orjson.dumps([call.name, arguments, call.problem], option=orjson.OPT_SORT_KEYS)
