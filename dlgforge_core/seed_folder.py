@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dlgforge_core.errors import SeedError
 from dlgforge_core.seeds import SUFFIXES, SeedBatch, batch_name, parse_seed_batch, read_seeds
@@ -84,12 +85,16 @@ def list_seed_files(place: str) -> list[SeedFile]:
         if entry.get("type") != "file" or name.startswith(".") or not name.lower().endswith(SUFFIXES):
             continue
         size = int(entry.get("size") or 0)
-        # What a filesystem tells of a change: a local one the time and inode, stores an ETag.
-        told = [entry.get(key) for key in ("mtime", "ino", "ETag", "etag", "LastModified", "updated")]
-        state = json.dumps([size, *(str(value) for value in told)])
-        digest = hashlib.sha256(state.encode()).hexdigest()[:12]
-        files.append(SeedFile(name, str(entry["name"]), size, digest))
+        files.append(SeedFile(name, str(entry["name"]), size, file_state(entry)))
     return sorted(files, key=lambda file: file.name)
+
+
+def file_state(entry: Mapping[str, Any]) -> str:
+    """A digest of what a filesystem tells of a file that changes whenever its content may have."""
+    # A local one tells the time and inode, stores an ETag.
+    told = [entry.get(key) for key in ("mtime", "ino", "ETag", "etag", "LastModified", "updated")]
+    state = json.dumps([int(entry.get("size") or 0), *(str(value) for value in told)])
+    return hashlib.sha256(state.encode()).hexdigest()[:12]
 
 
 def read_seed_bytes(place: str, file: SeedFile) -> bytes:

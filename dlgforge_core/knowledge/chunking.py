@@ -1,0 +1,63 @@
+"""Documents cut into chunks: along paragraphs where that fits, else sentences, else words."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+_PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*")
+_SENTENCE_END = re.compile(r"[.!?…؟۔।]+[\"'’”»)\]]*\s+|[。！？]+[”’」』）]*\s*|\n\s*")
+_SPACE = re.compile(r"\s+")
+
+
+def chunk_spans(text: str, size: int, overlap: int) -> Iterator[tuple[int, int]]:
+    """Where the chunks of a text start and end: at most `size` characters each.
+
+    A chunk begins with up to `overlap` characters of the one before, from the start of a sentence or, when
+    none starts there, of a word. No chunk is blank, and nothing but white space lies between chunks.
+    """
+    ends = [
+        [match.end() for match in pattern.finditer(text)]
+        for pattern in (_PARAGRAPH_END, _SENTENCE_END, _SPACE)
+    ]
+    start = end = 0
+    while end < len(text):
+        end = _end(text, ends, start, end, size)
+        span = _stripped(text, start, end)
+        if span is not None:
+            yield span
+        start = _next_start(ends, start, end, overlap)
+
+
+def _end(text: str, ends: list[list[int]], start: int, previous: int, size: int) -> int:
+    """The end of the chunk from `start`: the best break in its second half, beyond the end of the last."""
+    limit = start + size
+    if limit >= len(text):
+        return len(text)
+    lowest = max(start + size // 2, previous)
+    for breaks in ends:
+        # White space at a chunk's end is cut off, so the break itself may lie beyond the limit.
+        at = bisect_right(breaks, limit) - 1
+        if at >= 0 and breaks[at] > lowest:
+            return breaks[at]
+    while limit > lowest + 1 and unicodedata.category(text[limit]) in ("Mn", "Mc"):
+        limit -= 1  # a mark stays with its letter
+    return limit
+
+
+def _next_start(ends: list[list[int]], start: int, end: int, overlap: int) -> int:
+    lowest = max(end - overlap, start + 1)
+    for breaks in ends[1:]:
+        at = bisect_left(breaks, lowest)
+        if at < len(breaks) and breaks[at] < end:
+            return breaks[at]
+    return end
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int] | None:
+    part = text[start:end]
+    left = len(part) - len(part.lstrip())
+    right = len(part.rstrip())
+    return (start + left, start + right) if right > left else None

@@ -1,0 +1,162 @@
+"""Which document a dialogue is grounded in: evenly spread, by counts in Postgres that all workers share."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from dlgforge_core.config import CoverageConfig
+
+# First key of the advisory locks under which documents are given out, one for each fingerprint.
+_LOCK_CLASS = 744_120
+
+AsyncConnection = psycopg.AsyncConnection[Any]
+Pool = AsyncConnectionPool[AsyncConnection]
+
+# Taken before anything is read or written, so that nobody holds a row while waiting for another: no
+# deadlock, and no count that two workers have read at once.
+_LOCK = f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, hashtext(%(fingerprint)s))"
+_ASSIGNED = """
+SELECT document, nth FROM knowledge_assignments
+WHERE fingerprint = %(fingerprint)s AND dialogue_id = %(dialogue)s
+"""
+_USES = """
+SELECT document, uses FROM knowledge_uses
+WHERE fingerprint = %(fingerprint)s AND document = ANY(%(documents)s)
+"""
+_ASSIGN = """
+WITH used AS (
+    INSERT INTO knowledge_uses AS u (fingerprint, document, uses)
+    VALUES (%(fingerprint)s, %(document)s, 1)
+    ON CONFLICT (fingerprint, document) DO UPDATE SET uses = u.uses + 1
+)
+INSERT INTO knowledge_assignments (fingerprint, dialogue_id, document, nth)
+VALUES (%(fingerprint)s, %(dialogue)s, %(document)s, %(nth)s)
+"""
+_RELEASE = """
+WITH gone AS (
+    DELETE FROM knowledge_assignments
+    WHERE fingerprint = %(fingerprint)s AND dialogue_id = %(dialogue)s RETURNING document
+)
+UPDATE knowledge_uses u SET uses = u.uses - 1 FROM gone
+WHERE u.fingerprint = %(fingerprint)s AND u.document = gone.document
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The document of a dialogue. `nth`: how often it had been given before, to rotate its chunks by."""
+
+    document: str
+    nth: int
+
+
+async def assign_document(
+    connection: AsyncConnection | Pool,
+    fingerprint: str,
+    dialogue_id: str,
+    candidates: Sequence[tuple[str, float]],
+    *,
+    coverage: CoverageConfig,
+    seed: int,
+) -> Assignment:
+    """The document of this dialogue: the one it was given before, or one of `candidates`, now counted.
+
+    A candidate is a document's name and its relevance, higher is better. The connection must not be in a
+    transaction, nor used by another task meanwhile. Raises ValueError without candidates, psycopg.Error.
+    """
+    if not candidates:
+        raise ValueError(f"dialogue {dialogue_id} has no documents to choose from")
+    if isinstance(connection, AsyncConnectionPool):
+        async with connection.connection() as own:
+            return await assign_document(
+                own, fingerprint, dialogue_id, candidates, coverage=coverage, seed=seed
+            )
+    names = {"fingerprint": fingerprint, "dialogue": dialogue_id}
+    async with connection.transaction():
+        await connection.execute(_LOCK, names)
+        cursor = await connection.execute(_ASSIGNED, names)
+        if (row := await cursor.fetchone()) is not None:
+            return Assignment(str(row[0]), int(row[1]))
+        cursor = await connection.execute(
+            _USES, {**names, "documents": [document for document, _ in candidates]}
+        )
+        uses = {str(row[0]): int(row[1]) for row in await cursor.fetchall()}
+        document = choose(candidates, uses, coverage, seed, dialogue_id)
+        nth = uses.get(document, 0)
+        await connection.execute(_ASSIGN, {**names, "document": document, "nth": nth})
+    return Assignment(document, nth)
+
+
+async def release_document(connection: AsyncConnection | Pool, fingerprint: str, dialogue_id: str) -> None:
+    """Take back what a dropped dialogue was given; doing so twice does no harm. Raises psycopg.Error."""
+    if isinstance(connection, AsyncConnectionPool):
+        async with connection.connection() as own:
+            return await release_document(own, fingerprint, dialogue_id)
+    names = {"fingerprint": fingerprint, "dialogue": dialogue_id}
+    async with connection.transaction():
+        await connection.execute(_LOCK, names)
+        await connection.execute(_RELEASE, names)
+    return None
+
+
+def choose(
+    candidates: Sequence[tuple[str, float]],
+    uses: Mapping[str, int],
+    coverage: CoverageConfig,
+    seed: int,
+    dialogue_id: str,
+) -> str:
+    """The document to use. Random choices and ties are a function of (seed, dialogue_id) alone."""
+    draw = _draw(seed, dialogue_id, "")
+    if draw / 2**64 < coverage.doc_coverage_epsilon:
+        documents = sorted(document for document, _ in candidates)
+        return documents[_draw(seed, dialogue_id, "\0epsilon") % len(documents)]
+
+    def by_relevance(candidate: tuple[str, float]) -> tuple[float, int]:
+        return -candidate[1], _draw(seed, dialogue_id, candidate[0])
+
+    if coverage.doc_coverage_mode == "relevance":
+        return min(candidates, key=by_relevance)[0]
+    least = min(uses.get(document, 0) for document, _ in candidates)
+    # Far fewer than all, as a rule: only of these must a tie be broken.
+    seldom = [c for c in candidates if uses.get(c[0], 0) <= least + 1]
+    seldom.sort(key=lambda c: (uses.get(c[0], 0), *by_relevance(c)))
+    return min(seldom[: math.ceil(coverage.doc_coverage_fraction * len(candidates))], key=by_relevance)[0]
+
+
+def _draw(seed: int, dialogue_id: str, what: str) -> int:
+    """64 bits that look random."""
+    text = f"{seed}\0{dialogue_id}\0{what}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def coverage_counts(
+    connection: psycopg.Connection[Any], fingerprint: str, *, dataset: str = "", index_id: str = ""
+) -> list[tuple[str, int]]:
+    """How many dialogues each document was given to, the most used first.
+
+    With the id of an index its documents are there even if they were never used. Raises psycopg.Error.
+    """
+    rows = connection.execute(
+        "SELECT document, uses FROM knowledge_uses WHERE fingerprint = %s AND uses > 0", (fingerprint,)
+    ).fetchall()
+    counts = dict.fromkeys(_index_documents(connection, dataset, index_id), 0) if index_id else {}
+    counts.update((str(document), int(uses)) for document, uses in rows)
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _index_documents(connection: psycopg.Connection[Any], dataset: str, index_id: str) -> list[str]:
+    rows = connection.execute(
+        "SELECT data FROM knowledge_index_parts "
+        "WHERE dataset = %s AND index_id = %s AND name = 'documents' ORDER BY part",
+        (dataset, index_id),
+    ).fetchall()
+    return [document[0] for document in orjson.loads(b"".join(row[0] for row in rows) or b"[]")]

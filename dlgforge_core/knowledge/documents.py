@@ -1,0 +1,201 @@
+"""Files as documents: the plain text of .txt, .md, .pdf, .html and .jsonl, or why there is none."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+from dlgforge_core.knowledge.folder import SourceFile
+
+MAX_FILE_BYTES = 256 * 1024 * 1024
+MAX_LINE_BYTES = 16 * 1024 * 1024
+MAX_NAME_CHARS = 400
+MAX_TITLE_CHARS = 200
+# Raised whenever the same file would give other documents: files are read anew then.
+READER_VERSION = 1
+
+_FRONT_MATTER = re.compile(r"\A---\n(?P<head>.*?)\n---[^\S\n]*(?:\n|\Z)", re.DOTALL)
+_FRONT_TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
+_HEADING = re.compile(r"^\s{0,3}#{1,6}\s+(.+?)\s*#*\s*$|^(\S.*)\n(?:=+|-+)\s*$", re.MULTILINE)
+_CONTROL = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")
+# Not text, or not shown to a reader: hidden text is where instructions to a model are put.
+_NOT_SHOWN = ("script", "style", "noscript", "template", "head", "svg", "iframe", "object")
+_HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+_BLOCKS = re.compile(
+    "^(address|article|aside|blockquote|d[dlt]|div|fieldset|fig(caption|ure)|footer|form|h[1-6r]|header|li|"
+    "main|nav|[ou]l|p|pre|section|table|tr)$"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDocument:
+    """A document as it was read."""
+
+    name: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that could not be read, and was skipped: file, line where it has one, and reason."""
+
+    message: str
+
+
+class _Unreadable(Exception):
+    """Why a file is no document."""
+
+
+def read_documents(file: SourceFile, stream: BinaryIO) -> Iterator[ReadDocument | Problem]:
+    """The documents of a file, one after the other, and what is wrong with it. Raises OSError."""
+    if file.suffix == ".jsonl":
+        yield from _json_lines(file, stream)
+        return
+    if file.size > MAX_FILE_BYTES:
+        yield Problem(f"{file.name}: {file.size:,} bytes; a document may have {MAX_FILE_BYTES:,} at most")
+        return
+    data = stream.read()
+    try:
+        title, text = _READERS[file.suffix](data)
+        text = _cleaned(text)
+        if not text:
+            raise _Unreadable("it holds no text")
+    except _Unreadable as error:
+        yield Problem(f"{file.name}: {error}")
+        return
+    yield ReadDocument(file.name, _title(title) or PurePosixPath(file.name).stem, text)
+
+
+def _decoded(data: bytes) -> str:
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = encoding.removesuffix("-sig").upper()
+        raise _Unreadable(f"not {name} (byte {error.start:,}); save it as UTF-8") from None
+    if "\0" in text:
+        raise _Unreadable("it is no text: it holds NUL characters")
+    return text
+
+
+def _plain(data: bytes) -> tuple[str, str]:
+    return "", _decoded(data)
+
+
+def _markdown(data: bytes) -> tuple[str, str]:
+    text = _decoded(data).replace("\r\n", "\n")
+    title = ""
+    if front := _FRONT_MATTER.match(text):
+        text = text[front.end() :]
+        if named := _FRONT_TITLE.search(front["head"]):
+            title = named[1]
+    if not title and (heading := _HEADING.search(text)):
+        title = heading[1] or heading[2]
+    return title, text
+
+
+def _html(data: bytes) -> tuple[str, str]:
+    from bs4 import BeautifulSoup  # here and not above: only this format needs it
+
+    try:
+        soup = BeautifulSoup(data, "html.parser")
+        title = soup.title.get_text(" ") if soup.title else ""
+        for tag in soup.find_all(_not_shown):
+            tag.decompose()
+        for tag in soup.find_all("br"):
+            tag.replace_with("\n")
+        for tag in soup.find_all(_BLOCKS):
+            tag.insert_before("\n\n")
+            tag.insert_after("\n\n")
+        heading = soup.find("h1")
+        if not title and heading is not None:
+            title = heading.get_text(" ")
+        text = soup.get_text()
+    except (ValueError, RecursionError, AssertionError, LookupError) as error:
+        raise _Unreadable(f"it cannot be read as HTML: {type(error).__name__}: {error}") from None
+    if soup.contains_replacement_characters:
+        raise _Unreadable("its encoding cannot be told; save it as UTF-8")
+    return title, "\n".join(" ".join(line.split()) for line in text.splitlines())
+
+
+def _not_shown(tag: Any) -> bool:
+    return tag.name in _NOT_SHOWN or tag.has_attr("hidden") or bool(_HIDDEN.search(str(tag.get("style", ""))))
+
+
+def _pdf(data: bytes) -> tuple[str, str]:
+    import pypdf
+
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it tells of every small flaw it has mended
+    try:
+        reader = pypdf.PdfReader(io.BytesIO(data))
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise _Unreadable("it is encrypted; save it without a password")
+        text = "\n\n".join(page.extract_text() for page in reader.pages)
+        title = str(reader.metadata.title or "") if reader.metadata else ""
+    except _Unreadable:
+        raise
+    except Exception as error:  # a broken file may raise anything at all
+        raise _Unreadable(f"it cannot be read as PDF: {type(error).__name__}: {error}") from None
+    if not text.strip():
+        raise _Unreadable("it holds no text; scanned pages need text recognition (OCR) first")
+    return title, text
+
+
+_READERS = {".txt": _plain, ".md": _markdown, ".html": _html, ".htm": _html, ".pdf": _pdf}
+
+
+def _json_lines(file: SourceFile, stream: BinaryIO) -> Iterator[ReadDocument | Problem]:
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES):
+        number += 1
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            yield Problem(f"{file.name}, line {number}: longer than {MAX_LINE_BYTES:,} bytes")
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE_BYTES)
+            continue
+        if not line.strip():
+            continue
+        try:
+            yield _json_document(file, number, line.removeprefix(b"\xef\xbb\xbf"))
+        except _Unreadable as error:
+            yield Problem(f"{file.name}, line {number}: {error}")
+
+
+def _json_document(file: SourceFile, number: int, line: bytes) -> ReadDocument:
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _Unreadable(f"not JSON: {error}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("text"), str):
+        raise _Unreadable('no document; it looks like {"id": "...", "text": "...", "title": "..."}')
+    text = _cleaned(data["text"])
+    if not text:
+        raise _Unreadable("its text is empty")
+    identity = data.get("id")
+    if identity is None or isinstance(identity, dict | list | bool):
+        identity = number
+    name = _CONTROL.sub("", f"{file.name}#{_encodable(str(identity))}")[:MAX_NAME_CHARS]
+    title = data.get("title")
+    return ReadDocument(name, _title(title) if isinstance(title, str) else "", text)
+
+
+def _cleaned(text: str) -> str:
+    """Without what no text holds and Postgres cannot keep; line ends as plain ones."""
+    text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\x85", "\n"))
+    return _BLANK_LINES.sub("\n\n", _encodable(text)).strip()
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _title(title: str) -> str:
+    return " ".join(_cleaned(title).split())[:MAX_TITLE_CHARS]

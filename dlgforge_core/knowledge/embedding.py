@@ -1,0 +1,106 @@
+"""Texts as vectors of length 1, by an endpoint's /v1/embeddings or a sentence-transformers model."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dlgforge_core.config import EmbeddingBackend
+from dlgforge_core.errors import BackendError, ConfigError
+from dlgforge_core.knowledge.endpoints import JsonClient
+from dlgforge_core.llm.endpoints import Endpoint
+
+Vectors = npt.NDArray[np.float32]
+
+
+class Embedder(Protocol):
+    """What makes vectors of texts."""
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """One row of length 1 for each text. Raises BackendError."""
+
+    async def aclose(self) -> None:
+        """Let go of what it holds."""
+
+
+class EndpointEmbedder:
+    """The embeddings of an OpenAI-compatible server."""
+
+    def __init__(self, endpoint: Endpoint, model: str, *, attempts: int = 4) -> None:
+        self._client = JsonClient(endpoint, attempts=attempts)
+        self._model = model
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """See `Embedder`."""
+        if not texts:
+            return np.zeros((0, 0), np.float32)
+        answer = await self._client.post("/embeddings", {"model": self._model, "input": list(texts)})
+        try:
+            rows = sorted(answer["data"], key=lambda item: item["index"])
+            vectors = np.asarray([item["embedding"] for item in rows], np.float32)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._broken(f"is no list of embeddings ({type(error).__name__}: {error})") from None
+        if vectors.ndim != 2 or len(vectors) != len(texts) or vectors.shape[1] == 0:
+            raise self._broken(f"has embeddings of shape {vectors.shape} for {len(texts)} texts")
+        if not np.isfinite(vectors).all():
+            raise self._broken("holds numbers that are not finite")
+        return normalised(vectors)
+
+    async def aclose(self) -> None:
+        """See `Embedder`."""
+        await self._client.aclose()
+
+    def _broken(self, what: str) -> BackendError:
+        return BackendError(f"the answer of {self._client.endpoint.base_url}/embeddings {what}")
+
+
+class LocalEmbedder:
+    """A sentence-transformers model in this process; its work runs in a thread."""
+
+    def __init__(self, model: str) -> None:
+        try:
+            library = importlib.import_module("sentence_transformers")
+        except ImportError:
+            raise ConfigError(
+                "knowledge.embedding.backend = sentence_transformers needs a package that is not installed: "
+                "pip install 'dlgforge[dense]'"
+            ) from None
+        try:
+            self._model: Any = library.SentenceTransformer(model)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"the embedding model {model!r} cannot be loaded: {error}") from None
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """See `Embedder`."""
+        vectors = await asyncio.to_thread(
+            self._model.encode, list(texts), convert_to_numpy=True, show_progress_bar=False
+        )
+        return normalised(np.asarray(vectors, np.float32))
+
+    async def aclose(self) -> None:
+        """See `Embedder`."""
+
+
+def open_embedder(
+    backend: EmbeddingBackend, model: str, endpoint: Endpoint | None, *, attempts: int = 4
+) -> Embedder:
+    """What makes vectors by this backend. Raises ConfigError when it cannot be used."""
+    if backend == "sentence_transformers":
+        return LocalEmbedder(model)
+    if endpoint is None:
+        raise ConfigError(
+            f"the embeddings of {model!r} are made by an endpoint, but none was given: "
+            "set knowledge.embedding.base_url"
+        )
+    return EndpointEmbedder(endpoint, model, attempts=attempts)
+
+
+def normalised(vectors: Vectors) -> Vectors:
+    """The rows, each at length 1; a row of zeros stays as it is."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)

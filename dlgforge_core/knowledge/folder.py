@@ -1,0 +1,84 @@
+"""The files of a knowledge folder, local or at any address that fsspec knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+from dlgforge_core.config import SHIPPED_KNOWLEDGE
+from dlgforge_core.errors import KnowledgeError
+from dlgforge_core.seed_folder import file_state
+
+SUFFIXES = (".txt", ".md", ".pdf", ".html", ".htm", ".jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that holds documents. `name` is its path within the folder; `state` changes with its content."""
+
+    name: str
+    path: str
+    size: int
+    state: str
+
+    @property
+    def suffix(self) -> str:
+        """The lower-case end of the name, which tells the format."""
+        return PurePosixPath(self.name).suffix.lower()
+
+
+class KnowledgeFolder:
+    """The documents' files at a path or address; `shipped` are those that come with dlgforge."""
+
+    def __init__(self, place: str) -> None:
+        import fsspec
+
+        self.place = place
+        if place == SHIPPED_KNOWLEDGE:
+            place = str(resources.files("dlgforge_core").joinpath("data/knowledge"))
+        try:
+            self._filesystem, self._root = fsspec.core.url_to_fs(place)
+        except (OSError, ValueError, ImportError) as error:
+            raise KnowledgeError(f"knowledge.path = {place} cannot be used: {error}") from None
+
+    def files(self) -> list[SourceFile]:
+        """All files of a known format, subfolders included, by name; hidden ones are left alone.
+
+        Raises KnowledgeError when the folder cannot be listed or holds no such file.
+        """
+        try:
+            self._filesystem.invalidate_cache()
+            entries: dict[str, dict[str, Any]] = self._filesystem.find(self._root, detail=True)
+        except (OSError, ValueError) as error:
+            raise KnowledgeError(f"{self.place} cannot be listed: {error}") from None
+        files = [file for path, entry in entries.items() if (file := self._file(path, entry)) is not None]
+        if not files:
+            exists = bool(entries) or self._exists()
+            why = "holds no document" if exists else "does not exist"
+            raise KnowledgeError(f"{self.place} {why}; documents end in {', '.join(SUFFIXES)}")
+        return sorted(files, key=lambda file: file.name)
+
+    def _file(self, path: str, entry: dict[str, Any]) -> SourceFile | None:
+        root = str(self._root).rstrip("/")
+        name = PurePosixPath(path).name if path == root else path.removeprefix(root).lstrip("/")
+        parts = PurePosixPath(name).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if entry.get("type", "file") != "file" or hidden or not name.lower().endswith(SUFFIXES):
+            return None
+        return SourceFile(name, path, int(entry.get("size") or 0), file_state(entry))
+
+    def _exists(self) -> bool:
+        try:
+            return bool(self._filesystem.exists(self._root))
+        except (OSError, ValueError):
+            return False
+
+    @contextmanager
+    def open(self, file: SourceFile) -> Iterator[BinaryIO]:
+        """The file's content, to be read once from its beginning. Raises OSError."""
+        with self._filesystem.open(file.path, "rb") as stream:
+            yield stream

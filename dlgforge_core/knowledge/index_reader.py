@@ -1,0 +1,140 @@
+"""A worker's side of an index: read whole once, chunks' texts as they are needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+
+from dlgforge_core.config import PostgresConfig
+from dlgforge_core.errors import KnowledgeError, StoreError
+from dlgforge_core.knowledge.dense import vectors_from_rows
+from dlgforge_core.knowledge.types import Chunk
+from dlgforge_core.store.connection import connect_async
+
+T = TypeVar("T")
+AsyncConnection = psycopg.AsyncConnection[Any]
+
+_CHUNKS_KEPT = 4_096
+_ROWS_AT_ONCE = 2_000
+
+
+class IndexReader:
+    """One connection to Postgres, opened again when it broke, and the chunks that were read last."""
+
+    def __init__(self, dsn: str, config: PostgresConfig, dataset: str, patience_s: float = 60.0) -> None:
+        self._dsn, self._config, self._dataset, self._patience_s = dsn, config, dataset, patience_s
+        self._connection: AsyncConnection | None = None
+        self._lock = asyncio.Lock()
+        self._chunks: OrderedDict[bytes, Chunk] = OrderedDict()
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def settings(self, index_id: str) -> dict[str, Any]:
+        """What the index was made with. Raises KnowledgeError when there is no such index."""
+        rows = await self._rows(
+            "SELECT settings FROM knowledge_indexes WHERE dataset = %s AND index_id = %s",
+            (self._dataset, index_id),
+        )
+        if not rows:
+            raise KnowledgeError(
+                f"there is no knowledge index {index_id!r} in dataset {self._dataset!r}; "
+                "materialize knowledge_index"
+            )
+        settings: dict[str, Any] = rows[0][0]
+        return settings
+
+    async def files(self, index_id: str) -> dict[str, bytes]:
+        """The parts of the index, put together by name."""
+        names = await self._rows(
+            "SELECT name, part FROM knowledge_index_parts WHERE dataset = %s AND index_id = %s "
+            "ORDER BY name, part",
+            (self._dataset, index_id),
+        )
+        parts: defaultdict[str, list[bytes]] = defaultdict(list)
+        for name, part in names:
+            row = await self._rows(
+                "SELECT data FROM knowledge_index_parts "
+                "WHERE dataset = %s AND index_id = %s AND name = %s AND part = %s",
+                (self._dataset, index_id, name, part),
+                binary=True,
+            )
+            parts[name].append(bytes(row[0][0]))
+        return {name: b"".join(data) for name, data in parts.items()}
+
+    async def vectors(self, model: str, ids: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        """The vectors of these chunks by a model, one a row. Raises KnowledgeError when some are missing."""
+        groups: list[npt.NDArray[np.float32]] = []
+        for start in range(0, len(ids), _ROWS_AT_ONCE):
+            group = ids[start : start + _ROWS_AT_ONCE]
+            rows = await self._rows(
+                "SELECT chunk_id, vector FROM knowledge_chunks c JOIN knowledge_vectors v "
+                "USING (dataset, text_key) WHERE dataset = %s AND model = %s AND chunk_id = ANY(%s)",
+                (self._dataset, model, list(group)),
+                binary=True,
+            )
+            by_id = {bytes(row[0]): bytes(row[1]) for row in rows}
+            if missing := len(group) - len(by_id):
+                raise KnowledgeError(f"{missing} chunks of the index have no vector; materialize it again")
+            groups.append(vectors_from_rows([by_id[chunk_id] for chunk_id in group]))
+        if len({group.shape[1] for group in groups}) > 1:
+            raise KnowledgeError("the index' vectors differ in length; its embedding model has changed")
+        return np.concatenate(groups)
+
+    async def chunks(self, ids: Sequence[bytes]) -> list[Chunk]:
+        """The chunks of these ids, in order. Raises KnowledgeError when one is not there."""
+        missing = [chunk_id for chunk_id in ids if chunk_id not in self._chunks]
+        found = {chunk_id: self._chunks[chunk_id] for chunk_id in ids if chunk_id in self._chunks}
+        for chunk_id in found:
+            self._chunks.move_to_end(chunk_id)
+        if missing:
+            rows = await self._rows(
+                "SELECT chunk_id, document, ordinal, text, language, start_char FROM knowledge_chunks "
+                "WHERE dataset = %s AND chunk_id = ANY(%s)",
+                (self._dataset, missing),
+            )
+            read = {bytes(row[0]): Chunk(bytes(row[0]).hex(), *row[1:]) for row in rows}
+            found |= read
+            self._chunks |= read
+            while len(self._chunks) > _CHUNKS_KEPT:
+                self._chunks.popitem(last=False)
+        if lost := [chunk_id.hex() for chunk_id in ids if chunk_id not in found]:
+            raise KnowledgeError(f"chunk {lost[0]} is not in the store; materialize knowledge_index")
+        return [found[chunk_id] for chunk_id in ids]
+
+    async def run(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Do some work on the connection, alone. It is done again after the connection broke.
+
+        Raises StoreError when Postgres does not come back in time.
+        """
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + self._patience_s, 0.05
+        async with self._lock:
+            while True:
+                try:
+                    if self._connection is None or self._connection.closed:
+                        self._connection = await connect_async(self._dsn, self._config, "dlgforge knowledge")
+                    return await work(self._connection)
+                except (psycopg.OperationalError, psycopg.InterfaceError, ConnectionError) as error:
+                    if isinstance(error, psycopg.errors.QueryCanceled) or loop.time() > deadline:
+                        raise StoreError(f"Postgres failed: {str(error).strip()}") from None
+                    if self._connection is not None:
+                        await self._connection.close()
+                    await asyncio.sleep(pause)
+                    pause = min(2.0, pause * 2)
+
+    async def _rows(self, sql: str, arguments: Sequence[Any], *, binary: bool = False) -> list[Any]:
+        async def work(connection: AsyncConnection) -> list[Any]:
+            async with connection.cursor(binary=binary) as cursor:
+                await cursor.execute(sql.encode(), arguments)
+                return await cursor.fetchall()
+
+        return await self.run(work)

@@ -1,0 +1,78 @@
+"""Lexical search: BM25 by bm25s, over terms of any language; the index as bytes, to be kept in Postgres."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import bm25s  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+
+from dlgforge_core.knowledge.terms import query_terms, terms
+
+Scores = npt.NDArray[np.float32]
+
+
+class LexicalIndex:
+    """BM25 as Lucene computes it (k1 = 1.5, b = 0.75) over the chunks of an index, in their order."""
+
+    def __init__(self, engine: Any, n_chunks: int) -> None:
+        self._engine = engine
+        self.n_chunks = n_chunks
+
+    @classmethod
+    def build(cls, chunks: Iterable[tuple[str, str]]) -> LexicalIndex:
+        """From the text and the language of every chunk."""
+        vocabulary: dict[str, int] = {}
+        # Arrays: a list of numbers takes eight bytes more for each.
+        corpus = [
+            np.fromiter((vocabulary.setdefault(t, len(vocabulary)) for t in terms(text, language)), np.int32)
+            for text, language in chunks
+        ]
+        if not vocabulary:
+            return cls(None, len(corpus))
+        engine = bm25s.BM25(method="lucene", k1=1.5, b=0.75, backend="numpy", auto_compile=False)
+        engine.index((corpus, vocabulary), create_empty_token=False, show_progress=False)
+        return cls(engine, len(corpus))
+
+    def scores(self, query: str, languages: Iterable[str]) -> Scores | None:
+        """The score of every chunk for a query in any of these languages; None when no term is known."""
+        if self._engine is None:
+            return None
+        known = self._engine.vocab_dict
+        ids = [known[term] for term in query_terms(query, languages) if term in known]
+        return self._engine.get_scores_from_ids(ids) if ids else None
+
+    def to_files(self) -> dict[str, bytes]:
+        """The index as named blobs."""
+        if self._engine is None:
+            return {}
+        with tempfile.TemporaryDirectory(prefix="dlgforge-index-") as folder:
+            self._engine.save(folder, show_progress=False)
+            return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], n_chunks: int) -> LexicalIndex:
+        """The inverse of `to_files`."""
+        if not files:
+            return cls(None, n_chunks)
+        with tempfile.TemporaryDirectory(prefix="dlgforge-index-") as folder:
+            for name, data in files.items():
+                Path(folder, name).write_bytes(data)
+            engine = bm25s.BM25.load(folder, show_progress=False, backend="numpy", auto_compile=False)
+        return cls(engine, n_chunks)
+
+
+def best(scores: Scores, k: int) -> list[tuple[int, float]]:
+    """Places and scores of the k highest scores above zero, the highest first; ties by place."""
+    k = min(k, len(scores))
+    if k == 0:
+        return []
+    # Of equal scores at the border any may be taken by the partition: all of them are looked at.
+    border = np.partition(scores, len(scores) - k)[len(scores) - k]
+    places = np.flatnonzero(scores >= border) if border > 0 else np.flatnonzero(scores > 0)
+    order = places[np.argsort(-scores[places], kind="stable")][:k]
+    return [(int(place), float(scores[place])) for place in order]

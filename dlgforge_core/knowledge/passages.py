@@ -1,0 +1,81 @@
+"""Text from documents in a prompt: data, whatever it says.
+
+A passage is quoted line by line, as in a mail: no line of it can then open or close a block, or look like
+the line of a role ("System: ..."). What remains are the control tokens of chat templates, which count
+wherever they stand: of these the first character is replaced by one that looks alike. Nothing else changes.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from dlgforge_core.knowledge.types import Hit
+
+OPENING = "<passages>"
+CLOSING = "</passages>"
+
+# Some tokenizers normalise their input (NFKC), so that these are angle brackets and bars to them.
+_LT = "[<＜﹤]"
+_BAR = "[|｜]"
+_NOT_IN_NAME = r"\s<>＜＞﹤﹥|｜"
+_NAMED = (
+    r"s|bos|eos|unk|pad|mask|sep|cls|bos_token|eos_token|begin_of_text|end_of_text|endoftext|"
+    r"(?:start|end)_of_\w+|\w+_of_turn|(?:begin|end)▁of▁\w+|im_(?:start|end|sep)|"
+    # Not List<User>, a type in code.
+    r"(?-i:system|user|assistant|human|model|bot|instructions?|context|documents?)|passages?|"
+    r"think|thinking|reasoning|tools?|tool_\w+|function\w*|functions|unused\d+|extra_id_\d+"
+)
+_TOKENS = re.compile(
+    "|".join(
+        (
+            # <|im_start|>, <|eot_id|>, <｜User｜>, <|turn>, <turn|>
+            rf"{_LT}(?={_BAR}[^{_NOT_IN_NAME}]{{1,80}}{_BAR}?[>＞﹥])",
+            rf"{_LT}(?=[^{_NOT_IN_NAME}]{{1,80}}{_BAR}[>＞﹥])",
+            # <s>, </s>, <start_of_turn>, </passages>, with attributes as well
+            rf"{_LT}(?=\s{{0,8}}/?\s{{0,8}}(?:{_NAMED})(?:\s[^<>]{{0,200}})?\s{{0,8}}/?[>＞﹥])",
+            # <<SYS>>, <</SYS>>
+            rf"{_LT}(?={_LT}/?\w{{1,20}}[>＞﹥]{{2}})",
+            # [INST], [/INST], [SYSTEM_PROMPT], [TOOL_CALLS], [gMASK]
+            r"[\[［](?=/?(?:INST|SYS|SYSTEM(?:_PROMPT)?|AVAILABLE_TOOLS|TOOL_\w{1,20}|CLS|SEP|g?MASK|PAD|UNK|"
+            r"BOS|EOS|IMG\w{0,12}|THINK|PREFIX|SUFFIX|MIDDLE|ARGS|CALL_ID|AUDIO)[\]］])",
+        )
+    ),
+    re.IGNORECASE,
+)
+_LOOKS_LIKE = str.maketrans({"<": "‹", "＜": "‹", "﹤": "‹", "[": "⟦", "［": "⟦"})
+# Tag characters spell ASCII that nobody sees.
+_INVISIBLE = re.compile("[\U000e0000-\U000e007f]")
+
+
+def neutralise(text: str) -> str:
+    """`text` without the control tokens of chat templates, control characters and invisible tag characters.
+
+    Line ends of every kind become plain ones. Ordinary prose and code stay as they are.
+    """
+    lines = _INVISIBLE.sub("", text).splitlines()
+    plain = "\n".join(line if line.isprintable() else _printable(line) for line in lines)
+    return _TOKENS.sub(lambda match: match[0].translate(_LOOKS_LIKE), plain)
+
+
+def _printable(line: str) -> str:
+    return "".join(c for c in line if c == "\t" or unicodedata.category(c) not in ("Cc", "Cs"))
+
+
+def quote_passages(hits: Sequence[Hit]) -> str:
+    """The passages as a block of a prompt, without the names of their documents; empty without hits.
+
+    <passages>
+    [1]
+    > first line of the first passage
+    </passages>
+    """
+    if not hits:
+        return ""
+    blocks = [f"[{n}]\n{_quoted(hit.chunk.text)}" for n, hit in enumerate(hits, 1)]
+    return "\n".join((OPENING, *blocks, CLOSING))
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}" if line else ">" for line in neutralise(text).split("\n"))

@@ -1,0 +1,303 @@
+"""Passages for a question, found in an index by words, by meaning, or by both."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from itertools import accumulate
+from typing import Any, TypeVar
+
+import numpy as np
+
+from dlgforge_core.config import CoverageConfig, PostgresConfig, RerankConfig, RetrievalConfig
+from dlgforge_core.errors import BackendError, ConfigError, DlgforgeError, KnowledgeError
+from dlgforge_core.knowledge.coverage import Assignment, assign_document, release_document
+from dlgforge_core.knowledge.dense import DenseIndex, Mask, Scores, reciprocal_rank_fusion
+from dlgforge_core.knowledge.embedding import Embedder, open_embedder
+from dlgforge_core.knowledge.endpoints import JsonClient
+from dlgforge_core.knowledge.index_reader import IndexReader
+from dlgforge_core.knowledge.index_store import CHUNK_IDS, DOCUMENTS, documents_from_json, split_ids
+from dlgforge_core.knowledge.lexical import LexicalIndex, best
+from dlgforge_core.knowledge.types import Chunk, Document, Hit
+from dlgforge_core.languages import base_code
+from dlgforge_core.llm.endpoints import Endpoint
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+# Smaller indexes are searched in less time than a thread takes to start on it.
+_THREAD_ABOVE_CHUNKS = 5_000
+# How far down each ranking goes into the fusion.
+_FUSED = 50
+_WARN_EVERY_S = 60.0
+_QUERY_CHARS = 4_000
+
+
+def open_knowledge(
+    dsn: str,
+    postgres: PostgresConfig,
+    dataset: str,
+    index_id: str,
+    retrieval: RetrievalConfig,
+    *,
+    embedding: Endpoint | None = None,
+    reranker: Endpoint | None = None,
+) -> Knowledge:
+    """An index of a dataset, to be entered with `async with`; everything is read from Postgres then.
+
+    Entering raises KnowledgeError when there is no such index, or none with vectors for a dense search,
+    ConfigError when an endpoint that the configuration names was not given, StoreError.
+    """
+    return Knowledge(IndexReader(dsn, postgres, dataset), index_id, retrieval, embedding, reranker)
+
+
+class Knowledge:
+    """The documents of one index, searched and given out; see `open_knowledge`."""
+
+    def __init__(
+        self,
+        reader: IndexReader,
+        index_id: str,
+        retrieval: RetrievalConfig,
+        embedding: Endpoint | None,
+        reranker: Endpoint | None,
+    ) -> None:
+        self._reader = reader
+        self._index_id = index_id
+        self._retrieval = retrieval
+        self._embedding_endpoint = embedding
+        self._rerank_endpoint = reranker
+        self._embedder: Embedder | None = None
+        self._reranker: Reranker | None = None
+        self._dense: DenseIndex | None = None
+        self._warned: dict[str, float] = {}
+
+    @property
+    def index_id(self) -> str:
+        """The index that is searched."""
+        return self._index_id
+
+    async def __aenter__(self) -> Knowledge:
+        try:
+            await self._load()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._embedder is not None:
+            await self._embedder.aclose()
+        if self._reranker is not None:
+            await self._reranker.aclose()
+        await self._reader.aclose()
+
+    async def _load(self) -> None:
+        settings = await self._reader.settings(self._index_id)
+        files = await self._reader.files(self._index_id)
+        self._documents = documents_from_json(files.pop(DOCUMENTS))
+        self._ids = split_ids(files.pop(CHUNK_IDS))
+        ends = list(accumulate(document.n_chunks for document in self._documents))
+        self._ranges = {
+            document.name: range(end - document.n_chunks, end)
+            for document, end in zip(self._documents, ends, strict=True)
+        }
+        self._languages = frozenset(document.language for document in self._documents)
+        self._by_language: dict[str, list[Document]] = {}
+        for document in self._documents:
+            self._by_language.setdefault(document.language, []).append(document)
+        self._lexical = await asyncio.to_thread(LexicalIndex.from_files, files, len(self._ids))
+        if self._retrieval.mode != "lexical":
+            await self._load_dense(settings)
+        if self._retrieval.rerank.backend != "off":
+            if self._rerank_endpoint is None:
+                raise ConfigError("retrieval.rerank.backend = endpoint, but no endpoint was given")
+            self._reranker = Reranker(self._rerank_endpoint, self._retrieval.rerank)
+
+    async def _load_dense(self, settings: dict[str, Any]) -> None:
+        made_with = settings.get("embedding")
+        if made_with is None:
+            raise KnowledgeError(
+                f"retrieval.mode = {self._retrieval.mode}, but the knowledge index has no vectors: "
+                "set knowledge.embedding and materialize knowledge_index, or retrieval.mode = lexical"
+            )
+        backend, model = made_with["backend"], made_with["model"]
+        # Two tries: a dialogue waits for it, and there is the lexical search.
+        self._embedder = open_embedder(backend, model, self._embedding_endpoint, attempts=2)
+        self._dense = DenseIndex(await self._reader.vectors(f"{backend}:{model}", self._ids))
+
+    # Documents
+
+    def documents(self, language: str | None = None) -> Sequence[Document]:
+        """Those in a dialogue's language (code or name, dialects too); all of them where there are none."""
+        return self._by_language.get(base_code(language), self._documents) if language else self._documents
+
+    async def chunks_of(self, document: str) -> list[Chunk]:
+        """The chunks of a document, in order. Raises KnowledgeError when the index does not have it."""
+        if document not in self._ranges:
+            raise KnowledgeError(f"the knowledge index has no document {document!r}")
+        return await self._reader.chunks([self._ids[place] for place in self._ranges[document]])
+
+    async def chunks(self, chunk_ids: Sequence[str]) -> list[Chunk]:
+        """Chunks by their ids, in order. Raises KnowledgeError when one is not in the store."""
+        return await self._reader.chunks([bytes.fromhex(chunk_id) for chunk_id in chunk_ids])
+
+    async def assign_document(
+        self,
+        fingerprint: str,
+        dialogue_id: str,
+        candidates: Sequence[tuple[str, float]],
+        *,
+        coverage: CoverageConfig,
+        seed: int,
+    ) -> Assignment:
+        """`coverage.assign_document` on this object's connection. Raises ValueError, StoreError."""
+        return await self._reader.run(
+            lambda connection: assign_document(
+                connection, fingerprint, dialogue_id, candidates, coverage=coverage, seed=seed
+            )
+        )
+
+    async def release_document(self, fingerprint: str, dialogue_id: str) -> None:
+        """`coverage.release_document` on this object's connection. Raises StoreError."""
+        await self._reader.run(lambda connection: release_document(connection, fingerprint, dialogue_id))
+
+    async def relevance(
+        self, query: str, documents: Sequence[Document], language: str | None = None
+    ) -> list[tuple[str, float]]:
+        """How well each of these documents fits a query: the score of its best chunk, 0 where none matches.
+
+        As candidates for `assign_document`. By words, in every mode: no endpoint is asked.
+        """
+        scores = await self._off_loop(lambda: self._lexical_scores(query, language, None))
+        if scores is None:
+            return [(document.name, 0.0) for document in documents]
+        ranges = [self._ranges[document.name] for document in documents]
+        return [
+            (document.name, float(scores[places.start : places.stop].max(initial=0.0)))
+            for document, places in zip(documents, ranges, strict=True)
+        ]
+
+    # Search
+
+    async def search(
+        self,
+        query: str,
+        *,
+        k: int | None = None,
+        documents: Collection[str] | None = None,
+        language: str | None = None,
+    ) -> list[Hit]:
+        """The `k` passages (default: `retrieval.top_k`) that fit a query best, the best first.
+
+        Only from `documents` where they are given, by name. `language` (code or name) says what the query
+        is written in. Fewer hits than `k` when no more match. An embedding or reranking server that fails
+        is done without, with a warning. Raises StoreError.
+        """
+        k = self._retrieval.top_k if k is None else k
+        query = query[:_QUERY_CHARS]
+        mask = self._mask(documents)
+        reranked = self._reranker is not None
+        wanted = max(k, self._retrieval.rerank.candidates) if reranked else k
+        places = await self._places(query, language, mask, wanted)
+        chunks = await self._reader.chunks([self._ids[place] for place, _ in places])
+        hits = [Hit(chunk, score) for chunk, (_, score) in zip(chunks, places, strict=True)]
+        if self._reranker is not None and len(hits) > 1:
+            try:
+                hits = await self._reranker.order(query, hits)
+            except BackendError as error:
+                self._warn("reranking", error)
+        return hits[:k]
+
+    async def _places(
+        self, query: str, language: str | None, mask: Mask | None, n: int
+    ) -> list[tuple[int, float]]:
+        """Places of the `n` best chunks in the index, with their scores."""
+        if not query.strip() or (mask is not None and not mask.any()):
+            return []
+        vector = await self._query_vector(query)
+        mode = self._retrieval.mode if vector is not None else "lexical"
+
+        def find() -> list[tuple[int, float]]:
+            depth = n if mode != "hybrid" else max(n, _FUSED)
+            rankings = []
+            if mode != "dense":
+                scores = self._lexical_scores(query, language, mask)
+                rankings.append([] if scores is None else best(scores, depth))
+            if vector is not None and self._dense is not None:
+                rankings.append(best(self._dense.scores(vector, mask), depth))
+            if len(rankings) == 1:
+                return rankings[0][:n]
+            fused = reciprocal_rank_fusion([[place for place, _ in ranking] for ranking in rankings])
+            return sorted(fused.items(), key=lambda item: (-item[1], item[0]))[:n]
+
+        return await self._off_loop(find)
+
+    async def _off_loop(self, work: Callable[[], T]) -> T:
+        return work() if len(self._ids) < _THREAD_ABOVE_CHUNKS else await asyncio.to_thread(work)
+
+    def _lexical_scores(self, query: str, language: str | None, mask: Mask | None) -> Scores | None:
+        # Chunks of no known language are indexed unstemmed.
+        languages = self._languages if not language else {base_code(language)} | (self._languages & {""})
+        scores = self._lexical.scores(query, languages)
+        return scores if scores is None or mask is None else np.where(mask, scores, np.float32(0))
+
+    async def _query_vector(self, query: str) -> Any:
+        if self._embedder is None:
+            return None
+        try:
+            return (await self._embedder.embed([query]))[0]
+        except BackendError as error:
+            self._warn("embedding the question", error)
+            return None
+
+    def _mask(self, documents: Collection[str] | None) -> Mask | None:
+        if documents is None:
+            return None
+        mask = np.zeros(len(self._ids), np.bool_)
+        for name in documents:
+            if (places := self._ranges.get(name)) is not None:
+                mask[places.start : places.stop] = True
+        return mask
+
+    def _warn(self, what: str, error: DlgforgeError) -> None:
+        now = time.monotonic()
+        if now - self._warned.get(what, -_WARN_EVERY_S) >= _WARN_EVERY_S:
+            self._warned[what] = now
+            log.warning("%s failed; the search goes on without: %s", what, error)
+
+
+class Reranker:
+    """A server's /v1/rerank, as vLLM, Jina and Cohere have it."""
+
+    def __init__(self, endpoint: Endpoint, config: RerankConfig) -> None:
+        self._client = JsonClient(endpoint, attempts=2)
+        self._model = config.model
+
+    async def order(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        """The hits in the model's order, with its scores. Raises BackendError."""
+        body = {
+            "query": query,
+            "documents": [hit.chunk.text for hit in hits],
+            "top_n": len(hits),
+            "return_documents": False,
+        }
+        answer = await self._client.post("/rerank", body | ({"model": self._model} if self._model else {}))
+        try:
+            scores = {int(item["index"]): float(item["relevance_score"]) for item in answer["results"]}
+            if not scores.keys() <= set(range(len(hits))):
+                raise ValueError(f"there is no document {max(scores)}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise BackendError(
+                f"the answer of {self._client.endpoint.base_url}/rerank is no ranking: "
+                f"{type(error).__name__}: {error}"
+            ) from None
+        ranked = sorted(scores, key=lambda index: -scores[index])
+        left = [hit for index, hit in enumerate(hits) if index not in scores]
+        return [Hit(hits[index].chunk, scores[index]) for index in ranked] + left
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._client.aclose()

@@ -1,0 +1,171 @@
+"""One file of a knowledge folder: read, cut into chunks, and written down in Postgres."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from dlgforge_core.config import KnowledgeConfig
+from dlgforge_core.knowledge.chunking import chunk_spans
+from dlgforge_core.knowledge.documents import READER_VERSION, Problem, ReadDocument, read_documents
+from dlgforge_core.knowledge.folder import KnowledgeFolder, SourceFile
+from dlgforge_core.knowledge.index_store import ID_BYTES, Connection
+
+_ROWS_AT_ONCE = 2_000
+# Enough to tell a language, and quick.
+_LANGUAGE_CHARS = 1_500
+_MIN_LETTERS = 12
+_MAX_PROBLEMS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """The file could not be fetched: nothing is known of it, and what was read earlier stays."""
+
+    message: str
+
+
+@dataclass
+class _Pending:
+    """Rows that go to Postgres together."""
+
+    chunks: list[tuple[Any, ...]] = field(default_factory=list)
+    documents: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+def source_settings(folder: KnowledgeFolder, config: KnowledgeConfig) -> str:
+    """A digest of what decides, apart from a file's content, what its chunks are."""
+    told = [READER_VERSION, folder.place, config.chunk_chars, config.chunk_overlap_chars]
+    return hashlib.sha256(orjson.dumps(told)).hexdigest()[:12]
+
+
+def read_source(
+    connection: Connection,
+    dataset: str,
+    folder: KnowledgeFolder,
+    file: SourceFile,
+    config: KnowledgeConfig,
+    settings: str,
+    tell: Callable[[str], None],
+) -> list[str]:
+    """Read a file and put its documents in place of those it held; returns what is wrong with it."""
+    pending, problems = _Pending(), _Problems(file.name)
+    names: set[str] = set()
+    for item in _items(folder, file):
+        if isinstance(item, _Failed):
+            return [item.message]
+        if isinstance(item, Problem):
+            problems.add(item.message)
+        elif item.name in names:
+            problems.add(f"{item.name}: its id is used twice in the file; the first one counts")
+        else:
+            names.add(item.name)
+            _add(pending, item, config)
+            tell(f"{file.name}: {len(names):,} documents read")
+        if len(pending.chunks) >= _ROWS_AT_ONCE:
+            _insert_chunks(connection, dataset, pending)
+    _insert_chunks(connection, dataset, pending)
+    _replace(connection, dataset, file, settings, pending, problems.told())
+    return problems.told()
+
+
+class _Problems:
+    """What is wrong with a file; only the first of very many."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._first, self._n = name, list[str](), 0
+
+    def add(self, message: str) -> None:
+        self._n += 1
+        if self._n <= _MAX_PROBLEMS:
+            self._first.append(message.encode("utf-8", "replace").decode().replace("\0", ""))
+
+    def told(self) -> list[str]:
+        more = self._n - len(self._first)
+        return [*self._first, *([f"{self._name}: {more:,} more problems"] if more else [])]
+
+
+def _items(folder: KnowledgeFolder, file: SourceFile) -> Iterator[ReadDocument | Problem | _Failed]:
+    try:
+        with folder.open(file) as stream:
+            yield from read_documents(file, stream)
+    except Exception as error:  # filesystems have errors of their own; none may end the whole reading
+        yield _Failed(f"{file.name}: it cannot be read: {type(error).__name__}: {error}")
+
+
+def _add(pending: _Pending, document: ReadDocument, config: KnowledgeConfig) -> None:
+    language = detect_language(document.text)
+    ids = []
+    spans = chunk_spans(document.text, config.chunk_chars, config.chunk_overlap_chars)
+    for ordinal, (start, end) in enumerate(spans):
+        text = document.text[start:end]
+        row = (document.name, ordinal, start, language, text)
+        chunk_id = hashlib.blake2b(orjson.dumps(row), digest_size=ID_BYTES).digest()
+        text_key = hashlib.blake2b(text.encode(), digest_size=ID_BYTES).digest()
+        pending.chunks.append((chunk_id, *row, text_key))
+        ids.append(chunk_id)
+    pending.documents.append((document.name, document.title, language, len(document.text), b"".join(ids)))
+
+
+def _insert_chunks(connection: Connection, dataset: str, pending: _Pending) -> None:
+    # Before their documents, in a transaction of their own: chunks that nothing names do no harm.
+    if pending.chunks:
+        columns = [list(column) for column in zip(*pending.chunks, strict=True)]
+        connection.execute(
+            "INSERT INTO knowledge_chunks "
+            "(dataset, chunk_id, document, ordinal, start_char, language, text, text_key) SELECT %s, * FROM "
+            "unnest(%s::bytea[], %s::text[], %s::int[], %s::int[], %s::text[], %s::text[], %s::bytea[]) "
+            "ON CONFLICT DO NOTHING",
+            (dataset, *columns),
+        )
+        pending.chunks.clear()
+
+
+def _replace(
+    connection: Connection,
+    dataset: str,
+    file: SourceFile,
+    settings: str,
+    pending: _Pending,
+    problems: list[str],
+) -> None:
+    with connection.transaction():
+        connection.execute(
+            "DELETE FROM knowledge_sources WHERE dataset = %s AND source = %s", (dataset, file.name)
+        )
+        connection.execute(
+            "INSERT INTO knowledge_sources (dataset, source, state, settings, problems) "
+            "VALUES (%s, %s, %s, %s, %s::jsonb)",
+            (dataset, file.name, file.state, settings, orjson.dumps(problems).decode()),
+        )
+        for start in range(0, len(pending.documents), _ROWS_AT_ONCE):
+            rows = pending.documents[start : start + _ROWS_AT_ONCE]
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            connection.execute(
+                "INSERT INTO knowledge_documents "
+                "(dataset, source, document, title, language, n_chars, chunk_ids) SELECT %s, %s, * FROM "
+                "unnest(%s::text[], %s::text[], %s::text[], %s::int[], %s::bytea[]) ON CONFLICT DO NOTHING",
+                (dataset, file.name, *columns),
+            )
+
+
+def detect_language(text: str) -> str:
+    """ISO 639-1 code of a text's language, of all that lingua knows; empty when it cannot be told."""
+    start = text[:_LANGUAGE_CHARS]
+    if sum(map(str.isalpha, start)) < _MIN_LETTERS:
+        return ""
+    found = _detector().detect_language_of(start)
+    return str(found.iso_code_639_1.name.lower()) if found is not None else ""
+
+
+@lru_cache(maxsize=1)
+def _detector() -> Any:
+    """All languages in 80 MB; the accurate models, made for single sentences, would take 1 GB."""
+    from lingua import LanguageDetectorBuilder  # here and not above: only reading needs it
+
+    return LanguageDetectorBuilder.from_all_languages().with_low_accuracy_mode().build()
