@@ -74,7 +74,8 @@ class Agreement:
     """Scores and agreement of several judges.
 
     `histograms` count each judge's verdicts by score, `merged` those of all judges together, as exports
-    carry them. `units`: what at least two have judged, over which `alpha` goes.
+    carry them; `mean` is the mean over everything judged of the judges' mean score there, not rounded.
+    `units`: what at least two have judged, over which `alpha` goes.
     """
 
     judges: tuple[str, ...]
@@ -83,15 +84,11 @@ class Agreement:
     pairs: tuple[PairAgreement, ...]
     histograms: Mapping[str, tuple[int, ...]]
     merged: tuple[int, ...]
+    mean: float | None
 
     def mean_of(self, judge: str) -> float | None:
         """Mean score of a judge; None without verdicts."""
         return mean_score(self.histograms[judge])
-
-    @property
-    def mean(self) -> float | None:
-        """Mean over everything judged of the merged scores."""
-        return mean_score(self.merged)
 
 
 def mean_score(histogram: Sequence[int]) -> float | None:
@@ -112,6 +109,7 @@ def agreement_of(judges: Sequence[str], combinations: Iterable[tuple[Scores, int
     histograms = [[0] * N_SCORES for _ in judges]
     merged = [0] * N_SCORES
     coincidences = _Coincidences()
+    sums: Counter[int] = Counter()  # of scores, by how many judges gave one
     units = 0
     for scores, count in combinations:
         given = [(place, score) for place, score in enumerate(scores) if score is not None]
@@ -121,6 +119,7 @@ def agreement_of(judges: Sequence[str], combinations: Iterable[tuple[Scores, int
             confusions[i, j][a][b] += count
         if given:
             merged[merged_score([score for _, score in given])] += count
+            sums[len(given)] += count * sum(score for _, score in given)
         if len(given) > 1:
             units += count
             coincidences.add([score for _, score in given], count)
@@ -131,6 +130,7 @@ def agreement_of(judges: Sequence[str], combinations: Iterable[tuple[Scores, int
         pairs=tuple(_pair(judges[i], judges[j], matrix) for (i, j), matrix in confusions.items()),
         histograms={name: tuple(histogram) for name, histogram in zip(judges, histograms, strict=True)},
         merged=tuple(merged),
+        mean=sum(total / size for size, total in sums.items()) / sum(merged) if sums else None,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dlgforge_core.export import plots
-from dlgforge_core.judging.agreement import N_SCORES, Agreement, PairAgreement, mean_score
+from dlgforge_core.judging.agreement import N_SCORES, Agreement, PairAgreement
 
 _MOST_JUDGES = 6
 _MOST_PAIRS = 3
@@ -15,13 +15,15 @@ _BLUE, _ORANGE = "#4f43dd", "#e8834a"
 
 def judges_png(agreement: Agreement) -> bytes:
     """A PNG: a histogram of scores for each of the first judges and for all together, and some pairs."""
-    shown = [(f"Scores of {_short(name)}", agreement.histograms[name]) for name in agreement.judges]
-    shown = shown[:_MOST_JUDGES]
+    shown = [
+        (f"Scores of {_short(name)}", agreement.histograms[name], agreement.mean_of(name))
+        for name in agreement.judges[:_MOST_JUDGES]
+    ]
     if len(agreement.judges) > 1:
-        shown.append(("Scores of all together", agreement.merged))
+        shown.append(("Scores of all together", agreement.merged, agreement.mean))
     panels: list[plots.Panel] = [
-        (title, lambda axes, counts=counts: _histogram(axes, counts))  # type: ignore[misc]
-        for title, counts in shown
+        (title, lambda axes, counts=counts, mean=mean: _histogram(axes, counts, mean))  # type: ignore[misc]
+        for title, counts, mean in shown
     ]
     panels += [
         (f"{_short(pair.first)} and {_short(pair.second)}", lambda axes, pair=pair: _confusion(axes, pair))  # type: ignore[misc]
@@ -35,8 +37,7 @@ def _short(name: str) -> str:
     return (name if len(name) <= 24 else "…" + name[-23:]).replace("$", r"\$")
 
 
-def _histogram(axes: Any, counts: Sequence[int]) -> None:
-    mean = mean_score(counts)
+def _histogram(axes: Any, counts: Sequence[int], mean: float | None) -> None:
     if mean is None:
         return plots._nothing(axes, "no verdicts")
     axes.bar(range(N_SCORES), counts, color=_BLUE, width=0.8)

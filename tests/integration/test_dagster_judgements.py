@@ -65,7 +65,7 @@ def test_the_asset_judges_and_shows_what_came_out(store: RunStore, sim: Simulate
     assert shown["agreement"].records[0].data["judged by both"] == 20
     assert -1 <= shown["alpha"] <= 1
     assert "**" in shown["lowest_scores"]
-    assert "strict: " in shown["lowest_scores"]
+    assert "strict" in shown["lowest_scores"]
     again = metadata(materialize(store, sim.base_url, mode="offline", judges=TWO))
     assert (again["verdicts_given"], again["verdicts_kept"]) == (0, 40)
     assert sim.stats()["calls"] == 40

@@ -253,7 +253,7 @@ def test_a_killed_process_costs_the_calls_in_flight_and_no_more(store: RunStore)
         sim.configure(latency_s=0.05)
         options = {"concurrency": concurrency, "patience_s": 30.0}
         with judging_process(store, run, options, sim) as process:
-            assert process.line() == "ready"
+            process.go()
             while sim.stats()["served"] < 50:
                 time.sleep(0.01)
             process.kill()
@@ -288,12 +288,13 @@ def test_a_killed_process_costs_the_calls_in_flight_and_no_more(store: RunStore)
 def test_two_processes_at_once_judge_nothing_twice(store: RunStore) -> None:
     with simulated_endpoint(record_requests=10_000) as sim:
         run = generated(store, sim, 20)
-        sim.configure(latency_s=0.03)
+        sim.configure(latency_s=0.1)
         with (
             judging_process(store, run, {"judges": TWO}, sim) as one,
             judging_process(store, run, {"judges": TWO[::-1]}, sim) as other,
         ):
-            assert (one.line(), other.line()) == ("ready", "ready")
+            one.go()
+            other.go()
             reports = [json.loads(process.line()) for process in (one, other)]
         assert sorted(report["given"] for report in reports) == [0, 80]
         assert [report["missing"] for report in reports] == [0, 0]
@@ -307,7 +308,7 @@ def test_who_waits_is_told_so_once_and_goes_on_when_the_other_is_killed(store: R
         sim.configure(latency_s=30.0)
         told: list[str] = []
         with judging_process(store, run, {}, sim) as other:
-            assert other.line() == "ready"
+            other.go()
             while not sim.stats()["in_flight_max"]:
                 time.sleep(0.01)
             threading.Timer(1.5, lambda: (sim.configure(latency_s=0.0), other.process.kill())).start()

@@ -1,8 +1,8 @@
 """Judging what was generated: in this process, and in one of its own that may be killed.
 
 `python -m tests.support.judging` reads one line of JSON from stdin (`dsn`, `fingerprint`, `judge`,
-`endpoints` by name), prints "ready" before it judges and its report as JSON at the end. It dies with
-its starter.
+`endpoints` by name), prints "ready", judges once it is told to by another line, and prints its report as
+JSON. It dies with its starter.
 """
 
 from __future__ import annotations
@@ -96,6 +96,13 @@ class JudgingProcess:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(task).encode() + b"\n")
         self.process.stdin.flush()
+        assert self.line() == "ready"
+
+    def go(self) -> None:
+        """Have it judge."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"go\n")
+        self.process.stdin.flush()
 
     def line(self, timeout_s: float = 60.0) -> str:
         """The next line it prints; fails the test when none comes."""
@@ -117,7 +124,10 @@ class JudgingProcess:
 def judging_process(
     store: RunStore, run: PreparedRun, judge: dict[str, Any], sim: SimulatedEndpoint
 ) -> Iterator[JudgingProcess]:
-    """A process that judges everything of the run's fingerprint; it is gone when the block is left."""
+    """A process that judges everything of the run's fingerprint, once it is told to `go`.
+
+    It is gone when the block is left.
+    """
     made = JudgingProcess(store, run, judge, sim)
     try:
         yield made
@@ -132,6 +142,7 @@ def main() -> None:
     task = json.loads(sys.stdin.readline())
     endpoints = [Endpoint(name, url) for name, url in task["endpoints"].items()]
     print("ready", flush=True)
+    sys.stdin.readline()
     report = judge_dialogues(
         RunStore(task["dsn"]),
         Scope(fingerprint=task["fingerprint"]),

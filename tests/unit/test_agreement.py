@@ -34,6 +34,12 @@ def test_two_judges_by_hand() -> None:
     assert found.mean_of("a") == 4.5
     assert found.histograms["b"] == (0, 0, 1, 0, 1, 1, 1, 0, 0, 0, 0)
     assert found.merged == (0, 0, 1, 0, 1, 1, 0, 1, 0, 0, 0), "3 and 4 make 4"
+    assert found.mean == (2 + 3.5 + 5 + 7) / 4, "not rounded"
+
+
+def test_the_mean_is_over_what_was_judged_whoever_judged_it() -> None:
+    found = agreement_of(["a", "b"], [((2, 4), 1), ((None, 9), 2), ((None, None), 5)])
+    assert found.mean == (3 + 9 + 9) / 3
 
 
 def test_the_example_of_the_literature() -> None:
