@@ -588,7 +588,7 @@ def test_a_reader_decides_what_can_be_used(sim: SimulatedEndpoint) -> None:
 def test_the_key_is_in_no_log_record_no_repr_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
     async def main(port: int) -> RunStoppedError:
         dead = Endpoint("dead", f"http://127.0.0.1:{port}/v1", KEY)
-        async with client(at(sim, api_key=KEY), dead, patience_s=1.0) as llm:
+        async with client(at(sim, api_key=KEY), dead, patience_s=3.0) as llm:
             completions(await ask_many(llm, 40, 8))
             assert KEY not in repr(vars(llm))
             assert KEY not in repr(llm._attempts.transports["dead"].__dict__)
