@@ -44,17 +44,18 @@ class WebSearch:
                 json={"q": query, "num": k},
                 headers={"X-API-KEY": self._key.get_secret_value()},
             ) as response:
-                body = await _read(response)
+                body = self._redact(await _read(response))
         except httpx.HTTPError as error:
             # Not chained: the error carries the request, and with it the key.
-            raise WebSearchError(self._redact(f"{type(error).__name__} {error}".strip())) from None
+            said = self._redact(f"{type(error).__name__} {error}".encode()).decode()
+            raise WebSearchError(said.strip()) from None
         if response.status_code != 200:
-            said = self._redact(body.decode("utf-8", "replace"))
-            raise WebSearchError(f"status {response.status_code}: {excerpt(said)}")
+            raise WebSearchError(f"status {response.status_code}: {excerpt(body)}")
         return read_results(body, k)
 
-    def _redact(self, text: str) -> str:
-        return text.replace(self._key.get_secret_value(), "***")
+    def _redact(self, body: bytes) -> bytes:
+        # Whole and as it came: a server may repeat the key, and half of it could be left in a shortened text.
+        return body.replace(self._key.get_secret_value().encode(), b"***")
 
     async def aclose(self) -> None:
         """Close all connections."""

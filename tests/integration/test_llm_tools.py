@@ -160,6 +160,21 @@ def test_broken_calls_cost_no_dialogue(broken: dict[str, str]) -> None:
     assert bool(event.error) == (broken != {"tool_arguments": '{"query": "ti'})
 
 
+def test_a_call_that_the_server_cannot_read_costs_that_call_its_tools() -> None:
+    async def main() -> tuple[Completion, Completion]:
+        async with client(at(sim)) as llm:
+            completion, _ = await answer(llm)
+            await asyncio.to_thread(sim.configure, tool_calls="once")
+            return completion, await ask(llm)
+
+    with simulated_endpoint(tool_calls="unreadable") as sim:
+        first, second = asyncio.run(main())
+        assert sim.stats()["by_status"] == {"500": 1, "200": 2}
+    assert first.text
+    assert not first.tools_offered
+    assert second.tool_calls
+
+
 def test_empty_answers_are_still_unusable_with_tools() -> None:
     async def main() -> None:
         async with client(at(sim)) as llm:

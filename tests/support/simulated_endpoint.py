@@ -13,8 +13,9 @@ Routes, below `base_url`:
 
 - `POST /chat/completions`: a question, an answer or a verdict, by what the messages ask for. Requests that
   offer tools are answered as the option `tool_calls` says: "ignored" (text), "once" (a tool call, then text
-  once the last message is a tool's result), "always", or "refused" (400, in vLLM's words). Which tool, and
-  with what arguments, depends on the messages; the argument `query` is what the user said last.
+  once the last message is a tool's result), "always", "refused" (400, in vLLM's words), or "unreadable"
+  (500, in llama.cpp's). Which tool, and with what arguments, depends on the messages; the argument `query`
+  is what the user said last.
   `reasoning="..."` sends that along, in `reasoning_content`, `reasoning` or a <think> block
   (`reasoning_field`).
 - `POST /embeddings`: unit vectors of `embedding_dimensions`, hashed bags of words, so that texts with words

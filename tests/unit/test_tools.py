@@ -195,6 +195,7 @@ def test_a_web_search_that_fails_shows_no_key(
         event, _ = execute(Toolbox(config, None, SecretStr(KEY)), ToolCall("1", "web_search", {"query": "x"}))
     assert event.error == "web_search failed; answer without it"
     assert "tool web_search failed" in caplog.text
+    assert ("Unauthorized: ***" in caplog.text) == ("search_key" in options)
     assert KEY not in caplog.text
 
 

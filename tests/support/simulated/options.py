@@ -81,8 +81,9 @@ class Options:
     default_schema: Mapping[str, Any] = field(default_factory=lambda: JUDGE_SCHEMA)  # none in the request
 
     # Tool calls, when a request offers tools: "ignored" (text as ever), "once" (a call, and text after its
-    # result), "always" (a call whenever tools are offered) or "refused" (400 for tools and for messages of
-    # tools, in the words of a vLLM without --enable-auto-tool-choice).
+    # result), "always" (a call whenever tools are offered), "refused" (400 for tools and for messages of
+    # tools, in the words of a vLLM without --enable-auto-tool-choice) or "unreadable" (500 when tools are
+    # offered: the server cannot read the call its model made, in llama.cpp's words).
     tool_calls: str = "ignored"
     tool_call_share: float = 1.0  # of the conversations, chosen by their content
     tool_calls_at_once: int = 1
@@ -148,7 +149,7 @@ class Options:
             ) from None
 
     def _check_tools_and_retrieval(self) -> None:
-        _choice("tool_calls", self.tool_calls, ("ignored", "once", "always", "refused"))
+        _choice("tool_calls", self.tool_calls, ("ignored", "once", "always", "refused", "unreadable"))
         _share("tool_call_share", self.tool_call_share)
         _at_least("tool_calls_at_once", self.tool_calls_at_once, 1)
         _choice("reasoning_field", self.reasoning_field, ("reasoning_content", "reasoning", "think"))

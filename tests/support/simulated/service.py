@@ -390,7 +390,7 @@ class Service:
         try:
             if path == b"/search":
                 if options.search_key and key != options.search_key.encode():
-                    raise RequestError(403, "Unauthorized.", None)
+                    raise RequestError(403, f"Unauthorized: {key.decode()}", None)  # repeating it, as some do
             else:
                 self.authorize(authorization)
             fault = self._retrieval_fault()

@@ -14,6 +14,7 @@ from tests.support.simulated.schema import fill
 
 # What vLLM says without --enable-auto-tool-choice.
 REFUSAL = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+UNREADABLE = "Failed to parse tool call arguments as JSON: unexpected end of input"
 MAX_QUERY_CHARS = 200
 
 ToolCalls = list[dict[str, Any]]
@@ -23,7 +24,7 @@ def tool_calls_for(options: Options, request: Mapping[str, Any]) -> ToolCalls | 
     """The calls this request is answered with, or None when it gets text.
 
     They depend on the messages, the tools and `options.seed` alone. Raises RequestError (400) for tools,
-    and for messages of tools, when the endpoint has none.
+    and for messages of tools, when the endpoint has none; 500 when it cannot read its model's call.
     """
     messages, tools = request["messages"], request.get("tools")
     if options.tool_calls == "refused":
@@ -36,6 +37,8 @@ def tool_calls_for(options: Options, request: Mapping[str, Any]) -> ToolCalls | 
         return None
     if request.get("response_format"):
         return None
+    if options.tool_calls == "unreadable":
+        raise RequestError(500, UNREADABLE, None)
     if options.tool_calls == "once" and messages[-1]["role"] == "tool":
         return None
     key = content.body_key(orjson.dumps(messages), options.seed)
