@@ -46,7 +46,7 @@ from dlgforge_core.config.runtime import (
     RayConfig,
     StoreConfig,
 )
-from dlgforge_core.config.saving import FiltersConfig, HfPushConfig, SavingConfig
+from dlgforge_core.config.saving import DatasetFilesConfig, FiltersConfig, HfPushConfig, SavingConfig
 from dlgforge_core.config.tools import ToolsConfig, web_search_key
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "ConfigModel",
     "CoordinatorConfig",
     "CoverageConfig",
+    "DatasetFilesConfig",
     "DistributedConfig",
     "EmbeddedConfig",
     "EmbeddingBackend",

@@ -89,8 +89,8 @@ class HfPushConfig(ConfigModel):
         return self
 
 
-class SavingConfig(ConfigModel):
-    """Where and how the dataset is written."""
+class DatasetFilesConfig(ConfigModel):
+    """Where and how the dataset is written, and what stays out of it: the config of `dialogue_dataset`."""
 
     output_dir: str = Field("", description="Folder of the dataset. Empty: .dlgforge/datasets/<fingerprint>.")
     formats: list[str] = Field(
@@ -108,7 +108,6 @@ class SavingConfig(ConfigModel):
     reasoning: bool = Field(
         False, description="Whether the Parquet files hold the assistant's reasoning, where it was kept."
     )
-    hf_push: HfPushConfig = Field(HfPushConfig(), description="Pushing the dataset to a Hugging Face hub.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -119,6 +118,17 @@ class SavingConfig(ConfigModel):
         check_columns(self.output_columns, self.formats)
         check_splits(self.splits)
         return self
+
+
+class SavingConfig(DatasetFilesConfig):
+    """Where and how the dataset is written, what stays out of it, and where it is pushed."""
+
+    hf_push: HfPushConfig = Field(HfPushConfig(), description="Pushing the dataset to a Hugging Face hub.")
+
+    @property
+    def files(self) -> DatasetFilesConfig:
+        """All but the push."""
+        return DatasetFilesConfig(**{name: getattr(self, name) for name in DatasetFilesConfig.model_fields})
 
 
 def check_columns(renamed: Mapping[str, str], formats: Sequence[str]) -> None:

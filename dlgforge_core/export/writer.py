@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dlgforge_core.config.base import validate
-from dlgforge_core.config.saving import FORMATS, SavingConfig
+from dlgforge_core.config.saving import FORMATS, DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue, Turn
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
 from dlgforge_core.export.filters import Predicate, Sieve
@@ -102,7 +102,7 @@ def write_dataset(
     folder: Path,
     formats: Sequence[str] | None = None,
     *,
-    saving: SavingConfig | None = None,
+    saving: DatasetFilesConfig | None = None,
     keep: Sequence[tuple[str, Predicate]] = (),
     title: str = "Synthetic dialogues",
     drop_reasons: Mapping[str, int] | None = None,
@@ -124,10 +124,11 @@ def write_dataset(
     Raises ConfigError for unknown or no formats, OSError when the folder cannot be written, and whatever
     `dialogues` raises.
     """
-    saving = saving or SavingConfig()
+    saving = saving or DatasetFilesConfig()
     if formats is not None:
-        wanted = {**saving.model_dump(), "formats": list(dict.fromkeys(formats))}
-        saving = validate(SavingConfig, wanted, "saving")
+        wanted = {name: getattr(saving, name) for name in DatasetFilesConfig.model_fields}
+        wanted["formats"] = list(dict.fromkeys(formats))
+        saving = validate(DatasetFilesConfig, wanted, "saving")
     folder.mkdir(parents=True, exist_ok=True)
     sieve = Sieve(saving.filters, keep)
     dataset = DatasetFigures(by_split=_zeros(saving.splits), turns_by_split=_zeros(saving.splits))
@@ -201,7 +202,7 @@ class _Sink(Protocol):
 def _sinks(
     stack: contextlib.ExitStack,
     folder: Path,
-    saving: SavingConfig,
+    saving: DatasetFilesConfig,
     definitions: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, list[_Sink]]:
     renamed = saving.output_columns
@@ -231,7 +232,7 @@ def _sinks(
     return sinks
 
 
-def _has_twin(saving: SavingConfig) -> bool:
+def _has_twin(saving: DatasetFilesConfig) -> bool:
     """Whether the rows of the Parquet files are written as JSONL, too, for `load_dataset`."""
     return "parquet" in saving.formats and len(saving.formats) > 1
 
@@ -285,7 +286,7 @@ def _size(turn: Turn) -> int:
     return len(turn.user) + len(turn.assistant) + len(details.reasoning) + tools + 200 * len(details.evidence)
 
 
-def _files(writing: Path, saving: SavingConfig, dataset: DatasetFigures) -> list[DatasetFile]:
+def _files(writing: Path, saving: DatasetFilesConfig, dataset: DatasetFigures) -> list[DatasetFile]:
     """The files to keep: those of splits that hold something, of an empty dataset those of the first."""
     splits = [split for split, count in dataset.by_split.items() if count] or list(saving.splits)[:1]
     found = [(name, split, file_name(name, split)) for name in saving.formats for split in splits]
@@ -311,7 +312,7 @@ def _sha256(path: Path) -> str:
 
 def _write_about(
     writing: Path,
-    saving: SavingConfig,
+    saving: DatasetFilesConfig,
     files: Sequence[DatasetFile],
     dataset: DatasetFigures,
     sieve: Sieve,

@@ -47,13 +47,14 @@ def make_dialogue(
     judgement: Judgement | None = None,
     batch: str = "weather.yaml",
     model: str = "m",
+    seed_id: str = "s1",
 ) -> Dialogue:
     plan = DialoguePlan(
         dialogue_id=f"d{ordinal}",
         ordinal=ordinal,
         language=language,
         n_turns=len(turns),
-        topic=SeedTopic("s1", language, topic, batch=batch, metadata={"origin": "/home/someone/secret"}),
+        topic=SeedTopic(seed_id, language, topic, batch=batch, metadata={"origin": "/home/someone/secret"}),
         user_persona=Persona("u", "novice", "Asks."),
         assistant_persona=Persona("a", "expert", "Answers."),
     )
