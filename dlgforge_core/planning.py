@@ -273,6 +273,7 @@ def content_config(
         "version": CONTENT_VERSION,
         # Only what is there: a plain configuration keeps its fingerprint when features come.
         **({"dataset": source.dataset} if source.dataset else {}),
+        **({"tools": _tools(generation)} if generation.tools.enabled else {}),
         **(_grounding(generation, source.index_id) if source.index_id else {}),
         "run": {**run, "turns": asdict(TurnCounts.from_config(generation.run))},
         "personas": asdict(personas),
@@ -287,6 +288,11 @@ def content_config(
             },
         },
     }
+
+
+def _tools(generation: GenerationConfig) -> dict[str, Any]:
+    """Without what names a key or an address."""
+    return generation.tools.model_dump(mode="json", include={"max_rounds", "result_chars", "web_search"})
 
 
 def _grounding(generation: GenerationConfig, index_id: str) -> dict[str, Any]:

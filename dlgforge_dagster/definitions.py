@@ -9,6 +9,7 @@ import dagster as dg
 from dlgforge_core.config import read_recipes
 from dlgforge_dagster.assets.dialogue_dataset import build_dialogue_dataset
 from dlgforge_dagster.assets.dialogues import build_dialogues
+from dlgforge_dagster.assets.judgements import build_judgements
 from dlgforge_dagster.assets.knowledge_index import build_knowledge_index
 from dlgforge_dagster.assets.seed_topics import build_seed_topics
 from dlgforge_dagster.checks import build_checks
@@ -18,7 +19,13 @@ from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
 from dlgforge_dagster.sensors import build_new_seed_batches, build_stale_runs
 
 RECIPES_ENV = "DLGFORGE_RECIPES"
-_ASSETS = (build_seed_topics, build_knowledge_index, build_dialogues, build_dialogue_dataset)
+_ASSETS = (
+    build_seed_topics,
+    build_knowledge_index,
+    build_dialogues,
+    build_judgements,
+    build_dialogue_dataset,
+)
 
 
 def build_definitions(recipes_folder: str) -> dg.Definitions:

@@ -5,8 +5,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,17 @@ from dlgforge_core.store.advisory import process_lock_is_free
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import Jobs
-from dlgforge_dagster.partitions import dialogue_key
+from dlgforge_dagster.partitions import PARTITION, RANGE_END, RANGE_START, dialogue_key
 from dlgforge_dagster.resources import StoreResource
 from dlgforge_dagster.tags import RUN_ID_TAG
 
 RUN_CONFIG_ENV = "DLGFORGE_RUN_CONFIG"
+RESUMES_TAG, RESUME_NUMBER_TAG = "dlgforge/resumes", "dlgforge/resume_number"
 _INTERVAL_S = max(1, int(os.environ.get("DLGFORGE_SENSOR_INTERVAL_S", "30")))
+# By these a run that resumes another one counts to the same backfill, and is for the same partitions.
+_KEPT_TAGS = ("dagster/backfill", RANGE_START, RANGE_END)
+_RESUMED_WITHIN = timedelta(hours=1)
+_MAX_RESUMES = 3  # in a row: what kills its process every time is not tried for ever
 # Files looked into in one tick, which has a minute; the rest follow in the next ones.
 _FILES_A_TICK = 50
 
@@ -183,11 +189,9 @@ def _write_cursor(files: Mapping[str, _Seen]) -> str:
 
 def build_stale_runs(datasets: Mapping[str, tuple[DatasetSpec, Jobs]]) -> dg.SensorDefinition:
     """The sensor that takes up dead runs, of all datasets of the code location."""
-    jobs = [job for _, made in datasets.values() for job in (made.partition, made.all)]
-    steps = [dataset.op("dialogues") for dataset, _ in datasets.values()]
 
     @dg.sensor(
-        jobs=jobs,
+        jobs=[job for _, made in datasets.values() for job in (made.partition, made.all)],
         minimum_interval_seconds=_INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Runs whose process died while it made dialogues are marked as failed. Where Dagster's "
@@ -197,31 +201,36 @@ def build_stale_runs(datasets: Mapping[str, tuple[DatasetSpec, Jobs]]) -> dg.Sen
     def stale_runs(
         context: dg.SensorEvaluationContext, store: StoreResource
     ) -> dg.SensorResult | dg.SkipReason:
-        return _take_up(context, store.run_store(), steps, {job.name for job in jobs})
+        return _take_up(context, store.run_store(), list(datasets.values()))
 
     return stale_runs
 
 
 def _take_up(
-    context: dg.SensorEvaluationContext, run_store: RunStore, steps: Sequence[str], jobs: Set[str]
+    context: dg.SensorEvaluationContext, run_store: RunStore, datasets: Sequence[tuple[DatasetSpec, Jobs]]
 ) -> dg.SensorResult:
     """A living process holds a lock on its run's id; it must be free at two ticks in a row."""
+    instance = context.instance
+    steps = [dataset.op("dialogues") for dataset, _ in datasets]
     suspects_before = set(json.loads(context.cursor or "[]"))
-    started = context.instance.get_runs(
-        dg.RunsFilter(statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]), limit=200
-    )
-    suspects, requests = [], []
-    for run in started:
-        if RUN_ID_TAG not in run.tags or not _is_dead(context.instance, run, run_store, steps):
+    suspects: list[str] = []
+    requests: list[dg.RunRequest] = []
+    for run in _perhaps_dead(instance):
+        if RUN_ID_TAG not in run.tags or not _is_dead(instance, run, run_store, steps):
             continue
-        if run.run_id not in suspects_before:
+        if run.status is not DagsterRunStatus.FAILURE and run.run_id not in suspects_before:
             suspects.append(run.run_id)
             continue
-        context.instance.report_run_failed(
-            run, "The process of this run died. What it had committed is kept; a new run resumes it."
-        )
-        context.log.info(f"run {run.run_id} is dead")
-        if run.job_name in jobs and (request := _resume(context.instance, run)) is not None:
+        if run.status is DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, "The process of this run died before it could be cancelled.")
+            continue
+        if run.status is DagsterRunStatus.STARTED:
+            instance.report_run_failed(
+                run, "The process of this run died. What it had committed is kept; a new run resumes it."
+            )
+            context.log.info(f"run {run.run_id} is dead")
+        if (request := _resume(instance, run, datasets)) is not None:
+            context.log.info(f"run {run.run_id} is resumed")
             requests.append(request)
     return dg.SensorResult(
         run_requests=requests,
@@ -230,21 +239,54 @@ def _take_up(
     )
 
 
+def _perhaps_dead(instance: dg.DagsterInstance) -> Iterator[dg.DagsterRun]:
+    """Runs that are under way, and those that failed of late without run retries to start them again.
+
+    For the code server that started a run may be the first to tell that its process died.
+    """
+    under_way = [DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+    yield from instance.get_runs(dg.RunsFilter(statuses=under_way), limit=200)
+    if not instance.run_retries_enabled:
+        since = datetime.now(UTC) - _RESUMED_WITHIN
+        failed = dg.RunsFilter(statuses=[DagsterRunStatus.FAILURE], updated_after=since)
+        yield from instance.get_runs(failed, limit=200)
+
+
 def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, store: RunStore, steps: Sequence[str]) -> bool:
-    """Whether the run was making dialogues, and the process that did is gone."""
+    """Whether the run was making dialogues, and the process that did is gone.
+
+    A step that failed by itself has an end, unlike one that was killed.
+    """
     stats = instance.get_run_step_stats(run.run_id, list(steps))
     making = any(step.start_time is not None and step.end_time is None for step in stats)
     return making and process_lock_is_free(store.dsn, store.config, run.run_id)
 
 
-def _resume(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.RunRequest | None:
-    """A run that goes on with a dead one; None when Dagster's own run retries do that."""
+def _resume(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, datasets: Sequence[tuple[DatasetSpec, Jobs]]
+) -> dg.RunRequest | None:
+    """A run that goes on with a dead one; None when Dagster's run retries do that, or it was tried enough."""
     if instance.run_retries_enabled:
         return None
-    return dg.RunRequest(
-        run_key=f"resume:{run.run_id}",
-        job_name=run.job_name,
-        run_config=run.run_config,
-        partition_key=run.tags.get("dagster/partition"),
-        tags={"dlgforge/resumes": run.run_id},
-    )
+    number = int(run.tags.get(RESUME_NUMBER_TAG, "0")) + 1
+    if number > _MAX_RESUMES or instance.get_runs(dg.RunsFilter(tags={RESUMES_TAG: run.run_id}), limit=1):
+        return None
+    selection = set(run.asset_selection or ())
+    for dataset, jobs in datasets:
+        # What is launched from an asset's page, and backfills, have a job that sensors cannot start; a job
+        # of the dataset runs the same assets.
+        ours = run.job_name in (jobs.all.name, jobs.partition.name)
+        if ours or dataset.key("dialogues") in selection:
+            return dg.RunRequest(
+                run_key=f"resume:{run.run_id}",
+                job_name=run.job_name if ours else jobs.all.name,
+                asset_selection=sorted(selection, key=str) or None,
+                run_config=run.run_config,
+                partition_key=run.tags.get(PARTITION),
+                tags={
+                    **{tag: run.tags[tag] for tag in _KEPT_TAGS if tag in run.tags},
+                    RESUMES_TAG: run.run_id,
+                    RESUME_NUMBER_TAG: str(number),
+                },
+            )
+    return None

@@ -10,6 +10,7 @@ from dlgforge_core.config.inputs import PersonasConfig
 from dlgforge_core.config.judging import JudgeConfig
 from dlgforge_core.config.knowledge import RetrievalConfig
 from dlgforge_core.config.run import RunConfig
+from dlgforge_core.config.tools import ToolsConfig
 
 
 class GenerationConfig(ConfigModel):
@@ -19,6 +20,7 @@ class GenerationConfig(ConfigModel):
     personas: PersonasConfig = Field(default_factory=PersonasConfig, description="Who talks.")
     judge: JudgeConfig = Field(default_factory=JudgeConfig, description="How dialogues are judged.")
     coverage: CoverageConfig = Field(default_factory=CoverageConfig, description="How repeats are kept out.")
+    tools: ToolsConfig = Field(default_factory=ToolsConfig, description="What the assistant may call.")
     retrieval: RetrievalConfig = Field(
         default_factory=RetrievalConfig, description="How passages are found, where there is knowledge."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,9 +13,10 @@ from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Role, Tu
 from dlgforge_core.generation import prompts
 from dlgforge_core.generation.grounding import Anchor, Grounding, evidence_of
 from dlgforge_core.generation.slots import CallSlots
+from dlgforge_core.generation.tools import Toolbox, answer_with_tools
 from dlgforge_core.knowledge.passages import quote_passages
 from dlgforge_core.knowledge.types import Hit
-from dlgforge_core.llm.client import CallError, Completion, LlmClient
+from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message, ToolDefinition
 from dlgforge_core.store.worker_store import Claim
 
 
@@ -45,6 +46,8 @@ class DialogueContext:
     models: Mapping[Role, str]
     judge: JudgeConfig
     coverage: CoverageConfig
+    toolbox: Toolbox
+    tool_rounds: int
     grounding: Grounding | None = None
     keep_reasoning: bool = False
 
@@ -132,23 +135,40 @@ class DialogueRun:
 
     async def _answer(self, index: int, question: str) -> tuple[str, TurnDetails]:
         grounding, anchor = self._context.grounding, self._anchor
-        hits = await grounding.passages(self._plan, question) if grounding is not None else []
+        hits: list[Hit] = []
+        asked_from = None
+        if grounding is not None and anchor is not None:
+            asked_from = anchor.evidence[index]
+            hits = await grounding.passages(self._plan, question, asked_from)
         messages = prompts.assistant(
-            self._plan,
-            self._turns,
-            question,
-            grounded=grounding is not None,
-            passages=quote_passages(hits),
+            self._plan, self._turns, question, grounded=bool(hits), passages=quote_passages(hits)
         )
-        completion = await self._complete(Role.ASSISTANT, messages, index, 0)
-        asked_from = anchor.evidence[index] if anchor is not None else None
+        completion, tools = await answer_with_tools(
+            lambda history, offered: self._complete(Role.ASSISTANT, history, index, 0, offered),
+            messages,
+            self._toolbox(),
+            self._context.tool_rounds,
+            hits.extend,
+        )
         return completion.text, TurnDetails(
             evidence=evidence_of(self._plan, asked_from, hits, completion.text),
+            tools=tools,
             reasoning=completion.reasoning if self._context.keep_reasoning else "",
         )
 
+    def _toolbox(self) -> Toolbox:
+        grounding = self._context.grounding
+        if grounding is None:
+            return self._context.toolbox
+        return self._context.toolbox.searching(functools.partial(grounding.search, self._plan))
+
     async def _complete(
-        self, role: Role, messages: list[prompts.Message], index: int, attempt: int
+        self,
+        role: Role,
+        messages: Sequence[Message],
+        index: int,
+        attempt: int,
+        tools: Sequence[ToolDefinition] | None = None,
     ) -> Completion:
         context = self._context
         async with context.slots.slot(self._calls_left):
@@ -159,8 +179,10 @@ class DialogueRun:
                 messages,
                 affinity=self._plan.dialogue_id,
                 seed=self._call_seed(role, index, attempt),
+                tools=tools,
             )
-        self._calls_left -= 1
+        if not completion.tool_calls:
+            self._calls_left -= 1
         return completion
 
     async def _judge_turn(self, index: int, question: str, answer: str) -> Judgement:

@@ -31,6 +31,7 @@ class Grounding:
     fingerprint: str
     seed: int
     coverage: CoverageConfig
+    top_k: int
 
     async def anchor(self, plan: DialoguePlan) -> Anchor:
         """The dialogue's document, the same however often it is taken up; counted as used."""
@@ -53,10 +54,21 @@ class Grounding:
         """Take back the document of a dropped dialogue."""
         await self.knowledge.release_document(self.fingerprint, dialogue_id)
 
-    async def passages(self, plan: DialoguePlan, question: str) -> list[Hit]:
-        """What the assistant is given for a question: the best passages of the documents in its language."""
+    async def passages(self, plan: DialoguePlan, question: str, asked_from: Chunk) -> list[Hit]:
+        """What the assistant is given for a question: the best passages of the documents in its language.
+
+        Among them what the question came from, in place of the last one where the search did not find it:
+        however the question was put, its answer is there.
+        """
+        hits = await self.search(plan, question, k=self.top_k)
+        if all(hit.chunk.chunk_id != asked_from.chunk_id for hit in hits):
+            hits = [*hits[: max(0, self.top_k - 1)], Hit(asked_from, 0.0)]
+        return hits
+
+    async def search(self, plan: DialoguePlan, query: str, *, k: int) -> list[Hit]:
+        """What the assistant finds by itself, as a tool."""
         names = [document.name for document in self.knowledge.documents(plan.language)]
-        return await self.knowledge.search(question, documents=names, language=plan.language)
+        return await self.knowledge.search(query, k=k, documents=names, language=plan.language)
 
 
 def rotated(chunks: Sequence[Chunk], nth: int, n_turns: int) -> tuple[Chunk, ...]:
@@ -72,6 +84,7 @@ def evidence_of(
     asked = (
         [Evidence(question.chunk_id, question.document, Role.USER_SIMULATOR)] if question is not None else []
     )
+    found = {hit.chunk.chunk_id: hit for hit in reversed(hits)}  # a tool may find a passage once more
     given = [
         Evidence(
             hit.chunk.chunk_id,
@@ -80,6 +93,6 @@ def evidence_of(
             score=round(float(hit.score), 4),
             cited=cited(answer, hit.chunk.text, language),
         )
-        for hit in hits
+        for hit in reversed(found.values())
     ]
     return (*asked, *given)

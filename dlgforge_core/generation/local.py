@@ -11,9 +11,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import SecretStr
+
 from dlgforge_core.config import PostgresConfig, RoutingConfig
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.prepare import PreparedRun
+from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.generation.worker import Worker, WorkerResult
 from dlgforge_core.knowledge.current import CurrentIndex
 from dlgforge_core.knowledge.endpoints import embedding_endpoint, rerank_endpoint
@@ -37,6 +40,7 @@ class WorkerSpec:
     endpoints: tuple[Endpoint, ...]
     routing: RoutingConfig
     knowledge: KnowledgeAccess | None = None
+    web_search_key: SecretStr | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,10 @@ async def run_worker(
     `refresh`, which may block, tells where the endpoints are now, for servers that come back elsewhere.
     """
     run = spec.run.generation.run
+    retrieval, tools = spec.run.generation.retrieval, spec.run.generation.tools
     async with (
         _grounding(spec) as grounding,
+        contextlib.aclosing(Toolbox(tools, web_search_key=spec.web_search_key, top_k=retrieval.top_k)) as box,
         LlmClient(spec.endpoints, spec.routing, patience_s=run.patience_s) as client,
         WorkerStore(
             spec.dsn,
@@ -86,7 +92,7 @@ async def run_worker(
             similarity_threshold=spec.run.generation.coverage.question_similarity_threshold,
         ) as store,
     ):
-        worker = Worker(store, client, spec.run.generation, spec.run.agents, spec.run.models, grounding)
+        worker = Worker(store, client, spec.run.generation, spec.run.agents, spec.run.models, grounding, box)
         on_start(worker)
         following = asyncio.create_task(follow_endpoints(client, refresh)) if refresh is not None else None
         try:
@@ -112,7 +118,13 @@ async def _grounding(spec: WorkerSpec) -> AsyncIterator[Grounding | None]:
         embedding=access.embedding,
         reranker=access.reranker,
     ) as knowledge:
-        yield Grounding(knowledge, run.fingerprint, run.generation.run.seed, run.generation.coverage)
+        yield Grounding(
+            knowledge,
+            run.fingerprint,
+            run.generation.run.seed,
+            run.generation.coverage,
+            run.generation.retrieval.top_k,
+        )
 
 
 async def follow_endpoints(client: LlmClient, refresh: Callable[[], Sequence[Endpoint]]) -> None:

@@ -16,6 +16,7 @@ from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.generation.dialogue_run import DialogueContext, DialogueRun
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.slots import CallSlots
+from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.llm.client import CallError, LlmClient
 from dlgforge_core.store.worker_store import Claim, WorkerStore
 
@@ -57,6 +58,7 @@ class Worker:
         agents: AgentsConfig,
         models: Mapping[Role, str],
         grounding: Grounding | None = None,
+        toolbox: Toolbox | None = None,
     ) -> None:
         self._store = store
         self._client = client
@@ -71,6 +73,8 @@ class Worker:
             judge=generation.judge,
             coverage=generation.coverage,
             grounding=grounding,
+            toolbox=toolbox or Toolbox(generation.tools),
+            tool_rounds=generation.tools.max_rounds,
             keep_reasoning=generation.run.keep_reasoning,
         )
         slots = self._context.slots

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from dlgforge_core.config import GenerationConfig, LlmConfig, validate
+from dlgforge_core.config import GenerationConfig, LlmConfig, validate, web_search_key
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.generation.local import WorkerSpec, WorkerThread, knowledge_access
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
@@ -28,7 +28,7 @@ from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import dialogues_metadata
-from dlgforge_dagster.partitions import dialogue_key
+from dlgforge_dagster.partitions import dialogue_key, is_mislabelled
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
 from dlgforge_dagster.tags import FINGERPRINT_TAG, OWNERS, RUN_ID_TAG
 
@@ -108,7 +108,7 @@ def _dialogues(
     replicas = llm.replica_metrics()
     for replica in replicas:
         context.log.info(replica.line())
-    if dataset.partitions.selected(context) is None:
+    if dataset.partitions.selected(context) is None or is_mislabelled(context.run.tags):
         _tell_partitions(dataset, context, run_store, run.run_id)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(f"{run.run_id}-{report.progress.done}"),
@@ -155,7 +155,7 @@ def _prepare(
 def _tell_partitions(
     dataset: DatasetSpec, context: dg.AssetExecutionContext, run_store: RunStore, run_id: str
 ) -> None:
-    """A run for all partitions has no key: say of each that was finished that it is there."""
+    """Say of each partition that was finished that it is there: where Dagster itself does not."""
     for part in run_store.parts(run_id):
         if part.language in dataset.partitions.languages and not part.unfinished:
             key = dialogue_key(part.language, part.batch)
@@ -208,6 +208,7 @@ def _generate(
             endpoints=tuple(endpoints),
             routing=llm.settings.routing,
             knowledge=knowledge_access(run, index),
+            web_search_key=web_search_key(run.generation.tools),
         )
         if not distributed:
             return WorkerThread(spec, llm.fleet.endpoints if llm.fleet is not None else None)
@@ -223,6 +224,8 @@ def _generate(
         )
 
     try:
+        web_search_key(run.generation.tools)  # what is missing is said before anything starts
+        knowledge_access(run, index)
         return generate(run_store, run.run_id, make_runner, on_status)
     except DlgforgeError as error:
         raise dg.Failure(str(error), metadata={"dlgforge_run_id": run.run_id}) from error

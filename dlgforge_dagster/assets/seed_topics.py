@@ -14,7 +14,7 @@ from dlgforge_core.seeds import SeedBatch
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import seed_topics_metadata
-from dlgforge_dagster.partitions import MULTIDIMENSIONAL_PREFIX, SEED_BATCH
+from dlgforge_dagster.partitions import seed_batch_of
 from dlgforge_dagster.tags import OWNERS
 
 
@@ -39,7 +39,7 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         seeds = validate(SeedsConfig, plain(config, SeedsConfig), f"ops.{dataset.op('seed_topics')}.config")
         # In a run of one partition that file alone: another one that is broken is not this run's matter.
-        only = context.run.tags.get(f"{MULTIDIMENSIONAL_PREFIX}{SEED_BATCH}")
+        only = seed_batch_of(context.run.tags)
         place = seeds.path if dataset.name else seed_place(seeds.path)
         batches = read_seed_batches(place, strict=seeds.strict, only=only)
         for problem in [problem for batch in batches for problem in batch.problems][:50]:

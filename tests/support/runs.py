@@ -13,6 +13,7 @@ from dlgforge_core.config import (
     PostgresConfig,
     RoutingConfig,
     RunConfig,
+    ToolsConfig,
 )
 from dlgforge_core.generation.local import WorkerSpec, loop_factory, run_worker
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
@@ -33,6 +34,8 @@ def planned(
     *,
     judge: JudgeConfig | None = None,
     coverage: CoverageConfig | None = None,
+    tools: ToolsConfig | None = None,
+    index_id: str = "",
     **run: Any,
 ) -> PreparedRun:
     """A registered run: English, two turns each, eight call slots, unless `run` says otherwise."""
@@ -40,9 +43,12 @@ def planned(
     if not {"min_turns", "max_turns"} & settings.keys():
         settings.setdefault("n_turns", 2)
     generation = GenerationConfig(
-        run=RunConfig(**settings), judge=judge or JudgeConfig(), coverage=coverage or CoverageConfig()
+        run=RunConfig(**settings),
+        judge=judge or JudgeConfig(),
+        coverage=coverage or CoverageConfig(),
+        tools=tools or ToolsConfig(),
     )
-    return prepare_run(store, generation, LLM, read_seeds("", strict=True))
+    return prepare_run(store, generation, LLM, read_seeds("", strict=True), index_id=index_id)
 
 
 def spec(store: RunStore, run: PreparedRun, *endpoints: Endpoint, **routing: Any) -> WorkerSpec:

@@ -86,12 +86,9 @@ def test_each_recipe_has_assets_jobs_and_sensors_of_its_own(folder: Path) -> Non
 
 def test_the_launchpad_shows_the_recipes_values(folder: Path) -> None:
     job = build_definitions(str(folder)).resolve_job_def("generate_dialogues_support")
-    fields = job.config_schema.config_type.fields["ops"].config_type.fields
-    run = (
-        fields["support__dialogues"].config_type.fields["config"].config_type.fields["run"].config_type.fields
-    )
-    assert run["total_samples"].default_value == 4
-    assert run["target_languages"].default_value == ["en", "Gulf Arabic"]
+    values = dg.validate_run_config(job)["ops"]["support__dialogues"]["config"]["run"]
+    assert values["total_samples"] == 4
+    assert values["target_languages"] == ["en", "Gulf Arabic"]
 
 
 def test_resources_of_recipes_are_apart(folder: Path) -> None:
