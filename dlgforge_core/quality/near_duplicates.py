@@ -15,12 +15,16 @@ that a question is never refused for less.
   a test holds the numbers of this one.
 - **Bands**: a pair of similarity s shares one of b bands of r rows with probability 1 - (1 - s^r)^b
   (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, 3rd ed., section 3.4.2).
+- **Sketches** leave out most candidates that only happen to share a band, where they are kept: one bit of
+  each of 128 signature values. The bits of a pair of similarity s are equal with probability (1 + s) / 2
+  (Li, König: b-Bit Minwise Hashing, WWW 2010, with b = 1 and sets small among all possible shingles).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -37,10 +41,15 @@ _MOST_BANDS = 20  # each is an index entry of every question
 _MOST_ROWS = 8  # with more, fewer unrelated candidates are not worth the further bands
 _SEED = 1
 
+SKETCH_BITS = 128
+_SKETCH_DEVIATIONS = 3.0  # leaves out one in a thousand of the pairs right at the threshold
+
 _CODE_BITS = 21  # a Unicode code point fits, so that three of them in 64 bits are the shingle itself
-# Han, kana and Hangul syllables; ends included.
+# Han, kana and Hangul syllables; ends included. No question of other scripts holds one.
 _DENSE = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0xF900, 0xFAFF),
           (0x20000, 0x3FFFF))  # fmt: skip
+
+_HAS_DENSE = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _DENSE) + "]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +58,6 @@ class Banding:
 
     bands: int
     rows: int
-
-    @property
-    def signature_size(self) -> int:
-        """Values of a signature."""
-        return self.bands * self.rows
 
     def candidate_probability(self, similarity: float) -> float:
         """How likely a pair of this Jaccard similarity shares a band."""
@@ -75,13 +79,19 @@ def banding_for(threshold: float) -> Banding:
     raise ValueError(f"a similarity threshold of {threshold} is too low to be found by {_MOST_BANDS} bands")
 
 
-def shingles(form: str) -> frozenset[int]:
-    """The shingles of a question's normal form, each as the number its characters make."""
-    codes, _ = _windows([form])
-    return frozenset(codes.tolist())
+def shingles(form: str) -> frozenset[str]:
+    """The shingles of a question's normal form; there is at least one."""
+    text = _padded(form)
+    starts = range(len(text) - 2)
+    if not _HAS_DENSE.search(text):
+        return frozenset([text[start : start + 3] for start in starts])
+    # The last window of two ends in the closing space, so that these starts are all there are.
+    widths = (2 if _HAS_DENSE.match(text, start) else 3 for start in starts)
+    last = {text[-2:]} if _HAS_DENSE.match(text, len(text) - 2) else set()
+    return frozenset(text[start : start + width] for start, width in zip(starts, widths, strict=True)) | last
 
 
-def jaccard(one: AbstractSet[int], other: AbstractSet[int]) -> float:
+def jaccard(one: AbstractSet[str], other: AbstractSet[str]) -> float:
     """Size of the intersection over size of the union; of two empty sets it is 1."""
     shared = len(one & other)
     union = len(one) + len(other) - shared
@@ -97,14 +107,36 @@ def signatures(forms: Sequence[str], size: int) -> NDArray[np.uint32]:
     return np.array(matrix.to_rows(), dtype=np.uint32)
 
 
-def band_hashes(forms: Sequence[str], banding: Banding, salt: str) -> NDArray[np.int64]:
-    """Signed 64-bit hashes of each form's bands, one row a form.
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What a question's near-copies are found by: hashes of its bands, and its sketch as hex digits."""
+
+    bands: list[int]
+    sketch: str
+
+
+def marks(forms: Sequence[str], banding: Banding, salt: str) -> list[Marks]:
+    """The marks of normal forms.
 
     Two forms share a hash when they share a band; hashes under another salt, of another band or of another
-    version of the algorithm do not meet, but by accident.
+    version of the algorithm do not meet, but by accident. Hashes are signed and have 64 bits.
     """
-    values = signatures(forms, banding.signature_size).astype(np.uint64)
-    cut = values.reshape(len(forms), banding.bands, banding.rows)
+    values = signatures(forms, max(banding.bands * banding.rows, SKETCH_BITS))
+    sketches = np.packbits((values[:, :SKETCH_BITS] & 1).astype(np.uint8), axis=1)
+    hashes = _band_hashes(values, banding, salt).tolist()
+    return [Marks(bands, sketch.tobytes().hex()) for bands, sketch in zip(hashes, sketches, strict=True)]
+
+
+def greatest_distance(threshold: float) -> int:
+    """In how many bits the sketches of a pair of similarity `threshold` or more may differ."""
+    equal = (1.0 + threshold) / 2.0
+    deviation = math.sqrt(SKETCH_BITS * equal * (1.0 - equal))
+    return math.ceil(SKETCH_BITS * (1.0 - equal) + _SKETCH_DEVIATIONS * deviation)
+
+
+def _band_hashes(values: NDArray[np.uint32], banding: Banding, salt: str) -> NDArray[np.int64]:
+    used = values[:, : banding.bands * banding.rows].astype(np.uint64)
+    cut = used.reshape(len(values), banding.bands, banding.rows)
     hashes = np.broadcast_to(_salts(banding, salt), cut.shape[:2])
     for row in range(banding.rows):
         hashes = _mixed(hashes ^ cut[:, :, row])
@@ -121,12 +153,16 @@ def _salts(banding: Banding, salt: str) -> NDArray[np.uint64]:
     return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
 
 
-def _windows(forms: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The windows of all forms, one after the other, and where each form's begin; the last entry is the end.
+def _padded(form: str) -> str:
+    return f" {form or ' '} "
 
-    A window may come more than once. Every form has at least one.
+
+def _windows(forms: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The shingles of all forms, one form after the other, and where each form's begin, and the end.
+
+    A shingle is the number its characters make, and may come more than once.
     """
-    padded = [f" {form or ' '} " for form in forms]
+    padded = [_padded(form) for form in forms]
     text = "".join(padded).encode("utf-32-le", "surrogatepass")
     points = np.frombuffer(text, dtype="<u4").astype(np.uint64)
     ends = np.cumsum([len(part) for part in padded])

@@ -11,7 +11,14 @@ from typing import Any
 import orjson
 import psycopg
 
-from dlgforge_core.quality.near_duplicates import band_hashes, banding_for, jaccard, shingles
+from dlgforge_core.quality.near_duplicates import (
+    Marks,
+    banding_for,
+    greatest_distance,
+    jaccard,
+    marks,
+    shingles,
+)
 from dlgforge_core.quality.questions import normal_form
 from dlgforge_core.store import statements as sql
 
@@ -44,23 +51,22 @@ ACCEPTED = Reservation(True)
 
 
 class Question:
-    """A question of the group: the columns of its operation, its normal form, and the hashes of its bands."""
+    """A question of the group: the columns of its operation, its normal form, and what it is found by."""
 
-    def __init__(self, row: Mapping[str, Any], form: str, bands: Sequence[int]) -> None:
+    def __init__(self, row: Mapping[str, Any], form: str, marks: Marks) -> None:
         self.row = row
         self.form = form
-        self.bands = bands
+        self.marks = marks
 
     @cached_property
-    def shingles(self) -> frozenset[int]:
+    def shingles(self) -> frozenset[str]:
         """Made when they are first needed: most questions have no candidate to be compared with."""
         return shingles(self.form)
 
-    def with_bands(self) -> dict[str, Any]:
-        """The row, with what near-copies are found by."""
-        # As a literal: Postgres reads it several times faster than numbers in JSON.
-        bands = "{" + ",".join(map(str, self.bands)) + "}"
-        return {**self.row, "normal_form": self.form, "bands": bands}
+    def with_marks(self) -> dict[str, Any]:
+        """The row, with what near-copies are found by, as Postgres writes it."""
+        bands = "{" + ",".join(map(str, self.marks.bands)) + "}"
+        return {**self.row, "normal_form": self.form, "sketch": "x" + self.marks.sketch, "bands": bands}
 
 
 # Place in the group; whether a question of the same key is this write, repeated, or None without one; and
@@ -78,12 +84,13 @@ class UnlikeQuestions:
         self._fingerprint = fingerprint
         self._threshold = threshold
         self._banding = banding_for(threshold)
+        self._distance = greatest_distance(threshold)
 
     def prepared(self, rows: Sequence[Mapping[str, Any]]) -> list[Question]:
         """The operations of a group with what is needed to compare them."""
         forms = [normal_form(row["question"]) for row in rows]
-        bands = band_hashes(forms, self._banding, self._fingerprint).tolist()
-        return [Question(*parts) for parts in zip(rows, forms, bands, strict=True)]
+        found_by = marks(forms, self._banding, self._fingerprint)
+        return [Question(*parts) for parts in zip(rows, forms, found_by, strict=True)]
 
     async def lock(self, connection: psycopg.AsyncConnection) -> None:
         """Keep other workers' reservations out until the transaction ends."""
@@ -103,6 +110,7 @@ class UnlikeQuestions:
                 "rows": _json(questions),
                 "fingerprint": self._fingerprint,
                 "most": MOST_CANDIDATES,
+                "distance": self._distance,
             },
             prepare=True,
         )
@@ -134,18 +142,18 @@ class UnlikeQuestions:
             question = questions[op]
             if own is None:
                 kept = [(text, shingles(text)) for text in candidates]
-                met = {id(other): other for band in question.bands for other in taken.get(band, ())}
+                met = {id(other): other for band in question.marks.bands for other in taken.get(band, ())}
                 results[op] = self._compared(
                     question, [*kept, *((other.form, other.shingles) for other in met.values())]
                 )
             else:
                 results[op] = ACCEPTED if own else Reservation(False, question.form, 1.0)
             if results[op]:
-                for band in question.bands:
+                for band in question.marks.bands:
                     taken.setdefault(band, []).append(question)
         return results
 
-    def _compared(self, question: Question, others: Sequence[tuple[str, frozenset[int]]]) -> Reservation:
+    def _compared(self, question: Question, others: Sequence[tuple[str, frozenset[str]]]) -> Reservation:
         similarity, form = max(
             ((jaccard(question.shingles, pieces), text) for text, pieces in others), default=(0.0, "")
         )
@@ -153,4 +161,4 @@ class UnlikeQuestions:
 
 
 def _json(questions: Sequence[Question]) -> str:
-    return orjson.dumps([question.with_bands() for question in questions]).decode()
+    return orjson.dumps([question.with_marks() for question in questions]).decode()

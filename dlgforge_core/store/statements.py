@@ -159,13 +159,14 @@ SELECT set_config('idle_in_transaction_session_timeout', %(stall_ms)s::text, tru
 """
 
 # Of each question whose worker holds the lease: whether it is there under the same key, whether that is this
-# write, repeated, and the normal forms that share a band. A superseded question of the same turn does not
-# count. The limit, with OFFSET 0 a fence for the planner, bounds what a worker is sent for one question.
+# write, repeated, and the normal forms that share a band and have a like sketch. A superseded question of the
+# same turn does not count. The limit, with OFFSET 0 a fence for the planner, bounds what a worker is sent.
 FIND_CANDIDATES = """
 WITH owned AS MATERIALIZED (
-    SELECT i.op, i.dialogue_id, i.turn_index, decode(i.question_key, 'hex') AS question_key, i.bands
+    SELECT i.op, i.dialogue_id, i.turn_index, decode(i.question_key, 'hex') AS question_key, i.bands, i.sketch
     FROM jsonb_to_recordset(%(rows)s::jsonb)
-        AS i (op int, worker_id int, dialogue_id text, turn_index int, question_key text, bands bigint[])
+        AS i (op int, worker_id int, dialogue_id text, turn_index int, question_key text, bands bigint[],
+              sketch bit(128))
     JOIN dialogues d USING (dialogue_id)
     WHERE d.worker_id = i.worker_id
     FOR SHARE OF d
@@ -174,7 +175,8 @@ SELECT o.op, same.own,
     ARRAY(
         SELECT c.normal_form FROM (
             SELECT q.fingerprint, q.normal_form, q.dialogue_id, q.turn_index FROM questions q
-            WHERE q.bands && o.bands LIMIT %(most)s OFFSET 0
+            WHERE q.bands && o.bands AND bit_count(q.sketch # o.sketch) <= %(distance)s
+            LIMIT %(most)s OFFSET 0
         ) c
         WHERE c.fingerprint = %(fingerprint)s
           AND (c.dialogue_id, c.turn_index) <> (o.dialogue_id, o.turn_index)
@@ -186,7 +188,9 @@ FROM owned o LEFT JOIN LATERAL (
 """
 
 RESERVE_UNLIKE_QUESTIONS = _RESERVE.format(
-    taken=", i.normal_form, i.bands", types=", normal_form text, bands bigint[]", names=", normal_form, bands"
+    taken=", i.normal_form, i.sketch, i.bands",
+    types=", normal_form text, sketch bit(128), bands bigint[]",
+    names=", normal_form, sketch, bands",
 )
 
 SAVE_ANSWERS = """

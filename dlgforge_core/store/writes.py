@@ -108,7 +108,7 @@ async def execute(
 ) -> list[object]:
     """Carry the operations out in one transaction; returns their results, in order.
 
-    It takes one round trip, and two more with questions among them where `unlike` refuses near-copies. A
+    It takes one round trip, and one more with questions among them where `unlike` refuses near-copies. A
     write whose worker no longer holds the lease has no effect, and a LeaseLostError for its result.
     """
     rows: dict[type[Write], list[dict[str, Any]]] = {}

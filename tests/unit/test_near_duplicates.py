@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from dlgforge_core.config import CoverageConfig, validate
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.quality import near_duplicates
 from dlgforge_core.quality.near_duplicates import (
     RECALL,
     Banding,
-    band_hashes,
     banding_for,
+    greatest_distance,
     jaccard,
+    marks,
     shingles,
     signatures,
 )
@@ -39,14 +41,20 @@ def pieces(form: str) -> set[str]:
     return found
 
 
-def as_text(shingle: int) -> str:
-    points = (shingle >> 21 * place & 0x1FFFFF for place in range(3))
-    return "".join(chr(point) for point in points if point)
+def hashed(form: str) -> set[str]:
+    """The shingles as signatures take them."""
+    codes, _ = near_duplicates._windows([form])
+    points = [[code >> 21 * place & 0x1FFFFF for place in range(3)] for code in codes.tolist()]
+    return {"".join(chr(point) for point in triple if point) for triple in points}
+
+
+def band_hashes(texts: list[str], banding: Banding, salt: str) -> np.ndarray:
+    return np.array([mark.bands for mark in marks(texts, banding, salt)], dtype=np.int64)
 
 
 @given(forms)
 def test_shingles_are_the_windows_of_the_padded_form(form: str) -> None:
-    assert {as_text(shingle) for shingle in shingles(form)} == pieces(form)
+    assert shingles(form) == pieces(form) == hashed(form)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +67,16 @@ def test_shingles_are_the_windows_of_the_padded_form(form: str) -> None:
     ],
 )
 def test_shingles_by_example(form: str, expected: set[str]) -> None:
-    assert {as_text(shingle) for shingle in shingles(form)} == expected
+    assert shingles(form) == expected
 
 
 @given(any_forms)
 def test_every_form_has_shingles_a_signature_and_bands(form: str) -> None:
     assert shingles(form)
     assert signatures([form], 16).shape == (1, 16)
-    assert band_hashes([form], Banding(4, 4), "s").shape == (1, 4)
+    (mark,) = marks([form], Banding(4, 4), "s")
+    assert len(mark.bands) == 4
+    assert len(mark.sketch) == 32
 
 
 @given(forms, forms)
@@ -118,12 +128,12 @@ def test_signatures_estimate_jaccard_without_bias() -> None:
 
 _GOLDEN = """
 import hashlib
-from dlgforge_core.quality.near_duplicates import Banding, band_hashes, signatures
+from dlgforge_core.quality.near_duplicates import Banding, marks, signatures
 texts = ["how do i bake bread", "كيف أخبز الخبز", "怎样烤面包", ""]
-for made in signatures(texts, 160).astype("<u4"), band_hashes(texts, Banding(20, 8), "f").astype("<i8"):
-    print(hashlib.sha256(made.tobytes()).hexdigest()[:32])
+print(hashlib.sha256(signatures(texts, 160).astype("<u4").tobytes()).hexdigest()[:32])
+print(hashlib.sha256(repr(marks(texts, Banding(20, 8), "f")).encode()).hexdigest()[:32])
 """
-GOLDEN = ["945e1ca8544469dc9ca2c6aac46182b0", "32c849fac402853a9349180bdc1265a8"]
+GOLDEN = ["945e1ca8544469dc9ca2c6aac46182b0", "be7d11e1d814f696583ed93b586a6156"]
 
 
 def test_what_is_stored_is_the_same_in_every_process_and_version() -> None:
@@ -171,6 +181,31 @@ def test_bands_are_shared_as_often_as_the_formula_says() -> None:
         a, b = band_hashes(pair, banding, "s")
         met += bool(set(a.tolist()) & set(b.tolist()))
     assert met / 400 == pytest.approx(expected / 400, abs=0.03)
+
+
+def test_sketches_of_pairs_at_the_threshold_are_like_and_those_of_others_are_not() -> None:
+    draw = np.random.default_rng(3)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz "))
+    distances: dict[str, list[int]] = {"near": [], "far": []}
+    for changes, kind in ((2, "near"), (12, "far")):
+        for _ in range(300):
+            one = draw.choice(letters, 70)
+            other = one.copy()
+            other[draw.choice(70, changes, replace=False)] = draw.choice(letters, changes)
+            pair = ["".join(one), "".join(other)]
+            a, b = (int(mark.sketch, 16) for mark in marks(pair, Banding(20, 8), "s"))
+            distance = (a ^ b).bit_count()
+            distances[kind].append(distance)
+            if jaccard(shingles(pair[0]), shingles(pair[1])) >= 0.8:
+                assert distance <= greatest_distance(0.8) + 4
+    assert np.mean(np.array(distances["near"]) <= greatest_distance(0.8)) > 0.99
+    assert np.mean(np.array(distances["far"]) <= greatest_distance(0.8)) < 0.2
+
+
+@given(st.floats(0.5, 0.99), st.floats(0.5, 0.99))
+def test_the_greater_the_threshold_the_smaller_the_distance(one: float, other: float) -> None:
+    lower, higher = sorted([one, other])
+    assert 0 < greatest_distance(higher) <= greatest_distance(lower) < near_duplicates.SKETCH_BITS / 2
 
 
 @settings(max_examples=25)

@@ -1,0 +1,233 @@
+"""Near-copies among a million questions: `python -m bench.near_duplicates`.
+
+Questions in six languages (bench/questions.py) are reserved by one worker, 512 dialogues at once, each with
+its next question as soon as all have an answer: a worker's own path, from `WorkerStore.reserve` on, with
+nothing else written meanwhile. One in twenty is a planted near-copy of a question that was kept before, drawn
+from a sample of 20,000 of them. Similarities are worked out anew here, from the definition. Stops by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import random
+import statistics
+import time
+from dataclasses import dataclass, field
+
+from bench.fixture import fresh_store, planned
+from bench.memory import rss_mb
+from bench.questions import NEAR_COPIES, question
+from dlgforge_core.config import GenerationConfig, PostgresConfig, RunConfig
+from dlgforge_core.generation.local import loop_factory
+from dlgforge_core.quality.near_duplicates import banding_for
+from dlgforge_core.quality.questions import normal_form
+from dlgforge_core.store.reservations import Reservation
+from dlgforge_core.store.run_store import RunStore
+from dlgforge_core.store.worker_store import WorkerStore
+
+DIALOGUES = 512
+SAMPLE = 20_000
+PLANTED = 0.05
+BLOCK = 100_000
+PROBES = 2000
+
+
+def pieces(text: str) -> set[str]:
+    """The shingles of a question, by their definition."""
+    padded = f" {normal_form(text)} "
+    widths = (2 if "\u3040" <= c <= "\u30ff" or "\u3400" <= c <= "\u9fff" else 3 for c in padded)
+    return {padded[i : i + n] for i, n in enumerate(widths) if i + n <= len(padded)}
+
+
+def similarity(one: str, other: str) -> float:
+    """The Jaccard similarity of two questions."""
+    a, b = pieces(one), pieces(other)
+    return len(a & b) / len(a | b)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, and for a planted one how it was made and how similar it is to its original."""
+
+    language: str
+    text: str
+    kind: str = ""
+    similarity: float = 0.0
+
+
+@dataclass
+class Asker:
+    """Makes the questions, and keeps the tally of what became of them."""
+
+    threshold: float
+    draw: random.Random
+    kept: list[tuple[str, str]] = field(default_factory=list)
+    n_kept: int = 0
+    refused: int = 0
+    false_refusals: int = 0
+    found: collections.Counter[str] = field(default_factory=collections.Counter)
+    planted: collections.Counter[str] = field(default_factory=collections.Counter)
+    below: int = 0
+
+    def next(self) -> Asked:
+        """A new question, or a near-copy of one that was kept."""
+        if self.kept and self.draw.random() < PLANTED:
+            return self.near_copy()
+        return Asked(*question(self.draw))
+
+    def near_copy(self) -> Asked:
+        """A near-copy of a question that was kept."""
+        language, original = self.draw.choice(self.kept)
+        kind = self.draw.choice(list(NEAR_COPIES))
+        text = NEAR_COPIES[kind](original, language, self.draw)
+        return Asked(language, text, kind, similarity(text, original))
+
+    def count(self, asked: Asked, result: Reservation) -> None:
+        """Take note of an answer."""
+        if result:
+            self.n_kept += 1
+            if not asked.kind:
+                self._sample(asked)
+        else:
+            self.refused += 1
+            self.false_refusals += similarity(asked.text, result.collides_with) < self.threshold
+        if asked.kind:
+            if asked.similarity < self.threshold:
+                self.below += 1
+                return
+            exact = "of that the same normal form" if asked.similarity == 1.0 else None
+            near = "0.8 to 0.85" if 0.8 <= asked.similarity < 0.85 else None
+            for label in filter(None, ("all", asked.kind, exact, near)):
+                self.planted[label] += 1
+                self.found[label] += not result
+
+    def _sample(self, asked: Asked) -> None:
+        # Reservoir sampling: every question kept so far is in the sample with the same probability.
+        if len(self.kept) < SAMPLE:
+            self.kept.append((asked.language, asked.text))
+        elif (place := self.draw.randrange(self.n_kept)) < SAMPLE:
+            self.kept[place] = (asked.language, asked.text)
+
+
+@dataclass
+class Bench:
+    """One worker that reserves questions for its dialogues."""
+
+    worker: WorkerStore
+    asker: Asker
+    dialogues: list[str] = field(default_factory=list)
+    turn: int = 0
+    making_s: float = 0.0
+
+    async def load(self, questions: int, limit_s: float) -> None:
+        """Ask so many questions, or for so long."""
+        started = marked = time.monotonic()
+        done = mark = 0
+        first_rss = rss_mb()
+        print("     asked     kept  refused  seconds  reservations/s  rss_mb")
+        while done < questions and time.monotonic() - started < limit_s:
+            making = time.monotonic()
+            asked = [self.asker.next() for _ in range(min(DIALOGUES, questions - done))]
+            self.making_s += time.monotonic() - making
+            results = await asyncio.gather(
+                *[
+                    self.worker.reserve(dialogue, self.turn, one.text)
+                    for dialogue, one in zip(self.dialogues, asked, strict=False)
+                ]
+            )
+            self.turn += 1
+            making = time.monotonic()
+            for one, result in zip(asked, results, strict=True):
+                self.asker.count(one, result)
+            self.making_s += time.monotonic() - making
+            done += len(asked)
+            if done - mark >= BLOCK or done == questions:
+                now = time.monotonic()
+                print(
+                    f"{done:10}  {self.asker.n_kept:7}  {self.asker.refused:7}  {now - started:7.1f}  "
+                    f"{(done - mark) / (now - marked - self.making_s):14.0f}  {rss_mb():6.1f}",
+                    flush=True,
+                )
+                first_rss = first_rss if mark else rss_mb()
+                marked, mark, self.making_s = now, done, 0.0
+        print(f"resident memory since the first {BLOCK}: {rss_mb() - first_rss:+.1f} MB")
+
+    async def probe(self, *, near: bool) -> None:
+        """Time single reservations: near-copies (a look-up alone), or new questions (which are kept too)."""
+        times = []
+        for n in range(PROBES):
+            asked = self.asker.near_copy() if near else Asked(*question(self.asker.draw))
+            started = time.perf_counter()
+            result = await self.worker.reserve(self.dialogues[n % DIALOGUES], self.turn, asked.text)
+            took = time.perf_counter() - started
+            self.turn += n % DIALOGUES == DIALOGUES - 1
+            if bool(result) != near:
+                times.append(1000 * took)
+        times.sort()
+        print(
+            f"one at a time, {'refused' if near else 'kept'} ({len(times)}): median "
+            f"{statistics.median(times):.2f} ms, p99 {times[int(0.99 * len(times))]:.2f} ms"
+        )
+
+
+def print_sizes(store: RunStore) -> None:
+    """What the questions take in Postgres."""
+    with store.connection() as connection:
+        row = connection.execute(
+            "SELECT pg_database_size(current_database()), pg_table_size('questions'), "
+            "pg_relation_size('questions_bands'), pg_relation_size('questions_pkey'), "
+            "pg_relation_size('questions_dialogue') FROM questions LIMIT 1"
+        ).fetchone()
+    assert row is not None
+    names = ("database", "questions", "index of bands", "index of keys", "index of dialogues")
+    print(", ".join(f"{name} {size / 2**20:.0f} MB" for name, size in zip(names, row, strict=True)))
+
+
+async def measure(store: RunStore, questions: int, threshold: float, limit_s: float) -> None:
+    """Load, probe, and print."""
+    run = planned(
+        store,
+        GenerationConfig(run=RunConfig(total_samples=DIALOGUES, target_languages=["en"], n_turns=1)),
+    )
+    worker = WorkerStore(
+        store.dsn,
+        PostgresConfig(),
+        run_id=run.run_id,
+        fingerprint=run.fingerprint,
+        lease_s=3600.0,
+        similarity_threshold=threshold,
+    )
+    async with worker:
+        bench = Bench(worker, Asker(threshold, random.Random(1)))
+        bench.dialogues = [claim.plan.dialogue_id for claim in await worker.claim(DIALOGUES)]
+        await bench.load(questions, limit_s)
+        asker = bench.asker
+        for label, planted in asker.planted.most_common():
+            print(f"planted near-copies, {label}: {asker.found[label] / planted:.4f} of {planted} refused")
+        print(
+            f"planted below the threshold: {asker.below}; refused, planted or not: {asker.refused}, of these "
+            f"{asker.false_refusals} less similar than the threshold to what they were said to collide with"
+        )
+        print_sizes(store)
+        await bench.probe(near=True)
+        await bench.probe(near=False)
+
+
+def main() -> None:
+    """Print the load by blocks, the recall, and the latencies."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--questions", type=int, default=1_000_000)
+    parser.add_argument("--threshold", type=float, default=0.8, help="1: exact repeats only")
+    parser.add_argument("--limit", type=float, default=1200.0, help="seconds after which to stop loading")
+    arguments = parser.parse_args()
+    if arguments.threshold < 1:
+        banding = banding_for(arguments.threshold)
+        print(f"threshold {arguments.threshold}: {banding.bands} bands of {banding.rows} rows")
+    with fresh_store("bench") as store, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(measure(store, arguments.questions, arguments.threshold, arguments.limit))
+
+
+if __name__ == "__main__":
+    main()
