@@ -8,7 +8,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export DO_NOT_TRACK := 1
 
-.PHONY: demo demo-vllm test test-slow dev lint format lock clean
+.PHONY: demo demo-vllm test test-slow dev docs lint format lock clean
 
 demo: $(VENV)/.installed  ## real dialogues from the embedded model, and where they are
 	@$(BIN)/python -m scripts.demo
@@ -34,6 +34,9 @@ lint: $(VENV)/.installed-dev  ## linter, formatter, type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed  ## docs/configuration.md, from the models
+	$(BIN)/python -m scripts.config_reference
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
