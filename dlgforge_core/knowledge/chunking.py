@@ -23,12 +23,15 @@ def chunk_spans(text: str, size: int, overlap: int) -> Iterator[tuple[int, int]]
         for pattern in (_PARAGRAPH_END, _SENTENCE_END, _SPACE)
     ]
     start = end = 0
-    while end < len(text):
+    while (start := _skip_space(text, start)) < len(text):
         end = _end(text, ends, start, end, size)
-        span = _stripped(text, start, end)
-        if span is not None:
-            yield span
-        start = _next_start(ends, start, end, overlap)
+        yield start, start + len(text[start:end].rstrip())
+        start = _next_start(ends, start, end, overlap) if end < len(text) else end
+
+
+def _skip_space(text: str, start: int) -> int:
+    match = _SPACE.match(text, start)
+    return match.end() if match else start
 
 
 def _end(text: str, ends: list[list[int]], start: int, previous: int, size: int) -> int:
@@ -54,10 +57,3 @@ def _next_start(ends: list[list[int]], start: int, end: int, overlap: int) -> in
         if at < len(breaks) and breaks[at] < end:
             return breaks[at]
     return end
-
-
-def _stripped(text: str, start: int, end: int) -> tuple[int, int] | None:
-    part = text[start:end]
-    left = len(part) - len(part.lstrip())
-    right = len(part.rstrip())
-    return (start + left, start + right) if right > left else None

@@ -19,13 +19,13 @@ CLOSING = "</passages>"
 # Some tokenizers normalise their input (NFKC), so that these are angle brackets and bars to them.
 _LT = "[<＜﹤]"
 _BAR = "[|｜]"
-_NOT_IN_NAME = r"\s<>＜＞﹤﹥|｜"
+_NOT_IN_NAME = r"\s‹<>＜＞﹤﹥|｜"
 _NAMED = (
     r"s|bos|eos|unk|pad|mask|sep|cls|bos_token|eos_token|begin_of_text|end_of_text|endoftext|"
     r"(?:start|end)_of_\w+|\w+_of_turn|(?:begin|end)▁of▁\w+|im_(?:start|end|sep)|"
     # Not List<User>, a type in code.
-    r"(?-i:system|user|assistant|human|model|bot|instructions?|context|documents?)|passages?|"
-    r"think|thinking|reasoning|tools?|tool_\w+|function\w*|functions|unused\d+|extra_id_\d+"
+    r"(?-i:system|user|assistant|human|model|bot|instructions?|context|documents?|tools?|functions?)|"
+    r"passages?|think|thinking|reasoning|tool_\w+|unused\d+|extra_id_\d+"
 )
 _TOKENS = re.compile(
     "|".join(
@@ -34,7 +34,7 @@ _TOKENS = re.compile(
             rf"{_LT}(?={_BAR}[^{_NOT_IN_NAME}]{{1,80}}{_BAR}?[>＞﹥])",
             rf"{_LT}(?=[^{_NOT_IN_NAME}]{{1,80}}{_BAR}[>＞﹥])",
             # <s>, </s>, <start_of_turn>, </passages>, with attributes as well
-            rf"{_LT}(?=\s{{0,8}}/?\s{{0,8}}(?:{_NAMED})(?:\s[^<>]{{0,200}})?\s{{0,8}}/?[>＞﹥])",
+            rf"{_LT}(?=\s{{0,8}}/?\s{{0,8}}(?:{_NAMED})(?:\s[^‹<>]{{0,200}})?\s{{0,8}}/?[>＞﹥])",
             # <<SYS>>, <</SYS>>
             rf"{_LT}(?={_LT}/?\w{{1,20}}[>＞﹥]{{2}})",
             # [INST], [/INST], [SYSTEM_PROMPT], [TOOL_CALLS], [gMASK]
@@ -45,6 +45,7 @@ _TOKENS = re.compile(
     re.IGNORECASE,
 )
 _LOOKS_LIKE = str.maketrans({"<": "‹", "＜": "‹", "﹤": "‹", "[": "⟦", "［": "⟦"})
+_LINE_END = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 # Tag characters spell ASCII that nobody sees.
 _INVISIBLE = re.compile("[\U000e0000-\U000e007f]")
 
@@ -54,7 +55,7 @@ def neutralise(text: str) -> str:
 
     Line ends of every kind become plain ones. Ordinary prose and code stay as they are.
     """
-    lines = _INVISIBLE.sub("", text).splitlines()
+    lines = _LINE_END.sub("\n", _INVISIBLE.sub("", text)).split("\n")
     plain = "\n".join(line if line.isprintable() else _printable(line) for line in lines)
     return _TOKENS.sub(lambda match: match[0].translate(_LOOKS_LIKE), plain)
 

@@ -121,7 +121,7 @@ def _to_term(language: str) -> Callable[[str], str]:
     def to_term(word: str) -> str:
         if arabic:
             word = _ARABIC_AND.sub("", word.translate(_ARABIC_VOWELS))
-        if word in stops:
+        if word in stops or (arabic and word[:1] in "وف" and word[1:] in stops):
             return ""
         return _fold(stemmer.stemWord(word) if stemmer is not None else word)[:MAX_TERM_CHARS]
 
