@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ _BLUE, _ORANGE, _GREY = "#4f43dd", "#e8834a", "#8a8fa3"
 _DPI = 80
 _COLOURS = 32
 _DOCUMENTS_SHOWN = 30
+_drawing = threading.Lock()  # matplotlib's settings are the process's, and two writers may draw at once
 
 Panel = tuple[str, Callable[[Any], None]]
 
@@ -103,7 +105,8 @@ def _svg(title: str, draw: Callable[[Any], None], height: float) -> bytes:
     from matplotlib.figure import Figure
 
     # Text stays text: viewers shape and order Arabic, and have the letters that the bundled font lacks.
-    with rc_context({"svg.hashsalt": "dlgforge", "svg.fonttype": "none"}), warnings.catch_warnings():
+    settings = {"svg.hashsalt": "dlgforge", "svg.fonttype": "none"}
+    with _drawing, rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         figure = Figure(figsize=(6, height), layout="constrained")

@@ -7,9 +7,9 @@ hundredth of what was asked; in small sets, where chance is coarser than that, i
 place that fits best. So
 
 - more dialogues on topics that are there already move nothing;
-- more topics move few: in large sets none, in small ones those next to a cut;
-- shares are met to within half a group, in seed topics; a dialogue's turns and number do not count. Every
-  split has a group, as long as there are groups enough.
+- more topics move few: in sets of some ten thousand none, in smaller ones those next to a cut;
+- cuts are met to within half a group, counted in seed topics, not in dialogues or turns; but every split has
+  a group, as long as there are groups enough.
 """
 
 from __future__ import annotations

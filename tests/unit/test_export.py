@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -20,13 +21,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from dlgforge_core.config.saving import JUDGED_COLUMNS, SHAREGPT_COLUMNS
 from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Persona, SeedTopic, Turn
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.export import writer
 from dlgforge_core.export.formats import PARQUET_SCHEMA, clean, escape_markdown, sample_markdown
-from dlgforge_core.export.writer import write_dataset
+from dlgforge_core.export.writer import file_name, write_dataset
 
-ALL = ["sharegpt", "openai_messages", "parquet"]
+ALL = ["sharegpt", "sharegpt_judged", "openai_messages", "parquet"]
+FILES = {
+    "README.md",
+    "dataset_stats.json",
+    "data/sharegpt/train.jsonl",
+    "data/sharegpt_judged/train.jsonl",
+    "data/openai_messages/train.jsonl",
+    "data/parquet/train.parquet",
+    "data/parquet/train.jsonl",
+}
 # Any code point at all: models send lone surrogates, control characters and separators.
 any_text = st.text(
     st.characters(exclude_categories=()) | st.characters(categories=["Cs", "Cc", "Zl", "Zp"]), max_size=40
@@ -75,14 +86,20 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 
 def files(folder: Path) -> set[str]:
-    return {p.name for p in folder.iterdir()} - {".lock"}
+    """Every file, without locks and plots."""
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    return {name for name in found if name != ".lock" and not name.startswith("plots/")}
+
+
+def of(folder: Path, format_name: str, split: str = "train") -> Path:
+    return folder / file_name(format_name, split)
 
 
 def words(dialogue: Dialogue) -> list[str]:
     return [clean(text) for turn in dialogue.turns for text in (turn.user, turn.assistant)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(dialogues=st.lists(any_dialogue, max_size=4))
 @example(
     [make_dialogue(turns=(Turn(0, "a\ud800", "\u2028\r\n\x00\ufeff", Judgement(1, ("\udc00",), "\ud83d")),))]
@@ -90,20 +107,26 @@ def words(dialogue: Dialogue) -> list[str]:
 def test_every_text_comes_back(tmp_path_factory: pytest.TempPathFactory, dialogues: list[Dialogue]) -> None:
     folder = tmp_path_factory.mktemp("dataset")
     summary = write_dataset(dialogues, folder, ALL)
-    sharegpt = lines(folder / "sharegpt.jsonl")
-    openai = lines(folder / "openai_messages.jsonl")
-    rows = pq.read_table(folder / "dialogues.parquet").to_pylist()
+    sharegpt = lines(of(folder, "sharegpt_judged"))
+    openai = lines(of(folder, "openai_messages"))
+    rows = pq.read_table(of(folder, "parquet")).to_pylist()
+    assert lines(folder / "data/parquet/train.jsonl") == rows
     for dialogue, a, b, c in zip(dialogues, sharegpt, openai, rows, strict=True):
         assert [m["value"] for m in a["conversations"]] == words(dialogue)  # type: ignore[attr-defined]
         assert [m["content"] for m in b["messages"]] == words(dialogue)  # type: ignore[attr-defined]
         assert [m["content"] for m in c["messages"]] == words(dialogue)
-        assert a["topic"] == b["topic"] == c["topic"] == clean(dialogue.plan.topic.topic)
+        assert a["topic"] == c["topic"] == clean(dialogue.plan.topic.topic)
         verdicts = [clean(t.judgement.to_json()) if t.judgement else None for t in dialogue.turns]
-        assert a["turn_judgements"] == b["turn_judgements"] == c["turn_judgements"] == verdicts
+        assert a["turn_judgements"] == c["turn_judgements"] == verdicts
         assert a["judgement"] == c["judgement"]
     assert summary.n_dialogues == len(dialogues)
     assert summary.n_turns == sum(len(d.turns) for d in dialogues)
-    assert summary.bytes_by_format == {f: summary.paths[f].stat().st_size for f in ALL}
+    for file in summary.files:
+        content = (folder / file.name).read_bytes()
+        assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert {file.name for file in summary.files} == {name for name in files(folder) if name[:4] == "data"} - {
+        "dataset_stats.json"
+    }
 
 
 @given(any_text)
@@ -123,9 +146,18 @@ def test_surrogates() -> None:
 class TestRecords:
     def test_sharegpt(self, tmp_path: Path) -> None:
         turns = (Turn(0, "¿Por qué?", "لأنّ", Judgement(8, ("clear",), "Bien")), Turn(1, "q", "a"))
-        write_dataset([make_dialogue(turns=turns, language="es")], tmp_path, ["sharegpt"])
-        assert "¿Por qué?" in (tmp_path / "sharegpt.jsonl").read_text("utf-8")
-        assert lines(tmp_path / "sharegpt.jsonl") == [
+        dialogue = make_dialogue(turns=turns, language="es")
+        write_dataset([dialogue], tmp_path, ["sharegpt", "sharegpt_judged"])
+        assert "¿Por qué?" in of(tmp_path, "sharegpt").read_text("utf-8")
+        (plain,), (judged,) = lines(of(tmp_path, "sharegpt")), lines(of(tmp_path, "sharegpt_judged"))
+        assert (tuple(plain), tuple(judged)) == (SHAREGPT_COLUMNS, JUDGED_COLUMNS)
+        assert judged == {
+            **plain,
+            "score": 8.0,
+            "turn_judgements": [{"score": 8, "reasons": ["clear"], "comment": "Bien"}, None],
+            "judgement": None,
+        }
+        assert [plain] == [
             {
                 "id": "d0",
                 "conversations": [
@@ -141,53 +173,52 @@ class TestRecords:
                 "user_persona": "novice",
                 "assistant_persona": "expert",
                 "n_turns": 2,
-                "score": 8.0,
-                "turn_judgements": [{"score": 8, "reasons": ["clear"], "comment": "Bien"}, None],
-                "judgement": None,
                 "models": {"kb_responder": "m"},
             }
         ]
 
     def test_openai_messages(self, tmp_path: Path) -> None:
         write_dataset([make_dialogue()], tmp_path, ["openai_messages"])
-        (record,) = lines(tmp_path / "openai_messages.jsonl")
-        assert record["messages"] == [
-            {"role": "user", "content": "Why?"},
-            {"role": "assistant", "content": "Because."},
-        ]
+        (record,) = lines(of(tmp_path, "openai_messages"))
+        assert record == {
+            "messages": [
+                {"role": "user", "content": "Why?"},
+                {"role": "assistant", "content": "Because."},
+            ]
+        }
 
     def test_parquet_has_its_schema_with_and_without_rows(self, tmp_path: Path) -> None:
         for dialogues in ([], [make_dialogue()]):
             write_dataset(dialogues, tmp_path, ["parquet"])
-            table = pq.read_table(tmp_path / "dialogues.parquet")
+            table = pq.read_table(of(tmp_path, "parquet"))
             assert table.schema.equals(PARQUET_SCHEMA)
             assert table.num_rows == len(dialogues)
 
     def test_no_place_of_a_machine_is_told(self, tmp_path: Path) -> None:
         dialogue = make_dialogue(batch="/home/someone/seeds/w.yaml", model="C:\\models\\llama")
         write_dataset([dialogue], tmp_path, ALL)
-        (record,) = lines(tmp_path / "sharegpt.jsonl")
+        (record,) = lines(of(tmp_path, "sharegpt"))
         assert (record["seed_batch"], record["models"]) == ("w.yaml", {"kb_responder": "llama"})
-        for path in tmp_path.iterdir():
+        for path in (path for path in tmp_path.rglob("*") if path.is_file()):
             content = path.read_bytes()
             assert b"someone" not in content
             assert str(tmp_path).encode() not in content
 
     def test_model_names_with_a_slash_are_kept(self, tmp_path: Path) -> None:
         write_dataset([make_dialogue(model="Qwen/Qwen3-8B")], tmp_path, ["sharegpt"])
-        assert lines(tmp_path / "sharegpt.jsonl")[0]["models"] == {"kb_responder": "Qwen/Qwen3-8B"}
+        assert lines(of(tmp_path, "sharegpt"))[0]["models"] == {"kb_responder": "Qwen/Qwen3-8B"}
 
 
 class TestWholeOrNotAtAll:
     def test_no_dialogues_make_valid_empty_files(self, tmp_path: Path) -> None:
         summary = write_dataset([], tmp_path / "new" / "folder", ALL)
         assert (summary.n_dialogues, summary.n_turns, summary.by_language) == (0, 0, {})
-        assert summary.paths["sharegpt"].read_bytes() == b""
-        assert pq.read_table(summary.paths["parquet"]).num_rows == 0
+        assert of(summary.folder, "sharegpt").read_bytes() == b""
+        assert pq.read_table(of(summary.folder, "parquet")).num_rows == 0
 
     @pytest.mark.parametrize("formats", [[], ["csv"], ["parquet", "csv"]])
     def test_unknown_formats(self, tmp_path: Path, formats: list[str]) -> None:
-        with pytest.raises(ConfigError, match="choose from sharegpt, openai_messages, parquet"):
+        with pytest.raises(ConfigError, match="choose from sharegpt, sharegpt_judged, openai"):
             write_dataset([], tmp_path, formats)
 
     def test_a_failure_leaves_the_old_dataset(self, tmp_path: Path) -> None:
@@ -206,8 +237,14 @@ class TestWholeOrNotAtAll:
         (tmp_path / "notes.txt").write_text("mine")
         write_dataset([make_dialogue(1)], tmp_path, ALL)
         write_dataset([make_dialogue(2)], tmp_path, ["sharegpt", "sharegpt"])
-        assert files(tmp_path) == {"sharegpt.jsonl", "README.md", "notes.txt"}
-        assert [r["id"] for r in lines(tmp_path / "sharegpt.jsonl")] == ["d2"]
+        assert files(tmp_path) == {
+            "data/sharegpt/train.jsonl",
+            "dataset_stats.json",
+            "README.md",
+            "notes.txt",
+        }
+        assert not (tmp_path / "data" / "parquet").exists()
+        assert [r["id"] for r in lines(of(tmp_path, "sharegpt"))] == ["d2"]
 
     def test_nothing_shows_before_all_is_written(self, tmp_path: Path) -> None:
         seen: list[set[str]] = []
@@ -236,17 +273,17 @@ class TestWholeOrNotAtAll:
             w.start()
         for w in writers:
             w.join()
-        ids = [r["id"] for r in lines(tmp_path / "sharegpt.jsonl")]
+        ids = [r["id"] for r in lines(of(tmp_path, "sharegpt"))]
         assert ids in ([f"d{i}" for i in range(20)], [f"d{i}" for i in range(100, 120)])
-        assert pq.read_table(tmp_path / "dialogues.parquet")["id"].to_pylist() == ids
-        assert files(tmp_path) == {*writer.FILE_NAMES.values(), "README.md"}
+        assert pq.read_table(of(tmp_path, "parquet"))["id"].to_pylist() == ids
+        assert files(tmp_path) == FILES
 
     def test_what_a_killed_writer_left_is_removed(self, tmp_path: Path) -> None:
         script = textwrap.dedent(
             """
             import sys, time
             from pathlib import Path
-            from dlgforge_core.export.writer import write_dataset
+            from dlgforge_core.export.writer import file_name, write_dataset
             def never():
                 print("writing", flush=True)
                 time.sleep(60)
@@ -264,7 +301,7 @@ class TestWholeOrNotAtAll:
         killed.wait()
         killed.stdout.close()
         write_dataset([], tmp_path, ["sharegpt"])
-        assert files(tmp_path) == {"sharegpt.jsonl", "README.md"}
+        assert files(tmp_path) == {"data/sharegpt/train.jsonl", "dataset_stats.json", "README.md"}
 
 
 def test_memory_does_not_grow_with_the_dialogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,16 +317,18 @@ def test_memory_does_not_grow_with_the_dialogues(tmp_path: Path, monkeypatch: py
 
     peak(10)
     assert peak(2000) < 2 * peak(300)
-    assert pq.ParquetFile(tmp_path / "dialogues.parquet").num_row_groups >= 3
+    assert pq.ParquetFile(of(tmp_path, "parquet")).num_row_groups >= 3
 
 
 def test_the_card_says_which_file_is_which(tmp_path: Path) -> None:
     dialogues = [make_dialogue(0, language="no"), make_dialogue(1, language="ar")]
     summary = write_dataset(dialogues, tmp_path, ALL)
     assert summary.by_language == {"ar": 1, "no": 1}
-    head = yaml.safe_load((tmp_path / "README.md").read_text("utf-8").split("---")[1])
+    head = yaml.safe_load((tmp_path / "README.md").read_text("utf-8").split("---\n")[1])
     assert head["language"] == ["ar", "no"]
-    assert {c["config_name"]: c["data_files"] for c in head["configs"]} == writer.FILE_NAMES
+    assert {c["config_name"]: c["data_files"] for c in head["configs"]} == {
+        name: [{"split": "train", "path": f"data/{name}/train.jsonl"}] for name in ALL
+    }
 
 
 class TestSampleMarkdown:
