@@ -55,7 +55,7 @@ class SplitAssigner:
         if self._cuts is None:
             self._cuts = self._make_cuts()
         group = self._find(keyed_hash(f"id\0{topic.id}"))
-        return self._names[bisect.bisect_right(self._cuts, group)]
+        return self._names[bisect.bisect_right(self._cuts, _place(group))]
 
     def _find(self, node: int) -> int:
         while (parent := self._parents[node]) != node:
@@ -73,12 +73,17 @@ class SplitAssigner:
         """The hash at which each split but the first begins."""
         sizes: dict[int, int] = {}
         for by_id, subjects in self._members.items():
-            group = self._find(by_id)
+            group = _place(self._find(by_id))
             sizes[group] = sizes.get(group, 0) + len(subjects)
         groups = sorted(sizes)
         upto = [0, *accumulate(sizes[group] for group in groups)]
         ends = _ends(groups, upto, self._shares)
         return [groups[end] if end < len(groups) else _SPAN for end in ends]
+
+
+def _place(group: int) -> int:
+    # Hashed again: the least of several hashes is not spread evenly.
+    return keyed_hash(f"group\0{group}")
 
 
 def _ends(groups: Sequence[int], upto: Sequence[int], shares: Sequence[float]) -> list[int]:
