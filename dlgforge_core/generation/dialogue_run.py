@@ -19,6 +19,8 @@ from dlgforge_core.knowledge.types import Hit
 from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message, ToolDefinition
 from dlgforge_core.store.worker_store import Claim
 
+_ANSWER_ATTEMPTS = 2
+
 
 class DialogueStore(Protocol):
     """What a dialogue needs of the run state."""
@@ -114,7 +116,7 @@ class DialogueRun:
         """A question that nobody has asked before."""
         messages = self._asking(index)
         for attempt in range(self._context.coverage.question_dedup_retries + 1):
-            completion = await self._complete(Role.USER_SIMULATOR, messages, index, attempt)
+            completion = await self._complete(Role.USER_SIMULATOR, index, attempt, messages)
             question = prompts.question_of(completion.text)
             if await self._context.store.reserve_question(self._plan.dialogue_id, index, question):
                 return question
@@ -143,17 +145,24 @@ class DialogueRun:
         messages = prompts.assistant(
             self._plan, self._turns, question, grounded=bool(hits), passages=quote_passages(hits)
         )
-        completion, tools = await answer_with_tools(
-            lambda history, offered: self._complete(Role.ASSISTANT, history, index, 0, offered),
-            messages,
-            self._toolbox(),
-            self._context.tool_rounds,
-            hits.extend,
-        )
-        return completion.text, TurnDetails(
-            evidence=evidence_of(self._plan, asked_from, hits, completion.text),
-            tools=tools,
-            reasoning=completion.reasoning if self._context.keep_reasoning else "",
+        for attempt in range(_ANSWER_ATTEMPTS):
+            completion, tools = await answer_with_tools(
+                functools.partial(self._complete, Role.ASSISTANT, index, attempt),
+                messages,
+                self._toolbox(),
+                self._context.tool_rounds,
+                hits.extend,
+            )
+            if answer := prompts.without_quotes(completion.text):
+                return answer, TurnDetails(
+                    evidence=evidence_of(self._plan, asked_from, hits, answer),
+                    tools=tools,
+                    reasoning=completion.reasoning if self._context.keep_reasoning else "",
+                )
+            self._calls_left += 1
+        raise CallError(
+            DropReason.INVALID_OUTPUT,
+            f"turn {index + 1}: {_ANSWER_ATTEMPTS} answers in a row did nothing but repeat the passages",
         )
 
     def _toolbox(self) -> Toolbox:
@@ -165,9 +174,9 @@ class DialogueRun:
     async def _complete(
         self,
         role: Role,
-        messages: Sequence[Message],
         index: int,
         attempt: int,
+        messages: Sequence[Message],
         tools: Sequence[ToolDefinition] | None = None,
     ) -> Completion:
         context = self._context

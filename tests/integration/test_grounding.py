@@ -72,7 +72,7 @@ def test_evidence_reaches_the_prompts_and_the_record(store: RunStore, folder: Pa
             asked, given = split_evidence(turn.details.evidence)
             assert len(asked) == 1
             assert any(quoted(texts[asked[0].chunk_id]) in prompt for prompt in asking)
-            prompt = next(p for p in answering if p.startswith(turn.user + "\n"))
+            prompt = next(p for p in answering if p.endswith("\n" + turn.user))
             assert given
             assert all(quoted(texts[e.chunk_id]) in prompt for e in given)
         # One document for a dialogue, another chunk of it for each turn.

@@ -93,21 +93,29 @@ def test_a_seed_file_may_name_a_dialect() -> None:
     assert parse_seed_batch("s.yaml", text, label="s.yaml").languages == ("Gulf Arabic",)
 
 
-def test_evidence_is_of_one_turn_and_comes_last() -> None:
+def test_evidence_is_of_one_turn_and_in_the_last_message() -> None:
     plan = plan_run(generation("en"), LLM, read_personas(), [batch(("en", "bread"))]).plans[0].dialogue(0)
     first = prompts.user_simulator(plan, [], "<passages>\n> one\n</passages>")
     second = prompts.user_simulator(plan, [Turn(0, "q", "a")], "<passages>\n> two\n</passages>")
-    assert first[-1]["content"].endswith("> one\n</passages>")
+    assert "> one\n</passages>\n\nAsk me another short question" in first[-1]["content"]
     assert "> one" not in str(second)
-    # What was sent before the evidence stays the beginning of what is sent next: the prefix cache hits.
-    asked, _, _ = first[-1]["content"].partition("\n\n")
-    assert [*first[:-1], {"role": "user", "content": asked}] == second[: len(first)]
+    assert second[-1]["content"].startswith("a\n\n")
+    # All but the last message stays as it was: the server's prefix cache holds it.
+    assert second[: len(first) - 1] == first[:-1]
+    plain = prompts.user_simulator(plan, [Turn(0, "q", "a")])
+    assert plain[:-1] == second[:-1]
 
 
 def test_passages_do_not_stay_in_the_history() -> None:
     plan = plan_run(generation("en"), LLM, read_personas(), [batch(("en", "bread"))]).plans[0].dialogue(0)
     first = prompts.assistant(plan, [], "q1", grounded=True, passages="<passages>\n> p1\n</passages>")
     second = prompts.assistant(plan, [Turn(0, "q1", "a1")], "q2", grounded=True, passages="> p2")
-    assert first[-1]["content"].startswith("q1\n\n")
+    assert first[-1]["content"].endswith("\n\nq1")
     assert second[1] == {"role": "user", "content": "q1"}
     assert first[0] == second[0]
+
+
+def test_an_answer_does_not_repeat_the_passages_form() -> None:
+    assert prompts.without_quotes("Plain text\n> as it is") == "Plain text\n> as it is"
+    assert prompts.without_quotes("<passages>\n[1]\n> one\n>\n</passages>\nSo it is.") == "So it is."
+    assert prompts.without_quotes("<passages>\n> one") == ""
