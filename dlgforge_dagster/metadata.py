@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from dlgforge_core.export.formats import PARQUET_SCHEMA, escape_markdown, sample_markdown
 from dlgforge_core.export.plots import markdown_image, overview_png
+from dlgforge_core.generation.endpoint_figures import EndpointFigures, endpoint_figures
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.session import RunReport
-from dlgforge_core.llm.stats import CallStats
 from dlgforge_core.quality.figures import DialogueFigures
 from dlgforge_core.runtime.vllm_metrics import ReplicaMetrics
 from dlgforge_core.seeds import SeedBatch
@@ -125,7 +125,7 @@ def dialogues_metadata(
         metadata["dropped_by_reason"] = count_table("reason", "dialogues", progress.drop_reasons)
     if roles:
         metadata["roles"] = _call_table("role", roles)
-        metadata["endpoints"] = _endpoint_table(calls)
+        metadata["endpoints"] = _endpoint_table(endpoint_figures(store.worker_stats(run.run_id)))
     if replicas:
         metadata["vllm_servers"] = _replica_table(replicas)
     return metadata
@@ -168,19 +168,26 @@ def _call_table(name: str, counts: Mapping[str, Any]) -> dg.TableMetadataValue:
     return _table(rows)
 
 
-def _endpoint_table(calls: CallStats) -> dg.TableMetadataValue:
-    rows = [
-        {
-            "endpoint": name,
-            "calls": c.calls,
-            "retries": c.retries,
-            "failures": ", ".join(f"{kind} {n}" for kind, n in c.failures.most_common()) or "none",
-            "p50 s": round(c.latency.percentile(50), 3),
-            "p90 s": round(c.latency.percentile(90), 3),
-            "p99 s": round(c.latency.percentile(99), 3),
-        }
-        for name, c in calls.by_endpoint().items()
-    ]
+def _endpoint_table(endpoints: Sequence[EndpointFigures]) -> dg.TableMetadataValue:
+    """What each endpoint did in the run, and whether it was well at its end."""
+    rows = []
+    for endpoint in endpoints:
+        c = endpoint.counts
+        failures = ", ".join(f"{kind} {n}" for kind, n in c.failures.most_common())
+        rows.append(
+            {
+                "endpoint": endpoint.name,
+                "state": f"{endpoint.state}: {endpoint.reason}" if endpoint.reason else endpoint.state,
+                "calls": c.calls,
+                "retries": c.retries,
+                "failures": failures or "none",
+                "tokens out": c.completion_tokens,
+                "tokens/s": round(endpoint.tokens_per_s, 1),
+                "p50 s": round(c.latency.percentile(50), 3),
+                "p90 s": round(c.latency.percentile(90), 3),
+                "p99 s": round(c.latency.percentile(99), 3),
+            }
+        )
     return _table(rows)
 
 

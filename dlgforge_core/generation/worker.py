@@ -88,6 +88,7 @@ class Worker:
         self._drain = False
         self._changed = asyncio.Event()
         self._lease_in_doubt = asyncio.Event()
+        self._started_at = time.time()
 
     def stop(self, reason: str, *, drain: bool = False) -> None:
         """Let go of the open dialogues, which stay resumable, and return.
@@ -102,7 +103,10 @@ class Worker:
         self._changed.set()
 
     def stats(self) -> dict[str, Any]:
-        """What was counted so far, as plain data: `tokens`, `calls`, `counts`, `updated_at` (Unix time)."""
+        """What was counted so far, as plain data.
+
+        `tokens`, `calls`, `counts`, `open`, the endpoints' health, and the Unix times of start and telling.
+        """
         calls = self._client.stats
         return {
             "tokens": self._tokens(),
@@ -114,6 +118,8 @@ class Worker:
                 "dropped": dict(self._counts.dropped),
             },
             "open": len(self._open),
+            "endpoints": [health.to_json() for health in self._client.health()],
+            "started_at": self._started_at,
             "updated_at": time.time(),
         }
 
