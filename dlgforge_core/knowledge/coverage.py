@@ -23,6 +23,10 @@ Pool = AsyncConnectionPool[AsyncConnection]
 # Taken before anything is read or written, so that nobody holds a row while waiting for another: no
 # deadlock, and no count that two workers have read at once.
 _LOCK = f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, hashtext(%(fingerprint)s))"
+# The lock is kept until the end of the transaction: waiting for the disk there would let few through. What
+# a server's crash may take back is only what nothing durable was written after, by anybody: the log keeps
+# its order.
+_HURRY = "SET LOCAL synchronous_commit TO off"
 _ASSIGNED = """
 SELECT document, nth FROM knowledge_assignments
 WHERE fingerprint = %(fingerprint)s AND dialogue_id = %(dialogue)s
@@ -31,6 +35,8 @@ _USES = """
 SELECT document, uses FROM knowledge_uses
 WHERE fingerprint = %(fingerprint)s AND document = ANY(%(documents)s)
 """
+_ALL_USES = "SELECT document, uses FROM knowledge_uses WHERE fingerprint = %(fingerprint)s"
+_FEW = 500  # from here on it costs less to read all counts than to send all names
 _ASSIGN = """
 WITH used AS (
     INSERT INTO knowledge_uses AS u (fingerprint, document, uses)
@@ -81,13 +87,14 @@ async def assign_document(
             )
     names = {"fingerprint": fingerprint, "dialogue": dialogue_id}
     async with connection.transaction():
+        await connection.execute(_HURRY)
         await connection.execute(_LOCK, names)
         cursor = await connection.execute(_ASSIGNED, names)
         if (row := await cursor.fetchone()) is not None:
             return Assignment(str(row[0]), int(row[1]))
-        cursor = await connection.execute(
-            _USES, {**names, "documents": [document for document, _ in candidates]}
-        )
+        few = len(candidates) <= _FEW
+        wanted = [document for document, _ in candidates] if few else None
+        cursor = await connection.execute(_USES if few else _ALL_USES, {**names, "documents": wanted})
         uses = {str(row[0]): int(row[1]) for row in await cursor.fetchall()}
         document = choose(candidates, uses, coverage, seed, dialogue_id)
         nth = uses.get(document, 0)
@@ -102,6 +109,7 @@ async def release_document(connection: AsyncConnection | Pool, fingerprint: str,
             return await release_document(own, fingerprint, dialogue_id)
     names = {"fingerprint": fingerprint, "dialogue": dialogue_id}
     async with connection.transaction():
+        await connection.execute(_HURRY)
         await connection.execute(_LOCK, names)
         await connection.execute(_RELEASE, names)
     return None
@@ -120,16 +128,20 @@ def choose(
         documents = sorted(document for document, _ in candidates)
         return documents[_draw(seed, dialogue_id, "\0epsilon") % len(documents)]
 
-    def by_relevance(candidate: tuple[str, float]) -> tuple[float, int]:
-        return -candidate[1], _draw(seed, dialogue_id, candidate[0])
-
     if coverage.doc_coverage_mode == "relevance":
-        return min(candidates, key=by_relevance)[0]
+        return _fittest(candidates, seed, dialogue_id)
     least = min(uses.get(document, 0) for document, _ in candidates)
-    # Far fewer than all, as a rule: only of these must a tie be broken.
-    seldom = [c for c in candidates if uses.get(c[0], 0) <= least + 1]
-    seldom.sort(key=lambda c: (uses.get(c[0], 0), *by_relevance(c)))
-    return min(seldom[: math.ceil(coverage.doc_coverage_fraction * len(candidates))], key=by_relevance)[0]
+    pool = [c for c in candidates if uses.get(c[0], 0) == least]
+    # The fraction has room for some that were used once more; those that fit best come first.
+    if len(pool) < math.ceil(coverage.doc_coverage_fraction * len(candidates)):
+        pool = [c for c in candidates if uses.get(c[0], 0) <= least + 1]
+    return _fittest(pool, seed, dialogue_id)
+
+
+def _fittest(candidates: Sequence[tuple[str, float]], seed: int, dialogue_id: str) -> str:
+    most = max(relevance for _, relevance in candidates)
+    tied = [document for document, relevance in candidates if relevance == most]
+    return min(tied, key=lambda document: _draw(seed, dialogue_id, document))
 
 
 def _draw(seed: int, dialogue_id: str, what: str) -> int:
