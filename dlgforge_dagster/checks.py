@@ -3,7 +3,6 @@
 # No `from __future__ import annotations` here: Dagster reads the annotations of checks as types.
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -14,6 +13,7 @@ from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.quality.checks import CHECKS, CheckReport, run_checks
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster.assets.hf_dataset import latest_folder
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.tags import RUN_ID_TAG
@@ -104,7 +104,7 @@ def _files_valid(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
         name="files_valid", asset=key, description="The files can be read, and all hold the same dialogues."
     )
     def files_valid(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        folder = _latest_folder(context.instance, key)
+        folder = latest_folder(context.instance, key)
         if folder is None:
             return dg.AssetCheckResult(passed=False, description="no dataset was written yet")
         try:
@@ -118,10 +118,3 @@ def _files_valid(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
         )
 
     return files_valid
-
-
-def _latest_folder(instance: dg.DagsterInstance, key: dg.AssetKey) -> Path | None:
-    event = instance.get_latest_materialization_event(key)
-    materialization = event.asset_materialization if event is not None else None
-    value = materialization.metadata.get("folder") if materialization is not None else None
-    return Path(str(value.value)) if value is not None else None

@@ -9,6 +9,7 @@ import dagster as dg
 from dlgforge_core.config import read_recipes
 from dlgforge_dagster.assets.dialogue_dataset import build_dialogue_dataset
 from dlgforge_dagster.assets.dialogues import build_dialogues
+from dlgforge_dagster.assets.hf_dataset import build_hf_dataset
 from dlgforge_dagster.assets.judgements import build_judgements
 from dlgforge_dagster.assets.knowledge_index import build_knowledge_index
 from dlgforge_dagster.assets.seed_topics import build_seed_topics
@@ -25,6 +26,7 @@ _ASSETS = (
     build_dialogues,
     build_judgements,
     build_dialogue_dataset,
+    build_hf_dataset,
 )
 
 

@@ -105,7 +105,7 @@ def _svg(title: str, draw: Callable[[Any], None], height: float) -> bytes:
     from matplotlib.figure import Figure
 
     # Text stays text: viewers shape and order Arabic, and have the letters that the bundled font lacks.
-    settings = {"svg.hashsalt": "dlgforge", "svg.fonttype": "none"}
+    settings: Any = {"svg.hashsalt": "dlgforge", "svg.fonttype": "none", "text.parse_math": False}
     with _drawing, rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
@@ -156,8 +156,8 @@ def _languages(axes: Any, dataset: DatasetFigures) -> None:
 
 
 def _label(name: str) -> str:
-    # A "$" would start mathematics, and control characters have no place in XML.
-    shown = "".join(c if c.isprintable() else " " for c in name).replace("$", r"\$")
+    # Control characters have no place in XML.
+    shown = "".join(c if c.isprintable() else " " for c in name)
     return shown if len(shown) <= 40 else "…" + shown[-39:]
 
 

@@ -3,18 +3,18 @@
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from dlgforge_core.config import SavingConfig, validate
-from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.config import DatasetFilesConfig, validate
 from dlgforge_core.export.formats import sample_markdown
 from dlgforge_core.export.writer import DatasetSummary, write_dataset
-from dlgforge_core.quality.figures import DialogueFigures
+from dlgforge_core.generation.tools import VECTOR_DB_SEARCH, WEB_SEARCH
+from dlgforge_core.judging.reading import judged_dialogues
 from dlgforge_core.store.embedded import dlgforge_home
 from dlgforge_core.store.finished import Scope
 from dlgforge_dagster.automation import keep_fresh
@@ -26,7 +26,7 @@ from dlgforge_dagster.tags import OWNERS
 
 def build_dialogue_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
     """The asset that writes a dataset's files."""
-    base: Any = config_class(dataset.recipe.saving)
+    base: Any = config_class(dataset.recipe.saving.files)
 
     class DialogueDatasetConfig(base):  # type: ignore[misc]
         """Config of `dialogue_dataset`."""
@@ -42,25 +42,24 @@ def build_dialogue_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         group_name=dataset.group,
         kinds={"parquet", "jsonl"},
         owners=OWNERS,
-        deps=[dataset.key("dialogues")],
+        deps=[dataset.key("dialogues"), dataset.key("judgements")],
         automation_condition=keep_fresh(),
-        code_version="1",
+        code_version="2",
         required_resource_keys={"store"},
         description="The finished dialogues as training data: JSONL of several kinds, and Parquet.",
     )
     def dialogue_dataset(
         context: dg.AssetExecutionContext, config: DialogueDatasetConfig
     ) -> dg.MaterializeResult[None]:
-        saving = validate(
-            SavingConfig, plain(config, SavingConfig), f"ops.{dataset.op('dialogue_dataset')}.config"
-        )
+        source = f"ops.{dataset.op('dialogue_dataset')}.config"
+        saving = validate(DatasetFilesConfig, plain(config, DatasetFilesConfig), source)
         return _write(dataset, context, saving, config.run_id)
 
     return dialogue_dataset
 
 
 def _write(
-    dataset: DatasetSpec, context: dg.AssetExecutionContext, saving: SavingConfig, run_id: str
+    dataset: DatasetSpec, context: dg.AssetExecutionContext, saving: DatasetFilesConfig, run_id: str
 ) -> dg.MaterializeResult[None]:
     run_store = dataset.store(context).run_store(dataset.name)
     record = run_store.run(run_id or None)
@@ -70,14 +69,27 @@ def _write(
     scope = Scope(run_id=record.run_id) if run_id else Scope(fingerprint=record.fingerprint)
     default = dlgforge_home(os.environ) / "datasets" / dataset.name / (run_id or record.fingerprint[:16])
     folder = Path(saving.output_dir) if saving.output_dir else default
-    figures = DialogueFigures()
-    summary = write_dataset(_counted(run_store.dialogues(scope), figures), folder, saving.formats)
+    summary = write_dataset(
+        judged_dialogues(run_store, scope),
+        folder,
+        saving=saving,
+        title=dataset.name.replace("_", " ").capitalize() or "Synthetic dialogues",
+        drop_reasons=run_store.outcomes(scope).drop_reasons,
+        tool_definitions={tool.name: tool.to_json() for tool in (VECTOR_DB_SEARCH, WEB_SEARCH)},
+    )
     context.log.info(f"{summary.n_dialogues} dialogues are in {folder}")
+    for name, count in summary.refused.items():
+        context.log.info(f"{count} dialogues were left out by the filter {name}")
+    if "drop_reasons" in summary.refused:  # a label that is misspelt refuses nothing, and says nothing
+        for problem in saving.filters.unknown_labels(dataset.recipe.judge.reasons):
+            context.log.warning(problem)
+    samples = judged_dialogues(run_store, scope, limit=N_SAMPLES, mixed=True)
     return dg.MaterializeResult(
         metadata={
-            **dataset_metadata(figures),
-            "samples": dg.MetadataValue.md(sample_markdown(run_store.samples(scope, N_SAMPLES))),
+            **dataset_metadata(summary.figures),
+            "samples": dg.MetadataValue.md(sample_markdown(samples)),
             "languages": count_table("language", "dialogues", summary.by_language),
+            **_counts(summary),
             "folder": dg.MetadataValue.path(folder.absolute()),
             "files": _file_table(summary),
             "fingerprint": record.fingerprint[:16],
@@ -85,17 +97,25 @@ def _write(
     )
 
 
-def _counted(dialogues: Iterator[Dialogue], figures: DialogueFigures) -> Iterator[Dialogue]:
-    """`dialogues` as they are, counted into `figures` on their way."""
-    for dialogue in dialogues:
-        figures.add(dialogue)
-        yield dialogue
+def _counts(summary: DatasetSummary) -> Mapping[str, Any]:
+    """What splits, filters and documents there are to tell of."""
+    told: dict[str, Any] = {}
+    if len(summary.by_split) > 1:
+        told["splits"] = count_table("split", "dialogues", summary.by_split)
+    if summary.refused:
+        told["filtered_out"] = sum(summary.refused.values())
+        told["filters"] = count_table("filter", "dialogues", summary.refused)
+    if summary.documents:
+        told["documents_used"] = len(summary.documents)
+    return told
 
 
 def _file_table(summary: DatasetSummary) -> dg.TableMetadataValue:
     return dg.MetadataValue.table(
         records=[
-            dg.TableRecord({"format": name, "file": path.name, "bytes": summary.bytes_by_format[name]})
-            for name, path in summary.paths.items()
+            dg.TableRecord(
+                {"format": file.format, "split": file.split, "file": file.name, "bytes": file.bytes}
+            )
+            for file in summary.files
         ]
     )

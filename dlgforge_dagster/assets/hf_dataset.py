@@ -1,0 +1,86 @@
+"""`hf_dataset`: the dataset on a Hugging Face hub."""
+
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dlgforge_core.config import HfPushConfig, validate
+from dlgforge_core.errors import DlgforgeError
+from dlgforge_core.export.hub import PushedDataset, hub_token, push_dataset
+from dlgforge_dagster.config import config_class, plain
+from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.tags import OWNERS
+
+
+def build_hf_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
+    """The asset that pushes a dataset's folder to a hub; off by default."""
+    base: Any = config_class(dataset.recipe.saving.hf_push)
+
+    class HfDatasetConfig(base):  # type: ignore[misc]
+        """Config of `hf_dataset`."""
+
+    @dg.asset(
+        name="hf_dataset",
+        key_prefix=dataset.key_prefix,
+        group_name=dataset.group,
+        kinds={"huggingface"},
+        owners=OWNERS,
+        deps=[dataset.key("dialogue_dataset")],
+        # With the push turned off the step yields nothing, and Dagster calls the asset skipped.
+        output_required=False,
+        description="The dataset in a repository of a Hugging Face hub, one commit for each change. Off by "
+        "default: set `enabled` and `repo_id`; the token is read from the environment.",
+    )
+    def hf_dataset(
+        context: dg.AssetExecutionContext, config: HfDatasetConfig
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        source = f"ops.{dataset.op('hf_dataset')}.config"
+        push = validate(HfPushConfig, plain(config, HfPushConfig), source)
+        if not push.enabled:
+            note = (
+                f"nothing is pushed: set {source}.enabled to true and {source}.repo_id to a dataset "
+                f"repository (in a recipe: saving.hf_push), and the variable {push.token_env} to a token"
+            )
+            context.log.info(note)
+            context.log_event(dg.AssetObservation(context.asset_key, metadata={"note": note}))
+            return
+        pushed = _push(dataset, context, push)
+        context.log.info(
+            f"{pushed.url} is at {pushed.commit}" + ("" if pushed.changed else ", as before: nothing changed")
+        )
+        yield dg.MaterializeResult(
+            data_version=dg.DataVersion(pushed.commit),
+            metadata={
+                "url": dg.MetadataValue.url(pushed.url),
+                "commit_url": dg.MetadataValue.url(pushed.commit_url),
+                "repo_id": pushed.repo_id,
+                "revision": pushed.revision,
+                "commit": pushed.commit,
+                "files": pushed.n_files,
+                "changed": pushed.changed,
+            },
+        )
+
+    return hf_dataset
+
+
+def _push(dataset: DatasetSpec, context: dg.AssetExecutionContext, push: HfPushConfig) -> PushedDataset:
+    folder = latest_folder(context.instance, dataset.key("dialogue_dataset"))
+    if folder is None:
+        raise dg.Failure("no dataset was written yet: materialize `dialogue_dataset` first, or select it too")
+    try:
+        return push_dataset(folder, push, hub_token(push))
+    except DlgforgeError as error:
+        raise dg.Failure(str(error), metadata={"folder": dg.MetadataValue.path(folder)}) from None
+
+
+def latest_folder(instance: dg.DagsterInstance, key: dg.AssetKey) -> Path | None:
+    """Where the dataset was written last."""
+    event = instance.get_latest_materialization_event(key)
+    materialization = event.asset_materialization if event is not None else None
+    value = materialization.metadata.get("folder") if materialization is not None else None
+    return Path(str(value.value)) if value is not None else None
