@@ -1,0 +1,120 @@
+"""Two recipes in one code location, in one process against a simulated endpoint: nothing is shared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster.definitions import build_definitions
+from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[SimulatedEndpoint]:
+    with simulated_endpoint() as sim:
+        yield sim
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+@pytest.fixture
+def recipes(tmp_path: Path, sim: SimulatedEndpoint) -> Path:
+    """Twins: the same seeds, documents and settings, under two names."""
+    (tmp_path / "topics.jsonl").write_text(
+        "\n".join(json.dumps({"language": "en", "topic": f"topic {n}"}) for n in range(4))
+    )
+    (tmp_path / "docs").mkdir()
+    for n in range(3):
+        (tmp_path / "docs" / f"manual_{n}.md").write_text(f"# Manual {n}\n\nMachine {n} has {n + 2} wheels.")
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    for name in ("left", "right"):
+        recipe = {
+            "seeds": {"path": str(tmp_path / "topics.jsonl")},
+            "knowledge": {"path": str(tmp_path / "docs")},
+            "run": {"total_samples": 6, "target_languages": ["en"], "n_turns": 1, "patience_s": 3.0},
+            "saving": {"output_dir": str(tmp_path / name), "formats": ["sharegpt"]},
+            "llm": {"backend": "openai", "model": "simulated", "base_url": sim.base_url},
+        }
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def execute(
+    defs: dg.Definitions, job: str, dsn: str, instance: dg.DagsterInstance, **ops: Any
+) -> dg.ExecuteInProcessResult:
+    config = {"resources": {"store": {"config": {"postgres": {"dsn": dsn}}}}, "ops": ops}
+    return defs.resolve_job_def(job).execute_in_process(config, instance=instance)
+
+
+def ids(folder: Path) -> set[str]:
+    lines = (folder / "data" / "sharegpt" / "train.jsonl").read_text().splitlines()
+    return {json.loads(line)["id"] for line in lines}
+
+
+def test_twins_share_nothing(
+    sim: SimulatedEndpoint, dsn: str, recipes: Path, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    sim.reset()
+    defs = build_definitions(str(recipes))
+    assert execute(defs, "generate_dialogues_left", dsn, instance).success
+    calls = sim.stats()["calls"]
+    assert calls == 6 * 3
+    assert RunStore(dsn, dataset="right").run() is None
+    assert RunStore(dsn).run() is None
+    assert execute(defs, "generate_dialogues_right", dsn, instance).success
+    # The same questions may be asked again: they are of another dataset.
+    assert sim.stats()["calls"] == 2 * calls
+    left, right = ids(tmp_path / "left"), ids(tmp_path / "right")
+    assert len(left) == len(right) == 6
+    assert not left & right
+    runs = [RunStore(dsn, dataset=name).run() for name in ("left", "right")]
+    assert runs[0] is not None
+    assert runs[1] is not None
+    assert runs[0].fingerprint != runs[1].fingerprint
+    assert RunStore(dsn).seed_batches() == []
+    assert set(instance.get_dynamic_partitions("left_seed_batches")) == {"topics"}
+    assert instance.get_dynamic_partitions("seed_batches") == []
+    materialized = {key.to_user_string() for key in instance.all_asset_keys()}
+    assert {"left/dialogues", "right/dialogues", "left/knowledge_index"} <= materialized
+    assert "dialogues" not in materialized
+    # Running again makes no call; the other's run does not count as the latest.
+    assert execute(defs, "generate_dialogues_left", dsn, instance).success
+    assert sim.stats()["calls"] == 2 * calls
+    assert ids(tmp_path / "left") == left
+
+
+def test_the_launchpad_may_say_otherwise(
+    sim: SimulatedEndpoint, dsn: str, recipes: Path, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    defs = build_definitions(str(recipes))
+    more = {"left__dialogues": {"config": {"run": {"total_samples": 8}}}}
+    assert execute(defs, "generate_dialogues_left", dsn, instance, **more).success
+    assert len(ids(tmp_path / "left")) == 8
+
+
+def test_documents_must_be_indexed_first(
+    sim: SimulatedEndpoint, dsn: str, recipes: Path, instance: dg.DagsterInstance
+) -> None:
+    defs = build_definitions(str(recipes))
+    job = defs.resolve_job_def("generate_dialogues_left")
+    store = {"resources": {"store": {"config": {"postgres": {"dsn": dsn}}}}}
+    for asset, success in (("seed_topics", True), ("dialogues", False)):
+        result = job.execute_in_process(
+            store, instance=instance, asset_selection=[dg.AssetKey(["left", asset])], raise_on_error=False
+        )
+        assert result.success is success
+    failure = next(e for e in result.all_events if e.is_step_failure).step_failure_data.error
+    assert failure is not None
+    assert "materialize `knowledge_index` first" in str(failure)
