@@ -3,7 +3,8 @@
 Questions in six languages (bench/questions.py) are reserved by one worker, 512 dialogues at once, each with
 its next question as soon as all have an answer: a worker's own path, from `WorkerStore.reserve` on, with
 nothing else written meanwhile. One in twenty is a planted near-copy of a question that was kept before, drawn
-from a sample of 20,000 of them. Similarities are worked out anew here, from the definition. Stops by itself.
+from a sample of 20,000 of them. Similarities are worked out anew here, from the definition. CPU milliseconds
+are those of a reservation in the worker and in the Postgres process that serves it. Stops by itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import random
 import statistics
 import time
 from dataclasses import dataclass, field
+
+import psutil
 
 from bench.fixture import fresh_store, planned
 from bench.memory import rss_mb
@@ -112,46 +115,71 @@ class Asker:
 
 
 @dataclass
+class Clock:
+    """Seconds and CPU seconds spent on reservations: those of the bench itself are left out by `pause`."""
+
+    servers: list[psutil.Process]
+    wall_s: float = 0.0
+    client_s: float = 0.0
+    server_s: float = 0.0
+
+    def start(self) -> None:
+        """Begin, or go on."""
+        self.wall_s -= time.monotonic()
+        self.client_s -= time.process_time()
+        self.server_s -= self._server()
+
+    def pause(self) -> None:
+        """Stop counting."""
+        self.wall_s += time.monotonic()
+        self.client_s += time.process_time()
+        self.server_s += self._server()
+
+    def _server(self) -> float:
+        return sum(t.user + t.system for t in (server.cpu_times() for server in self.servers))
+
+
+@dataclass
 class Bench:
     """One worker that reserves questions for its dialogues."""
 
     worker: WorkerStore
     asker: Asker
-    dialogues: list[str] = field(default_factory=list)
-    turn: int = 0
-    making_s: float = 0.0
+    dialogues: list[str]
+    servers: list[psutil.Process]
+    turn: int = 1
 
     async def load(self, questions: int, limit_s: float) -> None:
         """Ask so many questions, or for so long."""
-        started = marked = time.monotonic()
+        started = time.monotonic()
         done = mark = 0
         first_rss = rss_mb()
-        print("     asked     kept  refused  seconds  reservations/s  rss_mb")
+        clock = Clock(self.servers)
+        print("     asked     kept  refused  seconds  a second  client_ms  postgres_ms  rss_mb")
         while done < questions and time.monotonic() - started < limit_s:
-            making = time.monotonic()
             asked = [self.asker.next() for _ in range(min(DIALOGUES, questions - done))]
-            self.making_s += time.monotonic() - making
+            clock.start()
             results = await asyncio.gather(
                 *[
                     self.worker.reserve(dialogue, self.turn, one.text)
                     for dialogue, one in zip(self.dialogues, asked, strict=False)
                 ]
             )
+            clock.pause()
             self.turn += 1
-            making = time.monotonic()
             for one, result in zip(asked, results, strict=True):
                 self.asker.count(one, result)
-            self.making_s += time.monotonic() - making
             done += len(asked)
             if done - mark >= BLOCK or done == questions:
-                now = time.monotonic()
+                n = done - mark
                 print(
-                    f"{done:10}  {self.asker.n_kept:7}  {self.asker.refused:7}  {now - started:7.1f}  "
-                    f"{(done - mark) / (now - marked - self.making_s):14.0f}  {rss_mb():6.1f}",
+                    f"{done:10}  {self.asker.n_kept:7}  {self.asker.refused:7}  "
+                    f"{time.monotonic() - started:7.0f}  {n / clock.wall_s:8.0f}  "
+                    f"{1000 * clock.client_s / n:9.2f}  {1000 * clock.server_s / n:11.2f}  {rss_mb():6.1f}",
                     flush=True,
                 )
                 first_rss = first_rss if mark else rss_mb()
-                marked, mark, self.making_s = now, done, 0.0
+                mark, clock = done, Clock(self.servers)
         print(f"resident memory since the first {BLOCK}: {rss_mb() - first_rss:+.1f} MB")
 
     async def probe(self, *, near: bool) -> None:
@@ -185,6 +213,15 @@ def print_sizes(store: RunStore) -> None:
     print(", ".join(f"{name} {size / 2**20:.0f} MB" for name, size in zip(names, row, strict=True)))
 
 
+def servers(store: RunStore) -> list[psutil.Process]:
+    """The processes of Postgres that serve the worker."""
+    with store.connection() as connection:
+        rows = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'dlgforge worker'"
+        ).fetchall()
+    return [psutil.Process(pid) for (pid,) in rows]
+
+
 async def measure(store: RunStore, questions: int, threshold: float, limit_s: float) -> None:
     """Load, probe, and print."""
     run = planned(
@@ -200,8 +237,10 @@ async def measure(store: RunStore, questions: int, threshold: float, limit_s: fl
         similarity_threshold=threshold,
     )
     async with worker:
-        bench = Bench(worker, Asker(threshold, random.Random(1)))
-        bench.dialogues = [claim.plan.dialogue_id for claim in await worker.claim(DIALOGUES)]
+        dialogues = [claim.plan.dialogue_id for claim in await worker.claim(DIALOGUES)]
+        # Opens the connection whose server process is watched.
+        await worker.reserve(dialogues[0], 0, "Is anybody there?")
+        bench = Bench(worker, Asker(threshold, random.Random(1)), dialogues, servers(store))
         await bench.load(questions, limit_s)
         asker = bench.asker
         for label, planted in asker.planted.most_common():
