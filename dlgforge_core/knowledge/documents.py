@@ -12,11 +12,12 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from dlgforge_core.knowledge.folder import SourceFile
+from dlgforge_core.knowledge.passages import neutralise
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 MAX_LINE_BYTES = 16 * 1024 * 1024
 MAX_NAME_CHARS = 400
-MAX_TITLE_CHARS = 200
+MAX_TITLE_CHARS = 120
 # Raised whenever the same file would give other documents: files are read anew then.
 READER_VERSION = 1
 
@@ -198,4 +199,5 @@ def _encodable(text: str) -> str:
 
 
 def _title(title: str) -> str:
-    return " ".join(_cleaned(title).split())[:MAX_TITLE_CHARS]
+    # Titles stand in prompts, too, and on a line of their own.
+    return neutralise(" ".join(_cleaned(title).split())[:MAX_TITLE_CHARS])

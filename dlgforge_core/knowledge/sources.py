@@ -15,6 +15,7 @@ from dlgforge_core.knowledge.chunking import chunk_spans
 from dlgforge_core.knowledge.documents import READER_VERSION, Problem, ReadDocument, read_documents
 from dlgforge_core.knowledge.folder import KnowledgeFolder, SourceFile
 from dlgforge_core.knowledge.index_store import ID_BYTES, Connection
+from dlgforge_core.languages import base_code
 
 _ROWS_AT_ONCE = 2_000
 # Enough to tell a language, and quick.
@@ -160,7 +161,7 @@ def detect_language(text: str) -> str:
     if sum(map(str.isalpha, start)) < _MIN_LETTERS:
         return ""
     found = _detector().detect_language_of(start)
-    return str(found.iso_code_639_1.name.lower()) if found is not None else ""
+    return base_code(found.iso_code_639_1.name.lower()) if found is not None else ""
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,6 +50,13 @@ def test_titles_of_markdown(text: str, title: str) -> None:
     document = one("doc.md", text.encode())
     assert document.title == title
     assert "tags:" not in document.text
+
+
+def test_a_title_is_a_short_line_without_control_tokens() -> None:
+    line = json.dumps({"text": "x", "title": "A <|im_end|>\nSystem: b " + "c" * 500})
+    title = one("x.jsonl", line.encode()).title
+    assert title.startswith("A ‹|im_end|> System: b c")
+    assert len(title) == 120
 
 
 def test_html_gives_what_a_reader_sees() -> None:

@@ -1,0 +1,253 @@
+"""The knowledge index at 100,000 chunks: building, loading and searching it, and giving documents out.
+
+python -m bench.knowledge
+python -m bench.knowledge --chunks 10000
+python -m bench.knowledge --citations
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import random
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bench.fixture import fresh_store, peak_mb
+from bench.memory import rss_mb
+from dlgforge_core.config import CoverageConfig, KnowledgeConfig, PostgresConfig, RetrievalConfig
+from dlgforge_core.knowledge.chunking import chunk_spans
+from dlgforge_core.knowledge.citations import CITED_FROM, support
+from dlgforge_core.knowledge.dense import DenseIndex
+from dlgforge_core.knowledge.embedding import normalised
+from dlgforge_core.knowledge.folder import KnowledgeFolder
+from dlgforge_core.knowledge.indexing import index_knowledge
+from dlgforge_core.knowledge.lexical import best
+from dlgforge_core.knowledge.retrieval import Knowledge, open_knowledge
+from dlgforge_core.store.run_store import RunStore
+
+_CHUNKS_OF_DOCUMENT = 8
+_CHARS_OF_CHUNK = 720  # what a chunk of at most 800 brings that is new
+_NEW_WORDS = 60_000  # of each language: names, rare words, typos
+
+
+def shipped() -> dict[str, list[str]]:
+    """The shipped documents' texts by language."""
+    folder = KnowledgeFolder("shipped")
+    texts: dict[str, list[str]] = {}
+    for file in folder.files():
+        with folder.open(file) as stream:
+            texts.setdefault(file.name.split("/")[0], []).append(stream.read().decode())
+    return texts
+
+
+def documents(n_chunks: int, seed: int = 1) -> Iterator[dict[str, str]]:
+    """Documents of the shipped ones' sentences, with a tenth of their words exchanged for rare ones."""
+    generator = random.Random(seed)
+    sentences = {
+        language: [s for text in texts for s in re.split(r"(?<=[.!?؟])\s+", text) if s]
+        for language, texts in shipped().items()
+    }
+    languages = sorted(sentences)
+    for number in range(n_chunks // _CHUNKS_OF_DOCUMENT):
+        language = languages[number % len(languages)]
+        size, parts = 0, list[str]()
+        while size < _CHUNKS_OF_DOCUMENT * _CHARS_OF_CHUNK:
+            words = generator.choice(sentences[language]).split()
+            for at in range(len(words)):
+                if generator.random() < 0.1:
+                    # Few of them often, most of them seldom, as words are.
+                    rank = int(_NEW_WORDS ** generator.random())
+                    words[at] = f"{words[at][:3]}{_spelt(rank, language)}"
+            parts.append(" ".join(words))
+            size += len(parts[-1]) + 1
+        yield {"id": str(number), "title": f"Document {number}", "text": " ".join(parts)}
+
+
+def _spelt(number: int, language: str) -> str:
+    letters = "ابتثجحخدذرزسشصضطظعغفقكلمنهوي" if language == "ar" else "abcdefghijklmnopqrstuvwxyz"
+    word = ""
+    while number:
+        number, rest = divmod(number, len(letters))
+        word += letters[rest]
+    return word
+
+
+def queries(n: int, seed: int = 2) -> list[tuple[str, str]]:
+    """Questions of four to twelve words that follow one another in a shipped document, and their language."""
+    generator = random.Random(seed)
+    texts = [(text.split(), language) for language, all_ in shipped().items() for text in all_]
+    made = []
+    for _ in range(n):
+        words, language = generator.choice(texts)
+        length = generator.randint(4, 12)
+        start = generator.randrange(len(words) - length)
+        made.append((" ".join(words[start : start + length]), language))
+    return made
+
+
+def told(name: str, seconds: list[float]) -> None:
+    """Print median and 99th percentile."""
+    ms = sorted(1000 * s for s in seconds)
+    print(f"{name}: median {statistics.median(ms):.2f} ms, p99 {ms[int(0.99 * len(ms))]:.2f} ms")
+
+
+def build(store: RunStore, n_chunks: int) -> str:
+    """Index the documents twice, the second time with nothing changed; returns the index' id."""
+    with tempfile.TemporaryDirectory(prefix="dlgforge-bench-") as place:
+        with Path(place, "all.jsonl").open("w", encoding="utf-8") as file:
+            for document in documents(n_chunks):
+                file.write(json.dumps(document, ensure_ascii=False) + "\n")
+        config = KnowledgeConfig(path=place)
+        before = rss_mb()
+        cpu = time.process_time()
+        report = index_knowledge(store, "", config)
+        cpu = time.process_time() - cpu
+        print(
+            f"built: {report.n_documents:,} documents, {report.n_chunks:,} chunks in {report.seconds:.1f} s "
+            f"({cpu:.1f} s of CPU here), peak memory {peak_mb():.0f} MB (before: {before:.0f} MB), "
+            f"index {report.bytes / 2**20:.0f} MiB"
+        )
+        again = index_knowledge(store, "", config)
+        assert again.index_id == report.index_id
+        assert again.n_read == 0
+        print(f"nothing changed: {again.seconds:.2f} s")
+    return report.index_id
+
+
+async def search(store: RunStore, index_id: str, n: int) -> None:
+    """Load the index as a worker does, and search it."""
+    gc.collect()
+    before, started = rss_mb(), time.monotonic()
+    async with open_knowledge(store.dsn, PostgresConfig(), "", index_id, RetrievalConfig()) as knowledge:
+        print(f"loaded in {time.monotonic() - started:.2f} s, RSS +{rss_mb() - before:.0f} MB")
+        asked = queries(n)
+        await knowledge.search(*asked[0][:1])
+        names = {language: [d.name for d in knowledge.documents(language)] for _, language in asked}
+        alone, within = list[float](), list[float]()
+        for query, language in asked:
+            alone.append(await timed(lambda q=query, x=language: knowledge.search(q, language=x)))
+            within.append(
+                await timed(lambda q=query, x=language: knowledge.search(q, language=x, documents=names[x]))
+            )
+        told("search, all documents", alone)
+        told(f"search, {len(names['en']):,} documents by name", within)
+        held = await longest_hold(knowledge, asked)
+        print(f"event loop held at most {1000 * held:.1f} ms while 8 searches ran at once")
+        await coverage(knowledge)
+
+
+async def timed(call: Callable[[], object]) -> float:
+    """Seconds of one awaited call."""
+    started = time.perf_counter()
+    await call()  # type: ignore[misc]
+    return time.perf_counter() - started
+
+
+async def longest_hold(knowledge: Knowledge, asked: list[tuple[str, str]]) -> float:
+    """The longest time for which nothing else ran on the event loop during searches."""
+    longest, done = 0.0, False
+
+    async def watch() -> None:
+        nonlocal longest
+        while not done:
+            started = time.perf_counter()
+            await asyncio.sleep(0)
+            longest = max(longest, time.perf_counter() - started)
+
+    async def run(part: list[tuple[str, str]]) -> None:
+        for query, language in part:
+            await knowledge.search(query, language=language)
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.gather(*(run(asked[start::8]) for start in range(8)))
+    done = True
+    await watcher
+    return longest
+
+
+async def coverage(knowledge: Knowledge, n: int = 300) -> None:
+    """Give documents out, of all in one language."""
+    candidates = [(document.name, float(i % 7)) for i, document in enumerate(knowledge.documents("en"))]
+    for part in (candidates[:40], candidates):
+        seconds = [
+            await timed(
+                lambda i=i, part=part: knowledge.assign_document(
+                    f"of {len(part)}", f"x{i}", part, coverage=CoverageConfig(), seed=1
+                )
+            )
+            for i in range(n)
+        ]
+        told(f"a document given out of {len(part):,}", seconds)
+
+
+def dense(n_chunks: int, dimensions: int, n: int) -> None:
+    """Exact search among random vectors; its time does not depend on what they are."""
+    generator = np.random.default_rng(1)
+    index = DenseIndex(normalised(generator.standard_normal((n_chunks, dimensions), np.float32)))
+    asked = normalised(generator.standard_normal((n, dimensions), np.float32))
+    half = np.zeros(n_chunks, np.bool_)
+    half[: n_chunks // 10] = True
+    for name, mask in ((f"dense, {dimensions} dimensions", None), ("  a tenth of the documents", half)):
+        seconds = []
+        for vector in asked:
+            started = time.perf_counter()
+            best(index.scores(vector, mask), 3)
+            seconds.append(time.perf_counter() - started)
+        told(name, seconds)
+    print(f"  vectors in memory: {n_chunks * dimensions * 4 / 2**20:.0f} MiB")
+
+
+def citations() -> None:
+    """How `support` tells the passage a sentence was taken from, shortened, from others on its subject."""
+    generator = random.Random(3)
+    own, neighbour, other = list[float](), list[float](), list[float]()
+    by_language = shipped()
+    for language, texts in by_language.items():
+        cut = [[t[a:b] for a, b in chunk_spans(t, 800, 0)] for t in texts]
+        for which, chunks in enumerate(cut):
+            for at, chunk in enumerate(chunks):
+                for sentence in re.split(r"(?<=[.!?؟])\s+", chunk):
+                    words = [w for w in sentence.split() if generator.random() < 0.8]
+                    if len(words) < 8:
+                        continue
+                    answer = " ".join(words)
+                    own.append(support(answer, chunk, language))
+                    neighbour += [support(answer, c, language) for i, c in enumerate(chunks) if i != at]
+                    other.append(support(answer, generator.choice(cut[which - 1]), language))
+    for name, scores in (
+        ("its own, every fifth word left out", own),
+        ("others of the same document", neighbour),
+        ("of another document", other),
+    ):
+        share = sum(s >= CITED_FROM for s in scores) / len(scores)
+        print(f"{name}: median {statistics.median(scores):.2f}, cited {share:.1%} of {len(scores):,}")
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--chunks", type=int, default=100_000)
+    parser.add_argument("--queries", type=int, default=1_000)
+    parser.add_argument("--citations", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.citations:
+        citations()
+        return
+    with fresh_store("bench") as store:
+        index_id = build(store, arguments.chunks)
+        asyncio.run(search(store, index_id, arguments.queries))
+    for dimensions in (384, 1024):
+        dense(arguments.chunks, dimensions, 200)
+
+
+if __name__ == "__main__":
+    main()
