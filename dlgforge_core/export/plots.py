@@ -6,6 +6,7 @@ import base64
 import io
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,35 @@ def overview_png(
     if throughput is not None:
         panels.append(("Turns a second", lambda axes: _throughput(axes, throughput)))
     return _grid(panels)
+
+
+def coverage_png(uses: Sequence[int]) -> bytes:
+    """A PNG of how many dialogues each document was given to: by rank, and how many documents have each count."""
+    most = sorted(uses, reverse=True)
+    return _grid(
+        [
+            ("Dialogues of each document, by rank", lambda axes: _ranks(axes, most)),
+            ("Documents by number of dialogues", lambda axes: _spread(axes, Counter(most))),
+        ]
+    )
+
+
+def _ranks(axes: Any, uses: Sequence[int]) -> None:
+    axes.fill_between(range(len(uses)), uses, step="post", alpha=0.35, color=_BLUE)
+    axes.step(range(len(uses)), uses, where="post", color=_BLUE)
+    axes.axhline(sum(uses) / len(uses), color=_ORANGE, linewidth=1.5, label="even")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("documents", fontsize=9)
+    axes.legend(fontsize=9, frameon=False)
+    _whole_numbers(axes.yaxis)
+
+
+def _spread(axes: Any, counts: Mapping[int, int]) -> None:
+    axes.bar(list(counts), list(counts.values()), color=_BLUE, width=0.8)
+    axes.set_xlabel("dialogues", fontsize=9)
+    axes.set_ylabel("documents", fontsize=9)
+    _whole_numbers(axes.xaxis)
+    _whole_numbers(axes.yaxis)
 
 
 def dataset_plots(dataset: DatasetFigures) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ import os
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,13 +31,14 @@ import pyarrow.parquet as pq
 
 from dlgforge_core.config.base import validate
 from dlgforge_core.config.saving import FORMATS, DatasetFilesConfig
-from dlgforge_core.dialogue import Dialogue, Turn
+from dlgforge_core.dialogue import Dialogue, Role, Turn
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
 from dlgforge_core.export.filters import Predicate, Sieve
 from dlgforge_core.export.folder import move_into_place, writing_folder
 from dlgforge_core.export.formats import (
     Record,
     clean,
+    judgements,
     parquet_record,
     sharegpt_judged_record,
     sharegpt_record,
@@ -45,7 +46,7 @@ from dlgforge_core.export.formats import (
 from dlgforge_core.export.openai_messages import openai_messages_record
 from dlgforge_core.export.plots import dataset_plots
 from dlgforge_core.export.schema import parquet_schema
-from dlgforge_core.export.scrub import Scrubber, machine_folders, secrets_of
+from dlgforge_core.export.scrub import Scrubber, last_part_if_absolute, machine_folders, secrets_of
 from dlgforge_core.export.splits import SplitAssigner
 from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
 from dlgforge_core.quality.figures import DialogueFigures
@@ -107,14 +108,16 @@ def write_dataset(
     title: str = "Synthetic dialogues",
     drop_reasons: Mapping[str, int] | None = None,
     tool_definitions: Mapping[str, Mapping[str, Any]] | None = None,
+    judges: Sequence[str] = (),
     secrets: Iterable[str] | None = None,
 ) -> DatasetSummary:
     """Write `dialogues` to `folder` as `saving` says, with a card, figures and plots beside them.
 
     `formats` stands for `saving.formats`. `keep` are named predicates that say which dialogues are
     written, asked once for each, in order, after the filters of `saving`. `drop_reasons` counts the dialogues
-    that were given up while generating, `tool_definitions` are the assistant's tools by name. What is in
-    `secrets` (by default those in this process's environment) is struck out everywhere.
+    that were given up while generating, `tool_definitions` are the assistant's tools by name, `judges` those
+    who judged when it was not the model that the dialogues name. What is in `secrets` (by default those in
+    this process's environment) is struck out everywhere.
 
     `dialogues` is read once; with more than one split it is kept on disk between. Memory grows with the seed
     topics, languages and documents, not with the dialogues. Files are written in a temporary folder inside
@@ -135,7 +138,7 @@ def write_dataset(
     known = secrets_of(os.environ) if secrets is None else set(secrets)
     scrubber = Scrubber(known, machine_folders(folder))
     with writing_folder(folder) as writing:
-        kept = (scrubber.dialogue(dialogue) for dialogue in dialogues if sieve(dialogue))
+        kept = (scrubber.dialogue(_with_judges(d, judges)) for d in dialogues if sieve(d))
         with contextlib.ExitStack() as stack:
             sinks = _sinks(stack, writing, saving, tool_definitions or {})
             for dialogue, split in _with_splits(kept, saving.splits, writing):
@@ -163,6 +166,16 @@ def write_dataset(
 def file_name(format_name: str, split: str) -> str:
     """The path of a split's file in a dataset folder."""
     return f"data/{format_name}/{split}.{'parquet' if format_name == 'parquet' else 'jsonl'}"
+
+
+def _with_judges(dialogue: Dialogue, judges: Sequence[str]) -> Dialogue:
+    """`dialogue` naming who has judged it: a run names its judge whether or not it was asked."""
+    models = {str(role): model for role, model in dialogue.models.items() if role != Role.JUDGE}
+    if judgements(dialogue):
+        named = [last_part_if_absolute(judge) for judge in judges] or [dialogue.models.get(Role.JUDGE, "")]
+        if judge := ", ".join(filter(None, named)):
+            models[Role.JUDGE.value] = judge
+    return replace(dialogue, models=models)
 
 
 def _zeros(splits: Mapping[str, float]) -> Counter[str]:

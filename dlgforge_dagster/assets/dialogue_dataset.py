@@ -15,6 +15,7 @@ from dlgforge_core.export.formats import sample_markdown
 from dlgforge_core.export.writer import DatasetSummary, write_dataset
 from dlgforge_core.generation.tools import VECTOR_DB_SEARCH, WEB_SEARCH
 from dlgforge_core.judging.reading import judged_dialogues
+from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.store.embedded import dlgforge_home
 from dlgforge_core.store.finished import Scope
 from dlgforge_dagster.automation import keep_fresh
@@ -69,6 +70,8 @@ def _write(
     scope = Scope(run_id=record.run_id) if run_id else Scope(fingerprint=record.fingerprint)
     default = dlgforge_home(os.environ) / "datasets" / dataset.name / (run_id or record.fingerprint[:16])
     folder = Path(saving.output_dir) if saving.output_dir else default
+    with run_store.connection() as connection:
+        judges = latest_judging(connection, run_store.dataset, record.fingerprint)
     summary = write_dataset(
         judged_dialogues(run_store, scope),
         folder,
@@ -76,6 +79,7 @@ def _write(
         title=dataset.name.replace("_", " ").capitalize() or "Synthetic dialogues",
         drop_reasons=run_store.outcomes(scope).drop_reasons,
         tool_definitions={tool.name: tool.to_json() for tool in (VECTOR_DB_SEARCH, WEB_SEARCH)},
+        judges=list(judges.values()),
     )
     context.log.info(f"{summary.n_dialogues} dialogues are in {folder}")
     for name, count in summary.refused.items():

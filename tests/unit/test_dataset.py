@@ -477,6 +477,23 @@ class TestCard:
         ):
             assert said in card, said
 
+    def test_it_names_the_judge_where_one_has_judged(self, tmp_path: Path) -> None:
+        def named(verdict: Judgement | None, judges: list[str]) -> tuple[dict[str, str], str]:
+            dialogue = replace(judged(0, verdict), models={"kb_responder": "m", "qa_judge": "planned"})
+            write_dataset([dialogue], tmp_path, ["sharegpt"], judges=judges)
+            (record,) = lines(tmp_path / "data/sharegpt/train.jsonl")
+            card = (tmp_path / "README.md").read_text("utf-8")
+            return record["models"], card  # type: ignore[return-value]
+
+        models, card = named(None, [])
+        assert models == {"kb_responder": "m"}
+        assert "As the judge" not in card
+        models, card = named(GOOD, [])
+        assert models == {"kb_responder": "m", "qa_judge": "planned"}
+        models, card = named(GOOD, ["strict", "/models/kind"])
+        assert models == {"kb_responder": "m", "qa_judge": "strict, kind"}
+        assert "As the judge scored: `strict, kind`." in card
+
     def test_it_says_nothing_of_what_is_not_there(self, tmp_path: Path) -> None:
         write_dataset([make_dialogue()], tmp_path)
         card = (tmp_path / "README.md").read_text("utf-8")
