@@ -42,7 +42,9 @@ def build_definitions(recipes_folder: str) -> dg.Definitions:
                 # On by default, unlike the one Dagster makes for assets that have a condition.
                 dg.AutomationConditionSensorDefinition(
                     "fresh_dataset",
-                    target=dg.AssetSelection.assets(*(spec.key("dialogue_dataset") for spec in specs)),
+                    target=dg.AssetSelection.assets(
+                        *(spec.key(name) for spec in specs for name in ("judgements", "dialogue_dataset"))
+                    ),
                     default_status=dg.DefaultSensorStatus.RUNNING,
                 ),
             ],

@@ -26,9 +26,11 @@ def build_jobs(dataset: DatasetSpec) -> Jobs:
     return Jobs(
         all=dg.define_asset_job(
             dataset.label("generate_dialogues"),
-            selection=of("seed_topics", "knowledge_index", "dialogues", "dialogue_dataset", "hf_dataset"),
-            description="Read the seed topics and documents, generate the dialogues, write the dataset, and "
-            "push it to a hub where that is turned on.",
+            selection=of(
+                "seed_topics", "knowledge_index", "dialogues", "judgements", "dialogue_dataset", "hf_dataset"
+            ),
+            description="Read the seed topics and documents, generate the dialogues, write the dataset. "
+            "Judge offline before, and push to a hub after, where these are turned on.",
         ),
         partition=dg.define_asset_job(
             dataset.label("generate_partition"),

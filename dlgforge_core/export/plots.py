@@ -48,7 +48,7 @@ def overview_png(
 
 
 def coverage_png(uses: Sequence[int]) -> bytes:
-    """A PNG of how many dialogues each document was given to: by rank, and how many documents have each count."""
+    """A PNG of how many dialogues each document was given to: by rank, and documents by that number."""
     most = sorted(uses, reverse=True)
     return _grid(
         [

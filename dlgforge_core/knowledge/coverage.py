@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from dlgforge_core.config import CoverageConfig
+from dlgforge_core.knowledge.index_store import documents_from_json
+from dlgforge_core.languages import base_code
 
 # First key of the advisory locks under which documents are given out, one for each fingerprint.
 _LOCK_CLASS = 744_120
@@ -151,24 +152,39 @@ def _draw(seed: int, dialogue_id: str, what: str) -> int:
 
 
 def coverage_counts(
-    connection: psycopg.Connection[Any], fingerprint: str, *, dataset: str = "", index_id: str = ""
+    connection: psycopg.Connection[Any],
+    fingerprint: str,
+    *,
+    dataset: str = "",
+    index_id: str = "",
+    languages: Collection[str] = (),
 ) -> list[tuple[str, int]]:
     """How many dialogues each document was given to, the most used first.
 
-    With the id of an index its documents are there even if they were never used. Raises psycopg.Error.
+    With the id of an index its documents are there even if they were never used; with `languages`, as
+    dialogues name theirs, only those that their dialogues could have been given. Raises psycopg.Error.
     """
     rows = connection.execute(
         "SELECT document, uses FROM knowledge_uses WHERE fingerprint = %s AND uses > 0", (fingerprint,)
     ).fetchall()
-    counts = dict.fromkeys(_index_documents(connection, dataset, index_id), 0) if index_id else {}
+    documents = _index_documents(connection, dataset, index_id) if index_id else []
+    wanted = {base_code(language) for language in languages}
+    # A language without documents of its own is given any.
+    if wanted and wanted <= {language for _, language in documents}:
+        documents = [(name, language) for name, language in documents if language in wanted]
+    counts = dict.fromkeys((name for name, _ in documents), 0)
     counts.update((str(document), int(uses)) for document, uses in rows)
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _index_documents(connection: psycopg.Connection[Any], dataset: str, index_id: str) -> list[str]:
+def _index_documents(
+    connection: psycopg.Connection[Any], dataset: str, index_id: str
+) -> list[tuple[str, str]]:
+    """Name and language of each."""
     rows = connection.execute(
         "SELECT data FROM knowledge_index_parts "
         "WHERE dataset = %s AND index_id = %s AND name = 'documents' ORDER BY part",
         (dataset, index_id),
     ).fetchall()
-    return [document[0] for document in orjson.loads(b"".join(row[0] for row in rows) or b"[]")]
+    documents = documents_from_json(b"".join(row[0] for row in rows) or b"[]")
+    return [(document.name, document.language) for document in documents]

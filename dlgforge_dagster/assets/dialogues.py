@@ -26,6 +26,7 @@ from dlgforge_core.seeds import SeedBatch
 from dlgforge_core.store.advisory import HeldLock, generation_slot, hold_process_lock
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
+from dlgforge_dagster.coverage import coverage_metadata
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import dialogues_metadata
 from dlgforge_dagster.partitions import dialogue_key, is_mislabelled
@@ -112,7 +113,10 @@ def _dialogues(
         _tell_partitions(dataset, context, run_store, run.run_id)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(f"{run.run_id}-{report.progress.done}"),
-        metadata=dialogues_metadata(run_store, run, report, replicas),
+        metadata={
+            **dialogues_metadata(run_store, run, report, replicas),
+            **coverage_metadata(run_store, run),
+        },
     )
 
 
