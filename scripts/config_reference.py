@@ -135,9 +135,9 @@ def _recipes() -> Iterator[str]:
     rows = [row for name, field in fields.items() if not _section_model(field) for row in _rows(name, field)]
     yield (
         "## Recipes\n\nA file `recipes/NAME.yaml` is a dataset of its own, with the assets "
-        f"`NAME/seed_topics`, `NAME/dialogues` and so on. It may hold the sections {sections}, with the keys above: they become "
-        "the defaults of its assets' run config, where `ops` are named `NAME__dialogues` and the like. "
-        "Besides:\n"
+        "`NAME/seed_topics`, `NAME/dialogues` and so on. It may hold the sections "
+        f"{sections}, with the keys above: they become the defaults of its assets' run config, where `ops` "
+        "are named `NAME__dialogues` and the like. Besides:\n"
     )
     yield _table(_HEAD, rows)
 
