@@ -42,12 +42,13 @@ PLACES = (
     Place(config.GenerationConfig, "ops.dialogues.config"),
     Place(config.ChecksConfig, "ops.dialogue_checks.config", "checks"),
     Place(
-        config.SavingConfig,
+        config.DatasetFilesConfig,
         "ops.dialogue_dataset.config",
         "saving",
         "Beside these keys `run_id` may name one dlgforge run to write alone; empty, the default, is "
         "everything made with the latest configuration.",
     ),
+    Place(config.HfPushConfig, "ops.hf_dataset.config", "saving.hf_push"),
     Place(config.LlmConfig, "resources.llm.config", "llm"),
     Place(config.RayConfig, "resources.ray.config", "ray"),
     Place(config.StoreConfig, "resources.store.config", "store"),
