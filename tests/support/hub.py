@@ -39,7 +39,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """Answer the next `times` requests whose path matches with a status."""
+    """Answer the next `times` requests whose path matches with a status; 0 hangs up without an answer."""
 
     path: str
     status: int
@@ -115,6 +115,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     status, answer = 200, self._ask(path, body)
             except Refusal as refusal:
                 status, answer = refusal.status, {"error": refusal.message, **refusal.more}
+            if status == 0:
+                self.close_connection = True
+                return
             data = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

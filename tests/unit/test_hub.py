@@ -105,6 +105,12 @@ def test_what_the_hub_cannot_do_for_the_moment_is_tried_again(hub: Hub, folder: 
     assert len(hub.repos[REPO].branches["main"]) == 2
 
 
+def test_a_line_that_breaks_is_tried_again(hub: Hub, folder: Path) -> None:
+    hub.faults += [Fault("repos/create", 0, times=2), Fault("commit/main", 0)]
+    assert push(hub, folder).changed
+    assert len(hub.repos[REPO].branches["main"]) == 2
+
+
 def test_a_hub_that_stays_away_is_told(hub: Hub, folder: Path) -> None:
     hub.faults.append(Fault("repos/create", 503, times=1000))
     with pytest.raises(HubError, match=r"refused the push \(503\): try again later"):
