@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import random
 import re
 import statistics
@@ -97,7 +98,7 @@ def queries(n: int, seed: int = 2) -> list[tuple[str, str]]:
 def told(name: str, seconds: list[float]) -> None:
     """Print median and 99th percentile."""
     ms = sorted(1000 * s for s in seconds)
-    print(f"{name}: median {statistics.median(ms):.2f} ms, p99 {ms[int(0.99 * len(ms))]:.2f} ms")
+    print(f"{name}: median {statistics.median(ms):.2f} ms, p99 {ms[int(0.99 * len(ms))]:.2f} ms", flush=True)
 
 
 def build(store: RunStore, n_chunks: int) -> str:
@@ -111,10 +112,12 @@ def build(store: RunStore, n_chunks: int) -> str:
         cpu = time.process_time()
         report = index_knowledge(store, "", config)
         cpu = time.process_time() - cpu
+        print(f"load average {os.getloadavg()[0]:.1f}")
         print(
             f"built: {report.n_documents:,} documents, {report.n_chunks:,} chunks in {report.seconds:.1f} s "
             f"({cpu:.1f} s of CPU here), peak memory {peak_mb():.0f} MB (before: {before:.0f} MB), "
-            f"index {report.bytes / 2**20:.0f} MiB"
+            f"index {report.bytes / 2**20:.0f} MiB",
+            flush=True,
         )
         again = index_knowledge(store, "", config)
         assert again.index_id == report.index_id
@@ -133,12 +136,18 @@ async def search(store: RunStore, index_id: str, n: int) -> None:
         await knowledge.search(*asked[0][:1])
         names = {language: [d.name for d in knowledge.documents(language)] for _, language in asked}
         alone, within = list[float](), list[float]()
+        cpu = time.process_time()
         for query, language in asked:
             alone.append(await timed(lambda q=query, x=language: knowledge.search(q, language=x)))
+        cpu = time.process_time() - cpu
+        for query, language in asked:
             within.append(
                 await timed(lambda q=query, x=language: knowledge.search(q, language=x, documents=names[x]))
             )
         told("search, all documents", alone)
+        print(
+            f"  CPU of this process: {1000 * cpu / len(asked):.2f} ms each, the client of Postgres included"
+        )
         told(f"search, {len(names['en']):,} documents by name", within)
         held = await longest_hold(knowledge, asked)
         print(f"event loop held at most {1000 * held:.1f} ms while 8 searches ran at once")

@@ -68,11 +68,12 @@ class LexicalIndex:
 
 def best(scores: Scores, k: int) -> list[tuple[int, float]]:
     """Places and scores of the k highest scores above zero, the highest first; ties by place."""
-    k = min(k, len(scores))
-    if k == 0:
-        return []
-    # Of equal scores at the border any may be taken by the partition: all of them are looked at.
-    border = np.partition(scores, len(scores) - k)[len(scores) - k]
-    places = np.flatnonzero(scores >= border) if border > 0 else np.flatnonzero(scores > 0)
-    order = places[np.argsort(-scores[places], kind="stable")][:k]
-    return [(int(place), float(scores[place])) for place in order]
+    places = np.flatnonzero(scores > 0)
+    values = scores[places]
+    if len(values) > k:
+        # Only of what was found: numpy takes ten times as long where most values are equal. All that are
+        # equal at the border are looked at, as the partition may take any of them.
+        kept = values >= np.partition(values, len(values) - k)[len(values) - k]
+        places, values = places[kept], values[kept]
+    order = np.argsort(-values, kind="stable")[:k]
+    return [(int(places[at]), float(values[at])) for at in order]
