@@ -1,11 +1,9 @@
 """Where the text comes from, as a Dagster resource."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any
 
-import dagster as dg
 from pydantic import PrivateAttr
 
 from dlgforge_core.config import LlmConfig, llm_from_environment, validate
@@ -15,29 +13,22 @@ from dlgforge_core.runtime.vllm_fleet import VllmFleet, VllmManagedProvisioner
 from dlgforge_core.runtime.vllm_metrics import ReplicaMetrics
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.resources.ray import RayResource
+from dlgforge_dagster.resources.run_scoped import RunScopedResource
 
-_Base: Any = config_class(LlmConfig, dg.ConfigurableResource)
+_Base: Any = config_class(LlmConfig, RunScopedResource)
 
 
 class LlmResource(_Base):  # type: ignore[misc]
     """OpenAI-compatible endpoints: hosted, attached, managed on Ray, or the embedded model.
 
-    Setting it up only arms it: checks and the end of a run set resources up as well, and must not start a
-    fleet. `endpoints` provisions on first use; teardown stops what was started.
+    `endpoints` provisions on first use; teardown stops what was started.
     """
 
-    _cleanup: ExitStack | None = PrivateAttr(default=None)
     _endpoints: list[Endpoint] | None = PrivateAttr(default=None)
     _provisioner: Provisioner | None = PrivateAttr(default=None)
 
-    @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
-        with ExitStack() as cleanup:
-            self._cleanup = cleanup
-            try:
-                yield self
-            finally:
-                self._cleanup, self._endpoints, self._provisioner = None, None, None
+    def _forget(self) -> None:
+        self._endpoints, self._provisioner = None, None
 
     @property
     def settings(self) -> LlmConfig:
@@ -52,12 +43,10 @@ class LlmResource(_Base):  # type: ignore[misc]
         ConfigError when they are misconfigured.
         """
         if self._endpoints is None:
-            if self._cleanup is None:
-                raise RuntimeError("LlmResource is used outside of a Dagster run")
             provisioner = provisioner_for(self.settings, slots=slots, ray_session=ray.session(progress))
             # Both, as Dagster may tear resources down in any order; stopping twice does no harm.
             ray.before_teardown(provisioner.stop)
-            self._cleanup.callback(provisioner.stop)
+            self.before_teardown(provisioner.stop)
             self._provisioner = provisioner
             self._endpoints = provisioner.start(progress)
         return self._endpoints
