@@ -44,13 +44,13 @@ def overview_png(
         panels.append(("Tokens by role", lambda axes: _tokens(axes, tokens_by_role)))
     if throughput is not None:
         panels.append(("Turns a second", lambda axes: _throughput(axes, throughput)))
-    return _grid(panels)
+    return grid_png(panels)
 
 
 def coverage_png(uses: Sequence[int]) -> bytes:
     """A PNG of how many dialogues each document was given to: by rank, and documents by that number."""
     most = sorted(uses, reverse=True)
-    return _grid(
+    return grid_png(
         [
             ("Dialogues of each document, by rank", lambda axes: _ranks(axes, most)),
             ("Documents by number of dialogues", lambda axes: _spread(axes, Counter(most))),
@@ -65,15 +65,15 @@ def _ranks(axes: Any, uses: Sequence[int]) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("documents", fontsize=9)
     axes.legend(fontsize=9, frameon=False)
-    _whole_numbers(axes.yaxis)
+    whole_numbers(axes.yaxis)
 
 
 def _spread(axes: Any, counts: Mapping[int, int]) -> None:
     axes.bar(list(counts), list(counts.values()), color=_BLUE, width=0.8)
     axes.set_xlabel("dialogues", fontsize=9)
     axes.set_ylabel("documents", fontsize=9)
-    _whole_numbers(axes.xaxis)
-    _whole_numbers(axes.yaxis)
+    whole_numbers(axes.xaxis)
+    whole_numbers(axes.yaxis)
 
 
 def dataset_plots(dataset: DatasetFigures) -> dict[str, bytes]:
@@ -110,7 +110,8 @@ def markdown_image(png: bytes, alt: str) -> str:
     return f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
-def _grid(panels: Sequence[Panel]) -> bytes:
+def grid_png(panels: Sequence[Panel]) -> bytes:
+    """A PNG of titled panels, three in a row."""
     # Here and not above: a second of import that workers never need. No pyplot: it keeps global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -166,7 +167,7 @@ def _bars(axes: Any, counts: Mapping[str, int], unit: str) -> None:
     axes.margins(x=0.12)
     axes.invert_yaxis()
     axes.set_xlabel(unit, fontsize=9)
-    _whole_numbers(axes.xaxis)
+    whole_numbers(axes.xaxis)
 
 
 def _languages(axes: Any, dataset: DatasetFigures) -> None:
@@ -182,7 +183,7 @@ def _languages(axes: Any, dataset: DatasetFigures) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("dialogues", fontsize=9)
     axes.legend(fontsize=9, frameon=False)
-    _whole_numbers(axes.xaxis)
+    whole_numbers(axes.xaxis)
 
 
 def _label(name: str) -> str:
@@ -191,13 +192,15 @@ def _label(name: str) -> str:
     return shown if len(shown) <= 40 else "…" + shown[-39:]
 
 
-def _nothing(axes: Any, text: str) -> None:
+def nothing(axes: Any, text: str) -> None:
+    """Say in a panel why it is empty."""
     axes.text(0.5, 0.5, text, ha="center", va="center", color=_GREY, transform=axes.transAxes)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
-def _whole_numbers(axis: Any) -> None:
+def whole_numbers(axis: Any) -> None:
+    """Have an axis of counts show no fractions."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
@@ -205,20 +208,20 @@ def _whole_numbers(axis: Any) -> None:
 
 def _turn_counts(axes: Any, figures: DialogueFigures) -> None:
     if not figures.turn_counts:
-        return _nothing(axes, "no dialogues yet")
+        return nothing(axes, "no dialogues yet")
     axes.bar(list(figures.turn_counts), list(figures.turn_counts.values()), color=_BLUE, width=0.8)
     low, high = min(figures.turn_counts), max(figures.turn_counts)
     axes.set_xlim(low - 1, high + 1)
     axes.set_ylabel("dialogues", fontsize=9)
-    _whole_numbers(axes.xaxis)
-    _whole_numbers(axes.yaxis)
+    whole_numbers(axes.xaxis)
+    whole_numbers(axes.yaxis)
 
 
 def _lengths(axes: Any, figures: DialogueFigures) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     if not figures.n_turns:
-        return _nothing(axes, "no messages yet")
+        return nothing(axes, "no messages yet")
     for counts, colour, label in (
         (figures.user_lengths, _ORANGE, "user"),
         (figures.assistant_lengths, _BLUE, "assistant"),
@@ -235,19 +238,19 @@ def _lengths(axes: Any, figures: DialogueFigures) -> None:
     axes.set_ylim(bottom=0)
     axes.set_ylabel("messages", fontsize=9)
     axes.legend(fontsize=9, frameon=False)
-    _whole_numbers(axes.yaxis)
+    whole_numbers(axes.yaxis)
 
 
 def _scores(axes: Any, figures: DialogueFigures) -> None:
     mean = figures.mean_score
     if mean is None:
-        return _nothing(axes, "nothing was judged")
+        return nothing(axes, "nothing was judged")
     axes.bar(range(11), [figures.scores.get(score, 0) for score in range(11)], color=_BLUE, width=0.8)
     axes.axvline(mean, color=_ORANGE, linewidth=1.5, label=f"mean {mean:.1f}")
     axes.set_xticks(range(0, 11, 2))
     axes.set_ylabel("verdicts", fontsize=9)
     axes.legend(fontsize=9, frameon=False)
-    _whole_numbers(axes.yaxis)
+    whole_numbers(axes.yaxis)
 
 
 def _outcomes(axes: Any, figures: DialogueFigures, drop_reasons: Mapping[str, int]) -> None:
@@ -258,14 +261,14 @@ def _outcomes(axes: Any, figures: DialogueFigures, drop_reasons: Mapping[str, in
     axes.margins(x=0.15, y=0.4 / len(named))
     axes.set_xlim(left=0, right=None if any(named.values()) else 1)
     axes.invert_yaxis()
-    _whole_numbers(axes.xaxis)
+    whole_numbers(axes.xaxis)
 
 
 def _tokens(axes: Any, tokens: Mapping[str, tuple[int, int]]) -> None:
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     if not any(sum(pair) for pair in tokens.values()):
-        return _nothing(axes, "no tokens were counted")
+        return nothing(axes, "no tokens were counted")
     roles = list(tokens)
     prompt = [tokens[role][0] for role in roles]
     axes.barh(roles, prompt, color=_GREY, height=0.6, label="in")
@@ -278,7 +281,7 @@ def _tokens(axes: Any, tokens: Mapping[str, tuple[int, int]]) -> None:
 
 def _throughput(axes: Any, series: Sequence[tuple[float, float]]) -> None:
     if not series:
-        return _nothing(axes, "no turns yet")
+        return nothing(axes, "no turns yet")
     span = series[-1][0] + series[0][0]
     unit, name = (1.0, "s") if span < 180 else (60.0, "min") if span < 3 * 3600 else (3600.0, "h")
     times, rates = [at / unit for at, _ in series], [rate for _, rate in series]

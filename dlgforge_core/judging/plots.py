@@ -29,7 +29,7 @@ def judges_png(agreement: Agreement) -> bytes:
         (f"{_short(pair.first)} and {_short(pair.second)}", lambda axes, pair=pair: _confusion(axes, pair))  # type: ignore[misc]
         for pair in agreement.pairs[:_MOST_PAIRS]
     ]
-    return plots._grid(panels)
+    return plots.grid_png(panels)
 
 
 def _short(name: str) -> str:
@@ -39,18 +39,18 @@ def _short(name: str) -> str:
 
 def _histogram(axes: Any, counts: Sequence[int], mean: float | None) -> None:
     if mean is None:
-        return plots._nothing(axes, "no verdicts")
+        return plots.nothing(axes, "no verdicts")
     axes.bar(range(N_SCORES), counts, color=_BLUE, width=0.8)
     axes.axvline(mean, color=_ORANGE, linewidth=1.5, label=f"mean {mean:.1f}")
     axes.set_xticks(range(0, N_SCORES, 2))
     axes.set_ylabel("verdicts", fontsize=9)
     axes.legend(fontsize=9, frameon=False)
-    plots._whole_numbers(axes.yaxis)
+    plots.whole_numbers(axes.yaxis)
 
 
 def _confusion(axes: Any, pair: PairAgreement) -> None:
     if not pair.units:
-        return plots._nothing(axes, "nothing judged by both")
+        return plots.nothing(axes, "nothing judged by both")
     axes.imshow(pair.confusion, cmap="Purples", origin="lower", aspect="auto")
     axes.set_xticks(range(0, N_SCORES, 2))
     axes.set_yticks(range(0, N_SCORES, 2))
