@@ -12,7 +12,7 @@ from dlgforge_dagster.assets.dialogues import build_dialogues
 from dlgforge_dagster.assets.hf_dataset import build_hf_dataset
 from dlgforge_dagster.assets.judgements import build_judgements
 from dlgforge_dagster.assets.knowledge_index import build_knowledge_index
-from dlgforge_dagster.assets.seed_topics import build_seed_topics
+from dlgforge_dagster.assets.seed_topics import build_seed_files, build_seed_topics
 from dlgforge_dagster.checks import build_checks
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import Jobs, build_jobs
@@ -29,6 +29,8 @@ _ASSETS = (
     build_hf_dataset,
 )
 
+_FOLLOWING = ("judgements", "dialogue_dataset", "hf_dataset")  # where the recipe turns them on
+
 
 def build_definitions(recipes_folder: str) -> dg.Definitions:
     """Everything of the default dataset and of every recipe in a folder. Raises ConfigError for a bad one."""
@@ -43,7 +45,7 @@ def build_definitions(recipes_folder: str) -> dg.Definitions:
                 dg.AutomationConditionSensorDefinition(
                     "fresh_dataset",
                     target=dg.AssetSelection.assets(
-                        *(spec.key(name) for spec in specs for name in ("judgements", "dialogue_dataset"))
+                        *(spec.key(name) for spec in specs for name in _FOLLOWING)
                     ),
                     default_status=dg.DefaultSensorStatus.RUNNING,
                 ),
@@ -57,7 +59,7 @@ def build_definitions(recipes_folder: str) -> dg.Definitions:
 
 def _of_dataset(spec: DatasetSpec, jobs: Jobs) -> dg.Definitions:
     return dg.Definitions(
-        assets=[build(spec) for build in _ASSETS],
+        assets=[build_seed_files(spec), *(build(spec) for build in _ASSETS)],
         asset_checks=build_checks(spec),
         jobs=[jobs.all, jobs.partition],
         sensors=[build_new_seed_batches(spec, jobs)],

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dlgforge_core.export.formats import PARQUET_SCHEMA, escape_markdown, sample_markdown
 from dlgforge_core.export.plots import markdown_image, overview_png
+from dlgforge_core.export.schema import COLUMN_TEXTS
 from dlgforge_core.generation.endpoint_figures import EndpointFigures, endpoint_figures
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.session import RunReport
@@ -22,22 +23,6 @@ from dlgforge_core.store.run_store import RunStore
 
 N_SAMPLES = 3
 
-_COLUMN_TEXTS = {
-    "id": "Stable id of the dialogue.",
-    "language": "Language as it is named in the seed file.",
-    "topic": "What the dialogue is about.",
-    "seed_id": "Id of the seed topic.",
-    "seed_batch": "Seed file the topic came from.",
-    "user_persona": "Who the user simulator played.",
-    "assistant_persona": "Who the assistant played.",
-    "n_turns": "Turns: a question and its answer each.",
-    "messages": "The conversation, by role, in order.",
-    "score": "Mean of the judge's verdicts, 0 to 10; null when nothing was judged.",
-    "turn_judgements": "The judge's verdict on each turn.",
-    "judgement": "The judge's verdict on the whole dialogue.",
-    "models": "Model of each role.",
-}
-
 
 def column_schema() -> dg.TableSchema:
     """The columns of the Parquet file, for Dagster's `dagster/column_schema`."""
@@ -46,7 +31,7 @@ def column_schema() -> dg.TableSchema:
             dg.TableColumn(
                 field.name,
                 _type_name(field.type),
-                description=_COLUMN_TEXTS.get(field.name),
+                description=COLUMN_TEXTS.get(field.name),
                 constraints=dg.TableColumnConstraints(nullable=field.nullable, unique=field.name == "id"),
             )
             for field in PARQUET_SCHEMA

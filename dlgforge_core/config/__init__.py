@@ -46,7 +46,13 @@ from dlgforge_core.config.runtime import (
     RayConfig,
     StoreConfig,
 )
-from dlgforge_core.config.saving import DatasetFilesConfig, FiltersConfig, HfPushConfig, SavingConfig
+from dlgforge_core.config.saving import (
+    DatasetFilesConfig,
+    FiltersConfig,
+    HfPushConfig,
+    SavingConfig,
+    SemanticDedupConfig,
+)
 from dlgforge_core.config.tools import ToolsConfig, web_search_key
 
 __all__ = [
@@ -93,6 +99,7 @@ __all__ = [
     "SavingConfig",
     "Seconds",
     "SeedsConfig",
+    "SemanticDedupConfig",
     "SpawnConfig",
     "StoreConfig",
     "ToolsConfig",

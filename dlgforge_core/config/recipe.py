@@ -23,6 +23,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 SUFFIXES = (".yaml", ".yml")
 # Group names, assets and resources of the default dataset.
 _TAKEN = frozenset(("dlgforge", "ray", "store", "llm")) | {
+    "seed_files",
     "seed_topics",
     "knowledge_index",
     "dialogues",

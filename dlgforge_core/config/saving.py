@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from dlgforge_core.config.base import ConfigModel
+from dlgforge_core.config.knowledge import EmbeddingConfig
 
 FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "parquet")
 # The columns of the ShareGPT files, which `output_columns` may rename; `dlgforge_core.export` fills them.
@@ -89,6 +90,25 @@ class HfPushConfig(ConfigModel):
         return self
 
 
+class SemanticDedupConfig(ConfigModel):
+    """Leaving out dialogues that open with the same question as another, in other words."""
+
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        None,
+        description="Cosine similarity of two opening questions from which on the second dialogue stays out: "
+        "0.9, say. Null: off. Time grows with the square of the dialogues.",
+    )
+    embedding: EmbeddingConfig = Field(EmbeddingConfig(), description="What makes the questions' vectors.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.threshold is not None and self.embedding.backend == "off":
+            raise ValueError(
+                "threshold is set, but embedding.backend is off; set it to endpoint or sentence_transformers"
+            )
+        return self
+
+
 class DatasetFilesConfig(ConfigModel):
     """Where and how the dataset is written, and what stays out of it: the config of `dialogue_dataset`."""
 
@@ -105,6 +125,9 @@ class DatasetFilesConfig(ConfigModel):
         description="Share of each split; together 1. All dialogues on one seed topic are in one split.",
     )
     filters: FiltersConfig = Field(FiltersConfig(), description="What stays out of the dataset.")
+    semantic_dedup: SemanticDedupConfig = Field(
+        SemanticDedupConfig(), description="Leaving out dialogues that open alike in other words."
+    )
     reasoning: bool = Field(
         False, description="Whether the Parquet files hold the assistant's reasoning, where it was kept."
     )

@@ -11,6 +11,7 @@ from dlgforge_core.export.formats import judgements, mean_score
 
 Predicate = Callable[[Dialogue], bool]
 UNJUDGED, MIN_SCORE, REASONS = "unjudged", "min_score", "drop_reasons"
+SEMANTIC_DEDUP = "semantic_dedup"
 
 
 class Sieve:

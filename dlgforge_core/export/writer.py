@@ -33,7 +33,7 @@ from dlgforge_core.config.base import validate
 from dlgforge_core.config.saving import FORMATS, DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue, Role, Turn
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
-from dlgforge_core.export.filters import Predicate, Sieve
+from dlgforge_core.export.filters import SEMANTIC_DEDUP, Predicate, Sieve
 from dlgforge_core.export.folder import move_into_place, writing_folder
 from dlgforge_core.export.formats import (
     Record,
@@ -98,6 +98,14 @@ class DatasetSummary:
         return {name: sum(f.bytes for f in self.files if f.format == name) for name in formats}
 
 
+class Dedup(Protocol):
+    """What leaves out dialogues for being like others; `quality.semantic.SemanticDedup` is one."""
+
+    n_refused: int
+
+    def filter(self, dialogues: Iterable[Dialogue], /) -> Iterator[Dialogue]: ...
+
+
 def write_dataset(
     dialogues: Iterable[Dialogue],
     folder: Path,
@@ -105,6 +113,7 @@ def write_dataset(
     *,
     saving: DatasetFilesConfig | None = None,
     keep: Sequence[tuple[str, Predicate]] = (),
+    dedup: Dedup | None = None,
     title: str = "Synthetic dialogues",
     drop_reasons: Mapping[str, int] | None = None,
     tool_definitions: Mapping[str, Mapping[str, Any]] | None = None,
@@ -114,10 +123,10 @@ def write_dataset(
     """Write `dialogues` to `folder` as `saving` says, with a card, figures and plots beside them.
 
     `formats` stands for `saving.formats`. `keep` are named predicates that say which dialogues are
-    written, asked once for each, in order, after the filters of `saving`. `drop_reasons` counts the dialogues
-    that were given up while generating, `tool_definitions` are the assistant's tools by name, `judges` those
-    who judged when it was not the model that the dialogues name. What is in `secrets` (by default those in
-    this process's environment) is struck out everywhere.
+    written, asked once for each, in order, after the filters of `saving`; `dedup` thins out what is left.
+    `drop_reasons` counts the dialogues that were given up while generating, `tool_definitions` are the
+    assistant's tools by name, `judges` those who judged when it was not the model that the dialogues name.
+    What is in `secrets` (by default those in this process's environment) is struck out everywhere.
 
     `dialogues` is read once; with more than one split it is kept on disk between. Memory grows with the seed
     topics, languages and documents, not with the dialogues. Files are written in a temporary folder inside
@@ -138,13 +147,17 @@ def write_dataset(
     known = secrets_of(os.environ) if secrets is None else set(secrets)
     scrubber = Scrubber(known, machine_folders(folder))
     with writing_folder(folder) as writing:
-        kept = (scrubber.dialogue(_with_judges(d, judges)) for d in dialogues if sieve(d))
+        sifted = (dialogue for dialogue in dialogues if sieve(dialogue))
+        thinned = sifted if dedup is None else dedup.filter(sifted)
+        kept = (scrubber.dialogue(_with_judges(dialogue, judges)) for dialogue in thinned)
         with contextlib.ExitStack() as stack:
             sinks = _sinks(stack, writing, saving, tool_definitions or {})
             for dialogue, split in _with_splits(kept, saving.splits, writing):
                 for sink in sinks[split]:
                     sink.write(dialogue)
                 dataset.add(dialogue, split)
+        if dedup is not None:
+            sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused
         files = _files(writing, saving, dataset)
         names = [file.name for file in files]
         names += _write_about(writing, saving, files, dataset, sieve, title, drop_reasons or {})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from dlgforge_core.config import EmbeddingBackend
+from dlgforge_core.config import EmbeddingBackend, EmbeddingConfig
 from dlgforge_core.errors import BackendError, ConfigError
 from dlgforge_core.knowledge.endpoints import JsonClient
 from dlgforge_core.llm.endpoints import Endpoint
@@ -98,6 +99,24 @@ def open_embedder(
             "set knowledge.embedding.base_url"
         )
     return EndpointEmbedder(endpoint, model, attempts=attempts)
+
+
+@contextmanager
+def blocking_embedder(
+    config: EmbeddingConfig, endpoint: Endpoint | None
+) -> Iterator[Callable[[Sequence[str]], Vectors]]:
+    """A function that embeds texts for callers without an event loop. Raises ConfigError; it BackendError."""
+    with asyncio.Runner() as runner:
+        embedder = open_embedder(config.backend, config.model, endpoint)
+
+        def embed(texts: Sequence[str]) -> Vectors:
+            batches = [texts[at : at + config.batch_size] for at in range(0, len(texts), config.batch_size)]
+            return np.concatenate([runner.run(embedder.embed(batch)) for batch in batches])
+
+        try:
+            yield embed
+        finally:
+            runner.run(embedder.aclose())
 
 
 def normalised(vectors: Vectors) -> Vectors:

@@ -3,19 +3,23 @@
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from dlgforge_core.config import DatasetFilesConfig, validate
+from dlgforge_core.config import DatasetFilesConfig, SemanticDedupConfig, validate
 from dlgforge_core.export.formats import sample_markdown
 from dlgforge_core.export.writer import DatasetSummary, write_dataset
 from dlgforge_core.generation.tools import VECTOR_DB_SEARCH, WEB_SEARCH
 from dlgforge_core.judging.reading import judged_dialogues
 from dlgforge_core.judging.store import latest_judging
+from dlgforge_core.knowledge.embedding import blocking_embedder
+from dlgforge_core.knowledge.endpoints import embedding_endpoint
+from dlgforge_core.quality.semantic import SemanticDedup
 from dlgforge_core.store.embedded import dlgforge_home
 from dlgforge_core.store.finished import Scope
 from dlgforge_dagster.automation import keep_fresh
@@ -72,15 +76,17 @@ def _write(
     folder = Path(saving.output_dir) if saving.output_dir else default
     with run_store.connection() as connection:
         judges = latest_judging(connection, run_store.dataset, record.fingerprint)
-    summary = write_dataset(
-        judged_dialogues(run_store, scope),
-        folder,
-        saving=saving,
-        title=dataset.name.replace("_", " ").capitalize() or "Synthetic dialogues",
-        drop_reasons=run_store.outcomes(scope).drop_reasons,
-        tool_definitions={tool.name: tool.to_json() for tool in (VECTOR_DB_SEARCH, WEB_SEARCH)},
-        judges=list(judges.values()),
-    )
+    with _dedup(saving.semantic_dedup) as dedup:
+        summary = write_dataset(
+            judged_dialogues(run_store, scope),
+            folder,
+            saving=saving,
+            dedup=dedup,
+            title=dataset.name.replace("_", " ").capitalize() or "Synthetic dialogues",
+            drop_reasons=run_store.outcomes(scope).drop_reasons,
+            tool_definitions={tool.name: tool.to_json() for tool in (VECTOR_DB_SEARCH, WEB_SEARCH)},
+            judges=list(judges.values()),
+        )
     context.log.info(f"{summary.n_dialogues} dialogues are in {folder}")
     for name, count in summary.refused.items():
         context.log.info(f"{count} dialogues were left out by the filter {name}")
@@ -99,6 +105,16 @@ def _write(
             "fingerprint": record.fingerprint[:16],
         }
     )
+
+
+@contextmanager
+def _dedup(config: SemanticDedupConfig) -> Iterator[SemanticDedup | None]:
+    """What leaves out dialogues that open alike; None when that is off."""
+    if config.threshold is None:
+        yield None
+        return
+    with blocking_embedder(config.embedding, embedding_endpoint(config.embedding)) as embed:
+        yield SemanticDedup(embed, config.threshold)
 
 
 def _counts(summary: DatasetSummary) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ import dagster as dg
 from dlgforge_core.config import HfPushConfig, validate
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.hub import PushedDataset, hub_token, push_dataset
+from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.tags import OWNERS
@@ -30,6 +31,7 @@ def build_hf_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         kinds={"huggingface"},
         owners=OWNERS,
         deps=[dataset.key("dialogue_dataset")],
+        automation_condition=keep_fresh() if dataset.recipe.saving.hf_push.enabled else None,
         # With the push turned off the step yields nothing, and Dagster calls the asset skipped.
         output_required=False,
         description="The dataset in a repository of a Hugging Face hub, one commit for each change. Off by "

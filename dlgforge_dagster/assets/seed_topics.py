@@ -18,6 +18,21 @@ from dlgforge_dagster.partitions import seed_batch_of
 from dlgforge_dagster.tags import OWNERS
 
 
+def build_seed_files(dataset: DatasetSpec) -> dg.AssetSpec:
+    """The seed files themselves, a partition each: `seed_topics` tells of every file that it has read.
+
+    `seed_topics` cannot have partitions: Dagster runs no partitioned asset behind another one without a key.
+    """
+    return dg.AssetSpec(
+        dataset.key("seed_files"),
+        partitions_def=dataset.partitions.seed_batches,
+        group_name=dataset.group,
+        kinds={"yaml"},
+        owners=OWNERS,
+        description="The seed files, one seed batch each. They are yours; what is seen here was read last.",
+    )
+
+
 def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
     """The asset that reads a dataset's seed files."""
     base: Any = config_class(dataset.recipe.seeds)
@@ -31,6 +46,7 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         group_name=dataset.group,
         kinds={"yaml", "postgres"},
         owners=OWNERS,
+        deps=[dataset.key("seed_files")],
         required_resource_keys={"store"},
         description="What the dialogues are about: topics read from the seed files, one seed batch a file.",
     )
@@ -47,12 +63,28 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         run_store = dataset.store(context).run_store(dataset.name)
         run_store.save_seed_batches(batches)
         context.instance.add_dynamic_partitions(dataset.partitions.batches, [batch.name for batch in batches])
+        for batch in batches:
+            context.log_event(_read(dataset, batch))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(_digest(run_store.seed_batches())),
             metadata=seed_topics_metadata(batches),
         )
 
     return seed_topics
+
+
+def _read(dataset: DatasetSpec, batch: SeedBatch) -> dg.AssetMaterialization:
+    """That a seed file was read, with its content's digest as data version."""
+    return dg.AssetMaterialization(
+        dataset.key("seed_files"),
+        partition=batch.name,
+        metadata={
+            "topics": len(batch.topics),
+            "languages": list(batch.languages),
+            "skipped_entries": len(batch.problems),
+        },
+        tags={"dagster/data_version": hashlib.sha256(batch.digest.encode()).hexdigest()[:16]},
+    )
 
 
 def _digest(batches: Sequence[SeedBatch]) -> str:

@@ -96,6 +96,7 @@ def test_partition_by_partition_and_then_all_makes_each_dialogue_once(
     assert result.success
     assert sim.stats()["calls"] == 8 * 3
     assert set(instance.get_dynamic_partitions(SEED_BATCHES)) == {"alpha", "beta"}
+    assert set(instance.get_materialized_partitions(dg.AssetKey("seed_files"))) == {"alpha", "beta"}
     assert len(instance.get_materialized_partitions(dg.AssetKey("dialogues"))) == 4
     lines = (tmp_path / "out" / "data" / "sharegpt" / "train.jsonl").read_text().splitlines()
     ids = [json.loads(line)["id"] for line in lines]

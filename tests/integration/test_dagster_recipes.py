@@ -118,3 +118,18 @@ def test_documents_must_be_indexed_first(
     failure = next(e for e in result.all_events if e.is_step_failure).step_failure_data.error
     assert failure is not None
     assert "materialize `knowledge_index` first" in str(failure)
+
+
+def test_dialogues_that_open_alike_stay_out(
+    sim: SimulatedEndpoint, dsn: str, recipes: Path, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    defs = build_definitions(str(recipes))
+    assert execute(defs, "generate_dialogues_left", dsn, instance).success
+    everything = ids(tmp_path / "left")
+    embedding = {"backend": "endpoint", "model": "simulated", "base_url": sim.base_url}
+    alike = {"semantic_dedup": {"threshold": 0.01, "embedding": embedding}}
+    result = execute(defs, "generate_dialogues_left", dsn, instance, left__dialogue_dataset={"config": alike})
+    metadata = result.asset_materializations_for_node("left__dialogue_dataset")[0].metadata
+    kept = ids(tmp_path / "left")
+    assert kept < everything
+    assert metadata["filtered_out"].value == len(everything) - len(kept)
