@@ -35,8 +35,7 @@ from dlgforge_core.knowledge.lexical import best
 from dlgforge_core.knowledge.retrieval import Knowledge, open_knowledge
 from dlgforge_core.store.run_store import RunStore
 
-_CHUNKS_OF_DOCUMENT = 8
-_CHARS_OF_CHUNK = 720  # what a chunk of at most 800 brings that is new
+_CHARS_OF_DOCUMENT = 5_760  # some nine chunks
 _NEW_WORDS = 60_000  # of each language: names, rare words, typos
 
 
@@ -50,7 +49,7 @@ def shipped() -> dict[str, list[str]]:
     return texts
 
 
-def documents(n_chunks: int, seed: int = 1) -> Iterator[dict[str, str]]:
+def documents(n: int, seed: int = 1) -> Iterator[dict[str, str]]:
     """Documents of the shipped ones' sentences, with a tenth of their words exchanged for rare ones."""
     generator = random.Random(seed)
     sentences = {
@@ -58,10 +57,10 @@ def documents(n_chunks: int, seed: int = 1) -> Iterator[dict[str, str]]:
         for language, texts in shipped().items()
     }
     languages = sorted(sentences)
-    for number in range(n_chunks // _CHUNKS_OF_DOCUMENT):
+    for number in range(n):
         language = languages[number % len(languages)]
         size, parts = 0, list[str]()
-        while size < _CHUNKS_OF_DOCUMENT * _CHARS_OF_CHUNK:
+        while size < _CHARS_OF_DOCUMENT:
             words = generator.choice(sentences[language]).split()
             for at in range(len(words)):
                 if generator.random() < 0.1:
@@ -101,11 +100,11 @@ def told(name: str, seconds: list[float]) -> None:
     print(f"{name}: median {statistics.median(ms):.2f} ms, p99 {ms[int(0.99 * len(ms))]:.2f} ms", flush=True)
 
 
-def build(store: RunStore, n_chunks: int) -> str:
+def build(store: RunStore, n_documents: int) -> str:
     """Index the documents twice, the second time with nothing changed; returns the index' id."""
     with tempfile.TemporaryDirectory(prefix="dlgforge-bench-") as place:
         with Path(place, "all.jsonl").open("w", encoding="utf-8") as file:
-            for document in documents(n_chunks):
+            for document in documents(n_documents):
                 file.write(json.dumps(document, ensure_ascii=False) + "\n")
         config = KnowledgeConfig(path=place)
         before = rss_mb()
@@ -244,7 +243,7 @@ def citations() -> None:
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--chunks", type=int, default=100_000)
+    parser.add_argument("--documents", type=int, default=10_800)
     parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--citations", action="store_true")
     arguments = parser.parse_args()
@@ -252,10 +251,10 @@ def main() -> None:
         citations()
         return
     with fresh_store("bench") as store:
-        index_id = build(store, arguments.chunks)
+        index_id = build(store, arguments.documents)
         asyncio.run(search(store, index_id, arguments.queries))
     for dimensions in (384, 1024):
-        dense(arguments.chunks, dimensions, 200)
+        dense(100_000, dimensions, 200)
 
 
 if __name__ == "__main__":
