@@ -17,6 +17,7 @@ from dlgforge_core.generation.tools import Toolbox, answer_with_tools
 from dlgforge_core.knowledge.passages import quote_passages
 from dlgforge_core.knowledge.types import Hit
 from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message, ToolDefinition
+from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.worker_store import Claim
 
 _ANSWER_ATTEMPTS = 2
@@ -25,7 +26,7 @@ _ANSWER_ATTEMPTS = 2
 class DialogueStore(Protocol):
     """What a dialogue needs of the run state."""
 
-    async def reserve_question(self, dialogue_id: str, turn_index: int, question: str) -> bool: ...
+    async def reserve(self, dialogue_id: str, turn_index: int, question: str) -> Reservation: ...
 
     async def save_answer(
         self, dialogue_id: str, turn_index: int, answer: str, details: TurnDetails
@@ -118,13 +119,15 @@ class DialogueRun:
         for attempt in range(self._context.coverage.question_dedup_retries + 1):
             completion = await self._complete(Role.USER_SIMULATOR, index, attempt, messages)
             question = prompts.question_of(completion.text)
-            if await self._context.store.reserve_question(self._plan.dialogue_id, index, question):
+            reservation = await self._context.store.reserve(self._plan.dialogue_id, index, question)
+            if reservation.accepted:
                 return question
             messages = prompts.another_question(messages, question)
             self._calls_left += 1
         raise CallError(
             DropReason.DEDUP_EXHAUSTED,
-            f"turn {index + 1}: {attempt + 1} questions in a row had been asked before, last {question!r}",
+            f"turn {index + 1}: {attempt + 1} questions in a row had been asked before, last {question!r}, "
+            f"which is {reservation.similarity:.0%} like {reservation.collides_with!r}",
         )
 
     def _asking(self, index: int) -> list[prompts.Message]:
@@ -132,7 +135,8 @@ class DialogueRun:
         if anchor is None:
             return prompts.user_simulator(self._plan, self._turns)
         evidence = quote_passages([Hit(anchor.evidence[index], 0.0)])
-        subject = "" if anchor.on_topic else anchor.title or "what the passage is about"
+        # Never the document's title: it is text from outside, and this goes into the system prompt.
+        subject = "" if anchor.on_topic else "what a quoted passage is about"
         return prompts.user_simulator(self._plan, self._turns, evidence, subject)
 
     async def _answer(self, index: int, question: str) -> tuple[str, TurnDetails]:

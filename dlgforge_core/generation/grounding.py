@@ -18,7 +18,6 @@ class Anchor:
     """The document of a dialogue. `evidence`: a chunk for each turn. `on_topic`: it suits the seed topic."""
 
     document: str
-    title: str
     on_topic: bool
     evidence: tuple[Chunk, ...]
 
@@ -42,10 +41,8 @@ class Grounding:
             self.fingerprint, plan.dialogue_id, candidates, coverage=self.coverage, seed=self.seed
         )
         chunks = await self.knowledge.chunks_of(assignment.document)
-        titles = {document.name: document.title for document in documents}
         return Anchor(
             document=assignment.document,
-            title=titles.get(assignment.document, ""),
             on_topic=dict(candidates).get(assignment.document, 0.0) > 0,
             evidence=rotated(chunks, assignment.nth, plan.n_turns),
         )

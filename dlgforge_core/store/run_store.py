@@ -185,6 +185,16 @@ class RunStore:
             ).fetchall()
         return [row[0] for row in rows]
 
+    def resumable_indexes(self) -> set[str]:
+        """Ids of the knowledge indexes that unfinished runs of this dataset draw on."""
+        with self.connection() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT config -> 'source' ->> 'index_id' FROM generation_runs "
+                "WHERE dataset = %s AND status <> 'complete'",
+                (self.dataset,),
+            ).fetchall()
+        return {row[0] for row in rows if row[0]}
+
     def set_status(self, run_id: str, status: str, stop_reason: str | None = None) -> None:
         """Record how a run stands: `running`, `complete` or `stopped`."""
         with self.connection() as connection:

@@ -11,12 +11,15 @@ from dlgforge_core.config import KnowledgeConfig, validate
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.formats import escape_markdown
 from dlgforge_core.knowledge.current import choose_index
+from dlgforge_core.knowledge.index_store import prune_indexes
 from dlgforge_core.knowledge.indexing import index_knowledge
 from dlgforge_core.knowledge.types import IndexReport
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import count_table
 from dlgforge_dagster.tags import OWNERS
+
+_KEPT = 3  # indexes, beside those of runs that may be resumed
 
 
 def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
@@ -48,6 +51,8 @@ def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
         except DlgforgeError as error:
             raise dg.Failure(str(error)) from error
         choose_index(store, dataset.name, report.index_id, knowledge.embedding)
+        if report.built:
+            prune_indexes(store, dataset.name, keep=store.resumable_indexes(), latest=_KEPT)
         for problem in report.problems[:50]:
             context.log.warning(problem)
         if not report.index_id:

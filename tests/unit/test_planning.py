@@ -368,6 +368,7 @@ ATTACHED = {"backend": "vllm_attach", "model": "m", "base_url": "http://gpu:8000
         {"judge": {"granularity": "conversation"}},
         {"judge": {"reasons": ["clear"]}},
         {"coverage": {"question_dedup_retries": 1}},
+        {"coverage": {"question_similarity_threshold": 0.9}},
         {"who": personas(4)},
         {"llm": {"agents": {"kb_responder": {"temperature": 0.1}}}},
         {"llm": {"agents": {"qa_judge": {"model": "other"}}}},
