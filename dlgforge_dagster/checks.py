@@ -10,6 +10,7 @@ import dagster as dg
 from dlgforge_core.config import ChecksConfig, validate
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.verify import verify_dataset
+from dlgforge_core.judging.reading import judged_dialogues
 from dlgforge_core.quality.checks import CHECKS, CheckReport, run_checks
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunStore
@@ -60,7 +61,7 @@ def _check(
     languages = run_store.progress(run_id).done_by_language
     blocking = {check.name: check.blocking for check in CHECKS}
     for report in run_checks(
-        lambda: run_store.dialogues(scope), run_store.outcomes(scope), languages, thresholds
+        lambda: judged_dialogues(run_store, scope), run_store.outcomes(scope), languages, thresholds
     ):
         if not report.passed:
             context.log.warning(f"{report.name}: {report.summary}")

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import dagster as dg
@@ -18,6 +19,7 @@ from dlgforge_core.judging.plots import judges_png
 from dlgforge_core.judging.reading import LowScore, lowest_scores
 from dlgforge_core.judging.session import JudgingReport, JudgingStatus, judge_dialogues
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.store.advisory import generation_slot
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.automation import keep_fresh
@@ -114,22 +116,35 @@ def _judge(
             )
         )
 
+    slots = dataset.recipe.run.max_concurrent_runs
+
     def endpoints() -> Sequence[Endpoint]:
+        held.enter_context(
+            generation_slot(
+                run_store.dsn,
+                run_store.config,
+                slots,
+                lambda: context.log.info(
+                    f"waiting: {slots} other run(s) use the endpoints (run.max_concurrent_runs)"
+                ),
+            )
+        )
         found = llm.endpoints(judge.concurrency, context.log.info, ray)
         for endpoint in found:
             context.log.info(f"endpoint {endpoint.name}: {endpoint.base_url}")
         return found
 
-    return judge_dialogues(
-        run_store,
-        scope,
-        judge,
-        llm.settings,
-        endpoints,
-        on_status,
-        on_wait=lambda: context.log.info("waiting: another process judges the same with the same judges"),
-        refresh=lambda: llm.fleet.endpoints if llm.fleet is not None else None,
-    )
+    with ExitStack() as held:
+        return judge_dialogues(
+            run_store,
+            scope,
+            judge,
+            llm.settings,
+            endpoints,
+            on_status,
+            on_wait=lambda: context.log.info("waiting: another process judges the same with the same judges"),
+            refresh=lambda: llm.fleet.endpoints if llm.fleet is not None else None,
+        )
 
 
 def judgements_metadata(
