@@ -44,9 +44,12 @@ def test_materialize_by_clicking_and_look_at_the_result(tmp_path: Path, page: Pa
         wait_for(lambda: dev.materialized("dialogue_dataset"), 180, "the dataset is written")
         wait_for(lambda: all(run["status"] in FINISHED for run in dev.runs()), 60, "all runs end")
         assert {run["status"] for run in dev.runs()} == {"SUCCESS"}, dev.log()[-5000:]
+        usual = page.viewport_size
+        page.set_viewport_size({"width": 2400, "height": 700})  # else the assets shrink to their names
         page.goto(f"{dev.url}/locations/dlgforge/asset-groups/dlgforge")
         expect(page.get_by_text("Materialized").first).to_be_visible()
         picture(page, "lineage")
+        page.set_viewport_size(usual)
         look_at_samples(page, dev)
         for asset in ("dialogues", "dialogue_dataset"):
             look_at_plots(page, dev, asset)
