@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 # Beyond what pyproject.toml names: the weights of the embedded model, whose own requirements would compile a
@@ -40,6 +41,18 @@ def closure(wanted: list[Requirement]) -> set[str]:
     return {name for name, _ in seen}
 
 
+def check_python(names: set[str], lowest: str) -> None:
+    """Ends the program when a version installed here does not run on the lowest Python we promise."""
+    bad = []
+    for name in sorted(names):
+        wanted = metadata.metadata(name)["Requires-Python"]
+        if wanted and not SpecifierSet(wanted).contains(lowest):
+            bad.append(f"  {name}=={metadata.version(name)} wants Python {wanted}")
+    if bad:
+        told = "\n".join(bad)
+        sys.exit(f"these do not run on Python {lowest}; install older versions, then lock again:\n{told}")
+
+
 def main() -> None:
     """Write requirements.lock and requirements-dev.lock beside pyproject.toml."""
     root = Path(__file__).resolve().parent.parent
@@ -48,6 +61,7 @@ def main() -> None:
     asked = [*project["dependencies"], *extras["embedded"], *RUNTIME_EXTRA]
     runtime = closure([Requirement(r) for r in asked])
     dev = closure([Requirement(r) for r in extras["dev"]]) - runtime
+    check_python(runtime | dev, f"{project['requires-python'].removeprefix('>=')}.0")
     for path, names, title in (
         (root / "requirements.lock", runtime, "Everything dlgforge needs to run"),
         (root / "requirements-dev.lock", dev, "What the tests and linters need besides requirements.lock"),

@@ -415,7 +415,8 @@ def test_every_config_key_is_decided_on() -> None:
     """A new key counts as content unless planning says that it does not."""
     content = content_config(GenerationConfig(), LlmConfig(), personas())
     assert set(content["run"]) == {"seed", "turns"}
-    assert set(GenerationConfig.model_fields) == {"run", "personas", "judge", "coverage", "retrieval", "tools"}
+    sections = {"run", "personas", "judge", "coverage", "retrieval", "tools"}
+    assert set(GenerationConfig.model_fields) == sections
     grounded = content_config(GenerationConfig(), LlmConfig(), personas(), ContentSource("", "an index"))
     assert grounded.keys() - content.keys() == {"knowledge", "retrieval", "doc_coverage"}
     keys = {*grounded["coverage"], *grounded["doc_coverage"]}
