@@ -259,7 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--questions", type=int, default=1_000_000)
     parser.add_argument("--threshold", type=float, default=0.8, help="1: exact repeats only")
-    parser.add_argument("--limit", type=float, default=1200.0, help="seconds after which to stop loading")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds after which to stop loading")
     arguments = parser.parse_args()
     if arguments.threshold < 1:
         banding = banding_for(arguments.threshold)

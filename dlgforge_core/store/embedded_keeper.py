@@ -230,7 +230,11 @@ class Server:
         locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         self._run("initdb", ["-D", new, "-U", ROLE, "--auth=peer", *locale, "--no-instructions"])
         single_user = ["--single", "-D", new, "-c", "exit_on_error=on", "-c", "log_checkpoints=off"]
-        self._run("postgres", [*single_user, "template1"], f"ALTER DATABASE postgres RENAME TO {DATABASE};\n")
+        # By default the schema of the role's own name comes first: Dagster would make its tables in ours.
+        setup = (
+            f"ALTER DATABASE postgres RENAME TO {DATABASE};\nALTER ROLE {ROLE} SET search_path TO public;\n"
+        )
+        self._run("postgres", [*single_user, "template1"], setup)
         os.rename(new, self._paths.data)
 
     def _write_access_rules(self) -> None:

@@ -20,6 +20,7 @@ from dlgforge_core.errors import StoreError
 from dlgforge_core.store.dsn import Reach, ping_blocking, reach
 from dlgforge_core.store.embedded import dlgforge_home, embedded_dsn, release_embedded
 from dlgforge_core.store.embedded_account import Account
+from dlgforge_core.store.run_store import RunStore
 from tests.support.postgres import embedded_home, postmaster_pid, wait_until_stopped
 
 __all__ = ["embedded_home"]
@@ -320,3 +321,12 @@ def test_home_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert dlgforge_home({"DLGFORGE_HOME": "/a", "DAGSTER_HOME": "/b"}) == Path("/a")
     assert dlgforge_home({"DLGFORGE_HOME": "", "DAGSTER_HOME": "/b"}) == Path("/b/.dlgforge")
     assert dlgforge_home({}) == tmp_path / ".dlgforge"
+
+
+def test_tables_of_others_do_not_land_in_our_schema(embedded_home: Path) -> None:
+    store = RunStore(embedded_dsn(embedded_home))
+    store.migrate()
+    with psycopg.connect(store.dsn) as connection:
+        connection.execute("CREATE TABLE theirs (x integer)")
+        query = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'theirs'"
+        assert connection.execute(query).fetchone() == ("public",)
