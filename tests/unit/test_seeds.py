@@ -95,7 +95,7 @@ def test_shipped_topics() -> None:
         ('{"topic": "x"}', "language is missing"),
         ('{"language": "en", "topic": "  "}', "topic = '  ' is empty"),
         ('{"language": "en", "topic": 5}', "topic = 5 is not text"),
-        ('{"language": "e n", "topic": "x"}', "language = 'e n' is not a language name"),
+        ('{"language": "e|n", "topic": "x"}', "language = 'e|n' is not a language"),
         ('{"language": "en", "topic": "x", "question": ["a"]}', "question = ['a'] is not text"),
         ('{"language": "en", "topic": "x", "question": ""}', "question = '' is empty"),
         ('{"language": "en", "topic": "x", "qestion": "a"}', "did you mean 'question'?"),
@@ -153,7 +153,7 @@ def test_repeated_id_names_the_first_line() -> None:
         ("fr:\n", "seeds.yaml:4: fr is empty"),
         ("fr: [a]\n", "seeds.yaml:4: fr is a list"),
         ("en:\n  x:\n", "seeds.yaml:4: language 'en' stands on line 1 already"),
-        ("'e n':\n  x:\n", "seeds.yaml:4: language = 'e n' is not a language name"),
+        ("'e|n':\n  x:\n", "seeds.yaml:4: language = 'e|n' is not a language"),
     ],
 )
 def test_a_bad_yaml_entry_is_named_and_the_good_ones_kept(text: str, said: str) -> None:
