@@ -105,6 +105,7 @@ def dialogues_metadata(
         metadata["stop_reason"] = report.stop_reason
     if figures.mean_score is not None:
         metadata["mean_score"] = round(figures.mean_score, 3)
+    metadata |= _grounding(figures)
     metadata["done_by_language"] = count_table("language", "dialogues", progress.done_by_language)
     if progress.drop_reasons:
         metadata["dropped_by_reason"] = count_table("reason", "dialogues", progress.drop_reasons)
@@ -128,7 +129,18 @@ def dataset_metadata(figures: DialogueFigures) -> Mapping[str, Any]:
     }
     if figures.mean_score is not None:
         metadata["mean_score"] = round(figures.mean_score, 3)
-    return metadata
+    return metadata | _grounding(figures)
+
+
+def _grounding(figures: DialogueFigures) -> dict[str, Any]:
+    """What there is to tell of documents and tools; nothing where there were none."""
+    told: dict[str, Any] = {}
+    if figures.grounded_turns:
+        told["grounded_turns"] = figures.grounded_turns
+        told["cited_share"] = round(figures.cited_turns / figures.grounded_turns, 4)
+    if figures.tool_calls:
+        told["tool_calls"] = count_table("tool", "calls", figures.tool_calls)
+    return told
 
 
 def count_table(name: str, figure: str, counts: Mapping[str, int]) -> dg.TableMetadataValue:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.dialogue import Dialogue, Role
 
 # Text lengths are counted in classes a quarter of an octave wide: few, and fine enough for a plot.
 _CLASSES_PER_OCTAVE = 4
@@ -24,6 +24,11 @@ class DialogueFigures:
     scores: Counter[int] = field(default_factory=Counter)
     user_lengths: Counter[int] = field(default_factory=Counter)
     assistant_lengths: Counter[int] = field(default_factory=Counter)
+    grounded_turns: int = 0
+    """Turns whose answer was given passages."""
+    cited_turns: int = 0
+    """Those of them whose answer draws on one of the passages."""
+    tool_calls: Counter[str] = field(default_factory=Counter)
     user_chars: int = 0
     assistant_chars: int = 0
 
@@ -45,6 +50,10 @@ class DialogueFigures:
             self.assistant_lengths[length_class(len(turn.assistant))] += 1
             self.user_chars += len(turn.user)
             self.assistant_chars += len(turn.assistant)
+            given = [e for e in turn.details.evidence if e.given_to is Role.ASSISTANT]
+            self.grounded_turns += bool(given)
+            self.cited_turns += any(evidence.cited for evidence in given)
+            self.tool_calls.update(event.name for event in turn.details.tools)
             if turn.judgement is not None:
                 self.scores[turn.judgement.score] += 1
         if dialogue.judgement is not None:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Persona, SeedTopic, Turn
+from dlgforge_core.dialogue import (
+    Dialogue,
+    DialoguePlan,
+    Evidence,
+    Judgement,
+    Persona,
+    Role,
+    SeedTopic,
+    ToolEvent,
+    Turn,
+    TurnDetails,
+)
 from dlgforge_core.export.plots import markdown_image, overview_png
 from dlgforge_core.quality.figures import DialogueFigures, length_class, length_of_class
 
@@ -46,3 +58,18 @@ def test_the_picture_is_small_and_complete_whatever_there_is(figures: DialogueFi
         assert Image.open(io.BytesIO(png)).size == (960, height)
         assert len(png) < 40_000
     assert base64.b64decode(markdown_image(png, "x").split("base64,")[1].rstrip(")")) == png
+
+
+def test_figures_tell_how_many_answers_draw_on_their_passages() -> None:
+    asked = Evidence("c1", "a.md", Role.USER_SIMULATOR, cited=True)
+    cited, left = (Evidence(c, "a.md", Role.ASSISTANT, cited=c == "c1") for c in ("c1", "c2"))
+    details = [
+        TurnDetails((asked, cited, left), (ToolEvent("web_search", {}),)),
+        TurnDetails((asked, left)),
+        TurnDetails((asked,)),
+        TurnDetails(),
+    ]
+    turns = tuple(Turn(i, "q", "a", details=each) for i, each in enumerate(details))
+    figures = DialogueFigures.of([replace(dialogue(1), turns=turns)])
+    assert (figures.grounded_turns, figures.cited_turns) == (2, 1)
+    assert figures.tool_calls == {"web_search": 1}
