@@ -17,78 +17,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import struct
 from array import array
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from pathlib import PurePath
-from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
-from dlgforge_core.config import EFFORT_KEYS, OFFLINE_KEYS, GenerationConfig, LlmConfig, RunConfig
-from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic
+from dlgforge_core.config import GenerationConfig, LlmConfig, RunConfig
+from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.fingerprint import NO_SOURCE, ContentSource, content_fingerprint
 from dlgforge_core.languages import base_code
 from dlgforge_core.personas import Personas
 from dlgforge_core.seeds import SeedBatch
-
-# Raised whenever the same inputs would give other dialogues: this module's algorithm, or the prompts.
-CONTENT_VERSION = 1
-
-# Keys of `run` that decide how fast and how far a run goes, or are part of a plan's identity elsewhere.
-_RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages", "fallback_language"}
-# Keys of `coverage` that say how documents are used.
-_GROUNDED_COVERAGE = {"doc_coverage_mode", "doc_coverage_epsilon", "doc_coverage_fraction"}
-_TURN_KEYS = {"n_turns", "min_turns", "max_turns", "turn_count_distribution", "turn_count_mean"}
-
-
-@dataclass(frozen=True, slots=True)
-class ContentSource:
-    """What the dialogues belong to beside their configuration: a dataset, and the knowledge they draw on.
-
-    `dataset` is "" for the default one; `index_id` is that of the knowledge index, "" without one.
-    """
-
-    dataset: str = ""
-    index_id: str = ""
-
-
-NO_SOURCE = ContentSource()
-
-
-@dataclass(frozen=True, slots=True)
-class TurnCounts:
-    """How many turns dialogues have; `mean` is that of the distribution before it is clamped."""
-
-    distribution: Literal["fixed", "uniform", "poisson", "exponential"]
-    minimum: int
-    maximum: int
-    mean: float
-
-    @classmethod
-    def from_config(cls, run: RunConfig) -> TurnCounts:
-        """The turn counts a run asks for."""
-        if run.n_turns is not None:
-            return cls("fixed", run.n_turns, run.n_turns, float(run.n_turns))
-        middle = (run.min_turns + run.max_turns) / 2
-        given = None if run.turn_count_distribution == "uniform" else run.turn_count_mean
-        return cls(run.turn_count_distribution, run.min_turns, run.max_turns, given or middle)
-
-    def at(self, u: float) -> int:
-        """The turn count at quantile `u`, strictly between 0 and 1."""
-        if self.distribution == "fixed":
-            return self.minimum
-        if self.distribution == "uniform":
-            value = self.minimum + math.floor(u * (self.maximum - self.minimum + 1))
-        elif self.distribution == "poisson":
-            value = _poisson_quantile(self.mean, u)
-        else:
-            # Cut as a float first: an immense mean gives infinity, which is no whole number.
-            value = math.floor(min(-self.mean * math.log1p(-u) + 0.5, float(self.maximum)))
-        return min(max(value, self.minimum), self.maximum)
+from dlgforge_core.turn_counts import TurnCounts
 
 
 @dataclass(frozen=True)
@@ -257,70 +200,6 @@ def topics_for(batch: SeedBatch, language: str, fallback: str = "") -> tuple[See
     return batch.topics_in(fallback) if fallback else ()
 
 
-def content_config(
-    generation: GenerationConfig, llm: LlmConfig, personas: Personas, source: ContentSource = NO_SOURCE
-) -> dict[str, Any]:
-    """The part of the configuration that decides what is generated, as plain data.
-
-    Left out: how fast and where it runs, and what identifies a plan beside it (seeds, languages, counts).
-    Unused settings count as absent: bounds when `n_turns` is set, the judge's unless it is online.
-    """
-    run = generation.run.model_dump(mode="json", exclude=set(_RUN_KEYS_WITHOUT_EFFECT | _TURN_KEYS))
-    if not run["keep_reasoning"]:
-        del run["keep_reasoning"]
-    judged = generation.judge.mode == "online"
-    return {
-        "version": CONTENT_VERSION,
-        # Only what is there: a plain configuration keeps its fingerprint when features come.
-        **({"dataset": source.dataset} if source.dataset else {}),
-        **({"tools": _tools(generation)} if generation.tools.enabled else {}),
-        **(_grounding(generation, source.index_id) if source.index_id else {}),
-        "run": {**run, "turns": asdict(TurnCounts.from_config(generation.run))},
-        "personas": asdict(personas),
-        "judge": generation.judge.model_dump(mode="json", exclude=set(OFFLINE_KEYS)) if judged else None,
-        "coverage": generation.coverage.model_dump(mode="json", exclude=_GROUNDED_COVERAGE),
-        "llm": {
-            "weights": weights_of(llm),
-            "agents": {
-                role.value: {**llm.agents.of(role).model_dump(mode="json"), "model": llm.model_of(role)}
-                for role in Role
-                if judged or role is not Role.JUDGE
-            },
-        },
-    }
-
-
-def _tools(generation: GenerationConfig) -> dict[str, Any]:
-    """Without what names a key or an address."""
-    return generation.tools.model_dump(mode="json", include={"max_rounds", "result_chars", "web_search"})
-
-
-def _grounding(generation: GenerationConfig, index_id: str) -> dict[str, Any]:
-    return {
-        "knowledge": index_id,
-        "retrieval": generation.retrieval.model_dump(mode="json"),
-        "doc_coverage": generation.coverage.model_dump(mode="json", include=_GROUNDED_COVERAGE),
-    }
-
-
-def content_fingerprint(
-    generation: GenerationConfig, llm: LlmConfig, personas: Personas, source: ContentSource = NO_SOURCE
-) -> str:
-    """Hex SHA-256 of `content_config`: two runs with the same one generate from the same configuration."""
-    content = content_config(generation, llm, personas, source)
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def weights_of(llm: LlmConfig) -> str:
-    """The weights behind the models' names, where the names do not tell them; else empty."""
-    if llm.backend == "embedded" and llm.embedded.model_path:
-        return PurePath(llm.embedded.model_path).name
-    if llm.backend == "vllm_managed" and llm.vllm.served_model_name not in ("", llm.vllm.model):
-        return llm.vllm.model
-    return ""
-
-
 def _select_batches(batches: Sequence[SeedBatch], names: Sequence[str] | None) -> list[SeedBatch]:
     known = [batch.name for batch in batches]
     if twice := sorted({name for name in known if known.count(name) > 1}):
@@ -379,22 +258,3 @@ def _order(key: bytes, size: int, epoch: int) -> array[int]:
 # Two caches, so that both are bounded in memory: 4 MiB, and 64 orders of a large batch.
 _order_of_few = lru_cache(maxsize=1024)(_order)
 _order_of_many = lru_cache(maxsize=64)(_order)
-
-
-def _poisson_quantile(mean: float, u: float) -> int:
-    if mean > 500:  # here the normal distribution is as good, and no table has to be kept
-        return max(0, math.floor(NormalDist(mean, math.sqrt(mean)).inv_cdf(u) + 0.5))
-    return bisect_right(_poisson_cdf(mean), u)
-
-
-@lru_cache(maxsize=64)
-def _poisson_cdf(mean: float) -> tuple[float, ...]:
-    """P(X <= k) for k = 0, 1, ... until the rest is too small to be met."""
-    table: list[float] = []
-    term = math.exp(-mean)
-    total = term
-    while term > 1e-18 or len(table) < mean:
-        table.append(total)
-        term *= mean / len(table)
-        total += term
-    return tuple(table)

@@ -9,8 +9,9 @@ from typing import Any
 from dlgforge_core.config import EFFORT_KEYS, AgentsConfig, GenerationConfig, LlmConfig, validate
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.fingerprint import NO_SOURCE, ContentSource, content_fingerprint
 from dlgforge_core.personas import read_personas
-from dlgforge_core.planning import NO_SOURCE, ContentSource, content_fingerprint, plan_run
+from dlgforge_core.planning import plan_run
 from dlgforge_core.seeds import SeedBatch
 from dlgforge_core.store.run_store import RunStore
 

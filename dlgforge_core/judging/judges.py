@@ -12,8 +12,8 @@ import orjson
 from dlgforge_core.config import AgentConfig, JudgeConfig, JudgeModelConfig, LlmConfig
 from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic, Turn
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.fingerprint import weights_of
 from dlgforge_core.generation import prompts
-from dlgforge_core.planning import weights_of
 
 WHOLE = -1
 """The turn index of a verdict on the whole conversation."""

@@ -9,11 +9,12 @@ import dagster as dg
 
 from dlgforge_core.config import GenerationConfig, LlmConfig, validate, web_search_key
 from dlgforge_core.errors import DlgforgeError
+from dlgforge_core.fingerprint import CONTENT_VERSION
 from dlgforge_core.generation.local import WorkerSpec, WorkerThread, knowledge_access
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.generation.session import Runner, RunReport, Status, generate
 from dlgforge_core.knowledge.current import CurrentIndex, current_index
-from dlgforge_core.planning import CONTENT_VERSION, topics_for
+from dlgforge_core.planning import topics_for
 from dlgforge_core.runtime.bootstrap import (
     call_slots,
     check_reach,

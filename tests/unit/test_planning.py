@@ -26,17 +26,11 @@ from dlgforge_core.config import (
 )
 from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.fingerprint import ContentSource, content_config, content_fingerprint
 from dlgforge_core.personas import Personas
-from dlgforge_core.planning import (
-    ContentSource,
-    Plan,
-    Planning,
-    TurnCounts,
-    content_config,
-    content_fingerprint,
-    plan_run,
-)
+from dlgforge_core.planning import Plan, Planning, plan_run
 from dlgforge_core.seeds import SeedBatch
+from dlgforge_core.turn_counts import TurnCounts
 
 
 def personas(users: int = 5, assistants: int = 3) -> Personas:
@@ -329,7 +323,7 @@ def test_plans_are_the_same_in_every_process(hash_seed: str) -> None:
         [sys.executable, "-c", GOLDEN], env=env, capture_output=True, text=True, check=True, timeout=60
     )
     *made, fingerprint = found.stdout.splitlines()
-    # A change here makes every earlier plan another one: raise planning.CONTENT_VERSION with it.
+    # A change here makes every earlier plan another one: raise fingerprint.CONTENT_VERSION with it.
     assert made == [
         "213673e28e5d8984 647818719b10ebe657a6dbbf",
         "e63197bac77d21af 647818719b10ebe657a6dbbf",
