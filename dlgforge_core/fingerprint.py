@@ -17,7 +17,8 @@ from dlgforge_core.turn_counts import TurnCounts
 CONTENT_VERSION = 1
 
 # Keys of `run` that decide how fast and how far a run goes, or are part of a plan's identity elsewhere.
-_RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages", "fallback_language"}
+_RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages"}
+_COUNT_WHERE_SET = ("keep_reasoning", "fallback_language")
 # Keys of `coverage` that say how documents are used.
 _GROUNDED_COVERAGE = {"doc_coverage_mode", "doc_coverage_epsilon", "doc_coverage_fraction"}
 _TURN_KEYS = {"n_turns", "min_turns", "max_turns", "turn_count_distribution", "turn_count_mean"}
@@ -46,8 +47,9 @@ def content_config(
     Unused settings count as absent: bounds when `n_turns` is set, the judge's unless it is online.
     """
     run = generation.run.model_dump(mode="json", exclude=set(_RUN_KEYS_WITHOUT_EFFECT | _TURN_KEYS))
-    if not run["keep_reasoning"]:
-        del run["keep_reasoning"]
+    for name in _COUNT_WHERE_SET:
+        if not run[name]:
+            del run[name]
     judged = generation.judge.mode == "online"
     return {
         "version": CONTENT_VERSION,

@@ -361,6 +361,8 @@ ATTACHED = {"backend": "vllm_attach", "model": "m", "base_url": "http://gpu:8000
         {"judge": {"mode": "off"}},
         {"judge": {"granularity": "conversation"}},
         {"judge": {"reasons": ["clear"]}},
+        {"run": {"fallback_language": "en"}},
+        {"run": {"keep_reasoning": True}},
         {"coverage": {"question_dedup_retries": 1}},
         {"coverage": {"question_similarity_threshold": 0.9}},
         {"who": personas(4)},
