@@ -26,7 +26,12 @@ def chunk_spans(text: str, size: int, overlap: int) -> Iterator[tuple[int, int]]
     while (start := _skip_space(text, start)) < len(text):
         end = _end(text, ends, start, end, size)
         yield start, start + len(text[start:end].rstrip())
-        start = _next_start(ends, start, end, overlap) if end < len(text) else end
+        # The next chunk must reach beyond this one's end and the white space after it.
+        reach = _skip_space(text, end)
+        if reach == len(text):
+            return
+        start = _next_start(ends, max(end - overlap, start + 1, reach + 1 - size), end)
+        end = reach
 
 
 def _skip_space(text: str, start: int) -> int:
@@ -50,8 +55,7 @@ def _end(text: str, ends: list[list[int]], start: int, previous: int, size: int)
     return limit
 
 
-def _next_start(ends: list[list[int]], start: int, end: int, overlap: int) -> int:
-    lowest = max(end - overlap, start + 1)
+def _next_start(ends: list[list[int]], lowest: int, end: int) -> int:
     for breaks in ends[1:]:
         at = bisect_left(breaks, lowest)
         if at < len(breaks) and breaks[at] < end:

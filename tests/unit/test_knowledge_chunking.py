@@ -69,3 +69,9 @@ def test_the_overlap_begins_with_a_sentence() -> None:
 def test_a_mark_stays_with_its_letter() -> None:
     text = "e\u0301" * 100
     assert all(text[start] == "e" for start, _ in chunk_spans(text, 7, 0))
+
+
+def test_a_chunk_reaches_beyond_the_white_space_after_the_one_before() -> None:
+    text = "这是一个句子。a longer sentence. "  # the overlap would leave room for "a" and a space only
+    ends = [end for _, end in chunk_spans(text, 2, 1)]
+    assert ends == sorted(set(ends))
