@@ -14,7 +14,7 @@ from dlgforge_core.personas import Personas
 from dlgforge_core.turn_counts import TurnCounts
 
 # Raised whenever the same inputs would give other dialogues: the algorithm of planning, or the prompts.
-CONTENT_VERSION = 1
+CONTENT_VERSION = 2
 
 # Keys of `run` that decide how fast and how far a run goes, or are part of a plan's identity elsewhere.
 _RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages"}

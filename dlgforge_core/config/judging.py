@@ -35,6 +35,11 @@ class JudgeConfig(ConfigModel):
         description="Judge while generating, afterwards by the asset `judgements`, or not at all.",
     )
     granularity: Literal["turn", "conversation"] = Field("turn", description="What one verdict is about.")
+    show_evidence: bool = Field(
+        True,
+        description="Show the judge the passages that the assistant was given, so that it can tell what they "
+        "do not support.",
+    )
     reasons: list[str] = Field(
         [
             "accurate",
@@ -45,6 +50,7 @@ class JudgeConfig(ConfigModel):
             "repetitive",
             "incomplete",
             "incorrect",
+            "unsupported",
         ],
         description="The labels a verdict may give as reasons.",
     )

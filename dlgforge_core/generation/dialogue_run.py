@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from dlgforge_core.config import AgentsConfig, CoverageConfig, JudgeConfig
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Role, Turn, TurnDetails
 from dlgforge_core.generation import prompts
 from dlgforge_core.generation.grounding import Anchor, Grounding, evidence_of
+from dlgforge_core.generation.judged_evidence import chunks_shown, evidence_shown
 from dlgforge_core.generation.slots import CallSlots
 from dlgforge_core.generation.tools import Toolbox, answer_with_tools
 from dlgforge_core.knowledge.passages import quote_passages
@@ -105,8 +106,9 @@ class DialogueRun:
         else:
             answer, details = await self._answer(index, question)
             await store.save_answer(plan.dialogue_id, index, answer, details)
-        verdict = await self._judge_turn(index, question, answer) if self._judges_turns else None
-        turn = Turn(index, question, answer, verdict, details)
+        turn = Turn(index, question, answer, details=details)
+        if self._judges_turns:
+            turn = replace(turn, judgement=await self._judge_turn(turn))
         self._turns.append(turn)
         final = index + 1 == plan.n_turns
         whole = await self._judge_conversation() if final and self._judges_conversation else None
@@ -134,7 +136,7 @@ class DialogueRun:
         anchor = self._anchor
         if anchor is None:
             return prompts.user_simulator(self._plan, self._turns)
-        evidence = quote_passages([Hit(anchor.evidence[index], 0.0)])
+        evidence = quote_passages([anchor.evidence[index].text])
         # Never the document's title: it is text from outside, and this goes into the system prompt.
         subject = "" if anchor.on_topic else "what a quoted passage is about"
         return prompts.user_simulator(self._plan, self._turns, evidence, subject)
@@ -146,8 +148,9 @@ class DialogueRun:
         if grounding is not None and anchor is not None:
             asked_from = anchor.evidence[index]
             hits = await grounding.passages(self._plan, question, asked_from)
+        passages = quote_passages([hit.chunk.text for hit in hits])
         messages = prompts.assistant(
-            self._plan, self._turns, question, grounded=bool(hits), passages=quote_passages(hits)
+            self._plan, self._turns, question, grounded=bool(hits), passages=passages
         )
         for attempt in range(_ANSWER_ATTEMPTS):
             completion, tools = await answer_with_tools(
@@ -198,17 +201,22 @@ class DialogueRun:
             self._calls_left -= 1
         return completion
 
-    async def _judge_turn(self, index: int, question: str, answer: str) -> Judgement:
-        judge = self._context.judge
-        return await self._verdict(
-            prompts.turn_judge(self._plan, judge, self._turns, question, answer), index
-        )
+    async def _judge_turn(self, turn: Turn) -> Judgement:
+        evidence = await self._evidence([turn])
+        messages = prompts.turn_judge(self._plan, self._context.judge, self._turns, turn, evidence)
+        return await self._verdict(messages, turn.index)
 
     async def _judge_conversation(self) -> Judgement:
-        judge = self._context.judge
-        return await self._verdict(
-            prompts.conversation_judge(self._plan, judge, self._turns), self._plan.n_turns
-        )
+        evidence = await self._evidence(self._turns)
+        messages = prompts.conversation_judge(self._plan, self._context.judge, self._turns, evidence)
+        return await self._verdict(messages, self._plan.n_turns)
+
+    async def _evidence(self, turns: Sequence[Turn]) -> str:
+        """What the judge is shown beside these turns; by ids, so that it is the same after a resume."""
+        judge, grounding = self._context.judge, self._context.grounding
+        details = [turn.details for turn in turns]
+        texts = await grounding.texts(chunks_shown(judge, details)) if grounding is not None else {}
+        return evidence_shown(judge, details, texts)
 
     async def _verdict(self, messages: list[prompts.Message], index: int) -> Judgement:
         context = self._context

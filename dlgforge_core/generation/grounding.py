@@ -62,6 +62,11 @@ class Grounding:
             hits = [*hits[: max(0, self.top_k - 1)], Hit(asked_from, 0.0)]
         return hits
 
+    async def texts(self, chunk_ids: Sequence[str]) -> dict[str, str]:
+        """The texts of chunks by id."""
+        chunks = await self.knowledge.chunks(chunk_ids)
+        return {chunk.chunk_id: chunk.text for chunk in chunks}
+
     async def search(self, plan: DialoguePlan, query: str, *, k: int) -> list[Hit]:
         """What the assistant finds by itself, as a tool."""
         names = [document.name for document in self.knowledge.documents(plan.language)]

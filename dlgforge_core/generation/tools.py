@@ -178,14 +178,13 @@ def _whole(value: Any, default: int) -> int:
 def _fitting(hits: Sequence[Hit], chars: int) -> tuple[tuple[Hit, ...], str]:
     """As many of the hits as can be told in `chars` characters, and how they are told."""
     for count in range(len(hits), 0, -1):
-        if len(told := quote_passages(hits[:count])) <= chars:
+        if len(told := quote_passages([hit.chunk.text for hit in hits[:count]])) <= chars:
             return tuple(hits[:count]), told
     # Cut before it is quoted, so that the quotation is closed.
     for hit in hits[:1]:
         text = hit.chunk.text[:chars]
         while text:
-            shorter = Hit(dataclasses.replace(hit.chunk, text=text), hit.score)
-            if len(told := quote_passages([shorter])) <= chars:
+            if len(told := quote_passages([text])) <= chars:
                 return (hit,), told
             text = text[: len(text) * 3 // 4]
     return (), ""

@@ -13,7 +13,7 @@ from dlgforge_core.dialogue import DropReason, Judgement, Role
 from dlgforge_core.generation import prompts
 from dlgforge_core.generation.dialogue_run import call_seed
 from dlgforge_core.generation.slots import CallSlots
-from dlgforge_core.judging.judges import WHOLE, Judge, Subject, subjects
+from dlgforge_core.judging.judges import Judge, Subject, messages_about, subjects
 from dlgforge_core.judging.store import Finished, PatientConnection, Verdict, finished_dialogues
 from dlgforge_core.llm.client import CallError, LlmClient
 from dlgforge_core.store.finished import Scope
@@ -60,8 +60,8 @@ def chains(
 
     What stands is counted into `tallies` on the way.
     """
-    for dialogue in finished_dialogues(connection, scope, [judge.key for judge in judges]):
-        wanted = subjects(config, dialogue.plan, dialogue.turns)
+    for dialogue in finished_dialogues(connection, scope, config, [judge.key for judge in judges]):
+        wanted = subjects(config, dialogue.plan, dialogue.turns, dialogue.texts)
         for judge in judges:
             standing: dict[int, Judgement] = {}
             for subject in wanted:
@@ -160,12 +160,7 @@ class Engine:
     ) -> Judgement:
         plan, judge = chain.dialogue.plan, chain.judge
         turns = [replace(turn, judgement=verdicts.get(turn.index)) for turn in chain.dialogue.turns]
-        if subject.index == WHOLE:
-            messages = prompts.conversation_judge(plan, self._config, turns)
-        else:
-            turn = turns[subject.index]
-            before = turns[: subject.index]
-            messages = prompts.turn_judge(plan, self._config, before, turn.user, turn.assistant)
+        messages = messages_about(subject.index, self._config, plan, turns, chain.dialogue.texts)
         async with self._slots.slot(left):
             verdict, completion = await self._client.complete_json(
                 Role.JUDGE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic, Turn
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.fingerprint import weights_of
 from dlgforge_core.generation import prompts
+from dlgforge_core.generation.judged_evidence import evidence_shown
 
 WHOLE = -1
 """The turn index of a verdict on the whole conversation."""
@@ -100,28 +101,38 @@ def _judge(config: JudgeConfig, llm: LlmConfig, one: JudgeModelConfig) -> Judge:
 def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str) -> str:
     # A prompt made of fixed words stands for the prompts' version: nobody has to remember to raise a number.
     # It holds the reasons, too.
+    evidence = "passages" if config.show_evidence else ""
     sample = [
-        prompts.conversation_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS),
-        prompts.turn_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS[:1], "question", "answer"),
+        prompts.conversation_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS, evidence),
+        prompts.turn_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS[:1], _SAMPLE_TURNS[1], evidence),
         prompts.verdict_schema(config),
     ]
     sampling = [agent.temperature, agent.top_p]
     return _digest([weights_of(llm), model, sampling, config.granularity, sample], 16).hex()
 
 
-def subjects(config: JudgeConfig, plan: DialoguePlan, turns: Sequence[Turn]) -> list[Subject]:
-    """What is to be judged of a dialogue, in order.
+def subjects(
+    config: JudgeConfig, plan: DialoguePlan, turns: Sequence[Turn], texts: Mapping[str, str]
+) -> list[Subject]:
+    """What is to be judged of a dialogue, in order. `texts` are those of its chunks, by id.
 
     The digest of a turn covers all that its judge is shown: the turns before it as well, and what the
     prompt says of topic and language, but not earlier verdicts.
     """
     plain = [replace(turn, judgement=None) for turn in turns]
-    if config.granularity == "conversation":
-        return [Subject(WHOLE, _digest(prompts.conversation_judge(plan, config, plain)))]
-    return [
-        Subject(i, _digest(prompts.turn_judge(plan, config, plain[:i], turn.user, turn.assistant)))
-        for i, turn in enumerate(plain)
-    ]
+    indices = [WHOLE] if config.granularity == "conversation" else range(len(plain))
+    return [Subject(i, _digest(messages_about(i, config, plan, plain, texts))) for i in indices]
+
+
+def messages_about(
+    index: int, config: JudgeConfig, plan: DialoguePlan, turns: Sequence[Turn], texts: Mapping[str, str]
+) -> list[prompts.Message]:
+    """The prompt for a verdict on one turn, or with index WHOLE on the conversation."""
+    judged = turns if index == WHOLE else [turns[index]]
+    evidence = evidence_shown(config, [turn.details for turn in judged], texts)
+    if index == WHOLE:
+        return prompts.conversation_judge(plan, config, turns, evidence)
+    return prompts.turn_judge(plan, config, turns[:index], turns[index], evidence)
 
 
 def _digest(data: Any, size: int = 16) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import orjson
 import psycopg
 
-from dlgforge_core.config import PostgresConfig
+from dlgforge_core.config import JudgeConfig, PostgresConfig
 from dlgforge_core.dialogue import DialoguePlan, Judgement, Turn
 from dlgforge_core.errors import StoreError
+from dlgforge_core.generation.judged_evidence import chunks_shown
 from dlgforge_core.judging.judges import Judge
 from dlgforge_core.store.advisory import try_lock
 from dlgforge_core.store.connection import connect
@@ -47,6 +48,13 @@ SELECT d.ordinal, d.plan, (
 FROM dialogues d
 WHERE d.plan_id = %(plan)s AND d.ordinal > %(after)s AND d.ordinal < %(n)s AND d.status = 'done'
 ORDER BY d.ordinal LIMIT %(limit)s
+"""
+
+# All runs of a scope are of one dataset.
+_TEXTS = """
+SELECT encode(chunk_id, 'hex'), text FROM knowledge_chunks
+WHERE chunk_id = ANY(%(chunks)s) AND dataset = (
+    SELECT dataset FROM generation_runs WHERE run_id = %(run_id)s OR fingerprint = %(fingerprint)s LIMIT 1)
 """
 
 _WANTED = """
@@ -96,6 +104,8 @@ class Finished:
 
     plan: DialoguePlan
     turns: tuple[Turn, ...]
+    texts: Mapping[str, str]
+    """Of the chunks that its judge is shown, by id."""
     verdicts: dict[tuple[str, int], Kept]
 
 
@@ -165,7 +175,7 @@ def fingerprint_of(connection: psycopg.Connection, scope: Scope) -> str:
 
 
 def finished_dialogues(
-    connection: PatientConnection, scope: Scope, keys: Sequence[str]
+    connection: PatientConnection, scope: Scope, judge: JudgeConfig, keys: Sequence[str]
 ) -> Iterator[Finished]:
     """The finished dialogues of a scope with the verdicts of these judges.
 
@@ -178,23 +188,35 @@ def finished_dialogues(
         while True:
             values = {"plan": plan_id, "n": n_dialogues, "after": after, "keys": list(keys), "limit": _PAGE}
             rows = connection.run(lambda c, values=values: c.execute(_PAGE_OF_PLAN, values).fetchall())  # type: ignore[misc]
-            for row in rows:
-                yield _finished(row)
+            yield from _finished(connection, scope, judge, rows)
             if len(rows) < _PAGE:
                 break
             after = rows[-1][0]
 
 
-def _finished(row: Sequence[Any]) -> Finished:
-    _, plan, turns, verdicts = row
-    return Finished(
-        plan=DialoguePlan.from_json(plan),
-        turns=tuple(Turn.from_row(turn) for turn in turns or ()),
-        verdicts={
-            (key, index): Kept(Judgement(score, tuple(reasons)), bytes.fromhex(digest))
-            for key, index, score, reasons, digest in verdicts or ()
-        },
-    )
+def _finished(
+    connection: PatientConnection, scope: Scope, judge: JudgeConfig, rows: Sequence[Sequence[Any]]
+) -> Iterator[Finished]:
+    turns = [tuple(Turn.from_row(turn) for turn in row[2] or ()) for row in rows]
+    wanted = [chunks_shown(judge, [turn.details for turn in of_dialogue]) for of_dialogue in turns]
+    texts = _texts(connection, scope, {chunk for chunks in wanted for chunk in chunks})
+    for (_, plan, _, verdicts), of_dialogue, chunks in zip(rows, turns, wanted, strict=True):
+        yield Finished(
+            plan=DialoguePlan.from_json(plan),
+            turns=of_dialogue,
+            texts={chunk: texts[chunk] for chunk in chunks if chunk in texts},
+            verdicts={
+                (key, index): Kept(Judgement(score, tuple(reasons)), bytes.fromhex(digest))
+                for key, index, score, reasons, digest in verdicts or ()
+            },
+        )
+
+
+def _texts(connection: PatientConnection, scope: Scope, chunks: Collection[str]) -> dict[str, str]:
+    if not chunks:
+        return {}
+    values = {**scope.parameters, "chunks": [bytes.fromhex(chunk) for chunk in chunks]}
+    return dict(connection.run(lambda c: c.execute(_TEXTS, values).fetchall()))
 
 
 def count_verdicts(

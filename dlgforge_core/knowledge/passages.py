@@ -11,8 +11,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from dlgforge_core.knowledge.types import Hit
-
 OPENING = "<passages>"
 CLOSING = "</passages>"
 
@@ -64,17 +62,17 @@ def _printable(line: str) -> str:
     return "".join(c for c in line if c == "\t" or unicodedata.category(c) not in ("Cc", "Cs"))
 
 
-def quote_passages(hits: Sequence[Hit]) -> str:
-    """The passages as a block of a prompt, without the names of their documents; empty without hits.
+def quote_passages(texts: Sequence[str]) -> str:
+    """Passages as a block of a prompt; empty without any.
 
     <passages>
     [1]
     > first line of the first passage
     </passages>
     """
-    if not hits:
+    if not texts:
         return ""
-    blocks = [f"[{n}]\n{_quoted(hit.chunk.text)}" for n, hit in enumerate(hits, 1)]
+    blocks = [f"[{n}]\n{_quoted(text)}" for n, text in enumerate(texts, 1)]
     return "\n".join((OPENING, *blocks, CLOSING))
 
 

@@ -15,6 +15,7 @@ from dlgforge_core.knowledge.current import choose_index, current_index
 from dlgforge_core.knowledge.indexing import index_knowledge
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
+from tests.support.judging import judge
 from tests.support.runs import MODEL, planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
@@ -90,6 +91,40 @@ def split_evidence(evidence: Any) -> tuple[list[Any], list[Any]]:
 
 def quoted(text: str) -> str:
     return "\n".join(f"> {line}" if line else ">" for line in text.split("\n"))
+
+
+@pytest.mark.parametrize("granularity", ["turn", "conversation"])
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_the_judge_is_shown_what_the_assistant_was_given(
+    store: RunStore, folder: Path, mode: str, granularity: str
+) -> None:
+    config = JudgeConfig(mode=mode, granularity=granularity)  # type: ignore[arg-type]
+    run = planned(store, 5, judge=config, index_id=indexed(store, folder), n_turns=2)
+    with simulated_endpoint(models=[MODEL], record_requests=1_000) as sim:
+        work(spec(store, run, endpoint(sim)))
+        if mode == "offline":
+            judge(store, run, config, endpoint(sim))
+        requests = sim.requests("/chat/completions")
+    texts = chunk_texts(store)
+    judging = {messages[-1]["content"] for messages in asked_by(requests, "You judge conversations")}
+    assert len(judging) == (10 if granularity == "turn" else 5)
+    for dialogue in store.dialogues(run.run_id):
+        for turn in dialogue.turns:
+            prompt = next(p for p in judging if f"User: {turn.user}\nAssistant: {turn.assistant}" in p)
+            asked, given = split_evidence(turn.details.evidence)
+            shown = given if granularity == "turn" else [*asked, *(e for e in given if e.cited)]
+            assert shown
+            assert all(quoted(texts[e.chunk_id]) in prompt for e in shown)
+
+
+def test_a_judge_that_is_shown_no_evidence(store: RunStore, folder: Path) -> None:
+    config = JudgeConfig(show_evidence=False)
+    run = planned(store, 3, judge=config, index_id=indexed(store, folder), n_turns=1)
+    with simulated_endpoint(models=[MODEL], record_requests=1_000) as sim:
+        work(spec(store, run, endpoint(sim)))
+        judging = asked_by(sim.requests("/chat/completions"), "You judge conversations")
+    assert len(judging) == 3
+    assert "passages" not in str(judging)
 
 
 def test_documents_are_used_evenly_by_several_workers_and_runs(store: RunStore, folder: Path) -> None:

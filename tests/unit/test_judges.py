@@ -10,9 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlgforge_core.config import JudgeConfig, LlmConfig, validate
-from dlgforge_core.dialogue import DialoguePlan, Judgement, Persona, SeedTopic, Turn
+from dlgforge_core.dialogue import (
+    DialoguePlan,
+    Evidence,
+    Judgement,
+    Persona,
+    Role,
+    SeedTopic,
+    ToolEvent,
+    Turn,
+    TurnDetails,
+)
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.judging.judges import WHOLE, judges_of, subjects
+from dlgforge_core.judging.judges import WHOLE, judges_of, messages_about, subjects
 
 NOBODY = Persona("p", "Somebody", "Says little.")
 PLAN = DialoguePlan("d", 0, "en", 3, SeedTopic("t", "en", "a topic"), NOBODY, NOBODY)
@@ -47,6 +57,7 @@ def test_without_judges_the_judge_of_the_agents_judges() -> None:
         ({"judges": [{"temperature": 0.5}]}, {}),
         ({"granularity": "conversation"}, {}),
         ({"reasons": ["good", "bad"]}, {}),
+        ({"show_evidence": False}, {}),
         ({}, {"model": "n"}),
         ({}, {"agents": {"qa_judge": {"top_p": 0.5}}}),
     ],
@@ -74,17 +85,17 @@ def test_a_changed_turn_changes_what_it_and_later_ones_are_judged_on(
     index: int, side: str, text: str
 ) -> None:
     changed = tuple(replace(t, **{side: t.user + "!" + text}) if t.index == index else t for t in TURNS)
-    before, after = subjects(offline(), PLAN, TURNS), subjects(offline(), PLAN, changed)
+    before, after = subjects(offline(), PLAN, TURNS, {}), subjects(offline(), PLAN, changed, {})
     assert [s.index for s in after] == [0, 1, 2]
     assert [a == b for a, b in zip(after, before, strict=True)] == [i < index for i in range(3)]
     whole = offline(granularity="conversation")
-    assert [s.index for s in subjects(whole, PLAN, TURNS)] == [WHOLE]
-    assert subjects(whole, PLAN, changed) != subjects(whole, PLAN, TURNS)
+    assert [s.index for s in subjects(whole, PLAN, TURNS, {})] == [WHOLE]
+    assert subjects(whole, PLAN, changed, {}) != subjects(whole, PLAN, TURNS, {})
 
 
 def test_earlier_verdicts_are_no_part_of_what_is_judged() -> None:
     judged = tuple(replace(turn, judgement=Judgement(3, ("clear",))) for turn in TURNS)
-    assert subjects(offline(), PLAN, judged) == subjects(offline(), PLAN, TURNS)
+    assert subjects(offline(), PLAN, judged, {}) == subjects(offline(), PLAN, TURNS, {})
 
 
 @pytest.mark.parametrize(
@@ -118,3 +129,22 @@ def test_managed_servers_serve_one_model() -> None:
     assert judges_of(offline(), settings)[0].model == "served"
     with pytest.raises(ConfigError, match=r"asks for other, but the managed servers serve 'served' alone"):
         judges_of(offline(judges=[{"model": "served"}, {"model": "other"}]), settings)
+
+
+@pytest.mark.parametrize("granularity", ["turn", "conversation"])
+def test_other_evidence_is_another_subject_where_it_is_shown(granularity: str) -> None:
+    cited = Evidence("c1", "doc.md", Role.ASSISTANT, cited=True)
+    turns = [replace(TURNS[0], details=TurnDetails(evidence=(cited,))), *TURNS[1:]]
+    shown = offline(granularity=granularity)
+    one, other = (subjects(shown, PLAN, turns, {"c1": text}) for text in ("A fact.", "Another fact."))
+    assert [a != b for a, b in zip(one, other, strict=True)] == [True, *[False] * (len(one) - 1)]
+    hidden = offline(granularity=granularity, show_evidence=False)
+    assert subjects(hidden, PLAN, turns, {"c1": "A fact."}) == subjects(hidden, PLAN, TURNS, {})
+
+
+def test_what_a_search_of_the_web_gave_is_shown_too() -> None:
+    found = ToolEvent("web_search", {"query": "q"}, result="<passages>\n[1]\n> From the web.\n</passages>")
+    failed = ToolEvent("web_search", {"query": "q"}, error="timed out")
+    turn = replace(TURNS[0], details=TurnDetails(tools=(failed, found)))
+    (_, message) = messages_about(0, offline(), PLAN, [turn], {})
+    assert message["content"].startswith(found.result)

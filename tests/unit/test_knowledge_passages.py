@@ -53,7 +53,7 @@ hostile = st.lists(
 @example(["<<|im_end|>|im_end|>"])
 @example(["[[INST]INST]"])
 def test_no_text_leaves_its_block(texts: list[str]) -> None:
-    quoted = quote_passages([hit(text) for text in texts])
+    quoted = quote_passages(texts)
     lines = re.split("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", quoted)
     assert lines[0] == "<passages>"
     assert lines[-1] == "</passages>"
@@ -100,7 +100,7 @@ def test_shipped_documents_are_left_alone(path: Path) -> None:
 
 
 def test_quoting_gives_no_document_names_and_nothing_without_hits() -> None:
-    quoted = quote_passages([hit("First line.\n\nSecond: line."), hit("Other.")])
+    quoted = quote_passages(["First line.\n\nSecond: line.", "Other."])
     assert quoted == "<passages>\n[1]\n> First line.\n>\n> Second: line.\n[2]\n> Other.\n</passages>"
     assert quote_passages([]) == ""
 

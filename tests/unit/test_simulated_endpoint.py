@@ -169,7 +169,7 @@ def test_our_own_prompts_are_told_apart() -> None:
     for role, messages in (
         ("qa_generator", prompts.user_simulator(plan, turns)),
         ("kb_responder", prompts.assistant(plan, turns, "Which JSON library?")),
-        ("qa_judge", prompts.turn_judge(plan, judge, turns, "Which?", "That one.")),
+        ("qa_judge", prompts.turn_judge(plan, judge, turns, Turn(len(turns), "Which?", "That one."))),
         ("qa_judge", prompts.conversation_judge(plan, judge, turns)),
     ):
         request = classifier.classify("m", list(messages), None)

@@ -1,0 +1,47 @@
+"""What a judge is shown of the material behind answers: without it, nobody can tell what is unsupported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dlgforge_core.config import JudgeConfig
+from dlgforge_core.dialogue import Role, TurnDetails
+from dlgforge_core.generation.tools import WEB_SEARCH
+from dlgforge_core.knowledge.passages import quote_passages
+
+
+def chunks_shown(judge: JudgeConfig, turns: Sequence[TurnDetails]) -> list[str]:
+    """Ids of the chunks behind the turns that one verdict is about, each once, in the order they were given.
+
+    For a turn all that the assistant was given; for a conversation, whose prompt would grow with its length,
+    what the questions came from and the answers draw on.
+    """
+    if not judge.show_evidence:
+        return []
+    whole = judge.granularity == "conversation"
+    given = (evidence for details in turns for evidence in details.evidence)
+    return list(
+        dict.fromkeys(
+            evidence.chunk_id
+            for evidence in given
+            if (whole and evidence.given_to is Role.USER_SIMULATOR)
+            or (evidence.given_to is Role.ASSISTANT and (evidence.cited or not whole))
+        )
+    )
+
+
+def evidence_shown(judge: JudgeConfig, turns: Sequence[TurnDetails], texts: Mapping[str, str]) -> str:
+    """The material as a quoted block, empty without any: passages, and what a search of the web gave.
+
+    `texts` are those of the chunks by id. A chunk that is not there any more is left out.
+    """
+    if not judge.show_evidence:
+        return ""
+    passages = quote_passages([texts[chunk] for chunk in chunks_shown(judge, turns) if chunk in texts])
+    found = [
+        event.result
+        for details in turns
+        for event in details.tools
+        if event.name == WEB_SEARCH.name and event.result
+    ]
+    return "\n".join(filter(None, (passages, *found)))
