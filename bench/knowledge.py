@@ -1,7 +1,7 @@
 """The knowledge index at 100,000 chunks: building, loading and searching it, and giving documents out.
 
 python -m bench.knowledge
-python -m bench.knowledge --chunks 10000
+python -m bench.knowledge --documents 1000
 python -m bench.knowledge --citations
 """
 
