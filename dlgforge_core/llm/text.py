@@ -9,7 +9,12 @@ _REASONING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.
 _OPENING = re.compile(r"<(think|thinking|reasoning)>", re.IGNORECASE)
 _CLOSING = re.compile(r"</(think|thinking|reasoning)>", re.IGNORECASE)
 _TAG = re.compile(r"</?(think|thinking|reasoning)>", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"""[.!?…。!?؟۔]["'’”»)\]]*(?=\s|$)|[。!?]|\n""")
+# Full-width marks (U+3002, U+FF01, U+FF1F) end a sentence without a space behind them. Written as escapes:
+# they look like the ASCII ones.
+_SENTENCE_END = re.compile(
+    r"""[.!?\u2026\u061f\u06d4]["'\u2019\u201d\xbb)\]]*(?=\s|$)"""
+    r"""|[\u3002\uff01\uff1f]["'\u2019\u201d\u300d\u300f\uff09\xbb)\]]*|\n"""
+)
 MAX_GARBAGE_SHARE = 0.1
 
 

@@ -194,6 +194,11 @@ def test_reasoning_is_removed(raw: str, said: str) -> None:
         ("- one\n- two\n- thr", "- one\n- two"),
         ("نعم. هل هذا صحيح؟ رب", "نعم. هل هذا صحيح؟"),
         ("第一句。第二句", "第一句。"),
+        ("这是第一句\uff01这是第二", "这是第一句\uff01"),
+        ("是吗\uff1f这是第二", "是吗\uff1f"),
+        ("他说\u300c好的。\u300d然后", "他说\u300c好的。\u300d"),
+        ("Look at foo?bar=1 and", ""),
+        ("Run !ls and", ""),
     ],
 )
 def test_a_cut_text_is_shortened_to_whole_sentences(raw: str, whole: str) -> None:
