@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlgforge_core.config import ChecksConfig
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Persona, SeedTopic, Turn
+from dlgforge_core.dialogue import (
+    Dialogue,
+    DialoguePlan,
+    Judgement,
+    Persona,
+    SeedTopic,
+    ToolEvent,
+    Turn,
+    TurnDetails,
+)
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.quality.checks import CHECKS, CheckReport, run_checks
@@ -72,8 +81,23 @@ def failed(dialogues: Sequence[Dialogue], outcomes: Outcomes | None = None, **co
     return {name for name, report in reports(dialogues, outcomes, **config).items() if not report.passed}
 
 
+def with_tools(dialogue: Dialogue) -> Dialogue:
+    """The same, with two calls behind the first answer."""
+    calls = tuple(ToolEvent("vector_db_search", {"query": "hinge"}, "found", call_id=f"c{n}") for n in (1, 2))
+    first, *rest = dialogue.turns
+    return replace(dialogue, turns=(replace(first, details=TurnDetails(tools=calls)), *rest))
+
+
 def test_good_dialogues_pass_every_check() -> None:
     assert failed([dialogue(), dialogue(FRENCH, 1, "fr")]) == set()
+    assert failed([with_tools(dialogue())]) == set()
+
+
+def test_a_silent_side_breaks_the_alternation() -> None:
+    found = reports([dialogue([*ENGLISH[:2], ("Is that all there is to it?", "")])])
+    assert found["roles_alternate"].examples[0].problem.endswith("user, assistant, user")
+    assert not found["roles_alternate"].passed
+    assert not found["no_empty_messages"].passed
 
 
 GOOD = ENGLISH[0]
