@@ -176,3 +176,22 @@ class Dialogue:
     turns: tuple[Turn, ...]
     judgement: Judgement | None = None
     models: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How the planned dialogues of a set ended."""
+
+    planned: int
+    done: int
+    drop_reasons: Mapping[str, int]
+
+    @property
+    def dropped(self) -> int:
+        """Dialogues given up, whatever the reason."""
+        return sum(self.drop_reasons.values())
+
+    @property
+    def unfinished(self) -> int:
+        """Dialogues that are neither done nor dropped."""
+        return self.planned - self.done - self.dropped

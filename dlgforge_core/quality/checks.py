@@ -16,11 +16,10 @@ from typing import Protocol
 import numpy as np
 
 from dlgforge_core.config import ChecksConfig
-from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.dialogue import Dialogue, Outcomes
 from dlgforge_core.languages import base_code
 from dlgforge_core.quality.language import LanguageDetector
 from dlgforge_core.quality.questions import normal_form, question_key
-from dlgforge_core.store.finished import Outcomes
 
 _EXCERPT_CHARS = 160
 _SENTENCE_END = re.compile(r"""[.!?…。！？؟۔:;)\]}»”"'’`*|>~-]\s*$""")

@@ -6,13 +6,13 @@ are materialized one by one and then together; a scope holds every dialogue once
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Turn
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Outcomes, Turn
 
 _OF_RUN = "SELECT plan_id, n_dialogues FROM run_plans WHERE run_id = %(run_id)s"
 _OF_FINGERPRINT = """
@@ -92,25 +92,6 @@ class Scope:
     def sql(self, statement: str, **parts: str) -> str:
         """`statement` with the plans of this scope in it."""
         return statement.format(wanted=_OF_RUN if self.run_id is not None else _OF_FINGERPRINT, **parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """How the planned dialogues of a scope ended."""
-
-    planned: int
-    done: int
-    drop_reasons: Mapping[str, int]
-
-    @property
-    def dropped(self) -> int:
-        """Dialogues given up, whatever the reason."""
-        return sum(self.drop_reasons.values())
-
-    @property
-    def unfinished(self) -> int:
-        """Dialogues that are neither done nor dropped."""
-        return self.planned - self.done - self.dropped
 
 
 @dataclass(frozen=True, slots=True)

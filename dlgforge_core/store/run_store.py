@@ -12,13 +12,12 @@ import orjson
 import psycopg
 
 from dlgforge_core.config import PostgresConfig
-from dlgforge_core.dialogue import Dialogue, SeedTopic
+from dlgforge_core.dialogue import Dialogue, Outcomes, SeedTopic
 from dlgforge_core.errors import StoreError
 from dlgforge_core.planning import Plan
 from dlgforge_core.seeds import SeedBatch
 from dlgforge_core.store.connection import connect
 from dlgforge_core.store.finished import (
-    Outcomes,
     Part,
     Scope,
     outcomes,

@@ -16,6 +16,7 @@ from dlgforge_core.dialogue import (
     Dialogue,
     DialoguePlan,
     Judgement,
+    Outcomes,
     Persona,
     SeedTopic,
     ToolEvent,
@@ -25,7 +26,6 @@ from dlgforge_core.dialogue import (
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.quality.checks import CHECKS, CheckReport, run_checks
-from dlgforge_core.store.finished import Outcomes
 
 USER = Persona("u", "Careful buyer", "A careful buyer who asks about the price and then about the guarantee.")
 ASSISTANT = Persona(

@@ -1,0 +1,75 @@
+"""Who may use whom in `dlgforge_core`: arrows between its folders go one way, and none to Dagster."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import dlgforge_core
+
+ROOT = Path(dlgforge_core.__file__).parent
+
+ARROWS = {
+    "config": set[str](),
+    "llm": {"config"},
+    "quality": {"config"},
+    "store": {"config", "quality"},
+    "export": {"config", "quality"},
+    "knowledge": {"config", "llm", "store"},
+    "generation": {"config", "knowledge", "llm", "store"},
+    "judging": {"config", "export", "generation", "llm", "store"},
+    "runtime": {"config", "generation", "llm", "store"},
+}
+"""Folders, and those they use. Modules beside the folders are for everyone, and use only each other and
+`config`."""
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that a file imports, wherever in it; of `from x import y` also `x.y`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import; name the module whole"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def used() -> dict[str, set[str]]:
+    """Folders and modules at the root, and which of those each uses."""
+    nodes = {path.stem for path in ROOT.iterdir() if path.is_dir() or path.suffix == ".py"} - {"__init__"}
+    graph: dict[str, set[str]] = {}
+    for path in ROOT.rglob("*.py"):
+        node = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        parts = (module.split(".") for module in imports(path) if module.startswith("dlgforge_core."))
+        graph.setdefault(node, set()).update({names[1] for names in parts} & nodes - {node})
+    return graph
+
+
+def test_there_is_no_cycle() -> None:
+    TopologicalSorter(used()).prepare()  # names the cycle
+
+
+@pytest.mark.parametrize("folder", sorted(ARROWS))
+def test_a_folder_uses_what_it_may(folder: str) -> None:
+    others = used()[folder] & {path.name for path in ROOT.iterdir() if path.is_dir()}
+    assert others == ARROWS[folder]
+
+
+def test_every_folder_is_known_and_modules_beside_them_use_config_alone() -> None:
+    folders = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(ARROWS)
+    graph = used()
+    modules = set(graph) - folders
+    wrong = {module: graph[module] & folders - {"config"} for module in modules}
+    assert not {module: uses for module, uses in wrong.items() if uses}
+
+
+def test_core_knows_no_dagster() -> None:
+    named = {module.split(".")[0] for path in ROOT.rglob("*.py") for module in imports(path)}
+    assert "psycopg" in named
+    assert not {name for name in named if name.startswith(("dagster", "dlgforge_dagster"))}
