@@ -11,6 +11,8 @@ import dagster as dg
 import pytest
 import yaml
 
+from dlgforge_core.export.verify import verify_dataset
+from dlgforge_core.quality.checks import CHECKS
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import build_definitions
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
@@ -133,3 +135,24 @@ def test_dialogues_that_open_alike_stay_out(
     kept = ids(tmp_path / "left")
     assert kept < everything
     assert metadata["filtered_out"].value == len(everything) - len(kept)
+
+
+def test_answers_that_call_tools_pass_the_checks_and_are_exported(
+    dsn: str, recipes: Path, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    with simulated_endpoint(tool_calls="once") as sim:
+        path = recipes / "left.yaml"
+        recipe = yaml.safe_load(path.read_text())
+        recipe["llm"]["base_url"] = sim.base_url
+        recipe["tools"] = {"enabled": True, "max_rounds": 2}
+        recipe["saving"]["formats"] = ["sharegpt", "openai_messages", "parquet"]
+        path.write_text(yaml.safe_dump(recipe))
+        result = execute(build_definitions(str(recipes)), "generate_dialogues_left", dsn, instance)
+    passed = {found.check_name: found.passed for found in result.get_asset_check_evaluations()}
+    assert {check.name for check in CHECKS if check.blocking} <= passed.keys()
+    assert passed["roles_alternate"]
+    assert verify_dataset(tmp_path / "left") == {"sharegpt": 6, "openai_messages": 6, "parquet": 6}
+    said = (tmp_path / "left" / "data" / "openai_messages" / "train.jsonl").read_text().splitlines()
+    roles = [[message["role"] for message in json.loads(line)["messages"]] for line in said]
+    assert roles == [["user", "assistant", "tool", "assistant"]] * 6
+    assert "The tool `vector_db_search` was called 6 times." in (tmp_path / "left" / "README.md").read_text()
