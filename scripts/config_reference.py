@@ -94,7 +94,7 @@ ops:
   dialogue_dataset: {config: {output_dir: out}}
 resources:
   llm: {config: {backend: openai, model: gpt-4.1-mini}}
-  store: {config: {postgres: {pool_max_size: 8}}}
+  store: {config: {postgres: {connect_timeout_s: 10}}}
   ray: {config: {address: auto}}
 ```
 """

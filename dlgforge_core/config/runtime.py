@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr
 
-from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Seconds
+from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
 
 
 class PostgresConfig(ConfigModel):
     dsn: SecretStr = Field(
         SecretStr(""), description="Connection string. Empty: DLGFORGE_POSTGRES_DSN, then Dagster's."
     )
-    pool_min_size: NonNegativeInt = Field(1, description="Connections kept open.")
-    pool_max_size: PositiveInt = Field(4, description="Most connections of one process.")
     connect_timeout_s: Seconds = Field(5.0, description="Time-out of a connection attempt.")
     statement_timeout_s: Seconds = Field(60.0, description="Time-out of one statement.")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.pool_min_size > self.pool_max_size:
-            raise ValueError(
-                f"pool_min_size = {self.pool_min_size} is greater than pool_max_size = {self.pool_max_size}"
-            )
-        return self
 
 
 class StoreConfig(ConfigModel):

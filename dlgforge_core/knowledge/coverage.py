@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
 
 from dlgforge_core.config import CoverageConfig
-from dlgforge_core.knowledge.index_store import documents_from_json
+from dlgforge_core.knowledge.index_store import index_documents
 from dlgforge_core.languages import base_code
 
 # First key of the advisory locks under which documents are given out, one for each fingerprint.
 _LOCK_CLASS = 744_120
 
 AsyncConnection = psycopg.AsyncConnection[Any]
-Pool = AsyncConnectionPool[AsyncConnection]
 
 # Taken before anything is read or written, so that nobody holds a row while waiting for another: no
 # deadlock, and no count that two workers have read at once.
@@ -66,7 +64,7 @@ class Assignment:
 
 
 async def assign_document(
-    connection: AsyncConnection | Pool,
+    connection: AsyncConnection,
     fingerprint: str,
     dialogue_id: str,
     candidates: Sequence[tuple[str, float]],
@@ -81,11 +79,6 @@ async def assign_document(
     """
     if not candidates:
         raise ValueError(f"dialogue {dialogue_id} has no documents to choose from")
-    if isinstance(connection, AsyncConnectionPool):
-        async with connection.connection() as own:
-            return await assign_document(
-                own, fingerprint, dialogue_id, candidates, coverage=coverage, seed=seed
-            )
     names = {"fingerprint": fingerprint, "dialogue": dialogue_id}
     async with connection.transaction():
         await connection.execute(_HURRY)
@@ -103,17 +96,13 @@ async def assign_document(
     return Assignment(document, nth)
 
 
-async def release_document(connection: AsyncConnection | Pool, fingerprint: str, dialogue_id: str) -> None:
+async def release_document(connection: AsyncConnection, fingerprint: str, dialogue_id: str) -> None:
     """Take back what a dropped dialogue was given; doing so twice does no harm. Raises psycopg.Error."""
-    if isinstance(connection, AsyncConnectionPool):
-        async with connection.connection() as own:
-            return await release_document(own, fingerprint, dialogue_id)
     names = {"fingerprint": fingerprint, "dialogue": dialogue_id}
     async with connection.transaction():
         await connection.execute(_HURRY)
         await connection.execute(_LOCK, names)
         await connection.execute(_RELEASE, names)
-    return None
 
 
 def choose(
@@ -167,7 +156,10 @@ def coverage_counts(
     rows = connection.execute(
         "SELECT document, uses FROM knowledge_uses WHERE fingerprint = %s AND uses > 0", (fingerprint,)
     ).fetchall()
-    documents = _index_documents(connection, dataset, index_id) if index_id else []
+    documents = [
+        (document.name, document.language)
+        for document in (index_documents(connection, dataset, index_id) if index_id else ())
+    ]
     wanted = {base_code(language) for language in languages}
     # A language without documents of its own is given any.
     if wanted and wanted <= {language for _, language in documents}:
@@ -175,16 +167,3 @@ def coverage_counts(
     counts = dict.fromkeys((name for name, _ in documents), 0)
     counts.update((str(document), int(uses)) for document, uses in rows)
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _index_documents(
-    connection: psycopg.Connection[Any], dataset: str, index_id: str
-) -> list[tuple[str, str]]:
-    """Name and language of each."""
-    rows = connection.execute(
-        "SELECT data FROM knowledge_index_parts "
-        "WHERE dataset = %s AND index_id = %s AND name = 'documents' ORDER BY part",
-        (dataset, index_id),
-    ).fetchall()
-    documents = documents_from_json(b"".join(row[0] for row in rows) or b"[]")
-    return [(document.name, document.language) for document in documents]

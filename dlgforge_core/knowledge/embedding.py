@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dlgforge_core.config import EmbeddingBackend, EmbeddingConfig
 from dlgforge_core.errors import BackendError, ConfigError
-from dlgforge_core.knowledge.endpoints import JsonClient
+from dlgforge_core.knowledge.endpoints import ATTEMPTS, JsonClient
 from dlgforge_core.llm.endpoints import Endpoint
 
 Vectors = npt.NDArray[np.float32]
@@ -32,7 +32,7 @@ class Embedder(Protocol):
 class EndpointEmbedder:
     """The embeddings of an OpenAI-compatible server."""
 
-    def __init__(self, endpoint: Endpoint, model: str, *, attempts: int = 4) -> None:
+    def __init__(self, endpoint: Endpoint, model: str, *, attempts: int = ATTEMPTS) -> None:
         self._client = JsonClient(endpoint, attempts=attempts)
         self._model = model
 
@@ -88,7 +88,7 @@ class LocalEmbedder:
 
 
 def open_embedder(
-    backend: EmbeddingBackend, model: str, endpoint: Endpoint | None, *, attempts: int = 4
+    backend: EmbeddingBackend, model: str, endpoint: Endpoint | None, *, attempts: int = ATTEMPTS
 ) -> Embedder:
     """What makes vectors by this backend. Raises ConfigError when it cannot be used."""
     if backend == "sentence_transformers":

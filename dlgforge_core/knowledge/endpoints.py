@@ -15,7 +15,7 @@ from dlgforge_core.errors import BackendError, ConfigError
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.transport import is_loopback
 
-_ATTEMPTS = 4
+ATTEMPTS = 4
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
@@ -49,7 +49,7 @@ def _endpoint(name: str, base_url: str, key_env: str, timeout_s: float, env: Map
 class JsonClient:
     """JSON calls to one server. Its key goes into the Authorization header and nowhere else."""
 
-    def __init__(self, endpoint: Endpoint, *, attempts: int = _ATTEMPTS) -> None:
+    def __init__(self, endpoint: Endpoint, *, attempts: int = ATTEMPTS) -> None:
         self.endpoint = endpoint
         self._attempts = attempts
         key = endpoint.api_key.strip()

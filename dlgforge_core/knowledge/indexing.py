@@ -22,6 +22,7 @@ from dlgforge_core.knowledge.folder import KnowledgeFolder
 from dlgforge_core.knowledge.index_store import (
     CHUNK_IDS,
     DOCUMENTS,
+    ID_BYTES,
     Connection,
     Store,
     connected,
@@ -177,9 +178,9 @@ class _Corpus:
 
 def _corpus(connection: Connection, dataset: str) -> _Corpus:
     rows = connection.execute(
-        "SELECT document, title, language, length(chunk_ids) / 16, chunk_ids FROM knowledge_documents "
+        "SELECT document, title, language, length(chunk_ids) / %s, chunk_ids FROM knowledge_documents "
         'WHERE dataset = %s ORDER BY document COLLATE "C"',
-        (dataset,),
+        (ID_BYTES, dataset),
     ).fetchall()
     return _Corpus([Document(*row[:4]) for row in rows], b"".join(row[4] for row in rows))
 

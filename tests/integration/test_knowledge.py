@@ -15,12 +15,12 @@ from pathlib import Path
 import fsspec
 import psycopg
 import pytest
-from psycopg_pool import AsyncConnectionPool
 
 from dlgforge_core.config import CoverageConfig, KnowledgeConfig, PostgresConfig, RetrievalConfig, validate
 from dlgforge_core.errors import BackendError, ConfigError, KnowledgeError
 from dlgforge_core.knowledge.coverage import assign_document, coverage_counts, release_document
 from dlgforge_core.knowledge.endpoints import embedding_endpoint, rerank_endpoint
+from dlgforge_core.knowledge.index_reader import IndexReader
 from dlgforge_core.knowledge.index_store import index_documents, latest_index, prune_indexes
 from dlgforge_core.knowledge.indexing import index_knowledge
 from dlgforge_core.knowledge.retrieval import Knowledge, open_knowledge
@@ -418,22 +418,22 @@ FORTY = [f"d{n:02}" for n in range(40)]
 
 
 async def _work(dsn: str, worker: int, dialogues: int) -> None:
-    pool = AsyncConnectionPool(
-        dsn,
-        min_size=2,
-        max_size=2,
-        open=False,
-        kwargs={"autocommit": True, "options": "-c search_path=dlgforge"},
-    )
-    async with pool:
+    reader = IndexReader(dsn, PostgresConfig(), "")
 
-        async def one(n: int) -> None:
-            # A topic fits a few documents well, and few topics fit most of them.
-            candidates = [(name, float((i * i + n) % 7 == 0) + i / 100) for i, name in enumerate(FORTY)]
-            await assign_document(pool, "f", f"w{worker}-{n}", candidates, coverage=EVEN, seed=1)
+    async def one(n: int) -> None:
+        # A topic fits a few documents well, and few topics fit most of them.
+        candidates = [(name, float((i * i + n) % 7 == 0) + i / 100) for i, name in enumerate(FORTY)]
+        await reader.run(
+            lambda connection: assign_document(
+                connection, "f", f"w{worker}-{n}", candidates, coverage=EVEN, seed=1
+            )
+        )
 
+    try:
         for start in range(0, dialogues, 10):
             await asyncio.gather(*(one(n) for n in range(start, min(start + 10, dialogues))))
+    finally:
+        await reader.aclose()
 
 
 def _worker(arguments: tuple[str, int, int]) -> None:

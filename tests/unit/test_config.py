@@ -60,8 +60,8 @@ ENDPOINT = {"base_url": "http://gpu-1:8000/v1"}
         (StoreConfig, {"backend": "sqlite"}, "backend = 'sqlite': input should be 'postgres'"),
         (
             StoreConfig,
-            {"postgres": {"pool_min_size": 9}},
-            "pool_min_size = 9 is greater than",
+            {"postgres": {"pool_max_size": 9}},
+            "postgres.pool_max_size: unknown key; known keys: dsn, connect_timeout_s, statement_timeout_s",
         ),
         (RayConfig, {"adress": "auto"}, "did you mean 'address'?"),
         (LlmConfig, {"backend": "gguf"}, "'embedded', 'openai', 'vllm_attach' or 'vllm_managed'"),
