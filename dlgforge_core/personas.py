@@ -6,7 +6,6 @@ sentences, and an `id` if the name is not to give it.
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from importlib import resources
@@ -15,6 +14,7 @@ from pathlib import Path
 from dlgforge_core import yaml_source
 from dlgforge_core.dialogue import Persona
 from dlgforge_core.errors import SeedError
+from dlgforge_core.hints import hint
 from dlgforge_core.yaml_source import Listing, Mapping, Node, Scalar, bad_character, shown
 
 _ROLES = ("user", "assistant")
@@ -85,9 +85,7 @@ class _Reader:
         for key, value in mapping.pairs:
             name = key.text or ""
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-                self.problem(key.line, f"{shown(key)}: unknown key; {hint}")
+                self.problem(key.line, f"{shown(key)}: unknown key; {hint(name, known)}")
             elif name in found:
                 self.problem(key.line, f"{name} stands on line {found[name][0].line} already; keep one")
             else:

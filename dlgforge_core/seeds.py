@@ -7,7 +7,6 @@ seed topic. What is wrong with a file is said with its line; the good lines are 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -24,6 +23,7 @@ import orjson
 from dlgforge_core import yaml_source
 from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.errors import SeedError
+from dlgforge_core.hints import hint
 from dlgforge_core.yaml_source import Listing, Node, Scalar, bad_character, shown
 
 SUFFIXES = (".yaml", ".yml", ".jsonl")
@@ -314,9 +314,7 @@ def _json_object(line: bytes) -> dict[str, Any]:
         )
     for key in data:
         if key not in _LINE_KEYS:
-            near = difflib.get_close_matches(key, _LINE_KEYS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(_LINE_KEYS)}"
-            raise _Bad(f"{shown(key)}: unknown key; {hint}")
+            raise _Bad(f"{shown(key)}: unknown key; {hint(key, _LINE_KEYS)}")
     return data
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.hints import hint
 
 M = TypeVar("M", bound="ConfigModel")
 
@@ -27,10 +28,34 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KEY_PREFIXES = ("hf_", "gsk_", "sk_")
+_KEY_CHARS = 20
+
+
+def _variable_name(name: str) -> str:
+    """Raises ValueError, without repeating it, when `name` is none or is the secret itself."""
+    # A long run of letters and digits is no word: some services' keys are nothing but hexadecimal digits.
+    runs = (run for run in name.split("_") if len(run) >= _KEY_CHARS)
+    random = any(re.search(r"[a-z]", run) and re.search(r"[0-9]", run) for run in runs)
+    if random or not _VARIABLE.fullmatch(name) or name.startswith(_KEY_PREFIXES):
+        raise ValueError(
+            "does not name an environment variable; give the variable's name, for example MY_API_KEY, "
+            "never the key itself"
+        )
+    return name
+
+
+VariableName = Annotated[str, AfterValidator(_variable_name)]
+
+
+OptionalVariableName = Annotated[str, AfterValidator(lambda name: name and _variable_name(name))]
+
+
 class ConfigModel(BaseModel):
     """Base of all configuration models: unknown keys are errors, values are not coerced between types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 def validate(
@@ -61,16 +86,20 @@ def _problems(
         path = f"{place(item['loc'])}: {key or model.__name__}" if place is not None else key
         value = item.get("input")
         if item["type"] == "extra_forbidden":
-            known = list(_fields_at(model, item["loc"][:-1]))
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            yield f"{path}: unknown key; {hint}"
+            known = _fields_at(model, item["loc"][:-1])
+            yield f"{path}: unknown key; {hint(str(item['loc'][-1]), known)}"
         elif item["type"] == "missing":
             yield f"{path}: missing; it must be set"
         elif item["type"] == "value_error":
             yield f"{path or model.__name__}: {item['ctx']['error']}"
+        elif item["type"] == "model_type":
+            known = _fields_at(model, item["loc"])
+            name = path or model.__name__
+            yield f"{name} is {_kind(value)}; it must be a section with keys: {', '.join(known)}"
         elif _is_secret(key):
             yield f"{path}: {_lower_first(item['msg'])}"
+        elif not _may_be_shown(value):
+            yield f"{path} is {_kind(value)}: {_lower_first(item['msg'])}"
         else:
             yield f"{path} = {value!r}: {_lower_first(item['msg'])}"
 
@@ -79,8 +108,27 @@ def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
+# As words of a key: `max_tokens` is no secret.
+_SECRET_WORDS = frozenset({"dsn", "key", "token", "password", "secret"})
+
+
 def _is_secret(path: str) -> bool:
-    return any(word in path.lower() for word in ("dsn", "key", "token", "password"))
+    return not _SECRET_WORDS.isdisjoint(re.split(r"[._]", path.lower()))
+
+
+def _may_be_shown(value: Any) -> bool:
+    # What holds keys of its own may hold a secret, and so may an address.
+    return not isinstance(value, Mapping | list | tuple) and "@" not in str(value)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return {str: "text", bool: "true or false", int: "a number", float: "a number"}.get(type(value), "unfit")
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

@@ -6,7 +6,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Seconds
+from dlgforge_core.config.base import (
+    ConfigModel,
+    NonNegativeInt,
+    OptionalVariableName,
+    PositiveInt,
+    Seconds,
+)
 from dlgforge_core.config.llm import check_base_url
 
 SHIPPED_KNOWLEDGE = "shipped"
@@ -25,7 +31,9 @@ class EmbeddingConfig(ConfigModel):
     )
     model: str = Field("", description="Embedding model: its name at the endpoint, or its name or folder.")
     base_url: str = Field("", description="Address of the endpoint up to and including /v1.")
-    api_key_env: str = Field("", description="Environment variable that holds the endpoint's key, if any.")
+    api_key_env: OptionalVariableName = Field(
+        "", description="Environment variable that holds the endpoint's key, if any."
+    )
     batch_size: PositiveInt = Field(32, description="Texts embedded in one call.")
     timeout_s: Seconds = Field(60.0, description="Time-out of one call.")
 
@@ -74,7 +82,9 @@ class RerankConfig(ConfigModel):
     )
     base_url: str = Field("", description="Address of the endpoint up to and including /v1.")
     model: str = Field("", description="Name of the reranking model at the endpoint.")
-    api_key_env: str = Field("", description="Environment variable that holds the endpoint's key, if any.")
+    api_key_env: OptionalVariableName = Field(
+        "", description="Environment variable that holds the endpoint's key, if any."
+    )
     candidates: PositiveInt = Field(20, description="Passages found first, of which the best top_k are kept.")
     timeout_s: Seconds = Field(10.0, description="Time-out of one call; the order before it is kept then.")
 

@@ -7,7 +7,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlgforge_core.config.base import ConfigModel, PositiveInt, Probability, Seconds
+from dlgforge_core.config.base import (
+    ConfigModel,
+    OptionalVariableName,
+    PositiveInt,
+    Probability,
+    Seconds,
+    VariableName,
+)
 from dlgforge_core.dialogue import Role
 
 Backend = Literal["embedded", "openai", "vllm_attach", "vllm_managed"]
@@ -69,7 +76,7 @@ class EndpointConfig(ConfigModel):
     )
     max_in_flight: PositiveInt = Field(256, description="Most calls under way at once.")
     timeout_s: Seconds = Field(120.0, description="Time-out of one call.")
-    api_key_env: str = Field(
+    api_key_env: OptionalVariableName = Field(
         "", description="Environment variable that holds the key. Empty: llm.api_key_env."
     )
 
@@ -136,7 +143,9 @@ class LlmConfig(ConfigModel):
     backend: Backend = Field("embedded", description="Which kind of endpoint makes the text.")
     model: str = Field("", description="Model of every role that names none of its own.")
     base_url: str = Field("", description="Address of the endpoint, up to and including /v1.")
-    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key.")
+    api_key_env: VariableName = Field(
+        "OPENAI_API_KEY", description="Environment variable that holds the key."
+    )
     agents: AgentsConfig = Field(default_factory=AgentsConfig, description="Settings by role.")
     routing: RoutingConfig = Field(
         default_factory=RoutingConfig, description="Spreading calls over endpoints."
@@ -148,11 +157,6 @@ class LlmConfig(ConfigModel):
     def _check(self) -> Self:
         if self.base_url:
             check_base_url(self.base_url)
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
-            raise ValueError(
-                "api_key_env does not name an environment variable; give the variable's name, "
-                "for example OPENAI_API_KEY, never the key itself"
-            )
         labels = [e.label for e in self.routing.endpoints]
         twice = sorted({x for x in labels if labels.count(x) > 1})
         if twice:
@@ -208,6 +212,8 @@ class LlmConfig(ConfigModel):
 def check_base_url(url: str) -> None:
     """Raises ValueError unless `url` is an http(s) address without a password."""
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):
-        raise ValueError(f"base_url = {url!r} is not an address; it looks like 'http://host:8000/v1'")
+        # What stands before an @ may be a password.
+        said = "base_url" if "@" in url else f"base_url = {url!r}"
+        raise ValueError(f"{said} is not an address; it looks like 'http://host:8000/v1'")
     if "@" in url.split("//", 1)[1].split("/", 1)[0]:
         raise ValueError("base_url holds a password; put the key into an environment variable (api_key_env)")

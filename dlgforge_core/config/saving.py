@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from dlgforge_core.config.base import ConfigModel
+from dlgforge_core.config.base import ConfigModel, VariableName
 from dlgforge_core.config.knowledge import EmbeddingConfig
+from dlgforge_core.hints import hint
 
 FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "parquet")
 # The columns of the ShareGPT files, which `output_columns` may rename; `dlgforge_core.export` fills them.
@@ -31,7 +31,6 @@ SHAREGPT_COLUMNS = (
 JUDGED_COLUMNS = (*SHAREGPT_COLUMNS, "score", "turn_judgements", "judgement")
 _SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Score = Annotated[float, Field(ge=0.0, le=10.0)]
 
@@ -50,7 +49,8 @@ class FiltersConfig(ConfigModel):
     def unknown_labels(self, known: Sequence[str]) -> list[str]:
         """A line for each of `drop_reasons` that is none of the judge's labels, with what would be right."""
         return [
-            f"saving.filters.drop_reasons: the judge gives no reason {label!r}; {_hint(label, known)}"
+            f"saving.filters.drop_reasons: the judge gives no reason {label!r}; "
+            f"{hint(label, known, 'choose from')}"
             for label in self.drop_reasons
             if label not in known
         ]
@@ -63,7 +63,9 @@ class HfPushConfig(ConfigModel):
     repo_id: str = Field("", description="The dataset repository, for example my-lab/support-dialogues.")
     private: bool = Field(True, description="Whether a repository that is created by the push is private.")
     revision: str = Field("main", description="The branch to commit to; it is created where it is missing.")
-    token_env: str = Field("HF_TOKEN", description="The environment variable that holds the hub's token.")
+    token_env: VariableName = Field(
+        "HF_TOKEN", description="The environment variable that holds the hub's token."
+    )
     endpoint: str = Field("", description="The hub's URL. Empty: HF_ENDPOINT, else the public hub.")
     commit_message: str = Field("", description="Empty: says how many dialogues there are.")
 
@@ -75,10 +77,6 @@ class HfPushConfig(ConfigModel):
             )
         if self.repo_id and not _REPO_ID.fullmatch(self.repo_id):
             raise ValueError(f"repo_id = {self.repo_id!r}: a repository is named owner/name")
-        if not _VARIABLE.fullmatch(self.token_env) or self.token_env.startswith("hf_"):  # a token's own shape
-            raise ValueError(
-                "token_env names an environment variable, HF_TOKEN say; it is not the token itself"
-            )
         if not self.revision or set(self.revision) & set(" ~^:?*[\\") or ".." in self.revision:
             raise ValueError(f"revision = {self.revision!r} is no branch name; main is one")
         if self.endpoint:
@@ -135,7 +133,7 @@ class DatasetFilesConfig(ConfigModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if bad := [f for f in self.formats if f not in FORMATS]:
-            raise ValueError(f"formats = {self.formats}: {_hint(bad[0], FORMATS)}")
+            raise ValueError(f"formats = {self.formats}: {hint(bad[0], FORMATS, 'choose from')}")
         if not self.formats:
             raise ValueError(f"formats is empty: choose from {', '.join(FORMATS)}")
         check_columns(self.output_columns, self.formats)
@@ -165,7 +163,9 @@ def check_columns(renamed: Mapping[str, str], formats: Sequence[str]) -> None:
     columns = JUDGED_COLUMNS if "sharegpt_judged" in formats else SHAREGPT_COLUMNS
     for old, new in renamed.items():
         if old not in columns:
-            raise ValueError(f"output_columns: there is no column {old!r}; {_hint(old, columns)}")
+            raise ValueError(
+                f"output_columns: there is no column {old!r}; {hint(old, columns, 'choose from')}"
+            )
         if not new.strip():
             raise ValueError(f"output_columns.{old} is empty; it must be the new name of {old!r}")
     names = [renamed.get(name, name) for name in columns]
@@ -188,8 +188,3 @@ def check_splits(splits: Mapping[str, float]) -> None:
     total = math.fsum(splits.values())
     if abs(total - 1) > 1e-6:
         raise ValueError(f"splits: the shares add up to {total:g}; they must add up to 1, {example}")
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
+from dlgforge_core.config.base import ConfigModel, OptionalVariableName, PositiveInt, Seconds
 from dlgforge_core.config.llm import check_base_url
 from dlgforge_core.errors import ConfigError
 
@@ -29,7 +29,7 @@ class ToolsConfig(ConfigModel):
     )
     timeout_s: Seconds = Field(20.0, description="Time-out of one tool call.")
     web_search: bool = Field(False, description="Offer web_search, by Serper; needs `enabled` and a key.")
-    web_search_key_env: str = Field(
+    web_search_key_env: OptionalVariableName = Field(
         "SERPER_API_KEY", description="Environment variable that holds the key of the web search."
     )
     web_search_url: str = Field(
@@ -45,9 +45,8 @@ class ToolsConfig(ConfigModel):
         try:
             check_base_url(self.web_search_url)
         except ValueError:
-            raise ValueError(
-                f"web_search_url = {self.web_search_url!r} is not an http(s) address without a password"
-            ) from None
+            said = "" if "@" in self.web_search_url else f" = {self.web_search_url!r}"
+            raise ValueError(f"web_search_url{said} is not an http(s) address without a password") from None
         return self
 
 

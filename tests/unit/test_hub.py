@@ -180,7 +180,7 @@ def test_the_token_comes_from_the_environment() -> None:
     [
         ({"enabled": True}, "repo_id is empty"),
         ({"repo_id": "a/b/c"}, "owner/name"),
-        ({"token_env": "hf_abcDEF"}, "it is not the token itself"),
+        ({"token_env": "hf_abcDEF"}, "does not name an environment variable"),
         ({"endpoint": "https://me:pw@hub.test"}, "without a user or password"),
         ({"endpoint": "hub.test"}, "must be a URL"),
         ({"revision": "a b"}, "is no branch name"),
