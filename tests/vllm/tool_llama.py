@@ -9,6 +9,7 @@ depends on the last one alone, by a table in the output layer. The chat template
 token whose chain is wanted: <call> or <talk>.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -20,12 +21,16 @@ CONTEXT_TOKENS = 4096
 HIDDEN = 320
 END = "<|im_end|>"
 SPECIAL = ["<|endoftext|>", "<|im_start|>", END, "<call>", "<talk>"]
-CALL = ["<tool_call>", '{"name": "vector_db_search", "arguments": {"query": "knead the dough"}}', "</tool_call>"]
-WORDS = [
-    f" {word}"
-    for word in "flour water salt yeast dough oven crust loaf rise knead fold shape score bake cool slice store "
-    "freeze toast taste warm cold short long early late wet dry soft firm".split()
+CALL = [
+    "<tool_call>",
+    '{"name": "vector_db_search", "arguments": {"query": "knead the dough"}}',
+    "</tool_call>",
 ]
+WORDS = (
+    " flour", " water", " salt", " yeast", " dough", " oven", " crust", " loaf", " rise", " knead", " fold",
+    " shape", " score", " bake", " cool", " slice", " store", " freeze", " toast", " taste", " warm", " cold",
+    " short", " long", " early", " late", " wet", " dry", " soft", " firm",
+)  # fmt: skip
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + (message['content'] or '') + '<|im_end|>' + '\n' }}"
@@ -61,7 +66,7 @@ def transitions(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     place = {token: tokenizer.convert_tokens_to_ids(token) for token in (*SPECIAL, *CALL, *WORDS)}
     table = torch.zeros(HIDDEN, HIDDEN)
     chain = ["<call>", *CALL, END]
-    for token, after in zip(chain, chain[1:], strict=False):
+    for token, after in itertools.pairwise(chain):
         table[place[after], place[token]] = SURE
     for token in ("<talk>", *WORDS):
         for word in WORDS:
