@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED
 from dlgforge_core.export.formats import clean
 from dlgforge_core.export.language_tags import language_tag
 from dlgforge_core.export.schema import COLUMN_TEXTS, card_features, columns
@@ -35,9 +36,10 @@ _FORMATS = {
     "parquet": "Parquet with everything that is known of a dialogue",
 }
 _REFUSALS = {
-    "unjudged": "had no verdict",
-    "min_score": "had a lower mean score than was asked",
-    "drop_reasons": "had a verdict with a reason that was ruled out",
+    UNJUDGED: "had no verdict",
+    MIN_SCORE: "had a lower mean score than was asked",
+    REASONS: "had a verdict with a reason that was ruled out",
+    SEMANTIC_DEDUP: "opened like another one in other words",
 }
 
 
@@ -76,14 +78,14 @@ def _header(facts: CardFacts) -> dict[str, Any]:
     if tags:
         head["language"] = tags
     head["task_categories"] = ["text-generation"]
-    size = figures.figures.n_dialogues
+    size = figures.dialogues.n_dialogues
     head["size_categories"] = [next((name for most, name in _SIZES if size < most), "10M<n<100M")]
     head["tags"] = [
         "synthetic",
         "conversational",
         "multi-turn",
         *(["grounded"] if figures.given else []),
-        *(["tool-use"] if figures.tools else []),
+        *(["tool-use"] if figures.dialogues.tool_calls else []),
         "dlgforge",
     ]
     infos: list[dict[str, Any]] = []
@@ -93,7 +95,10 @@ def _header(facts: CardFacts) -> dict[str, Any]:
         configs.append({"config_name": name, "data_files": data_files})
         if any(path.endswith(".jsonl") for path in files.values()):  # Parquet has its schema
             features = card_features(
-                name, roles=figures.models, tools=bool(figures.tools), reasoning=facts.reasoning
+                name,
+                roles=figures.models,
+                tools=bool(figures.dialogues.tool_calls),
+                reasoning=facts.reasoning,
             )
             infos.append({"config_name": name, "features": _renamed(name, features, facts.renamed)})
     if configs:
@@ -114,7 +119,7 @@ def _renamed(
 
 def _body(facts: CardFacts) -> Iterator[list[str]]:
     figures = facts.figures
-    n, turns = figures.figures.n_dialogues, figures.figures.n_turns
+    n, turns = figures.dialogues.n_dialogues, figures.dialogues.n_turns
     yield [f"# {_plain(facts.title)}"]
     yield [
         f"{_count(n, 'dialogue')} with {_count(turns, 'turn')} (a question and its answer each), written by "
@@ -160,20 +165,22 @@ def _made(facts: CardFacts) -> Iterator[str]:
             yield f"- As {text}: {', '.join(map(_code, models))}."
     for role in sorted(set(figures.models) - set(_ROLES)):
         yield f"- {_code(role)}: {', '.join(map(_code, sorted(figures.models[role])))}."
-    mean = figures.figures.mean_score
+    mean = figures.dialogues.mean_score
     if mean is not None:
+        verdicts = figures.dialogues.scores.total()
         yield (
-            f"- {_count(figures.figures.scores.total(), 'verdict')} on {_count(figures.judged, 'dialogue')}, "
+            f"- {_count(verdicts, 'verdict')} on {_count(figures.judged, 'dialogue')}, "
             f"mean score {mean:.2f} of 10."
         )
     else:
         yield "- Nothing was judged."
     if figures.given:
         yield (
-            f"- {_count(figures.grounded_turns, 'turn')} drew on passages of "
-            f"{_count(len(figures.given), 'document')}."
+            f"- Passages of {_count(len(figures.given), 'document')} were given. Answers written with some: "
+            f"{figures.dialogues.grounded_turns} of {figures.dialogues.n_turns}; answers that draw on them: "
+            f"{figures.dialogues.cited_turns}."
         )
-    for name, calls in sorted(figures.tools.items()):
+    for name, calls in sorted(figures.dialogues.tool_calls.items()):
         yield f"- The tool {_code(name)} was called {_count(calls, 'time')}."
     for name, count in facts.refused.items():
         text = _REFUSALS.get(name, f"were refused by the filter {_code(name)}")
@@ -183,9 +190,9 @@ def _made(facts: CardFacts) -> Iterator[str]:
 
 
 def _bound(facts: CardFacts, name: str) -> str:
-    if name == "min_score":
+    if name == MIN_SCORE:
         return f" ({facts.min_score:g})"
-    return f" ({', '.join(map(_code, facts.ruled_out))})" if name == "drop_reasons" else ""
+    return f" ({', '.join(map(_code, facts.ruled_out))})" if name == REASONS else ""
 
 
 def _splits_text(facts: CardFacts) -> list[str]:
@@ -216,7 +223,7 @@ def _loading(facts: CardFacts) -> Iterator[list[str]]:
             "`data/parquet/<split>.jsonl`, the same rows as in the Parquet files. Those themselves:",
             '`load_dataset("parquet", data_files={"train": "path/data/parquet/train.parquet"})`.',
         ]
-    if facts.figures.tools and "openai_messages" in facts.files:
+    if facts.figures.dialogues.tool_calls and "openai_messages" in facts.files:
         yield [
             "Messages with tool calls have the feature type `Json` of `datasets`; in releases that do not "
             "know it, read the JSONL files themselves. Arguments of calls are JSON text, as OpenAI has "
@@ -228,7 +235,7 @@ def _columns(facts: CardFacts, name: str) -> list[str]:
     sharegpt = name.startswith("sharegpt")
     rows = [
         (_code(facts.renamed.get(column, column) if sharegpt else column), COLUMN_TEXTS[column])
-        for column in columns(name, reasoning=facts.reasoning, tools=bool(facts.figures.tools))
+        for column in columns(name, reasoning=facts.reasoning, tools=bool(facts.figures.dialogues.tool_calls))
     ]
     return _table(("column", "what it holds"), rows)
 
@@ -236,7 +243,7 @@ def _columns(facts: CardFacts, name: str) -> list[str]:
 def _limits(facts: CardFacts) -> Iterator[str]:
     figures = facts.figures
     yield "What models say may be wrong, and may carry the biases of the models above."
-    if figures.figures.mean_score is not None:
+    if figures.dialogues.mean_score is not None:
         yield "Scores and reasons are a model's, too; no person checked them."
     else:
         yield "The answers were not checked, by a model or a person."
@@ -247,7 +254,7 @@ def _limits(facts: CardFacts) -> Iterator[str]:
         )
     if figures.given:
         yield "Passages are named, not quoted: the documents are not part of this dataset."
-    if figures.tools:
+    if figures.dialogues.tool_calls:
         yield (
             f"Results of tools are cut at {MAX_TOOL_TEXT_CHARS} characters, and what looks like a key or a "
             "path of a machine is taken out of them. The ShareGPT files have no tool calls."

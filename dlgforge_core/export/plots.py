@@ -78,7 +78,7 @@ def _spread(axes: Any, counts: Mapping[int, int]) -> None:
 
 def dataset_plots(dataset: DatasetFigures) -> dict[str, bytes]:
     """SVG files by name, those that have something to show; the same figures make the same bytes."""
-    figures = dataset.figures
+    figures = dataset.dialogues
     plots: dict[str, bytes] = {}
 
     def draw(name: str, title: str, panel: Callable[[Any], None], height: float = 3.4) -> None:

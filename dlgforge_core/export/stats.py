@@ -19,7 +19,7 @@ MAX_DOCUMENTS_LISTED = 1_000
 class DatasetFigures:
     """What a dataset holds; add the dialogues one by one. Grows with the languages and documents alone."""
 
-    figures: DialogueFigures = field(default_factory=DialogueFigures)
+    dialogues: DialogueFigures = field(default_factory=DialogueFigures)
     by_language: Counter[str] = field(default_factory=Counter)
     by_split: Counter[str] = field(default_factory=Counter)
     turns_by_split: Counter[str] = field(default_factory=Counter)
@@ -28,15 +28,13 @@ class DatasetFigures:
     models: dict[str, set[str]] = field(default_factory=dict)
     given: Counter[str] = field(default_factory=Counter)
     cited: Counter[str] = field(default_factory=Counter)
-    grounded_turns: int = 0
-    tools: Counter[str] = field(default_factory=Counter)
     tool_errors: Counter[str] = field(default_factory=Counter)
     judged: int = 0
 
     def add(self, dialogue: Dialogue, split: str) -> None:
         """Count one dialogue in."""
         language = clean(dialogue.plan.language)
-        self.figures.add(dialogue)
+        self.dialogues.add(dialogue)
         self.by_language[language] += 1
         self.by_split[split] += 1
         self.turns_by_split[split] += len(dialogue.turns)
@@ -51,13 +49,11 @@ class DatasetFigures:
             evidence = turn.details.evidence
             self.given.update({clean(item.document) for item in evidence})
             self.cited.update({clean(item.document) for item in evidence if item.cited})
-            self.grounded_turns += bool(evidence)
-            self.tools.update(event.name for event in turn.details.tools)
             self.tool_errors.update(event.name for event in turn.details.tools if event.error)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; keys and order are the same for the same dialogues."""
-        figures = self.figures
+        figures = self.dialogues
         return {
             "dialogues": figures.n_dialogues,
             "turns": figures.n_turns,
@@ -85,7 +81,7 @@ class DatasetFigures:
             "documents": self._documents(),
             "tools": {
                 name: {"calls": count, "errors": self.tool_errors[name]}
-                for name, count in sorted(self.tools.items())
+                for name, count in sorted(figures.tool_calls.items())
             },
         }
 
@@ -94,7 +90,8 @@ class DatasetFigures:
         counts = [count for _, count in ranked]
         return {
             "used": len(ranked),
-            "grounded_turns": self.grounded_turns,
+            "grounded_turns": self.dialogues.grounded_turns,
+            "cited_turns": self.dialogues.cited_turns,
             "uses_min": min(counts, default=0),
             "uses_max": max(counts, default=0),
             "uses_mean": round(sum(counts) / len(counts), 4) if counts else 0.0,

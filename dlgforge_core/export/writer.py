@@ -166,12 +166,12 @@ def write_dataset(
         folder=folder,
         files=tuple(files),
         n_read=sieve.read,
-        n_dialogues=dataset.figures.n_dialogues,
-        n_turns=dataset.figures.n_turns,
+        n_dialogues=dataset.dialogues.n_dialogues,
+        n_turns=dataset.dialogues.n_turns,
         by_split=dict(dataset.by_split),
         refused=dict(sieve.refused),
         by_language=dict(sorted(dataset.by_language.items())),
-        figures=dataset.figures,
+        figures=dataset.dialogues,
         documents=dict(sorted(dataset.given.items())),
     )
 

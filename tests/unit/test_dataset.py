@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -24,11 +25,13 @@ from dlgforge_core.config import DatasetFilesConfig, FiltersConfig, SavingConfig
 from dlgforge_core.dialogue import Dialogue, Evidence, Judgement, Role, ToolEvent, Turn, TurnDetails
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.export import writer
+from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED
 from dlgforge_core.export.language_tags import language_tag
 from dlgforge_core.export.schema import columns, parquet_schema
 from dlgforge_core.export.scrub import MAX_TOOL_TEXT_CHARS, Scrubber, secrets_of
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import DatasetSummary, file_name, write_dataset
+from dlgforge_core.quality.semantic import SemanticDedup
 from tests.support.datasets import load_dataset
 from tests.unit.test_export import any_text, lines, make_dialogue
 
@@ -346,6 +349,18 @@ class TestFilters:
         card = (tmp_path / "README.md").read_text("utf-8")
         assert card.count("Left out by a filter") == len(refused)
 
+    def test_the_card_says_what_each_filter_left_out(self, tmp_path: Path) -> None:
+        filters = FiltersConfig(min_score=5.0, drop_reasons=["incorrect"], keep_unjudged=False)
+        saving = DatasetFilesConfig(filters=filters)
+        dedup = SemanticDedup(lambda texts: np.ones((len(texts), 2)), 0.9)
+        write_dataset([*self.DIALOGUES, self.DIALOGUES[0]], tmp_path, saving=saving, dedup=dedup)
+        card = (tmp_path / "README.md").read_text("utf-8")
+        assert stats(tmp_path)["filters"]["refused"].keys() == {UNJUDGED, MIN_SCORE, REASONS, SEMANTIC_DEDUP}
+        assert "refused by the filter" not in card
+        assert "1 dialogue that opened like another one in other words." in card
+        assert "ruled out (`incorrect`)." in card
+        assert "lower mean score than was asked (5)." in card
+
     def test_named_predicates_come_last_and_are_asked_once(self, tmp_path: Path) -> None:
         asked: list[str] = []
 
@@ -452,7 +467,12 @@ class TestNothingPrivate:
 class TestCard:
     def test_it_says_what_is_so(self, tmp_path: Path) -> None:
         dialogues = [grounded(0, language="Moroccan Arabic"), grounded(1, language="pt-BR"), judged(2, GOOD)]
-        dialogues.append(grounded(3, 0, language="Elvish"))
+        asked, answered = grounded(3, 0, language="Elvish").turns
+        evidence = (replace(answered.details.evidence[1], cited=False),)
+        # One question that has passages and an answer without, and an answer that makes nothing of its own.
+        first = replace(asked, details=TurnDetails(evidence=asked.details.evidence[:1]))
+        second = replace(answered, details=TurnDetails(evidence=evidence))
+        dialogues.append(replace(grounded(3, 0, language="Elvish"), turns=(first, second)))
         write_dataset(
             dialogues, tmp_path, title="Rain & *snow*", drop_reasons={"refused": 2}, formats=["sharegpt"]
         )
@@ -468,7 +488,8 @@ class TestCard:
             "4 dialogues with 7 turns",
             "As the assistant answered: `m`.",
             "| `Moroccan Arabic` | ar | 1 |",
-            "6 turns drew on passages of 2 documents.",
+            "Passages of 2 documents were given. Answers written with some: 5 of 7; answers that draw on "
+            "them: 4.",
             "`vector_db_search` was called 4 times",
             "Given up while generating, `refused`: 2 dialogues.",
             "1 verdict on 1 dialogue, mean score 9.00 of 10.",
