@@ -18,6 +18,7 @@ from dlgforge_core.dialogue import DialoguePlan, Judgement, Turn
 from dlgforge_core.errors import StoreError
 from dlgforge_core.generation.judged_evidence import chunks_shown
 from dlgforge_core.judging.judges import Judge
+from dlgforge_core.store import lock_keys
 from dlgforge_core.store.advisory import try_lock
 from dlgforge_core.store.connection import connect
 from dlgforge_core.store.finished import Scope
@@ -25,7 +26,6 @@ from dlgforge_core.store.writes import storable
 
 T = TypeVar("T")
 
-JUDGING_CLASS = 744_112  # of advisory locks; beside those in store.advisory
 _PAGE = 100
 _POLL_S = 1.0
 
@@ -300,7 +300,7 @@ def judging_locks(
     told = False
     with ExitStack() as held:
         for number in numbers:
-            while (lock := try_lock(dsn, config, [(JUDGING_CLASS, number)])) is None:
+            while (lock := try_lock(dsn, config, [(lock_keys.JUDGING, number)])) is None:
                 if not told:
                     on_wait()
                     told = True

@@ -13,15 +13,13 @@ import psycopg
 from dlgforge_core.config import CoverageConfig
 from dlgforge_core.knowledge.index_store import index_documents
 from dlgforge_core.languages import base_code
-
-# First key of the advisory locks under which documents are given out, one for each fingerprint.
-_LOCK_CLASS = 744_120
+from dlgforge_core.store import lock_keys
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 
 # Taken before anything is read or written, so that nobody holds a row while waiting for another: no
 # deadlock, and no count that two workers have read at once.
-_LOCK = f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, hashtext(%(fingerprint)s))"
+_LOCK = f"SELECT pg_advisory_xact_lock({lock_keys.ASSIGNMENTS}, hashtext(%(fingerprint)s))"
 # The lock is kept until the end of the transaction: waiting for the disk there would let few through. What
 # a server's crash may take back is only what nothing durable was written after, by anybody: the log keeps
 # its order.

@@ -11,9 +11,8 @@ import orjson
 import psycopg
 
 from dlgforge_core.knowledge.types import Document
+from dlgforge_core.store import lock_keys
 
-# Advisory lock of whoever changes a dataset's knowledge.
-_LOCK_CLASS = 744_121
 _POLL_S = 0.2
 ID_BYTES = 16
 PART_BYTES = 8 * 1024 * 1024
@@ -46,7 +45,7 @@ def connected(store: Store) -> Iterator[Connection]:
 @contextmanager
 def locked(connection: Connection, dataset: str) -> Iterator[None]:
     """Whatever changes the knowledge of a dataset, one after the other."""
-    keys = (_LOCK_CLASS, dataset)
+    keys = (lock_keys.KNOWLEDGE, dataset)
     # Tried again and again, not waited for: a statement has a time-out, and another may read for an hour.
     while not _value(connection, "SELECT pg_try_advisory_lock(%s, hashtext(%s))", keys):
         time.sleep(_POLL_S)

@@ -11,11 +11,9 @@ import psycopg
 
 from dlgforge_core.config import PostgresConfig
 from dlgforge_core.errors import StoreError
+from dlgforge_core.store import lock_keys
 from dlgforge_core.store.connection import connect
 
-# The two keys of a lock: what it is for, and which one.
-SLOT_CLASS = 744_110
-PROCESS_CLASS = 744_111
 _CHECK_S = 5.0
 _POLL_S = 1.0
 
@@ -76,7 +74,7 @@ def generation_slot(
 ) -> Iterator[None]:
     """One of `slots` places for runs that use the endpoints; waits for one, `on_wait` is told so once."""
     told = False
-    while (lock := try_lock(dsn, config, [(SLOT_CLASS, slot) for slot in range(slots)])) is None:
+    while (lock := try_lock(dsn, config, [(lock_keys.SLOTS, slot) for slot in range(slots)])) is None:
         if not told:
             on_wait()
             told = True
@@ -91,7 +89,7 @@ def process_keys(connection: psycopg.Connection, name: str) -> tuple[int, int]:
     """The lock that says that the process working on `name` lives."""
     row = connection.execute("SELECT hashtext(%s)", (name,)).fetchone()
     assert row is not None
-    return PROCESS_CLASS, int(row[0])
+    return lock_keys.PROCESSES, int(row[0])
 
 
 def hold_process_lock(dsn: str, config: PostgresConfig, name: str) -> HeldLock | None:

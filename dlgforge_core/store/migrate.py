@@ -8,9 +8,9 @@ from importlib import resources
 import psycopg
 
 from dlgforge_core.errors import StoreError
+from dlgforge_core.store import lock_keys
 
 SCHEMA = "dlgforge"
-_LOCK = 744_099  # any number of ours; its neighbours are the workers' locks
 
 
 def migrations() -> list[tuple[int, str]]:
@@ -31,7 +31,7 @@ def migrate(connection: psycopg.Connection) -> list[int]:
     """
     shipped = migrations()
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (lock_keys.MIGRATIONS,))
         # Asked for first: CREATE ... IF NOT EXISTS needs the right to create even with nothing to do.
         if not _exists(connection):
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")

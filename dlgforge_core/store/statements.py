@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-# Advisory locks (LOCK_CLASS, worker_id): held by the living, free when their connection is gone.
-LOCK_CLASS = 744_100
+from dlgforge_core.store import lock_keys
 
-# The lock is taken before the row can be seen, so that a worker without its lock is known to be dead.
+# The advisory lock of a worker is held while it lives, and free when its connection is gone. It is taken
+# before the row can be seen, so that a worker without its lock is known to be dead.
 REGISTER_WORKER = f"""
 WITH me AS (
     INSERT INTO workers (run_id, host, pid, expires_at)
     VALUES (%(run)s, %(host)s, %(pid)s, now() + %(lease)s * interval '1 second')
     RETURNING worker_id
 )
-SELECT worker_id, pg_try_advisory_lock({LOCK_CLASS}, worker_id) FROM me
+SELECT worker_id, pg_try_advisory_lock({lock_keys.WORKERS}, worker_id) FROM me
 """
 
-TRY_WORKER_LOCK = f"SELECT pg_try_advisory_lock({LOCK_CLASS}, %(me)s)"
+TRY_WORKER_LOCK = f"SELECT pg_try_advisory_lock({lock_keys.WORKERS}, %(me)s)"
 
 HEARTBEAT = """
 UPDATE workers SET expires_at = now() + %(lease)s * interval '1 second', stats = %(stats)s::jsonb
@@ -25,7 +25,7 @@ WHERE worker_id = %(me)s AND ended_at IS NULL
 END_WORKER = f"""
 WITH freed AS (UPDATE dialogues SET worker_id = NULL WHERE worker_id = %(me)s),
      ended AS (UPDATE workers SET ended_at = now() WHERE worker_id = %(me)s AND ended_at IS NULL)
-SELECT pg_advisory_unlock({LOCK_CLASS}, %(me)s)
+SELECT pg_advisory_unlock({lock_keys.WORKERS}, %(me)s)
 """
 
 # A worker is gone when its lease has expired or its lock is free; but a server that has just been restarted
@@ -40,7 +40,7 @@ gone AS (
     WHERE w.worker_id = s.worker_id AND w.ended_at IS NULL
       AND (s.expires_at < now()
            OR (pg_postmaster_start_time() < now() - interval '5 seconds'
-               AND pg_try_advisory_xact_lock({LOCK_CLASS}, s.worker_id)))
+               AND pg_try_advisory_xact_lock({lock_keys.WORKERS}, s.worker_id)))
     RETURNING w.worker_id
 ),
 freed AS (
@@ -82,7 +82,7 @@ ORDER BY c.n_turns DESC, c.ordinal
 
 # Under a budget the claims of all workers take turns, so that together they keep to it. The lock is a
 # statement of its own: the claim after it must see what the claim before it took.
-LOCK_CLAIMS = "SELECT pg_advisory_xact_lock(744098, hashtext(%(run)s))"
+LOCK_CLAIMS = f"SELECT pg_advisory_xact_lock({lock_keys.CLAIMS}, hashtext(%(run)s))"
 
 _ROOM_UNDER_BUDGET = """
     SELECT greatest(0, least(%(limit)s, %(max_dialogues)s - (
@@ -153,9 +153,9 @@ RESERVE_QUESTIONS = _RESERVE.format(taken="", types="", names="")
 # lock, the look-up, and, for the questions that nobody has, the statement above with what later look-ups
 # need. The lock makes those of one fingerprint take turns, or two near-copies could pass each other unseen;
 # a holder that stands still is cut off, so that the others go on.
-LOCK_QUESTIONS = """
+LOCK_QUESTIONS = f"""
 SELECT set_config('idle_in_transaction_session_timeout', %(stall_ms)s::text, true),
-       pg_advisory_xact_lock(744097, hashtext(%(fingerprint)s))
+       pg_advisory_xact_lock({lock_keys.QUESTIONS}, hashtext(%(fingerprint)s))
 """
 
 # Of each question whose worker holds the lease: whether it is there under the same key, whether that is this

@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 
 from dlgforge_core.config import PostgresConfig
+from dlgforge_core.store import lock_keys
 from dlgforge_core.store.advisory import generation_slot, hold_process_lock, process_lock_is_free
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import defs
@@ -185,7 +186,8 @@ def test_a_process_lock_tells_whether_somebody_works_on_it_and_comes_back(store:
     assert process_lock_is_free(store.dsn, config, "run-2")
     with store.connection() as connection:
         connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = 744111"
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s",
+            (lock_keys.PROCESSES,),
         )
     deadline = time.monotonic() + 15
     while process_lock_is_free(store.dsn, config, "run-1"):
