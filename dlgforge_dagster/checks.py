@@ -14,7 +14,6 @@ from dlgforge_core.judging.reading import judged_dialogues
 from dlgforge_core.quality.checks import CHECKS, CheckReport, run_checks
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunStore
-from dlgforge_dagster.assets.hf_dataset import latest_folder
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.tags import RUN_ID_TAG
@@ -105,7 +104,7 @@ def _files_valid(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
         name="files_valid", asset=key, description="The files can be read, and all hold the same dialogues."
     )
     def files_valid(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        folder = latest_folder(context.instance, key)
+        folder = dataset.latest_folder(context.instance)
         if folder is None:
             return dg.AssetCheckResult(passed=False, description="no dataset was written yet")
         try:

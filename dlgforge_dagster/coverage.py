@@ -11,6 +11,7 @@ from dlgforge_core.export.plots import coverage_png, markdown_image
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.knowledge.coverage import coverage_counts
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster.metadata import table
 
 _SHOWN = 20  # documents at either end of the table
 
@@ -32,16 +33,13 @@ def coverage_metadata(store: RunStore, run: PreparedRun) -> Mapping[str, Any]:
     uses = [n for _, n in counts]
     return {
         "coverage": dg.MetadataValue.md(markdown_image(coverage_png(uses), "dialogues of each document")),
-        "document_uses": _table(counts),
+        "document_uses": _uses_table(counts),
         "documents": len(counts),
         "documents_used": sum(n > 0 for n in uses),
         "coverage_spread": round((max(uses) - min(uses)) * len(uses) / max(1, sum(uses)), 4),
     }
 
 
-def _table(counts: Sequence[tuple[str, int]]) -> dg.TableMetadataValue:
+def _uses_table(counts: Sequence[tuple[str, int]]) -> dg.TableMetadataValue:
     shown = counts if len(counts) <= 2 * _SHOWN else [*counts[:_SHOWN], *counts[-_SHOWN:]]
-    return dg.MetadataValue.table(
-        records=[dg.TableRecord({"document": name, "dialogues": n}) for name, n in shown],
-        schema=dg.TableSchema([dg.TableColumn("document"), dg.TableColumn("dialogues", "int")]),
-    )
+    return table([{"document": name, "dialogues": n} for name, n in shown])

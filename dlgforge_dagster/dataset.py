@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -81,6 +82,13 @@ class DatasetSpec:
         if self.name:
             return DialoguePartitions(f"{self.name}_seed_batches", tuple(self.recipe.run.target_languages))
         return DialoguePartitions("seed_batches", tuple(default_languages(self.recipe)))
+
+    def latest_folder(self, instance: dg.DagsterInstance) -> Path | None:
+        """Where `dialogue_dataset` was written last; None when it never was."""
+        event = instance.get_latest_materialization_event(self.key("dialogue_dataset"))
+        materialization = event.asset_materialization if event is not None else None
+        value = materialization.metadata.get("folder") if materialization is not None else None
+        return Path(str(value.value)) if value is not None else None
 
 
 def default_languages(recipe: Recipe, env: Mapping[str, str] = os.environ) -> list[str]:

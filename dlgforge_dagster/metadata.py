@@ -145,7 +145,7 @@ def _grounding(figures: DialogueFigures) -> dict[str, Any]:
 
 def count_table(name: str, figure: str, counts: Mapping[str, int]) -> dg.TableMetadataValue:
     """Counts by name, as a table."""
-    return _table([{name: key, figure: n} for key, n in sorted(counts.items())], {name: "", figure: "int"})
+    return table([{name: key, figure: n} for key, n in sorted(counts.items())], {name: "", figure: "int"})
 
 
 def _call_table(name: str, counts: Mapping[str, Any]) -> dg.TableMetadataValue:
@@ -162,7 +162,7 @@ def _call_table(name: str, counts: Mapping[str, Any]) -> dg.TableMetadataValue:
         }
         for key, c in counts.items()
     ]
-    return _table(rows)
+    return table(rows)
 
 
 def _endpoint_table(endpoints: Sequence[EndpointFigures]) -> dg.TableMetadataValue:
@@ -185,7 +185,7 @@ def _endpoint_table(endpoints: Sequence[EndpointFigures]) -> dg.TableMetadataVal
                 "p99 s": round(c.latency.percentile(99), 3),
             }
         )
-    return _table(rows)
+    return table(rows)
 
 
 def _replica_table(replicas: Sequence[ReplicaMetrics]) -> dg.TableMetadataValue:
@@ -198,12 +198,17 @@ def _replica_table(replicas: Sequence[ReplicaMetrics]) -> dg.TableMetadataValue:
         }
         for r in replicas
     ]
-    return _table(rows)
+    return table(rows)
 
 
-def _table(
+def table(
     rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None
 ) -> dg.TableMetadataValue:
+    """A table for the asset page.
+
+    `columns` gives the type of each ("" is text), and is needed where there may be no row; else the first
+    row tells.
+    """
     kinds = {int: "int", float: "float"}
     columns = columns or {name: kinds.get(type(value), "") for name, value in rows[0].items()}
     return dg.MetadataValue.table(

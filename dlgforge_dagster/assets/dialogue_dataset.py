@@ -21,11 +21,11 @@ from dlgforge_core.knowledge.embedding import blocking_embedder
 from dlgforge_core.knowledge.endpoints import embedding_endpoint
 from dlgforge_core.quality.semantic import SemanticDedup
 from dlgforge_core.store.embedded import dlgforge_home
-from dlgforge_core.store.finished import Scope
 from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
-from dlgforge_dagster.metadata import N_SAMPLES, count_table, dataset_metadata
+from dlgforge_dagster.metadata import N_SAMPLES, count_table, dataset_metadata, table
+from dlgforge_dagster.sitting import run_and_scope
 from dlgforge_dagster.tags import OWNERS
 
 
@@ -67,11 +67,7 @@ def _write(
     dataset: DatasetSpec, context: dg.AssetExecutionContext, saving: DatasetFilesConfig, run_id: str
 ) -> dg.MaterializeResult[None]:
     run_store = dataset.store(context).run_store(dataset.name)
-    record = run_store.run(run_id or None)
-    if record is None:
-        known = ", ".join(run_store.run_ids()) or "none yet: materialize `dialogues` first"
-        raise dg.Failure(f"there is no run {run_id!r} to write; runs: {known}")
-    scope = Scope(run_id=record.run_id) if run_id else Scope(fingerprint=record.fingerprint)
+    record, scope = run_and_scope(run_store, run_id, "write")
     default = dlgforge_home(os.environ) / "datasets" / dataset.name / (run_id or record.fingerprint[:16])
     folder = Path(saving.output_dir) if saving.output_dir else default
     with run_store.connection() as connection:
@@ -131,11 +127,8 @@ def _counts(summary: DatasetSummary) -> Mapping[str, Any]:
 
 
 def _file_table(summary: DatasetSummary) -> dg.TableMetadataValue:
-    return dg.MetadataValue.table(
-        records=[
-            dg.TableRecord(
-                {"format": file.format, "split": file.split, "file": file.name, "bytes": file.bytes}
-            )
-            for file in summary.files
-        ]
-    )
+    rows = [
+        {"format": file.format, "split": file.split, "file": file.name, "bytes": file.bytes}
+        for file in summary.files
+    ]
+    return table(rows, {"format": "", "split": "", "file": "", "bytes": "int"})

@@ -2,7 +2,8 @@
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -24,7 +25,7 @@ from dlgforge_core.runtime.bootstrap import (
 )
 from dlgforge_core.runtime.ray_runner import PLACEMENT_TIMEOUT_S, RayRunner
 from dlgforge_core.seeds import SeedBatch
-from dlgforge_core.store.advisory import HeldLock, generation_slot, hold_process_lock
+from dlgforge_core.store.advisory import HeldLock, hold_process_lock
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.coverage import coverage_metadata
@@ -32,6 +33,7 @@ from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import dialogues_metadata
 from dlgforge_dagster.partitions import dialogue_key, is_mislabelled
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
+from dlgforge_dagster.sitting import endpoints_place, tell_status
 from dlgforge_dagster.tags import FINGERPRINT_TAG, OWNERS, RUN_ID_TAG
 
 
@@ -98,13 +100,8 @@ def _dialogues(
     context.instance.add_run_tags(
         context.run.run_id, {RUN_ID_TAG: run.run_id, FINGERPRINT_TAG: run.fingerprint[:16]}
     )
-    slots = generation.run.max_concurrent_runs
-
-    def on_wait() -> None:
-        context.log.info(f"waiting: {slots} other run(s) use the endpoints (run.max_concurrent_runs)")
-
-    with generation_slot(run_store.dsn, run_store.config, slots, on_wait):
-        report = _generate(context, run, run_store, ray, store, llm, index)
+    with endpoints_place(context, run_store, generation.run.max_concurrent_runs):
+        report = _generate(context, run, run_store, ray, store, llm, settings, index)
     if report.stop_reason is not None:
         context.log.warning(f"stopped before the plan was complete: {report.stop_reason}")
     replicas = llm.replica_metrics()
@@ -175,62 +172,73 @@ def _generate(
     ray: RayResource,
     store: StoreResource,
     llm: LlmResource,
+    settings: LlmConfig,
     index: CurrentIndex | None,
 ) -> RunReport:
     def on_status(status: Status) -> None:
-        context.log.info(str(status))
-        context.log_event(
-            dg.AssetObservation(
-                context.asset_key,
-                metadata={
-                    "done": status.progress.done,
-                    "planned": status.progress.planned,
-                    "dropped": status.progress.dropped,
-                    "calls_per_s": round(status.calls_per_s, 2),
-                    "tokens_per_s": round(status.tokens_per_s, 1),
-                },
-            )
-        )
-
-    def make_runner() -> Runner:
-        progress = context.log.info
-        session = ray.session(progress)
-        distributed = run.generation.run.distributed.enabled and not is_bootstrapped()
-        slots = call_slots(run.generation, ray.settings)
-        spawn = run.generation.run.distributed.spawn
-        if not starts_servers(llm.settings):
-            llm.endpoints(slots, progress, ray)  # what is wrong with them is known before Ray starts
-        if distributed:
-            session.connect()
-            check_reach(session, run_store.dsn, store.resolve().source.value, llm.settings, spawn)
-        endpoints = llm.endpoints(slots, progress, ray)
-        for endpoint in endpoints:
-            progress(f"endpoint {endpoint.name}: {endpoint.base_url}")
-        spec = WorkerSpec(
-            run=run,
-            dsn=run_store.dsn,
-            postgres=store.settings,
-            endpoints=tuple(endpoints),
-            routing=llm.settings.routing,
-            knowledge=knowledge_access(run, index),
-            web_search_key=web_search_key(run.generation.tools),
-        )
-        if not distributed:
-            return WorkerThread(spec, llm.fleet.endpoints if llm.fleet is not None else None)
-        return RayRunner(
-            spec,
-            ray.settings,
-            spawn,
-            environment=overrides(llm.settings, endpoints),
-            fleet=llm.fleet,
-            progress=progress,
-            placement_timeout_s=PLACEMENT_TIMEOUT_S if session.owned else None,
-            alive=lambda: session.alive,
-        )
+        figures = {
+            "done": status.progress.done,
+            "planned": status.progress.planned,
+            "dropped": status.progress.dropped,
+            "calls_per_s": round(status.calls_per_s, 2),
+            "tokens_per_s": round(status.tokens_per_s, 1),
+        }
+        tell_status(context, status, figures)
 
     try:
-        web_search_key(run.generation.tools)  # what is missing is said before anything starts
-        knowledge_access(run, index)
+        # Before anything starts, so that a key that is missing is known at once.
+        search_key = web_search_key(run.generation.tools)
+        knowledge = knowledge_access(run, index)
+
+        def make_runner() -> Runner:
+            spec = WorkerSpec(
+                run=run,
+                dsn=run_store.dsn,
+                postgres=store.settings,
+                endpoints=(),
+                routing=settings.routing,
+                knowledge=knowledge,
+                web_search_key=search_key,
+            )
+            return _runner(spec, ray, store, llm, settings, context.log.info)
+
         return generate(run_store, run.run_id, make_runner, on_status)
     except DlgforgeError as error:
         raise dg.Failure(str(error), metadata={"dlgforge_run_id": run.run_id}) from error
+
+
+def _runner(
+    spec: WorkerSpec,
+    ray: RayResource,
+    store: StoreResource,
+    llm: LlmResource,
+    settings: LlmConfig,
+    progress: Callable[[str], None],
+) -> Runner:
+    """What carries the workers, with the cluster and the endpoints they need started; `spec` has none yet."""
+    session = ray.session(progress)
+    generation = spec.run.generation
+    distributed = generation.run.distributed.enabled and not is_bootstrapped()
+    slots = call_slots(generation, ray.settings)
+    spawn = generation.run.distributed.spawn
+    if not starts_servers(settings):
+        llm.endpoints(slots, progress, ray)  # what is wrong with them is known before Ray starts
+    if distributed:
+        session.connect()
+        check_reach(session, spec.dsn, store.resolve().source.value, settings, spawn)
+    endpoints = llm.endpoints(slots, progress, ray)
+    for endpoint in endpoints:
+        progress(f"endpoint {endpoint.name}: {endpoint.base_url}")
+    spec = replace(spec, endpoints=tuple(endpoints))
+    if not distributed:
+        return WorkerThread(spec, llm.fleet.endpoints if llm.fleet is not None else None)
+    return RayRunner(
+        spec,
+        ray.settings,
+        spawn,
+        environment=overrides(settings, endpoints),
+        fleet=llm.fleet,
+        progress=progress,
+        placement_timeout_s=PLACEMENT_TIMEOUT_S if session.owned else None,
+        alive=lambda: session.alive,
+    )

@@ -3,7 +3,6 @@
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -71,18 +70,10 @@ def build_hf_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
 
 
 def _push(dataset: DatasetSpec, context: dg.AssetExecutionContext, push: HfPushConfig) -> PushedDataset:
-    folder = latest_folder(context.instance, dataset.key("dialogue_dataset"))
+    folder = dataset.latest_folder(context.instance)
     if folder is None:
         raise dg.Failure("no dataset was written yet: materialize `dialogue_dataset` first, or select it too")
     try:
         return push_dataset(folder, push, hub_token(push))
     except DlgforgeError as error:
         raise dg.Failure(str(error), metadata={"folder": dg.MetadataValue.path(folder)}) from None
-
-
-def latest_folder(instance: dg.DagsterInstance, key: dg.AssetKey) -> Path | None:
-    """Where the dataset was written last."""
-    event = instance.get_latest_materialization_event(key)
-    materialization = event.asset_materialization if event is not None else None
-    value = materialization.metadata.get("folder") if materialization is not None else None
-    return Path(str(value.value)) if value is not None else None

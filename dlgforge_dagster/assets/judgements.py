@@ -19,12 +19,13 @@ from dlgforge_core.judging.plots import judges_png
 from dlgforge_core.judging.reading import LowScore, lowest_scores
 from dlgforge_core.judging.session import JudgingReport, JudgingStatus, judge_dialogues
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.store.advisory import generation_slot
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.metadata import table
+from dlgforge_dagster.sitting import endpoints_place, run_and_scope, tell_status
 from dlgforge_dagster.tags import OWNERS
 
 _N_LOWEST = 5
@@ -72,13 +73,12 @@ def _judgements(
     dataset: DatasetSpec, context: dg.AssetExecutionContext, judge: JudgeConfig, run_id: str
 ) -> dg.MaterializeResult[None]:
     run_store = dataset.store(context).run_store(dataset.name)
-    record = run_store.run(run_id or None)
-    if record is None:
-        known = ", ".join(run_store.run_ids()) or "none yet: materialize `dialogues` first"
-        raise dg.Failure(f"there is no run {run_id!r} to judge; runs: {known}")
-    scope = Scope(run_id=record.run_id) if run_id else Scope(fingerprint=record.fingerprint)
+    record, scope = run_and_scope(run_store, run_id, "judge")
+    # As many at once as the dialogues were made with, whether the recipe says so or the launchpad did.
+    recorded = record.config.get("generation", {}).get("run", {})
+    places = recorded.get("max_concurrent_runs", dataset.recipe.run.max_concurrent_runs)
     try:
-        report = _judge(dataset, context, run_store, scope, judge)
+        report = _judge(dataset, context, run_store, scope, judge, places)
     except DlgforgeError as error:
         raise dg.Failure(str(error), metadata={"fingerprint": record.fingerprint[:16]}) from error
     for tally in report.tallies.values():
@@ -99,36 +99,21 @@ def _judge(
     run_store: RunStore,
     scope: Scope,
     judge: JudgeConfig,
+    places: int,
 ) -> JudgingReport:
     ray, llm = dataset.ray(context), dataset.llm(context)
 
     def on_status(status: JudgingStatus) -> None:
-        context.log.info(str(status))
-        context.log_event(
-            dg.AssetObservation(
-                context.asset_key,
-                metadata={
-                    "verdicts": status.judged,
-                    "wanted": status.wanted,
-                    "calls_per_s": round(status.calls_per_s, 2),
-                    "tokens_per_s": round(status.tokens_per_s, 1),
-                },
-            )
-        )
-
-    slots = dataset.recipe.run.max_concurrent_runs
+        figures = {
+            "verdicts": status.judged,
+            "wanted": status.wanted,
+            "calls_per_s": round(status.calls_per_s, 2),
+            "tokens_per_s": round(status.tokens_per_s, 1),
+        }
+        tell_status(context, status, figures)
 
     def endpoints() -> Sequence[Endpoint]:
-        held.enter_context(
-            generation_slot(
-                run_store.dsn,
-                run_store.config,
-                slots,
-                lambda: context.log.info(
-                    f"waiting: {slots} other run(s) use the endpoints (run.max_concurrent_runs)"
-                ),
-            )
-        )
+        held.enter_context(endpoints_place(context, run_store, places))
         found = llm.endpoints(judge.concurrency, context.log.info, ray)
         for endpoint in found:
             context.log.info(f"endpoint {endpoint.name}: {endpoint.base_url}")
@@ -154,7 +139,7 @@ def judgements_metadata(
     total = report.calls.total()
     metadata: dict[str, Any] = {
         "plots": dg.MetadataValue.md(markdown_image(judges_png(found), "scores of the judges")),
-        "judges": _table(_judge_rows(report, found)),
+        "judges": table(_judge_rows(report, found)),
         "verdicts": report.kept + report.given,
         "verdicts_given": report.given,
         "verdicts_kept": report.kept,
@@ -173,13 +158,13 @@ def judgements_metadata(
     if found.alpha is not None:
         metadata["alpha"] = round(found.alpha, 4)
     if found.pairs:
-        metadata["agreement"] = _table(_pair_rows(found))
+        metadata["agreement"] = table(_pair_rows(found))
     if lowest:
         names = {judge.key: judge.name for judge in report.judges}
         metadata["lowest_scores"] = dg.MetadataValue.md(_lowest_markdown(lowest, names))
     if report.failures:
         rows = [{"reason": reason, "verdicts": n} for reason, n in sorted(report.failures.items())]
-        metadata["failed_by_reason"] = _table(rows)
+        metadata["failed_by_reason"] = table(rows)
     return metadata
 
 
@@ -247,15 +232,3 @@ def _quoted(text: str) -> str:
 
 def _told(figure: float | None, digits: int) -> str:
     return "" if figure is None else f"{figure:.{digits}f}"
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
-    return dg.MetadataValue.table(
-        records=[dg.TableRecord(dict(row)) for row in rows],
-        schema=dg.TableSchema(
-            [
-                dg.TableColumn(name, "int" if isinstance(value, int) else "string")
-                for name, value in rows[0].items()
-            ]
-        ),
-    )

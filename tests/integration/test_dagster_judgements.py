@@ -14,6 +14,7 @@ import dagster as dg
 import pytest
 
 from dlgforge_core.config import GenerationConfig, JudgeConfig, validate
+from dlgforge_core.store.advisory import generation_slot
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.assets.judgements import build_judgements
 from dlgforge_dagster.config import config_class, plain
@@ -69,6 +70,15 @@ def test_the_asset_judges_and_shows_what_came_out(store: RunStore, sim: Simulate
     again = metadata(materialize(store, sim.base_url, mode="offline", judges=TWO))
     assert (again["verdicts_given"], again["verdicts_kept"]) == (0, 40)
     assert sim.stats()["calls"] == 40
+
+
+@pytest.mark.timeout(60)
+def test_it_shares_the_endpoints_with_as_many_runs_as_the_dialogues(
+    store: RunStore, sim: SimulatedEndpoint
+) -> None:
+    generated(store, sim, 2, max_concurrent_runs=2)  # as set in the launchpad: the recipe says 1
+    with generation_slot(store.dsn, store.config, 1, lambda: None):
+        assert metadata(materialize(store, sim.base_url, mode="offline"))["verdicts_given"] == 4
 
 
 @pytest.mark.parametrize("mode", ["online", "off"])

@@ -1,0 +1,43 @@
+"""What sittings of `dialogues` and `judgements` share: their run, a place at the endpoints, progress told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+
+from dlgforge_core.store.advisory import generation_slot
+from dlgforge_core.store.finished import Scope
+from dlgforge_core.store.run_store import RunRecord, RunStore
+
+
+def run_and_scope(store: RunStore, run_id: str, purpose: str) -> tuple[RunRecord, Scope]:
+    """The run `run_id` and its dialogues; with "" the latest run, and all that was made with its config.
+
+    Raises dagster.Failure when there is no such run to `purpose` ("judge", say).
+    """
+    record = store.run(run_id or None)
+    if record is None:
+        known = ", ".join(store.run_ids()) or "none yet: materialize `dialogues` first"
+        wanted = f"run {run_id!r}" if run_id else "run"
+        raise dg.Failure(f"there is no {wanted} to {purpose}; runs: {known}")
+    return record, Scope(run_id=record.run_id) if run_id else Scope(fingerprint=record.fingerprint)
+
+
+@contextmanager
+def endpoints_place(context: dg.AssetExecutionContext, store: RunStore, places: int) -> Iterator[None]:
+    """One of `places` among the runs that use the endpoints; the log tells of the wait for it."""
+
+    def on_wait() -> None:
+        context.log.info(f"waiting: {places} other run(s) use the endpoints (run.max_concurrent_runs)")
+
+    with generation_slot(store.dsn, store.config, places, on_wait):
+        yield
+
+
+def tell_status(context: dg.AssetExecutionContext, status: object, figures: Mapping[str, Any]) -> None:
+    """Log where a sitting stands, and show its figures on the asset page while it goes on."""
+    context.log.info(str(status))
+    context.log_event(dg.AssetObservation(context.asset_key, metadata=figures))
