@@ -8,6 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from dlgforge_core.api_keys import sendable
 from dlgforge_core.config.base import ConfigModel, OptionalVariableName, PositiveInt, Seconds
 from dlgforge_core.config.llm import check_base_url
 from dlgforge_core.errors import ConfigError
@@ -57,12 +58,10 @@ def web_search_key(config: ToolsConfig, env: Mapping[str, str] = os.environ) -> 
     """
     if not config.web_search:
         return None
-    key = env.get(config.web_search_key_env, "").strip()
+    key = sendable(env.get(config.web_search_key_env, ""), config.web_search_key_env)
     if not key:
         raise ConfigError(
             f"tools.web_search is true, but {config.web_search_key_env} is not set; set it to a key of "
             "Serper, or tools.web_search to false"
         )
-    if not key.isascii() or not key.isprintable():
-        raise ConfigError(f"{config.web_search_key_env} holds characters no API key has")
     return SecretStr(key)

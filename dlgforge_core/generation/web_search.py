@@ -7,9 +7,10 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
+from dlgforge_core.api_keys import redact
+from dlgforge_core.hosts import is_loopback
 from dlgforge_core.knowledge.types import Chunk, Hit
 from dlgforge_core.llm.chat import excerpt
-from dlgforge_core.llm.transport import is_loopback
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_SNIPPET_CHARS = 1000
@@ -44,18 +45,14 @@ class WebSearch:
                 json={"q": query, "num": k},
                 headers={"X-API-KEY": self._key.get_secret_value()},
             ) as response:
-                body = self._redact(await _read(response))
+                body = redact(await _read(response), self._key.get_secret_value())
         except httpx.HTTPError as error:
             # Not chained: the error carries the request, and with it the key.
-            said = self._redact(f"{type(error).__name__} {error}".encode()).decode()
+            said = redact(f"{type(error).__name__} {error}", self._key.get_secret_value())
             raise WebSearchError(said.strip()) from None
         if response.status_code != 200:
             raise WebSearchError(f"status {response.status_code}: {excerpt(body)}")
         return read_results(body, k)
-
-    def _redact(self, body: bytes) -> bytes:
-        # Whole and as it came: a server may repeat the key, and half of it could be left in a shortened text.
-        return body.replace(self._key.get_secret_value().encode(), b"***")
 
     async def aclose(self) -> None:
         """Close all connections."""

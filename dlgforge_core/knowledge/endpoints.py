@@ -10,10 +10,12 @@ import httpx
 import orjson
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from dlgforge_core.api_keys import redact, sendable
 from dlgforge_core.config import EmbeddingConfig, RerankConfig
 from dlgforge_core.errors import BackendError, ConfigError
+from dlgforge_core.hosts import is_loopback
+from dlgforge_core.llm.chat import excerpt
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.llm.transport import is_loopback
 
 ATTEMPTS = 4
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -52,10 +54,7 @@ class JsonClient:
     def __init__(self, endpoint: Endpoint, *, attempts: int = ATTEMPTS) -> None:
         self.endpoint = endpoint
         self._attempts = attempts
-        key = endpoint.api_key.strip()
-        if key and not (key.isascii() and key.isprintable()):
-            raise ConfigError(f"the key of the {endpoint.name} endpoint holds characters no API key has")
-        self._key = key
+        key = sendable(endpoint.api_key, f"the key of the {endpoint.name} endpoint")
         base = httpx.URL(endpoint.base_url)
         self._base = base
         self._client = httpx.AsyncClient(
@@ -84,23 +83,24 @@ class JsonClient:
                     return orjson.loads(response.content)
         # Never chained: httpx's errors carry the request, and with it the Authorization header.
         except httpx.HTTPStatusError as error:
-            said = self._redacted(error.response.text[:300])
+            said = excerpt(redact(error.response.content, self._key))
             raise self._error(f"status {error.response.status_code}: {said}") from None
         except httpx.TimeoutException:
             raise self._error(f"no answer within {self.endpoint.timeout_s:g} s") from None
         except (httpx.HTTPError, ValueError) as error:
-            raise self._error(self._redacted(f"{type(error).__name__}: {error}")) from None
+            raise self._error(redact(f"{type(error).__name__}: {error}", self._key)) from None
         raise AssertionError("the retries ended without an outcome")
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.aclose()
 
+    @property
+    def _key(self) -> str:  # no attribute: a dump of those shows no key
+        return self.endpoint.api_key.strip()
+
     def _error(self, reason: str) -> BackendError:
         return BackendError(f"the {self.endpoint.name} endpoint {self.endpoint.base_url}: {reason}")
-
-    def _redacted(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
 
 
 def _helps_to_retry(error: BaseException) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import ssl
 import urllib.request
@@ -19,7 +18,8 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from dlgforge_core.errors import ConfigError
+from dlgforge_core.api_keys import redact, sendable
+from dlgforge_core.hosts import is_loopback
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.stats import FailureKind
 
@@ -57,7 +57,8 @@ class EndpointTransport:
         base = httpx.URL(endpoint.base_url)
         self._chat_url = _below(base, "/chat/completions")
         self._models_url = _below(base, "/models")
-        self._headers = httpx.Headers(_headers(endpoint, base))
+        key = sendable(endpoint.api_key, f"the key of endpoint {endpoint.name}")
+        self._headers = httpx.Headers(_headers(key, base))
         connect = min(CONNECT_TIMEOUT_S, endpoint.timeout_s)
         # `pool` is aiohttp's time-out for getting a connection, making a new one included.
         self._timeout = {"connect": connect, "pool": None, "read": None, "write": None}
@@ -82,20 +83,12 @@ class EndpointTransport:
         await self._transport.aclose()
 
     @property
-    def _key(self) -> str:
+    def _key(self) -> str:  # no attribute: a dump of those shows no key
         return self.endpoint.api_key.strip()
 
     def redact(self, text: str) -> str:
         """`text` without the key."""
-        return text.replace(self._key, "***") if self._key else text
-
-    def _redact_body(self, body: bytes) -> bytes:
-        # Whole and as it came: once shortened for a message, half a key may be left in it.
-        key = self._key
-        for form in (key, key.replace("/", "\\/")):
-            if form and form.encode() in body:
-                body = body.replace(form.encode(), b"***")
-        return body
+        return redact(text, self._key)
 
     async def _send(self, method: str, url: httpx.URL, body: bytes | None, timeout_s: float) -> HttpAnswer:
         request = httpx.Request(
@@ -105,7 +98,7 @@ class EndpointTransport:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
                 try:
-                    body_read = self._redact_body(await _read(response))
+                    body_read = redact(await _read(response), self._key)
                     return HttpAnswer(response.status_code, response.headers, body_read)
                 finally:
                     # A body that was read whole gives its connection back; any other loses it.
@@ -150,7 +143,7 @@ def _explain(error: BaseException) -> str:
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
 
-def _headers(endpoint: Endpoint, base: httpx.URL) -> dict[str, str]:
+def _headers(key: str, base: httpx.URL) -> dict[str, str]:
     headers = {
         "Host": base.netloc.decode("ascii"),
         "Accept": "application/json",
@@ -158,10 +151,7 @@ def _headers(endpoint: Endpoint, base: httpx.URL) -> dict[str, str]:
         "Content-Type": "application/json",
         "User-Agent": "dlgforge",
     }
-    key = endpoint.api_key.strip()
     if key:
-        if not key.isascii() or not key.isprintable():
-            raise ConfigError(f"the key of endpoint {endpoint.name} holds characters no API key has")
         headers["Authorization"] = f"Bearer {key}"
     return headers
 
@@ -188,13 +178,3 @@ def _proxy(url: httpx.URL) -> str | None:
     if is_loopback(url.host) or urllib.request.proxy_bypass(url.host):
         return None
     return urllib.request.getproxies().get(url.scheme)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine's loopback, by name or address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,8 +7,6 @@ too.
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from urllib.parse import urlsplit
 
 from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig, SpawnConfig
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.hosts import is_loopback
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.store.dsn import is_local_only
@@ -66,22 +65,13 @@ def check_reach(
             "choose llm.backend openai, vllm_attach or vllm_managed, or set ray.address to 'local'"
         )
     urls = [endpoint.base_url for endpoint in llm.routing.endpoints] or [llm.base_url]
-    loopback = [url for url in urls if url and _is_loopback(url)]
+    loopback = [url for url in urls if url and is_loopback(urlsplit(url).hostname or "")]
     if loopback and llm.backend != "vllm_managed":
         raise ConfigError(
             f"{', '.join(loopback)} can be reached from this machine only, and the Ray cluster has others: "
             "give llm.base_url or llm.routing.endpoints addresses that the workers can reach, or set "
             "ray.address to 'local'"
         )
-
-
-def _is_loopback(url: str) -> bool:
-    host = (urlsplit(url).hostname or "").rstrip(".")
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
 
 
 def call_slots(generation: GenerationConfig, ray: RayConfig) -> int:

@@ -4,7 +4,6 @@ No message made here, and no `repr`, contains a password.
 """
 
 import asyncio
-import ipaddress
 import re
 import threading
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from dlgforge_core.errors import StoreError
+from dlgforge_core.hosts import is_loopback
 
 _DRIVER = re.compile(r"^postgres(?:ql)?\+\w+://")  # SQLAlchemy's form; the driver is no business of libpq
 _URI = ("postgresql://", "postgres://")
@@ -206,14 +206,7 @@ def _parse(dsn: str, name: str) -> dict[str, str]:
 def _reach_of_host(host: str) -> Reach:
     if not host or host.startswith(("/", "@")):
         return Reach.SOCKET
-    name = host.lower().rstrip(".")
-    if name in ("localhost", "localhost.localdomain", "ip6-localhost") or name.endswith(".localhost"):
-        return Reach.LOOPBACK
-    try:
-        address = ipaddress.ip_address(name.split("%")[0])
-    except ValueError:
-        return Reach.NETWORK
-    return Reach.LOOPBACK if address.is_loopback or address.is_unspecified else Reach.NETWORK
+    return Reach.LOOPBACK if is_loopback(host) else Reach.NETWORK
 
 
 def _ping_error(dsn: str, error: Exception, timeout_s: float) -> PingError:

@@ -11,7 +11,7 @@ from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.health import EndpointState, HealthTracker
 from dlgforge_core.llm.router import Router, Slot, rendezvous_score
 from dlgforge_core.llm.stats import FailureKind
-from dlgforge_core.llm.transport import EndpointTransport, is_loopback
+from dlgforge_core.llm.transport import EndpointTransport
 
 
 def endpoint(name: str = "a", **settings: float | int) -> Endpoint:
@@ -269,8 +269,7 @@ def test_loopback_is_never_reached_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -
     def proxy(url: str) -> object:
         return EndpointTransport(Endpoint("a", url))._transport.proxy
 
-    for host in ("localhost", "127.0.0.1", "127.1.2.3", "[::1]"):
+    for host in ("localhost", "localhost.", "gpu.localhost", "127.0.0.1", "127.1.2.3", "[::1]", "0.0.0.0"):
         assert proxy(f"http://{host}:8000/v1") is None
     assert proxy("http://internal.example/v1") is None
     assert proxy("https://api.example.com/v1") is not None
-    assert not is_loopback("10.0.0.1")

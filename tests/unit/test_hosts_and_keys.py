@@ -1,0 +1,98 @@
+"""Which hosts are this machine, and keys that stay out of what is told."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlgforge_core.api_keys import redact, sendable
+from dlgforge_core.errors import BackendError, ConfigError
+from dlgforge_core.hosts import is_loopback
+from dlgforge_core.knowledge.endpoints import JsonClient
+from dlgforge_core.llm.chat import MAX_REASON_CHARS
+from dlgforge_core.llm.endpoints import Endpoint
+
+KEY = "sk-se/cr+et-0123456789-abcdefghijklmnop"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "LocalHost", "localhost.", "gpu.localhost", "localhost.localdomain", "ip6-localhost"),
+        *("127.0.0.1", "127.1.2.3", "::1", "::1%lo", "::ffff:127.0.0.1", "0.0.0.0", "::"),
+    ],
+)
+def test_this_machine_is_known_by_every_name(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["", "10.0.0.1", "localhost.example.org", "notlocalhost", "fe80::1%eth0"])
+def test_other_machines_are_others(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def test_a_key_is_sent_without_white_space_and_never_with_odd_characters() -> None:
+    assert sendable(f" {KEY}\n", "K") == KEY
+    assert sendable("", "K") == ""
+    for bad in ("ké-secret", "a\nsecret"):
+        with pytest.raises(ConfigError, match=r"^K holds characters no API key has$"):
+            sendable(bad, "K")
+
+
+@given(st.text(), st.text())
+def test_a_key_is_taken_out_of_any_text(before: str, after: str) -> None:
+    for form in (KEY, KEY.replace("/", "\\/")):
+        said = f"{before}{form}{after}"
+        assert form not in redact(said, KEY)
+        raw = said.encode("utf-8", "surrogatepass")
+        assert form.encode() not in redact(raw, KEY)
+    assert redact(before, "") == before
+
+
+class _Repeats(BaseHTTPRequestHandler):
+    """Refuses every call and repeats the key where a message is cut."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        key = self.headers["Authorization"].removeprefix("Bearer ")
+        escaped = key.replace("/", "\\/")
+        body = f"{escaped} {key} ".rjust(MAX_REASON_CHARS - 20, "x") + f"{key} is refused"
+        self.send_response(401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def base_url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Repeats)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_half_a_key_is_not_told_either(base_url: str) -> None:
+    async def refused() -> None:
+        client = JsonClient(Endpoint("rerank", base_url, api_key=KEY))
+        try:
+            await client.post("/rerank", {})
+        finally:
+            await client.aclose()
+
+    with pytest.raises(BackendError, match="status 401") as error:
+        asyncio.run(refused())
+    assert "***" in str(error.value)
+    assert not re.search(r"sk-se|cr\+et", str(error.value))
