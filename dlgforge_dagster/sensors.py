@@ -229,7 +229,7 @@ def _take_up(
                 run, "The process of this run died. What it had committed is kept; a new run resumes it."
             )
             context.log.info(f"run {run.run_id} is dead")
-        if (request := _resume(instance, run, datasets)) is not None:
+        if (request := resume_request(instance, run, datasets)) is not None:
             context.log.info(f"run {run.run_id} is resumed")
             requests.append(request)
     return dg.SensorResult(
@@ -262,7 +262,7 @@ def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, store: RunStore, 
     return making and process_lock_is_free(store.dsn, store.config, run.run_id)
 
 
-def _resume(
+def resume_request(
     instance: dg.DagsterInstance, run: dg.DagsterRun, datasets: Sequence[tuple[DatasetSpec, Jobs]]
 ) -> dg.RunRequest | None:
     """A run that goes on with a dead one; None when Dagster's run retries do that, or it was tried enough."""

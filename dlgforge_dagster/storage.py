@@ -47,9 +47,8 @@ class DlgforgeStorage(DagsterPostgresStorage):
         try:
             super().__init__(postgres_url=sqlalchemy_url(self.dsn), inst_data=inst_data)
         except Exception:
-            ping_blocking(
-                self.dsn, _PING_S
-            )  # says in plain words what is wrong with the connection, if it is
+            # This says in plain words what is wrong with the connection, if it is.
+            ping_blocking(self.dsn, _PING_S)
             raise
 
     @classmethod
@@ -90,7 +89,7 @@ def instance_dsn(instance: DagsterInstance) -> str | None:
             "the Dagster instance's Postgres is entered with short-lived tokens, which the run state cannot "
             "use; set store.postgres.dsn or DLGFORGE_POSTGRES_DSN"
         )
-    return _libpq_dsn(storage.postgres_url)
+    return libpq_dsn(storage.postgres_url)
 
 
 def sqlalchemy_url(dsn: str) -> str:
@@ -117,8 +116,8 @@ def sqlalchemy_url(dsn: str) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def _libpq_dsn(url: str) -> str:
-    """The DSN of an SQLAlchemy URL of Postgres."""
+def libpq_dsn(url: str) -> str:
+    """The DSN, in libpq's form, of an SQLAlchemy URL of Postgres. Raises StoreError when it is malformed."""
     parsed = make_url(url)
     values = {
         key: value if isinstance(value, str) else ",".join(value) for key, value in parsed.query.items()

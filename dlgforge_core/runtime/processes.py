@@ -27,9 +27,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
 ORPHAN_GRACE_S = 1.0
+PR_SET_PDEATHSIG = 1  # the signal that a process gets when the thread that started it ends
 _PARENT_CHECK_S = 0.5
 _MAX_LINE = 8192
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -130,8 +130,8 @@ class ServerProcess:
                     self._process.stdin.close()
 
 
-def _prctl(option: int, value: int) -> None:
-    """Linux only; elsewhere the pipe alone must do."""
+def prctl(option: int, value: int) -> None:
+    """Set a property of this process on Linux; elsewhere nothing, where the pipe alone must do."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
@@ -164,7 +164,7 @@ def _end(server: subprocess.Popen[bytes], grace_s: float) -> None:
         time.sleep(0.01)
 
 
-def _supervise(starter: int, grace_s: float, argv: Sequence[str]) -> int:
+def supervise(starter: int, grace_s: float, argv: Sequence[str]) -> int:
     """Run `argv` until it ends, the starter ends or a SIGTERM comes; returns the exit status."""
     stopping = False
 
@@ -179,11 +179,11 @@ def _supervise(starter: int, grace_s: float, argv: Sequence[str]) -> int:
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)  # SIGTERM and SIGCHLD end the select below at once
     signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
     me = os.getpid()
 
     def before_exec() -> None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != me:
             os._exit(1)
 
@@ -215,4 +215,4 @@ def _supervise(starter: int, grace_s: float, argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_supervise(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]))
+    sys.exit(supervise(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]))

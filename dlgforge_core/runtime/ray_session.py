@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dlgforge_core.config import RayConfig
@@ -179,9 +179,9 @@ class RaySession:
     def _start_local(self) -> None:
         import ray
 
-        sizes = (self.config.coordinator, self.config.workers)
-        wanted = sum(actor.replicas * actor.num_cpus for actor in sizes)
-        gpus = sum(actor.replicas * actor.num_gpus for actor in sizes)
+        coordinator, workers = self.config.coordinator, self.config.workers
+        wanted = coordinator.num_cpus + workers.replicas * workers.num_cpus
+        gpus = coordinator.num_gpus + workers.replicas * workers.num_gpus
         # Ray's CPUs are a count for placing actors: with fewer than the actors ask for, some never start.
         cpus = max(available_cpus(), math.ceil(wanted) + SPARE_CPUS)
         self._progress(f"starting a local Ray cluster with {cpus} CPU slots (ray.address = {self._address})")
@@ -321,7 +321,7 @@ def _token_auth(function: str, **arguments: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _loopback_only() -> Any:
+def _loopback_only() -> Iterator[None]:
     """Let a local cluster listen on 127.0.0.1 alone.
 
     Ray turns 127.0.0.1 into the machine's outward address unless this constant is false; it is false on

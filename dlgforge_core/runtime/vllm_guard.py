@@ -18,5 +18,5 @@ if __name__ == "__main__":
     import processes  # type: ignore[import-not-found]  # by path: dlgforge need not be importable
 
     supervisor = os.getppid()
-    processes._prctl(processes._PR_SET_PDEATHSIG, 0)
-    sys.exit(processes._supervise(supervisor, float(sys.argv[1]), sys.argv[2:]))
+    processes.prctl(processes.PR_SET_PDEATHSIG, 0)
+    sys.exit(processes.supervise(supervisor, float(sys.argv[1]), sys.argv[2:]))

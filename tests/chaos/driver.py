@@ -7,7 +7,6 @@ prints "ready" once it is connected, and "done" when the run has nothing left. I
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import signal
 import sys
@@ -15,10 +14,9 @@ import sys
 from dlgforge_core.generation.local import loop_factory, run_worker
 from dlgforge_core.generation.worker import Worker
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.runtime.processes import PR_SET_PDEATHSIG, prctl
 from dlgforge_core.store.run_store import RunStore
 from tests.support.runs import planned, spec
-
-_PR_SET_PDEATHSIG = 1
 
 
 def _ready(_: Worker) -> None:
@@ -27,8 +25,7 @@ def _ready(_: Worker) -> None:
 
 def main() -> None:
     """Work until nothing is left."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     task = json.loads(sys.stdin.readline())
     store = RunStore(task["dsn"])
     run = planned(store, **task["plan"])

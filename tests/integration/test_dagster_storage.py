@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from dlgforge_core.errors import StoreError
 from dlgforge_core.store.dsn import PingError, ping_blocking
 from dlgforge_core.store.embedded import release_embedded
-from dlgforge_dagster.storage import _libpq_dsn, instance_dsn, sqlalchemy_url
+from dlgforge_dagster.storage import instance_dsn, libpq_dsn, sqlalchemy_url
 from tests.support.postgres import TcpPostgres, tcp_postgres, wait_until_stopped
 
 _REPO = Path(__file__).resolve().parents[2]
@@ -196,4 +196,4 @@ def test_an_instance_without_postgres_has_no_dsn() -> None:
 )
 def test_dsns_as_sqlalchemy_urls_and_back(dsn: str, url: str) -> None:
     assert sqlalchemy_url(dsn) == url
-    assert conninfo_to_dict(_libpq_dsn(url)) == conninfo_to_dict(dsn)
+    assert conninfo_to_dict(libpq_dsn(url)) == conninfo_to_dict(dsn)

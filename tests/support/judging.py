@@ -8,7 +8,6 @@ JSON. It dies with its starter.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import select
 import signal
@@ -22,12 +21,12 @@ from dlgforge_core.config import JudgeConfig, LlmConfig, validate
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.judging.session import JudgingReport, JudgingStatus, judge_dialogues
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.runtime.processes import PR_SET_PDEATHSIG, prctl
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunStore
 from tests.support.runs import LLM, planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint
 
-_PR_SET_PDEATHSIG = 1
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -138,8 +137,7 @@ def judging_process(
 
 def main() -> None:
     """Judge until nothing is missing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     task = json.loads(sys.stdin.readline())
     endpoints = [Endpoint(name, url) for name, url in task["endpoints"].items()]
     print("ready", flush=True)

@@ -4,14 +4,12 @@ from tests.support.postgres import embedded_home, tcp_postgres  # as a fixture a
 """
 
 import contextlib
-import ctypes
 import os
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,11 +19,11 @@ from urllib.parse import quote
 
 import pytest
 
+from dlgforge_core.runtime.processes import PR_SET_PDEATHSIG, prctl
 from dlgforge_core.store.embedded import find_install, release_embedded
 from dlgforge_core.store.embedded_account import Account, server_account
 
 _DEADLINE_S = 30.0
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -143,8 +141,7 @@ def _account(folder: Path) -> Account | None:
 def _prepare_child(account: Account | None) -> None:
     if account is not None:
         account.become()
-    if sys.platform == "linux":  # the server goes when the tests are killed
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+    prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)  # the server goes when the tests are killed
 
 
 def _free_port() -> int:

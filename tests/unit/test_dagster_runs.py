@@ -18,7 +18,7 @@ from dlgforge_dagster.partitions import (
     is_mislabelled,
     seed_batch_of,
 )
-from dlgforge_dagster.sensors import RESUME_NUMBER_TAG, RESUMES_TAG, _resume
+from dlgforge_dagster.sensors import RESUME_NUMBER_TAG, RESUMES_TAG, resume_request
 
 RANGE = {RANGE_START: "en|b", RANGE_END: "fr|b"}
 ONE = {"dagster/partition/language": "en", "dagster/partition/seed_batch": "a"}
@@ -64,7 +64,7 @@ def dead_run(job: str, tags: dict[str, str], *selection: str) -> dg.DagsterRun:
 def test_a_run_of_a_backfill_is_resumed_as_part_of_it() -> None:
     run = dead_run("__ASSET_JOB", {**RANGE, **ONE, "dagster/backfill": "abc", "x": "y"}, "dialogues")
     with dg.DagsterInstance.ephemeral() as instance:
-        request = _resume(instance, run, DATASETS)
+        request = resume_request(instance, run, DATASETS)
     assert request is not None
     assert (request.job_name, request.partition_key) == ("generate_dialogues", None)
     assert request.asset_selection == [dg.AssetKey("dialogues")]
@@ -77,27 +77,30 @@ def test_a_run_of_a_job_or_of_another_dataset_is_resumed_by_its_own_job() -> Non
     one = dead_run("generate_partition", {**ONE, PARTITION: "en|a"})
     other = dead_run("__ASSET_JOB", RANGE, "support/seed_topics", "support/dialogues")
     with dg.DagsterInstance.ephemeral() as instance:
-        request = _resume(instance, one, DATASETS)
+        request = resume_request(instance, one, DATASETS)
         assert request is not None
         assert (request.job_name, request.partition_key) == ("generate_partition", "en|a")
         assert request.asset_selection is None
-        request = _resume(instance, other, DATASETS)
+        request = resume_request(instance, other, DATASETS)
         assert request is not None
         assert request.job_name == "generate_dialogues_support"
-        assert _resume(instance, dead_run("__ASSET_JOB", RANGE, "others"), DATASETS) is None
+        assert resume_request(instance, dead_run("__ASSET_JOB", RANGE, "others"), DATASETS) is None
 
 
 def test_a_run_is_resumed_once_and_three_times_in_a_row_at_most() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         run = dead_run("generate_partition", {RESUME_NUMBER_TAG: "2"})
-        request = _resume(instance, run, DATASETS)
+        request = resume_request(instance, run, DATASETS)
         assert request is not None
         assert request.tags[RESUME_NUMBER_TAG] == "3"
         instance.add_run(dead_run("generate_partition", dict(request.tags)))
-        assert _resume(instance, run, DATASETS) is None
-        assert _resume(instance, dead_run("generate_partition", {RESUME_NUMBER_TAG: "3"}), DATASETS) is None
+        assert resume_request(instance, run, DATASETS) is None
+        assert (
+            resume_request(instance, dead_run("generate_partition", {RESUME_NUMBER_TAG: "3"}), DATASETS)
+            is None
+        )
 
 
 def test_with_dagsters_run_retries_the_sensor_leaves_it_to_them() -> None:
     with dg.instance_for_test(overrides={"run_retries": {"enabled": True}}) as instance:
-        assert _resume(instance, dead_run("generate_partition", {}), DATASETS) is None
+        assert resume_request(instance, dead_run("generate_partition", {}), DATASETS) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,11 @@ from dlgforge_core.generation.slots import CallSlots
 async def _settle() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+async def _call(slots: CallSlots, priority: int = 0) -> None:
+    async with slots.slot(priority):
+        pass
 
 
 def test_at_least_one_slot_is_needed() -> None:
@@ -62,7 +68,7 @@ def test_all_wanted_only_while_somebody_waits() -> None:
         assert not slots.all_wanted
         async with slots.slot(1):
             assert not slots.all_wanted
-            waiter = asyncio.create_task(slots._acquire(1))
+            waiter = asyncio.create_task(_call(slots, 1))
             await _settle()
             assert slots.all_wanted
         await waiter
@@ -75,7 +81,7 @@ def test_nobody_counts_as_waiting_after_a_cancellation() -> None:
     async def main() -> None:
         slots = CallSlots(1)
         async with slots.slot(1):
-            waiter = asyncio.create_task(slots._acquire(1))
+            waiter = asyncio.create_task(_call(slots, 1))
             await _settle()
             waiter.cancel()
             await _settle()
@@ -87,17 +93,16 @@ def test_nobody_counts_as_waiting_after_a_cancellation() -> None:
 def test_a_call_cancelled_at_the_moment_of_the_grant_passes_the_slot_on() -> None:
     async def main() -> None:
         slots = CallSlots(1)
-        await slots._acquire(1)
-        granted = asyncio.create_task(slots._acquire(2))
-        next_one = asyncio.create_task(slots._acquire(1))
-        await _settle()
-        slots._release()  # grants to the first waiter, which is cancelled before it has run
+        async with slots.slot(1):
+            granted = asyncio.create_task(_call(slots, 2))
+            next_one = asyncio.create_task(_call(slots, 1))
+            await _settle()
+        # The slot was granted to the first waiter, which is cancelled before it has run.
         granted.cancel()
         await _settle()
         assert granted.cancelled()
         assert next_one.done(), "the slot went on to who waited behind"
-        slots._release()
-        await asyncio.wait_for(slots._acquire(0), 1.0)
+        await asyncio.wait_for(_call(slots), 1.0)
 
     asyncio.run(main())
 
@@ -108,7 +113,7 @@ def test_a_failed_call_gives_its_slot_back() -> None:
         with pytest.raises(RuntimeError):
             async with slots.slot(1):
                 raise RuntimeError
-        await asyncio.wait_for(slots._acquire(1), 1.0)
+        await asyncio.wait_for(_call(slots), 1.0)
 
     asyncio.run(main())
 
@@ -118,7 +123,7 @@ def test_close_cancels_who_waits_or_asks_and_lets_calls_under_way_end() -> None:
         slots = CallSlots(1)
         ended = False
         async with slots.slot(1):
-            waiting = [asyncio.create_task(slots._acquire(i)) for i in range(3)]
+            waiting = [asyncio.create_task(_call(slots, i)) for i in range(3)]
             await _settle()
             slots.close()
             await _settle()
@@ -126,7 +131,7 @@ def test_close_cancels_who_waits_or_asks_and_lets_calls_under_way_end() -> None:
             ended = True
         assert ended
         with pytest.raises(asyncio.CancelledError):
-            await slots._acquire(1)
+            await _call(slots)
 
     asyncio.run(main())
 
@@ -161,11 +166,12 @@ def test_no_slot_is_lost_or_made_twice(size: int, calls: list[tuple[int, int, in
         await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5.0)
         assert most <= size
         # All slots are free again, and no more than there were.
-        for _ in range(size):
-            await asyncio.wait_for(slots._acquire(0), 1.0)
-        one_more = asyncio.create_task(slots._acquire(0))
-        await _settle()
-        assert not one_more.done()
-        one_more.cancel()
+        async with contextlib.AsyncExitStack() as held:
+            for _ in range(size):
+                await asyncio.wait_for(held.enter_async_context(slots.slot(0)), 1.0)
+            one_more = asyncio.create_task(_call(slots))
+            await _settle()
+            assert not one_more.done()
+        await asyncio.wait_for(one_more, 1.0)
 
     asyncio.run(main())
