@@ -21,6 +21,8 @@ _RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages"}
 _COUNT_WHERE_SET = ("keep_reasoning", "fallback_language")
 # Keys of `coverage` that say how documents are used.
 _GROUNDED_COVERAGE = {"doc_coverage_mode", "doc_coverage_epsilon", "doc_coverage_fraction"}
+# Keys of `retrieval.rerank` that say where its server is and how it is asked.
+_RERANK_PLACE = {"base_url", "api_key_env", "timeout_s"}
 _TURN_KEYS = {"n_turns", "min_turns", "max_turns", "turn_count_distribution", "turn_count_mean"}
 
 
@@ -44,7 +46,8 @@ def content_config(
     """The part of the configuration that decides what is generated, as plain data.
 
     Left out: how fast and where it runs, and what identifies a plan beside it (seeds, languages, counts).
-    Unused settings count as absent: bounds when `n_turns` is set, the judge's unless it is online.
+    Unused settings count as absent: bounds when `n_turns` is set, the judge's unless it is online,
+    the reranking model's when there is none.
     """
     run = generation.run.model_dump(mode="json", exclude=set(_RUN_KEYS_WITHOUT_EFFECT | _TURN_KEYS))
     for name in _COUNT_WHERE_SET:
@@ -78,9 +81,14 @@ def _tools(generation: GenerationConfig) -> dict[str, Any]:
 
 
 def _grounding(generation: GenerationConfig, index_id: str) -> dict[str, Any]:
+    retrieval = generation.retrieval
+    reranked = retrieval.rerank.backend != "off"
     return {
         "knowledge": index_id,
-        "retrieval": generation.retrieval.model_dump(mode="json"),
+        "retrieval": {
+            **retrieval.model_dump(mode="json", exclude={"rerank"}),
+            "rerank": retrieval.rerank.model_dump(mode="json", exclude=_RERANK_PLACE) if reranked else None,
+        },
         "doc_coverage": generation.coverage.model_dump(mode="json", include=_GROUNDED_COVERAGE),
     }
 

@@ -41,6 +41,7 @@ from dlgforge_core.config.recipe import Recipe, read_recipe, read_recipes
 from dlgforge_core.config.run import EFFORT_KEYS, DistributedConfig, RunConfig, SpawnConfig
 from dlgforge_core.config.runtime import (
     ActorConfig,
+    ActorSize,
     CoordinatorConfig,
     PostgresConfig,
     RayConfig,
@@ -61,6 +62,7 @@ __all__ = [
     "OFFLINE_KEYS",
     "SHIPPED_KNOWLEDGE",
     "ActorConfig",
+    "ActorSize",
     "AgentConfig",
     "AgentsConfig",
     "AssistantConfig",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
 
@@ -24,18 +25,33 @@ class StoreConfig(ConfigModel):
     postgres: PostgresConfig = Field(default_factory=PostgresConfig, description="The Postgres database.")
 
 
-class ActorConfig(ConfigModel):
-    """Size and number of one kind of Ray actor."""
+class ActorSize(ConfigModel):
+    """What one Ray actor reserves."""
 
-    replicas: PositiveInt = Field(1, description="Actors to start.")
     num_cpus: Annotated[float, Field(ge=0.0)] = Field(1.0, description="CPUs an actor reserves.")
     num_gpus: Annotated[float, Field(ge=0.0)] = Field(0.0, description="GPUs an actor reserves.")
 
 
-class CoordinatorConfig(ActorConfig):
+class ActorConfig(ActorSize):
+    """Size and number of one kind of Ray actor."""
+
+    replicas: PositiveInt = Field(1, description="Actors to start.")
+
+
+class CoordinatorConfig(ActorSize):
     """The coordinator: one, and it only watches."""
 
     num_cpus: Annotated[float, Field(ge=0.0)] = Field(0.1, description="CPUs the coordinator reserves.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "replicas" in data:
+            raise ValueError(
+                "a run has one coordinator, so `replicas` is no key of it; leave it out, and set "
+                "ray.workers.replicas to have more workers"
+            )
+        return data
 
 
 class RayConfig(ConfigModel):

@@ -21,6 +21,8 @@ from dlgforge_core.config import (
     JudgeConfig,
     LlmConfig,
     PersonasConfig,
+    RerankConfig,
+    RetrievalConfig,
     RunConfig,
     VllmConfig,
 )
@@ -399,6 +401,19 @@ def test_where_a_model_runs_does_not_matter_but_its_weights_do() -> None:
     assert print_of(llm={**ATTACHED, "base_url": "http://other/v1"}) == attached
     assert print_of(llm={**managed, "vllm": VllmConfig(model="m", replicas=4)}) == attached
     assert print_of(llm={**managed, "vllm": VllmConfig(model="n", served_model_name="m")}) != attached
+
+
+def test_which_model_reranks_matters_but_not_where_it_runs() -> None:
+    def grounded(**rerank: object) -> str:
+        config = {"backend": "endpoint", "base_url": "http://gpu/v1", "model": "m", **rerank}
+        generation = GenerationConfig(retrieval=RetrievalConfig(rerank=RerankConfig(**config)))
+        return content_fingerprint(generation, LlmConfig(), personas(), ContentSource("", "an index"))
+
+    elsewhere = {"base_url": "http://other/v1", "api_key_env": "MY_KEY", "timeout_s": 1.0}
+    assert grounded(**elsewhere) == grounded()
+    for change in ({"model": "n"}, {"candidates": 5}, {"backend": "off"}):
+        assert grounded(**change) != grounded()
+    assert grounded(backend="off", candidates=5) == grounded(backend="off")
 
 
 def test_settings_without_effect_do_not_count() -> None:
