@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+MAX_SCORE = 10
+"""Scores of the judge go from 0 to this; the constraint in the database says the same."""
+
 
 class Role(StrEnum):
     """Who makes a call; the names are the keys of `llm.agents` in the config."""
@@ -82,7 +85,7 @@ class DialoguePlan:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict: `score` from 0 to 10, `reasons` from the labels in the config."""
+    """A verdict: `score` from 0 to MAX_SCORE, `reasons` from the labels in the config."""
 
     score: int
     reasons: tuple[str, ...]
@@ -176,6 +179,18 @@ class Dialogue:
     turns: tuple[Turn, ...]
     judgement: Judgement | None = None
     models: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def verdicts(self) -> list[Judgement]:
+        """All that it carries: those on its turns, then the one on the whole."""
+        every = (*(turn.judgement for turn in self.turns), self.judgement)
+        return [judgement for judgement in every if judgement is not None]
+
+    @property
+    def mean_score(self) -> float | None:
+        """The mean of its verdicts; None when nothing was judged."""
+        scores = [verdict.score for verdict in self.verdicts]
+        return sum(scores) / len(scores) if scores else None
 
 
 @dataclass(frozen=True, slots=True)

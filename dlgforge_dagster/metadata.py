@@ -9,9 +9,9 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from dlgforge_core.export.formats import PARQUET_SCHEMA, escape_markdown, sample_markdown
+from dlgforge_core.export.markdown import escape_markdown, sample_markdown
 from dlgforge_core.export.plots import markdown_image, overview_png
-from dlgforge_core.export.schema import COLUMN_TEXTS
+from dlgforge_core.export.schema import COLUMN_TEXTS, PARQUET_SCHEMA
 from dlgforge_core.generation.endpoint_figures import EndpointFigures, endpoint_figures
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.session import RunReport

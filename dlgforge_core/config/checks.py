@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from dlgforge_core.config.base import ConfigModel, NonNegativeInt, Probability
+from dlgforge_core.dialogue import MAX_SCORE
 
 
 class ChecksConfig(ConfigModel):
@@ -27,8 +28,8 @@ class ChecksConfig(ConfigModel):
     min_language_share: Probability = Field(
         0.9, description="Smallest share of messages that are in the dialogue's language."
     )
-    pass_score: Annotated[int, Field(ge=0, le=10)] = Field(
-        6, description="Score, 0 to 10, from which on a verdict is a pass."
+    pass_score: Annotated[int, Field(ge=0, le=MAX_SCORE)] = Field(
+        6, description=f"Score, 0 to {MAX_SCORE}, from which on a verdict is a pass."
     )
     min_pass_rate: Probability = Field(0.5, description="Smallest share of verdicts that are passes.")
     max_examples: NonNegativeInt = Field(5, description="Examples that a check shows of what it found.")

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from dlgforge_core.config.base import ConfigModel, VariableName
 from dlgforge_core.config.knowledge import EmbeddingConfig
+from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.hints import hint
 
 FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "parquet")
@@ -32,7 +33,7 @@ JUDGED_COLUMNS = (*SHAREGPT_COLUMNS, "score", "turn_judgements", "judgement")
 _SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
-Score = Annotated[float, Field(ge=0.0, le=10.0)]
+Score = Annotated[float, Field(ge=0.0, le=float(MAX_SCORE))]
 
 
 class FiltersConfig(ConfigModel):

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED
 from dlgforge_core.export.formats import clean
 from dlgforge_core.export.language_tags import language_tag
@@ -170,7 +171,7 @@ def _made(facts: CardFacts) -> Iterator[str]:
         verdicts = figures.dialogues.scores.total()
         yield (
             f"- {_count(verdicts, 'verdict')} on {_count(figures.judged, 'dialogue')}, "
-            f"mean score {mean:.2f} of 10."
+            f"mean score {mean:.2f} of {MAX_SCORE}."
         )
     else:
         yield "- Nothing was judged."

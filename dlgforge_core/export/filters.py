@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from dlgforge_core.config.saving import FiltersConfig
 from dlgforge_core.dialogue import Dialogue
-from dlgforge_core.export.formats import judgements, mean_score
 
 Predicate = Callable[[Dialogue], bool]
 UNJUDGED, MIN_SCORE, REASONS = "unjudged", "min_score", "drop_reasons"
@@ -44,11 +43,11 @@ class Sieve:
         return refusal is None
 
     def _verdicts(self, dialogue: Dialogue) -> str | None:
-        score = mean_score(dialogue)
+        score = dialogue.mean_score
         if score is None:
             return None if self._filters.keep_unjudged else UNJUDGED
         if self._filters.min_score is not None and score < self._filters.min_score:
             return MIN_SCORE
-        if self._labels and any(self._labels & set(verdict.reasons) for verdict in judgements(dialogue)):
+        if self._labels and any(self._labels & set(verdict.reasons) for verdict in dialogue.verdicts):
             return REASONS
         return None

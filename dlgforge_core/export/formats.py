@@ -1,31 +1,13 @@
-"""What a dialogue looks like in each dataset format, and as readable samples."""
+"""What a dialogue looks like in the dataset formats; OpenAI messages have a module of their own."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from typing import Any
 
-from dlgforge_core.dialogue import Dialogue, Evidence, Judgement, ToolEvent
-from dlgforge_core.export.openai_messages import arguments_json, openai_messages_record
-from dlgforge_core.export.schema import PARQUET_SCHEMA
+from dlgforge_core.dialogue import Dialogue, Evidence, ToolEvent
+from dlgforge_core.export.openai_messages import Record, arguments_json
 from dlgforge_core.export.scrub import last_part_if_absolute
-
-__all__ = [
-    "PARQUET_SCHEMA",
-    "clean",
-    "escape_markdown",
-    "judgements",
-    "mean_score",
-    "openai_messages_record",
-    "parquet_record",
-    "sample_markdown",
-    "sharegpt_judged_record",
-    "sharegpt_record",
-]
-
-Record = dict[str, Any]
 
 
 def sharegpt_record(dialogue: Dialogue) -> Record:
@@ -72,18 +54,6 @@ def parquet_record(dialogue: Dialogue, *, reasoning: bool = False) -> Record:
     return record
 
 
-def mean_score(dialogue: Dialogue) -> float | None:
-    """The mean of a dialogue's verdicts; None when nothing was judged."""
-    verdicts = [j.score for j in judgements(dialogue)]
-    return sum(verdicts) / len(verdicts) if verdicts else None
-
-
-def judgements(dialogue: Dialogue) -> list[Judgement]:
-    """All verdicts a dialogue carries."""
-    every = (*(turn.judgement for turn in dialogue.turns), dialogue.judgement)
-    return [judgement for judgement in every if judgement is not None]
-
-
 def _about(dialogue: Dialogue) -> Record:
     plan = dialogue.plan
     return {
@@ -99,7 +69,7 @@ def _about(dialogue: Dialogue) -> Record:
 
 def _verdicts(dialogue: Dialogue) -> Record:
     return {
-        "score": mean_score(dialogue),
+        "score": dialogue.mean_score,
         "turn_judgements": [t.judgement.to_json() if t.judgement else None for t in dialogue.turns],
         "judgement": dialogue.judgement.to_json() if dialogue.judgement else None,
     }
@@ -138,54 +108,3 @@ def clean(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [clean(item) for item in value]
     return value
-
-
-# Dagster renders GitHub's markdown and shows HTML as text, so no <div dir="auto">: Unicode's own isolates
-# keep right-to-left text and the names around it in order.
-_ISOLATE, _END_ISOLATE = "\u2068", "\u2069"
-_INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
-_MARKUP = re.compile(r"([\\`*_\[\]<>#|~&!@$]|(?<=\w):(?=//)|(?<=[Ww]{3})\.)")
-_LINE_BREAKS = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-
-
-def sample_markdown(dialogues: Iterable[Dialogue], limit: int = 5, max_chars: int = 1200) -> str:
-    """The first `limit` dialogues as markdown to read; texts are cut at `max_chars` and cannot break it."""
-    parts = [part for dialogue in islice(dialogues, limit) for part in _sample(dialogue, max_chars)]
-    return "\n\n".join(parts) + "\n" if parts else "No dialogues yet.\n"
-
-
-def _sample(dialogue: Dialogue, max_chars: int) -> Iterator[str]:
-    plan = dialogue.plan
-    yield f"### {_inline(plan.topic.topic, 200)} ({_inline(plan.language, 20)})"
-    for turn in dialogue.turns:
-        yield f"**User**\n\n{escape_markdown(turn.user, max_chars)}"
-        yield f"**Assistant**\n\n{escape_markdown(turn.assistant, max_chars)}"
-        if turn.judgement:
-            yield _verdict("Judge", turn.judgement)
-    if dialogue.judgement:
-        yield _verdict("Judge, on the whole dialogue", dialogue.judgement)
-
-
-def _verdict(who: str, judgement: Judgement) -> str:
-    reasons = ", ".join(_inline(reason, 60) for reason in judgement.reasons)
-    comment = f" · {_inline(judgement.comment, 400)}" if judgement.comment.strip() else ""
-    return f"*{who}: {judgement.score}/10* · {reasons}{comment}"
-
-
-def _inline(text: str, max_chars: int) -> str:
-    return escape_markdown(" ".join(text.split()), max_chars)
-
-
-def escape_markdown(text: str, max_chars: int) -> str:
-    """`text` as markdown that shows just these words: no markup, HTML, link or direction of its own."""
-    text = clean(text)
-    if len(text) > max_chars:
-        text = text[:max_chars].rstrip() + "…"
-    paragraphs: list[list[str]] = [[]]
-    for line in _LINE_BREAKS.split(text):
-        if shown := _INVISIBLE.sub("", line).strip():
-            # As every line starts with an isolate, lists and rules ("- ", "1. ", "===") cannot begin there.
-            paragraphs[-1].append(_ISOLATE + _MARKUP.sub(r"\\\1", shown) + _END_ISOLATE)
-        else:
-            paragraphs.append([])
-    return "\n\n".join("\\\n".join(lines) for lines in paragraphs if lines)

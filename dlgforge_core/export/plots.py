@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.export.stats import DatasetFigures
 from dlgforge_core.quality.figures import DialogueFigures, length_of_class
 
@@ -245,9 +246,14 @@ def _scores(axes: Any, figures: DialogueFigures) -> None:
     mean = figures.mean_score
     if mean is None:
         return nothing(axes, "nothing was judged")
-    axes.bar(range(11), [figures.scores.get(score, 0) for score in range(11)], color=_BLUE, width=0.8)
+    return score_histogram(axes, [figures.scores.get(score, 0) for score in range(MAX_SCORE + 1)], mean)
+
+
+def score_histogram(axes: Any, counts: Sequence[int], mean: float) -> None:
+    """Verdicts by score, from 0 to MAX_SCORE, and their mean."""
+    axes.bar(range(MAX_SCORE + 1), counts, color=_BLUE, width=0.8)
     axes.axvline(mean, color=_ORANGE, linewidth=1.5, label=f"mean {mean:.1f}")
-    axes.set_xticks(range(0, 11, 2))
+    axes.set_xticks(range(0, MAX_SCORE + 1, 2))
     axes.set_ylabel("verdicts", fontsize=9)
     axes.legend(fontsize=9, frameon=False)
     whole_numbers(axes.yaxis)

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from dlgforge_core.config.saving import JUDGED_COLUMNS, SHAREGPT_COLUMNS
+from dlgforge_core.dialogue import MAX_SCORE
 
 _text = pa.string()
 
@@ -77,7 +78,7 @@ COLUMN_TEXTS = {
     "user_persona": "Who the user simulator played.",
     "assistant_persona": "Who the assistant played.",
     "n_turns": "Turns: a question and its answer each.",
-    "score": "Mean of the judge's verdicts, 0 to 10; null when nothing was judged.",
+    "score": f"Mean of the judge's verdicts, 0 to {MAX_SCORE}; null when nothing was judged.",
     "turn_judgements": "The judge's verdict on each turn: score, reasons, comment.",
     "judgement": "The judge's verdict on the whole dialogue.",
     "turn_evidence": "The passages each turn was given: chunk, document, match score, cited, and to whom.",

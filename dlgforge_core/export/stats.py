@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlgforge_core.dialogue import Dialogue
-from dlgforge_core.export.formats import clean, judgements
+from dlgforge_core.export.formats import clean
 from dlgforge_core.quality.figures import DialogueFigures, length_of_class
 
 STATS_NAME = "dataset_stats.json"
@@ -39,9 +39,8 @@ class DatasetFigures:
         self.by_split[split] += 1
         self.turns_by_split[split] += len(dialogue.turns)
         self.language_by_split.setdefault(split, Counter())[language] += 1
-        verdicts = judgements(dialogue)
-        self.judged += bool(verdicts)
-        for verdict in verdicts:
+        self.judged += bool(dialogue.verdicts)
+        for verdict in dialogue.verdicts:
             self.reasons.update(verdict.reasons)
         for role, model in dialogue.models.items():
             self.models.setdefault(str(role), set()).add(model)

@@ -35,15 +35,8 @@ from dlgforge_core.dialogue import Dialogue, Role, Turn
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
 from dlgforge_core.export.filters import SEMANTIC_DEDUP, Predicate, Sieve
 from dlgforge_core.export.folder import move_into_place, writing_folder
-from dlgforge_core.export.formats import (
-    Record,
-    clean,
-    judgements,
-    parquet_record,
-    sharegpt_judged_record,
-    sharegpt_record,
-)
-from dlgforge_core.export.openai_messages import openai_messages_record
+from dlgforge_core.export.formats import clean, parquet_record, sharegpt_judged_record, sharegpt_record
+from dlgforge_core.export.openai_messages import Record, openai_messages_record
 from dlgforge_core.export.plots import dataset_plots
 from dlgforge_core.export.schema import parquet_schema
 from dlgforge_core.export.scrub import Scrubber, last_part_if_absolute, machine_folders, secrets_of
@@ -184,7 +177,7 @@ def file_name(format_name: str, split: str) -> str:
 def _with_judges(dialogue: Dialogue, judges: Sequence[str]) -> Dialogue:
     """`dialogue` naming who has judged it: a run names its judge whether or not it was asked."""
     models = {str(role): model for role, model in dialogue.models.items() if role != Role.JUDGE}
-    if judgements(dialogue):
+    if dialogue.verdicts:
         named = [last_part_if_absolute(judge) for judge in judges] or [dialogue.models.get(Role.JUDGE, "")]
         if judge := ", ".join(filter(None, named)):
             models[Role.JUDGE.value] = judge

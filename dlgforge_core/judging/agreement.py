@@ -12,28 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import psycopg
-
-from dlgforge_core.generation.prompts import MAX_SCORE
-from dlgforge_core.store.finished import Scope
+from dlgforge_core.dialogue import MAX_SCORE
 
 N_SCORES = MAX_SCORE + 1
 
-Scores = tuple[int | None, ...]
+JudgeScores = tuple[int | None, ...]
 """The scores of one turn or conversation, a place for each judge; None where it gave no verdict."""
-
-# One row for each combination of scores; %(keys)s gives the judges' places.
-_COMBINATIONS = """
-WITH wanted AS ({wanted}),
-judged AS (
-    SELECT array_agg(array_position(%(keys)s::text[], j.judge_key) * 100 + j.score
-                     ORDER BY array_position(%(keys)s::text[], j.judge_key)) AS scores
-    FROM wanted JOIN dialogues d USING (plan_id) JOIN judgements j USING (dialogue_id)
-    WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues AND j.judge_key = ANY(%(keys)s)
-    GROUP BY j.dialogue_id, j.turn_index
-)
-SELECT scores, count(*) FROM judged GROUP BY scores
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +55,7 @@ class PairAgreement:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Scores and agreement of several judges.
+    """JudgeScores and agreement of several judges.
 
     `histograms` count each judge's verdicts by score, `merged` those of all judges together, as exports
     carry them; `mean` is the mean over everything judged of the judges' mean score there, not rounded.
@@ -102,7 +86,7 @@ def merged_score(scores: Sequence[int]) -> int:
     return (2 * sum(scores) + len(scores)) // (2 * len(scores))
 
 
-def agreement_of(judges: Sequence[str], combinations: Iterable[tuple[Scores, int]]) -> Agreement:
+def agreement_of(judges: Sequence[str], combinations: Iterable[tuple[JudgeScores, int]]) -> Agreement:
     """The agreement of judges, by name, from combinations of their scores and how often each came."""
     n_judges = len(judges)
     confusions = {pair: _matrix() for pair in itertools.combinations(range(n_judges), 2)}
@@ -132,18 +116,6 @@ def agreement_of(judges: Sequence[str], combinations: Iterable[tuple[Scores, int
         merged=tuple(merged),
         mean=sum(total / size for size, total in sums.items()) / sum(merged) if sums else None,
     )
-
-
-def agreement(connection: psycopg.Connection, scope: Scope, judges: Mapping[str, str]) -> Agreement:
-    """The agreement of judges (names by key) on the finished dialogues of a scope."""
-    keys = list(judges)
-    rows = connection.execute(scope.sql(_COMBINATIONS), {**scope.parameters, "keys": keys}).fetchall()
-    return agreement_of(list(judges.values()), ((_scores(row[0], len(keys)), row[1]) for row in rows))
-
-
-def _scores(coded: Sequence[int], n_judges: int) -> Scores:
-    by_place = dict(divmod(code, 100) for code in coded)  # places count from 1, as in SQL
-    return tuple(by_place.get(place + 1) for place in range(n_judges))
 
 
 def _pair(first: str, second: str, confusion: Sequence[Sequence[int]]) -> PairAgreement:

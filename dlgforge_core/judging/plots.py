@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from dlgforge_core.export import plots
@@ -10,7 +11,6 @@ from dlgforge_core.judging.agreement import N_SCORES, Agreement, PairAgreement
 
 _MOST_JUDGES = 6
 _MOST_PAIRS = 3
-_BLUE, _ORANGE = "#4f43dd", "#e8834a"
 
 
 def judges_png(agreement: Agreement) -> bytes:
@@ -22,11 +22,10 @@ def judges_png(agreement: Agreement) -> bytes:
     if len(agreement.judges) > 1:
         shown.append(("Scores of all together", agreement.merged, agreement.mean))
     panels: list[plots.Panel] = [
-        (title, lambda axes, counts=counts, mean=mean: _histogram(axes, counts, mean))  # type: ignore[misc]
-        for title, counts, mean in shown
+        (title, partial(_histogram, counts=counts, mean=mean)) for title, counts, mean in shown
     ]
     panels += [
-        (f"{_short(pair.first)} and {_short(pair.second)}", lambda axes, pair=pair: _confusion(axes, pair))  # type: ignore[misc]
+        (f"{_short(pair.first)} and {_short(pair.second)}", partial(_confusion, pair=pair))
         for pair in agreement.pairs[:_MOST_PAIRS]
     ]
     return plots.grid_png(panels)
@@ -40,12 +39,7 @@ def _short(name: str) -> str:
 def _histogram(axes: Any, counts: Sequence[int], mean: float | None) -> None:
     if mean is None:
         return plots.nothing(axes, "no verdicts")
-    axes.bar(range(N_SCORES), counts, color=_BLUE, width=0.8)
-    axes.axvline(mean, color=_ORANGE, linewidth=1.5, label=f"mean {mean:.1f}")
-    axes.set_xticks(range(0, N_SCORES, 2))
-    axes.set_ylabel("verdicts", fontsize=9)
-    axes.legend(fontsize=9, frameon=False)
-    plots.whole_numbers(axes.yaxis)
+    return plots.score_histogram(axes, counts, mean)
 
 
 def _confusion(axes: Any, pair: PairAgreement) -> None:

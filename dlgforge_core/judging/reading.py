@@ -1,16 +1,16 @@
-"""Dialogues with the verdicts of offline judges, as exports, checks and samples read them."""
+"""What offline judges said: dialogues with their verdicts, the lowest scores, and how far judges agree."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import psycopg
 
 from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement
-from dlgforge_core.judging.agreement import merged_score
+from dlgforge_core.judging.agreement import Agreement, JudgeScores, agreement_of, merged_score
 from dlgforge_core.judging.judges import WHOLE
 from dlgforge_core.judging.store import fingerprint_of, latest_judging
 from dlgforge_core.store.finished import Scope, stream_dialogues
@@ -39,6 +39,19 @@ SELECT l.dialogue_id, l.turn_index, p.language, d.plan, t.user_text, t.assistant
 FROM lowest l JOIN dialogues d USING (dialogue_id) JOIN plans p USING (plan_id)
 LEFT JOIN turns t ON t.dialogue_id = l.dialogue_id AND t.turn_index = greatest(l.turn_index, 0)
 ORDER BY l.mean, l.dialogue_id, l.turn_index
+"""
+
+# One row for each combination of scores; %(keys)s gives the judges' places.
+_COMBINATIONS = """
+WITH wanted AS ({wanted}),
+judged AS (
+    SELECT array_agg(array_position(%(keys)s::text[], j.judge_key) * 100 + j.score
+                     ORDER BY array_position(%(keys)s::text[], j.judge_key)) AS scores
+    FROM wanted JOIN dialogues d USING (plan_id) JOIN judgements j USING (dialogue_id)
+    WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues AND j.judge_key = ANY(%(keys)s)
+    GROUP BY j.dialogue_id, j.turn_index
+)
+SELECT scores, count(*) FROM judged GROUP BY scores
 """
 
 
@@ -138,3 +151,15 @@ def lowest_scores(
         )
         for dialogue_id, turn_index, language, plan, user, assistant, verdicts in rows
     ]
+
+
+def agreement(connection: psycopg.Connection, scope: Scope, judges: Mapping[str, str]) -> Agreement:
+    """The agreement of judges (names by key) on the finished dialogues of a scope."""
+    keys = list(judges)
+    rows = connection.execute(scope.sql(_COMBINATIONS), {**scope.parameters, "keys": keys}).fetchall()
+    return agreement_of(list(judges.values()), ((_scores(row[0], len(keys)), row[1]) for row in rows))
+
+
+def _scores(coded: Sequence[int], n_judges: int) -> JudgeScores:
+    by_place = dict(divmod(code, 100) for code in coded)  # places count from 1, as in SQL
+    return tuple(by_place.get(place + 1) for place in range(n_judges))

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from dlgforge_core.config import ChecksConfig
-from dlgforge_core.dialogue import Dialogue, Outcomes
+from dlgforge_core.dialogue import MAX_SCORE, Dialogue, Outcomes
 from dlgforge_core.languages import base_code
 from dlgforge_core.quality.language import LanguageDetector
 from dlgforge_core.quality.questions import normal_form, question_key
@@ -162,9 +162,9 @@ class _Schema(_Collector):
                 return self.found(dialogue, 0, f"{key} is empty")
         if [turn.index for turn in dialogue.turns] != list(range(len(dialogue.turns))) or not dialogue.turns:
             return self.found(dialogue, 0, f"turns are numbered {[turn.index for turn in dialogue.turns]}")
-        for verdict in (dialogue.judgement, *(turn.judgement for turn in dialogue.turns)):
-            if verdict is not None and not 0 <= verdict.score <= 10:
-                return self.found(dialogue, 0, f"a score is {verdict.score}; it must be 0 to 10")
+        for verdict in dialogue.verdicts:
+            if not 0 <= verdict.score <= MAX_SCORE:
+                return self.found(dialogue, 0, f"a score is {verdict.score}; it must be 0 to {MAX_SCORE}")
         return None
 
     def report(self) -> CheckReport:
@@ -360,7 +360,7 @@ class _PassRate(_Collector):
             if verdict.score >= self.config.pass_score:
                 continue
             self.wrong += 1
-            problem = f"{verdict.score}/10: {', '.join(verdict.reasons)}"
+            problem = f"{verdict.score}/{MAX_SCORE}: {', '.join(verdict.reasons)}"
             finding = Finding(dialogue.plan.dialogue_id, turn, problem, text[:_EXCERPT_CHARS])
             self._lowest.append((verdict.score, finding))
             self._lowest.sort(key=lambda item: item[0])

@@ -54,10 +54,7 @@ class DialogueFigures:
             self.grounded_turns += bool(given)
             self.cited_turns += any(evidence.cited for evidence in given)
             self.tool_calls.update(event.name for event in turn.details.tools)
-            if turn.judgement is not None:
-                self.scores[turn.judgement.score] += 1
-        if dialogue.judgement is not None:
-            self.scores[dialogue.judgement.score] += 1
+        self.scores.update(verdict.score for verdict in dialogue.verdicts)
 
     @property
     def mean_score(self) -> float | None:

@@ -12,7 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from dlgforge_core.config import DatasetFilesConfig, SemanticDedupConfig, validate
-from dlgforge_core.export.formats import sample_markdown
+from dlgforge_core.export.markdown import sample_markdown
 from dlgforge_core.export.writer import DatasetSummary, write_dataset
 from dlgforge_core.generation.tools import VECTOR_DB_SEARCH, WEB_SEARCH
 from dlgforge_core.judging.reading import judged_dialogues

@@ -10,13 +10,14 @@ import dagster as dg
 from pydantic import Field
 
 from dlgforge_core.config import JudgeConfig, validate
+from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.export.formats import escape_markdown
+from dlgforge_core.export.markdown import escape_markdown
 from dlgforge_core.export.plots import markdown_image
-from dlgforge_core.judging.agreement import Agreement, agreement
+from dlgforge_core.judging.agreement import Agreement
 from dlgforge_core.judging.judges import WHOLE
 from dlgforge_core.judging.plots import judges_png
-from dlgforge_core.judging.reading import LowScore, lowest_scores
+from dlgforge_core.judging.reading import LowScore, agreement, lowest_scores
 from dlgforge_core.judging.session import JudgingReport, JudgingStatus, judge_dialogues
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.finished import Scope
@@ -220,7 +221,9 @@ def _lowest_markdown(lowest: Sequence[LowScore], names: Mapping[str, str]) -> st
         for key, verdict in low.verdicts.items():
             reasons = escape_markdown(", ".join(verdict.reasons), 200)
             comment = escape_markdown(verdict.comment, 300)
-            lines.append(f"- {escape_markdown(names[key], 60)}: {verdict.score}/10, {reasons}. {comment}")
+            lines.append(
+                f"- {escape_markdown(names[key], 60)}: {verdict.score}/{MAX_SCORE}, {reasons}. {comment}"
+            )
         lines += ["", f"> user: {_quoted(low.user)}", ">", f"> assistant: {_quoted(low.assistant)}"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

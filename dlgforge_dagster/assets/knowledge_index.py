@@ -9,7 +9,7 @@ import dagster as dg
 
 from dlgforge_core.config import KnowledgeConfig, validate
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.export.formats import escape_markdown
+from dlgforge_core.export.markdown import escape_markdown
 from dlgforge_core.knowledge.current import choose_index
 from dlgforge_core.knowledge.index_store import prune_indexes
 from dlgforge_core.knowledge.indexing import index_knowledge

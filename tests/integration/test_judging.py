@@ -18,9 +18,8 @@ from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError, RunStoppedError
 from dlgforge_core.generation.dialogue_run import call_seed
 from dlgforge_core.generation.prepare import PreparedRun
-from dlgforge_core.judging.agreement import agreement
 from dlgforge_core.judging.judges import WHOLE, judges_of
-from dlgforge_core.judging.reading import judged_dialogues, lowest_scores, with_judgements
+from dlgforge_core.judging.reading import agreement, judged_dialogues, lowest_scores, with_judgements
 from dlgforge_core.judging.session import JudgingStatus
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.llm.endpoints import Endpoint

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlgforge_core.dialogue import Judgement
-from dlgforge_core.judging.agreement import Scores, agreement_of, merged_score
+from dlgforge_core.judging.agreement import JudgeScores, agreement_of, merged_score
 from dlgforge_core.judging.reading import merged
 
 
-def by_combination(units: list[Scores]) -> list[tuple[Scores, int]]:
+def by_combination(units: list[JudgeScores]) -> list[tuple[JudgeScores, int]]:
     return list(Counter(units).items())
 
 
@@ -58,7 +58,7 @@ def test_the_example_of_the_literature() -> None:
 
 
 @pytest.mark.parametrize("units", [[], [(5, 5), (5, 5)], [(3, None), (None, 4)]])
-def test_alpha_is_undefined_without_anything_to_differ(units: list[Scores]) -> None:
+def test_alpha_is_undefined_without_anything_to_differ(units: list[JudgeScores]) -> None:
     found = agreement_of(["a", "b"], by_combination(units))
     assert found.alpha is None
     assert found.pairs[0].alpha is None
@@ -74,7 +74,7 @@ scores = st.one_of(st.none(), st.integers(0, 10))
 
 
 @given(st.integers(2, 4).flatmap(lambda n: st.lists(st.tuples(*[scores] * n), min_size=1, max_size=40)))
-def test_alpha_is_that_of_the_library(units: list[Scores]) -> None:
+def test_alpha_is_that_of_the_library(units: list[JudgeScores]) -> None:
     names = [f"judge {i}" for i in range(len(units[0]))]
     found = agreement_of(names, by_combination(units))
     data = np.array([[math.nan if s is None else s for s in unit] for unit in units]).T

@@ -25,7 +25,9 @@ from dlgforge_core.config.saving import JUDGED_COLUMNS, SHAREGPT_COLUMNS
 from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Persona, SeedTopic, Turn
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.export import writer
-from dlgforge_core.export.formats import PARQUET_SCHEMA, clean, escape_markdown, sample_markdown
+from dlgforge_core.export.formats import clean
+from dlgforge_core.export.markdown import escape_markdown, sample_markdown
+from dlgforge_core.export.schema import PARQUET_SCHEMA
 from dlgforge_core.export.writer import file_name, write_dataset
 
 ALL = ["sharegpt", "sharegpt_judged", "openai_messages", "parquet"]
@@ -218,7 +220,7 @@ class TestWholeOrNotAtAll:
 
     @pytest.mark.parametrize("formats", [[], ["csv"], ["parquet", "csv"]])
     def test_unknown_formats(self, tmp_path: Path, formats: list[str]) -> None:
-        with pytest.raises(ConfigError, match="choose from sharegpt, sharegpt_judged, openai"):
+        with pytest.raises(ConfigError, match="choose from:? sharegpt, sharegpt_judged, openai"):
             write_dataset([], tmp_path, formats)
 
     def test_a_failure_leaves_the_old_dataset(self, tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""Dialogues as markdown to read: samples, and any text shown as just the words it has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from dlgforge_core.dialogue import MAX_SCORE, Dialogue, Judgement
+from dlgforge_core.export.formats import clean
+
+# Dagster renders GitHub's markdown and shows HTML as text, so no <div dir="auto">: Unicode's own isolates
+# keep right-to-left text and the names around it in order.
+_ISOLATE, _END_ISOLATE = "\u2068", "\u2069"
+_INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
+_MARKUP = re.compile(r"([\\`*_\[\]<>#|~&!@$]|(?<=\w):(?=//)|(?<=[Ww]{3})\.)")
+_LINE_BREAKS = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+
+
+def sample_markdown(dialogues: Iterable[Dialogue], limit: int = 5, max_chars: int = 1200) -> str:
+    """The first `limit` dialogues as markdown to read; texts are cut at `max_chars` and cannot break it."""
+    parts = [part for dialogue in islice(dialogues, limit) for part in _sample(dialogue, max_chars)]
+    return "\n\n".join(parts) + "\n" if parts else "No dialogues yet.\n"
+
+
+def _sample(dialogue: Dialogue, max_chars: int) -> Iterator[str]:
+    plan = dialogue.plan
+    yield f"### {_inline(plan.topic.topic, 200)} ({_inline(plan.language, 20)})"
+    for turn in dialogue.turns:
+        yield f"**User**\n\n{escape_markdown(turn.user, max_chars)}"
+        yield f"**Assistant**\n\n{escape_markdown(turn.assistant, max_chars)}"
+        if turn.judgement:
+            yield _verdict("Judge", turn.judgement)
+    if dialogue.judgement:
+        yield _verdict("Judge, on the whole dialogue", dialogue.judgement)
+
+
+def _verdict(who: str, judgement: Judgement) -> str:
+    reasons = ", ".join(_inline(reason, 60) for reason in judgement.reasons)
+    comment = f" · {_inline(judgement.comment, 400)}" if judgement.comment.strip() else ""
+    return f"*{who}: {judgement.score}/{MAX_SCORE}* · {reasons}{comment}"
+
+
+def _inline(text: str, max_chars: int) -> str:
+    return escape_markdown(" ".join(text.split()), max_chars)
+
+
+def escape_markdown(text: str, max_chars: int) -> str:
+    """`text` as markdown that shows just these words: no markup, HTML, link or direction of its own."""
+    text = clean(text)
+    if len(text) > max_chars:
+        text = text[:max_chars].rstrip() + "…"
+    paragraphs: list[list[str]] = [[]]
+    for line in _LINE_BREAKS.split(text):
+        if shown := _INVISIBLE.sub("", line).strip():
+            # As every line starts with an isolate, lists and rules ("- ", "1. ", "===") cannot begin there.
+            paragraphs[-1].append(_ISOLATE + _MARKUP.sub(r"\\\1", shown) + _END_ISOLATE)
+        else:
+            paragraphs.append([])
+    return "\n\n".join("\\\n".join(lines) for lines in paragraphs if lines)
