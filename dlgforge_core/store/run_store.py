@@ -26,6 +26,7 @@ from dlgforge_core.store.finished import (
     throughput,
 )
 from dlgforge_core.store.migrate import migrate
+from dlgforge_core.store.writes import storable
 
 _COPY_CHUNK = 2_000
 
@@ -311,16 +312,9 @@ def _insert_dialogues(connection: psycopg.Connection, plan: Plan) -> None:
 
 
 def _json(value: Any) -> str:
-    """JSON text that jsonb takes: it cannot hold NUL, which a seed's metadata may hide."""
-    encoded = orjson.dumps(value, default=dict)
-    return (orjson.dumps(_without_nul(orjson.loads(encoded))) if b"\\u0000" in encoded else encoded).decode()
-
-
-def _without_nul(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.replace("\0", "")
-    if isinstance(value, list):
-        return [_without_nul(item) for item in value]
-    if isinstance(value, dict):
-        return {_without_nul(key): _without_nul(item) for key, item in value.items()}
-    return value
+    """JSON text that jsonb takes; see `storable`, which few values need, and which takes its time."""
+    try:
+        encoded = orjson.dumps(value, default=dict)
+    except orjson.JSONEncodeError:  # a lone surrogate, perhaps
+        return orjson.dumps(storable(value)).decode()
+    return (orjson.dumps(storable(value)) if b"\\u0000" in encoded else encoded).decode()

@@ -13,10 +13,10 @@ import psycopg
 import pytest
 
 from dlgforge_core.config import GenerationConfig, LlmConfig, PostgresConfig, RunConfig
-from dlgforge_core.dialogue import DropReason, Judgement, Turn
+from dlgforge_core.dialogue import DropReason, Judgement, SeedTopic, Turn
 from dlgforge_core.errors import LeaseLostError, StoreError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
-from dlgforge_core.seeds import read_seeds
+from dlgforge_core.seeds import SeedBatch, read_seeds
 from dlgforge_core.store.migrate import migrations
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_core.store.worker_store import WorkerStore
@@ -110,6 +110,15 @@ def test_a_committed_dialogue_comes_back_as_it_was_said(store: RunStore) -> None
     assert [t.assistant for t in dialogue.turns] == ["Because … ? “it” is 🙂", "جواب"]
     assert dialogue.turns[0].judgement == Judgement(7, ("clear",), "ok")
     assert store.progress(run.run_id).complete
+
+
+@pytest.mark.parametrize("bad", ["a\0b", "a\ud800b", "\\u0000 \0"])
+def test_seed_topics_are_kept_without_what_postgres_cannot_hold(store: RunStore, bad: str) -> None:
+    topic = SeedTopic("t", "en", bad, metadata={bad: [bad, {"n": 1}]})
+    store.save_seed_batches([SeedBatch("b", "digest", (topic,), ())])
+    ((kept,),) = (batch.topics for batch in store.seed_batches())
+    good = bad.replace("\0", "").replace("\ud800", "?")
+    assert (kept.topic, kept.metadata) == (good, {good: [good, {"n": 1}]})
 
 
 def test_a_question_is_taken_once_across_workers_and_freed_by_a_drop(store: RunStore) -> None:
