@@ -106,6 +106,6 @@ def weights_of(llm: LlmConfig) -> str:
     """The weights behind the models' names, where the names do not tell them; else empty."""
     if llm.backend == "embedded" and llm.embedded.model_path:
         return PurePath(llm.embedded.model_path).name
-    if llm.backend == "vllm_managed" and llm.vllm.served_model_name not in ("", llm.vllm.model):
+    if llm.backend == "vllm_managed" and llm.vllm.served_name != llm.vllm.model:
         return llm.vllm.model
     return ""

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import URL, make_url
 
 from dlgforge_core.errors import StoreError
-from dlgforge_core.store.dsn import PingError, check_dsn, ping_blocking
+from dlgforge_core.store.dsn import DSN_ENV, PingError, check_dsn, ping_blocking
 from dlgforge_core.store.embedded import dlgforge_home, embedded_dsn
 
 _PING_S = 5.0
@@ -37,9 +37,9 @@ class DlgforgeStorage(DagsterPostgresStorage):
         home: str = "",
         inst_data: ConfigurableClassData | None = None,
     ) -> None:
-        given = dsn or os.environ.get("DLGFORGE_POSTGRES_DSN", "").strip()
+        given = dsn or os.environ.get(DSN_ENV, "").strip()
         if given:
-            name = "the DSN of the instance storage" if dsn else "DLGFORGE_POSTGRES_DSN"
+            name = "the DSN of the instance storage" if dsn else DSN_ENV
             self.dsn = check_dsn(given, name)
             _fail_early(self.dsn)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, assert_never
 
 from pydantic import Field, model_validator
 
@@ -123,6 +123,14 @@ class VllmConfig(ConfigModel):
     extra_args: list[str] = Field([], description="Further arguments of `vllm serve`.")
     env: dict[str, str] = Field({}, description="Further environment of the servers. Never a secret.")
 
+    @property
+    def served_name(self) -> str:
+        """The name the model is served under."""
+        return self.served_model_name or self.model
+
+
+EMBEDDED_MODEL_NAME = "smollm2-135m-instruct"
+
 
 class EmbeddedConfig(ConfigModel):
     """The small model that is served on this machine by llama.cpp."""
@@ -133,8 +141,10 @@ class EmbeddedConfig(ConfigModel):
     context_tokens: PositiveInt = Field(2048, description="Context length of one call slot, in tokens.")
     threads: PositiveInt | None = Field(None, description="CPU threads. Unset: all cores, at most 8.")
 
-
-EMBEDDED_MODEL_NAME = "smollm2-135m-instruct"
+    @property
+    def served_name(self) -> str:
+        """The name the model is served under."""
+        return "embedded" if self.model_path else EMBEDDED_MODEL_NAME
 
 
 class LlmConfig(ConfigModel):
@@ -163,11 +173,18 @@ class LlmConfig(ConfigModel):
             raise ValueError(
                 f"routing.endpoints holds {', '.join(twice)} twice; give each a `name` of its own"
             )
-        getattr(self, f"_check_{self.backend}")()
+        match self.backend:
+            case "embedded":
+                pass
+            case "openai":
+                self._check_openai()
+            case "vllm_attach":
+                self._check_vllm_attach()
+            case "vllm_managed":
+                self._check_vllm_managed()
+            case unknown:
+                assert_never(unknown)
         return self
-
-    def _check_embedded(self) -> None:
-        pass
 
     def _check_openai(self) -> None:
         if self.routing.endpoints and self.base_url:
@@ -190,7 +207,7 @@ class LlmConfig(ConfigModel):
     def _check_vllm_managed(self) -> None:
         if not self.vllm.model:
             raise ValueError("backend vllm_managed needs a model to serve; set vllm.model")
-        served = self.vllm.served_model_name or self.vllm.model
+        served = self.vllm.served_name
         unlike = {r.value: self.model_of(r) for r in Role if self.model_of(r) != served}
         if unlike:
             named = ", ".join(f"{role} = {model!r}" for role, model in unlike.items())
@@ -205,8 +222,8 @@ class LlmConfig(ConfigModel):
         if named or self.backend in ("openai", "vllm_attach"):
             return named
         if self.backend == "vllm_managed":
-            return self.vllm.served_model_name or self.vllm.model
-        return EMBEDDED_MODEL_NAME if not self.embedded.model_path else "embedded"
+            return self.vllm.served_name
+        return self.embedded.served_name
 
 
 def check_base_url(url: str) -> None:

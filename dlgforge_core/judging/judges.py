@@ -108,7 +108,7 @@ def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str) ->
         prompts.verdict_schema(config),
     ]
     sampling = [agent.temperature, agent.top_p]
-    return _digest([weights_of(llm), model, sampling, config.granularity, sample], 16).hex()
+    return _digest([weights_of(llm), model, sampling, config.granularity, sample]).hex()
 
 
 def subjects(
@@ -135,5 +135,5 @@ def messages_about(
     return prompts.turn_judge(plan, config, turns[:index], turns[index], evidence)
 
 
-def _digest(data: Any, size: int = 16) -> bytes:
-    return hashlib.blake2b(orjson.dumps(data), digest_size=size).digest()
+def _digest(data: Any) -> bytes:
+    return hashlib.blake2b(orjson.dumps(data), digest_size=16).digest()

@@ -11,6 +11,7 @@ from dlgforge_core.config import EndpointConfig, LlmConfig
 from dlgforge_core.errors import ConfigError
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
+_DEFAULTS = EndpointConfig.model_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +21,9 @@ class Endpoint:
     name: str
     base_url: str
     api_key: str = field(default="", repr=False)
-    weight: float = 1.0
-    max_in_flight: int = 256
-    timeout_s: float = 120.0
+    weight: float = _DEFAULTS["weight"].default
+    max_in_flight: int = _DEFAULTS["max_in_flight"].default
+    timeout_s: float = _DEFAULTS["timeout_s"].default
 
     def public(self) -> dict[str, Any]:
         """What may be shown, logged and sent as LLM_ROUTING_ENDPOINTS_JSON: everything but the key."""

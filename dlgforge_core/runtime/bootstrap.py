@@ -34,7 +34,7 @@ def overrides(llm: LlmConfig, endpoints: Sequence[Endpoint]) -> dict[str, str]:
         env["LLM_ROUTING_STRATEGY"] = llm.routing.strategy
         env["LLM_ROUTING_ENDPOINTS_JSON"] = json.dumps([endpoint.public() for endpoint in endpoints])
     if llm.backend == "vllm_managed" and not llm.model:
-        env["LLM_MODEL"] = llm.vllm.served_model_name or llm.vllm.model
+        env["LLM_MODEL"] = llm.vllm.served_name
     return env
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from dlgforge_core.config import EMBEDDED_MODEL_NAME, EmbeddedConfig
+from dlgforge_core.config import EmbeddedConfig
 from dlgforge_core.errors import BackendError
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime import embedded_server
@@ -51,7 +51,7 @@ class EmbeddedModelServer:
         if self._process is not None:
             raise BackendError("the embedded model was started already; stop() it before another start()")
         path = model_path(self._config)
-        name = EMBEDDED_MODEL_NAME if not self._config.model_path else "embedded"
+        name = self._config.served_name
         api_key = secrets.token_urlsafe(32)
         settings = {
             "model_path": str(path),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dlgforge_core.config import VllmConfig
+from dlgforge_core.config import RayConfig, VllmConfig
 from dlgforge_core.errors import BackendError, ConfigError, RayError
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_session import RaySession
@@ -60,8 +60,9 @@ class VllmFleet:
     def endpoint(self, status: ReplicaStatus) -> Endpoint:
         """The endpoint of one server."""
         # vLLM batches max_num_seqs; as many again may wait, so that no place in the batch stays empty.
-        limit = 2 * self.config.max_num_seqs if self.config.max_num_seqs else 256
-        return Endpoint(status.name, status.base_url, status.api_key, max_in_flight=limit)
+        batch = self.config.max_num_seqs
+        endpoint = Endpoint(status.name, status.base_url, status.api_key)
+        return replace(endpoint, max_in_flight=2 * batch) if batch else endpoint
 
     def metrics(self) -> list[ReplicaMetrics]:
         """Figures of every server that can be read."""
@@ -164,8 +165,8 @@ class VllmManagedProvisioner:
             "scheduling_strategy": "SPREAD",
         }
         if self._stays():
-            namespace = self._session.config.namespace if self._session else "dlgforge"
-            full_name = f"{name}-{self._config.served_model_name or self._config.model}"
+            namespace = (self._session.config if self._session else RayConfig()).namespace
+            full_name = f"{name}-{self._config.served_name}"
             with contextlib.suppress(ValueError):  # there is none yet
                 actor = ray.get_actor(full_name, namespace=namespace)
                 if self._usable(actor):

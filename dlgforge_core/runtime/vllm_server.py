@@ -82,7 +82,7 @@ def find_binary(config: VllmConfig) -> str:
 def serve_command(binary: str, config: VllmConfig, host: str, port: int) -> list[str]:
     """The command line of one server. `extra_args` come last, so that they win over ours."""
     command = [binary, "serve", config.model, "--host", host, "--port", str(port)]
-    command += ["--served-model-name", config.served_model_name or config.model]
+    command += ["--served-model-name", config.served_name]
     command += ["--tensor-parallel-size", str(config.tensor_parallel_size)]
     if config.num_gpus_per_replica > 0:
         command += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from dlgforge_core.errors import StoreError
 from dlgforge_core.hosts import is_loopback
 
+DSN_ENV = "DLGFORGE_POSTGRES_DSN"
 _DRIVER = re.compile(r"^postgres(?:ql)?\+\w+://")  # SQLAlchemy's form; the driver is no business of libpq
 _URI = ("postgresql://", "postgres://")
 _FORMS = 'write postgresql://USER:PASSWORD@HOST:5432/DATABASE or "host=HOST user=USER dbname=DATABASE"'
@@ -44,7 +45,7 @@ class DsnSource(Enum):
     """Where a DSN was found; the value names the place for messages."""
 
     CONFIG = "store.postgres.dsn"
-    ENVIRONMENT = "DLGFORGE_POSTGRES_DSN"
+    ENVIRONMENT = DSN_ENV
     INSTANCE = "the Dagster instance's storage"
     EMBEDDED = "the embedded Postgres"
 
@@ -83,7 +84,7 @@ def resolve_dsn(
     """
     given = (
         (configured.get_secret_value(), DsnSource.CONFIG),
-        (env.get("DLGFORGE_POSTGRES_DSN", ""), DsnSource.ENVIRONMENT),
+        (env.get(DSN_ENV, ""), DsnSource.ENVIRONMENT),
         (instance_dsn or "", DsnSource.INSTANCE),
     )
     for dsn, source in given:
