@@ -159,11 +159,15 @@ def test_a_blocking_check_stops_the_dataset(
 
 
 def test_runs_that_use_the_endpoints_take_turns(dsn: str) -> None:
-    told: list[str] = []
     order: list[str] = []
+    waits = threading.Event()
+
+    def on_wait() -> None:
+        order.append("waits")
+        waits.set()
 
     def second() -> None:
-        with generation_slot(dsn, PostgresConfig(), 1, lambda: told.append("waits")):
+        with generation_slot(dsn, PostgresConfig(), 1, on_wait):
             order.append("second")
 
     with generation_slot(dsn, PostgresConfig(), 1, lambda: None):
@@ -171,10 +175,10 @@ def test_runs_that_use_the_endpoints_take_turns(dsn: str) -> None:
             order.append("beside")
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(2.5)
+        assert waits.wait(30)
         order.append("first")
-    thread.join(10)
-    assert (told, order) == (["waits"], ["beside", "first", "second"])
+    thread.join(30)
+    assert order == ["beside", "waits", "first", "second"]
 
 
 def test_a_process_lock_tells_whether_somebody_works_on_it_and_comes_back(store: RunStore) -> None:

@@ -318,7 +318,7 @@ def test_constant_latency_and_slow_factor(sim: SimulatedEndpoint) -> None:
     sim.configure(latency_s=0.05, latency_by_role={"qa_judge": 0.0}, slow_factor=2)
     begin = time.monotonic()
     post(sim, body())
-    assert 0.095 < time.monotonic() - begin < 1.0
+    assert time.monotonic() - begin > 0.095
     post(sim, body(response_format=VERDICT))
     assert sim.stats()["nominal_service_s_sum"] == pytest.approx(0.1)
 
@@ -338,15 +338,16 @@ def test_lognormal_latency_is_reproducible(sim: SimulatedEndpoint) -> None:
 
 
 def test_slots_queue_further_calls(sim: SimulatedEndpoint) -> None:
-    sim.configure(latency_s=0.05, slots=3)
+    sim.configure(latency_s=0.2, slots=3)
     responses = post_all(sim, numbered(12), at_once=12)
     assert all(r.status_code == 200 for r in responses)
     stats = sim.stats()
     assert (stats["serving_max"], stats["in_flight_max"], stats["in_flight"]) == (3, 12, 0)
-    assert 0.2 <= stats["span_s"] < 1.0
-    assert stats["queue_wait_s_sum"] >= 3 * (0.05 + 0.10 + 0.15)
+    assert stats["span_s"] >= 4 * 0.2
+    # All twelve were there before the first was done: each round but two waited for those before it.
+    assert stats["queue_wait_s_sum"] >= 3 * (0.2 + 0.4)
     assert stats["utilisation"] == pytest.approx(stats["service_s_sum"] / (stats["span_s"] * 3))
-    assert 0.6 < stats["nominal_utilisation"] <= stats["utilisation"] <= 1.001
+    assert 0 < stats["nominal_utilisation"] <= stats["utilisation"] <= 1.001
 
 
 def test_a_client_that_leaves_frees_its_slot(sim: SimulatedEndpoint) -> None:
@@ -368,13 +369,13 @@ def test_a_client_that_leaves_frees_its_slot(sim: SimulatedEndpoint) -> None:
 
 
 def test_capacity_refuses_at_once(sim: SimulatedEndpoint) -> None:
-    sim.configure(latency_s=0.2, capacity=4, retry_after_s=1.5)
+    sim.configure(latency_s=1.0, capacity=4, retry_after_s=1.5)
     responses = post_all(sim, numbered(10), at_once=10)
     assert Counter(r.status_code for r in responses) == {200: 4, 429: 6}
-    refused = next(r for r in responses if r.status_code == 429)
-    assert refused.headers["retry-after"] == "1.5"
-    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
-    assert refused.elapsed.total_seconds() < 0.2
+    refused = [r for r in responses if r.status_code == 429]
+    assert refused[0].headers["retry-after"] == "1.5"
+    assert refused[0].json()["error"]["code"] == "rate_limit_exceeded"
+    assert max(r.elapsed for r in refused) < min(r.elapsed for r in responses if r.status_code == 200)
     assert sim.stats()["faults"] == {"capacity": 6}
 
 
