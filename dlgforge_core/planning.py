@@ -118,6 +118,7 @@ class Planning:
     """The plans of a run, by batch and then language, and what a reader should know about them."""
 
     plans: tuple[Plan, ...]
+    fingerprint: str
     notes: tuple[str, ...] = ()
 
     @property
@@ -186,7 +187,7 @@ def plan_run(
                     f"seed batch {batch.name!r} has no topics in {language!r}: "
                     f"{n_dialogues} dialogues are not made"
                 )
-    return Planning(tuple(plans), tuple(notes))
+    return Planning(tuple(plans), fingerprint, tuple(notes))
 
 
 def topics_for(batch: SeedBatch, language: str, fallback: str = "") -> tuple[SeedTopic, ...]:

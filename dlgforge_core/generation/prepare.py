@@ -9,7 +9,7 @@ from typing import Any
 from dlgforge_core.config import EFFORT_KEYS, AgentsConfig, GenerationConfig, LlmConfig, validate
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.fingerprint import NO_SOURCE, ContentSource, content_fingerprint
+from dlgforge_core.fingerprint import NO_SOURCE, ContentSource
 from dlgforge_core.personas import read_personas
 from dlgforge_core.planning import plan_run
 from dlgforge_core.seeds import SeedBatch
@@ -52,10 +52,9 @@ def prepare_run(
     planning = plan_run(
         generation, llm, personas, batches, languages=languages, batch_names=batch_names, source=source
     )
-    fingerprint = content_fingerprint(generation, llm, personas, source)
     models = {role: llm.model_of(role) for role in Role}
     run_id = store.register_run(
-        fingerprint,
+        planning.fingerprint,
         planning.plans,
         {
             "generation": generation.model_dump(mode="json"),
@@ -64,7 +63,9 @@ def prepare_run(
             "source": asdict(source),
         },
     )
-    return PreparedRun(run_id, fingerprint, generation, llm.agents, models, tuple(planning.notes), source)
+    return PreparedRun(
+        run_id, planning.fingerprint, generation, llm.agents, models, tuple(planning.notes), source
+    )
 
 
 def _resume(store: RunStore, generation: GenerationConfig, run_id: str) -> PreparedRun:

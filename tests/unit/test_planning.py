@@ -332,7 +332,7 @@ def test_plans_are_the_same_in_every_process(hash_seed: str) -> None:
         "9efc2dfdfc90d4b2 647818719b10ebe657a6dbbf",
     ]
     here = planned(seed=7, total_samples=40, turn_count_distribution="exponential", max_turns=12)
-    assert fingerprint == here.plans[0].fingerprint
+    assert fingerprint == here.plans[0].fingerprint == here.fingerprint
 
 
 # --- the fingerprint
