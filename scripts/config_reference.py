@@ -56,9 +56,9 @@ PLACES = (
 
 # Of sections that `PLACES` holds within another model.
 NOTES = {
-    "judge": "Judging afterwards, in mode offline, reads them at `ops.judgements.config`. Beside these keys "
-    "`run_id` may there name one dlgforge run to judge alone; empty, the default, is everything made with the "
-    "latest configuration."
+    "judge": "Judging afterwards, in mode offline, reads them at `ops.judgements.config`. There `run_id` "
+    "may name one dlgforge run to judge alone; empty, the default, is everything made with the latest "
+    "configuration."
 }
 
 # Read by the code location or the core; a test looks for each name in the code.
