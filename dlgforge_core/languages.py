@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import lru_cache
 
 from babel import Locale, UnknownLocaleError
@@ -33,22 +34,35 @@ def base_code(language: str) -> str:
 
     A name that holds no known language's name stays as it is, in lower case.
     """
-    code = _code(language)
+    code = language_codes(language)[0]
     return _MACROLANGUAGE.get(code, code)
 
 
-def _code(language: str) -> str:
+def language_codes(language: str) -> list[str]:
+    """Codes of the languages that a code or name holds, the nearest first: "ary", "ar" for "Moroccan Arabic".
+
+    Names may be English or the language's own. One that holds no known language's name is its own code, in
+    lower case and up to its first hyphen.
+    """
     locale = _locale(language)
     if locale is not None:
-        return str(locale.language)
-    words = "".join(c if c.isalpha() else " " for c in language.casefold()).split()
+        return [str(locale.language)]
+    words = _words(language)
     names = _codes_by_name()
     # The longest name wins, and the last of those: "Swiss German" is German, "Haitian Creole" is not French.
-    for length in range(len(words), 0, -1):
-        for start in range(len(words) - length, -1, -1):
-            if code := names.get(" ".join(words[start : start + length])):
-                return code
-    return language.replace("_", "-").split("-", 1)[0].lower()
+    found = [
+        names.get(" ".join(words[start : start + length]))
+        for length in range(len(words), 0, -1)
+        for start in range(len(words) - length, -1, -1)
+    ]
+    codes = list(dict.fromkeys(code for code in found if code))
+    return codes or [language.replace("_", "-").split("-", 1)[0].lower()]
+
+
+def _words(text: str) -> list[str]:
+    # Marks belong to the letters before them, as the vowels of Hindi do.
+    text = unicodedata.normalize("NFC", text).casefold()
+    return "".join(c if c.isalpha() or unicodedata.category(c)[0] == "M" else " " for c in text).split()
 
 
 @lru_cache(maxsize=1024)
@@ -65,9 +79,8 @@ def _codes_by_name() -> dict[str, str]:
     codes: dict[str, str] = {}
     for code, name in Locale("en").languages.items():
         base = code.split("_")[0]
-        words = "".join(c if c.isalpha() else " " for c in str(name).casefold()).split()
-        codes.setdefault(" ".join(words), base)
+        codes.setdefault(" ".join(_words(str(name))), base)
         own = _locale(code)
         if own is not None and own.language_name:
-            codes.setdefault(str(own.language_name).casefold(), base)
+            codes.setdefault(" ".join(_words(str(own.language_name))), base)
     return codes

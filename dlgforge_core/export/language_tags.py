@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from dlgforge_core.languages import language_codes
+
 _CODE = re.compile(r"[a-z]{2,3}")
 
 
@@ -14,47 +16,13 @@ def language_tag(language: str) -> str | None:
 
     Names may be English or the language's own. None where none is known.
     """
-    name = " ".join(re.sub(r"[_-]+", " ", language).casefold().split())
-    words = name.split()
-    if not words:
-        return None
-    codes, names = _english()
-    if code := codes.get(words[0]):
-        return code
-    # A name that is known whole and has a two-letter code; then, for dialects, the language that the name
-    # ends or begins with ("Gulf Arabic", "français québécois"); then the three-letter codes of small ones.
-    parts = [" ".join(words[i:]) for i in range(len(words))]
-    parts += [" ".join(words[:i]) for i in range(len(words) - 1, 0, -1)]
-    known = [names[part] for part in parts if part in names]
-    if not known:
-        known = [_autonyms()[part] for part in parts if part in _autonyms()]
-    return next((code for code in known if len(code) == 2), known[0] if known else None)
+    found = [code for code in language_codes(language) if code in _known()]
+    # Who looks for Arabic on a hub finds its dialects, too; small languages have three letters only.
+    return next((code for code in found if len(code) == 2), found[0] if found else None)
 
 
 @lru_cache(maxsize=1)
-def _english() -> tuple[dict[str, str], dict[str, str]]:
-    """The codes that may be used, with what to write for each, and the code of each English name."""
+def _known() -> frozenset[str]:
     from babel import Locale  # here and not above: only the card needs it
-    from babel.core import get_global
 
-    english = {code: name for code, name in Locale("en").languages.items() if _CODE.fullmatch(code)}
-    codes = {**{code: code for code in english}, "no": "no"}
-    for old, new in get_global("language_aliases").items():
-        if len(old) == 2 and _CODE.fullmatch(new) and old not in codes:
-            codes[old] = new
-    # Longer codes first, so that the shorter one stays where both have a name.
-    names = {english[code].casefold(): code for code in sorted(english, key=lambda c: (-len(c), c))}
-    return codes, names
-
-
-@lru_cache(maxsize=1)
-def _autonyms() -> dict[str, str]:
-    """The code of each language by its own name for itself; seconds to make, so asked last."""
-    from babel import Locale
-    from babel.localedata import locale_identifiers
-
-    names: dict[str, str] = {}
-    for identifier in locale_identifiers():
-        if _CODE.fullmatch(identifier) and (own := Locale(identifier).languages.get(identifier)):
-            names.setdefault(own.casefold(), identifier)
-    return names
+    return frozenset(code for code in Locale("en").languages if _CODE.fullmatch(code)) | {"no"}

@@ -143,6 +143,15 @@ class TestLoading:
         with pytest.raises(ConfigError, match=message):
             validate(SavingConfig, {"formats": formats, "output_columns": names}, "saving")
 
+    @pytest.mark.parametrize("formats", [[], ["csv"], ["parquet", "csv"]])
+    def test_unknown_formats(self, formats: list[str]) -> None:
+        with pytest.raises(ConfigError, match=r"choose from:? sharegpt, sharegpt_judged, openai"):
+            validate(SavingConfig, {"formats": formats}, "saving")
+
+    def test_a_format_named_twice_is_written_once(self) -> None:
+        saving = validate(SavingConfig, {"formats": ["parquet", "sharegpt", "parquet"]}, "saving")
+        assert saving.files.formats == ["parquet", "sharegpt"]
+
 
 def nothing_less(row: Any) -> Any:
     """A row without keys that are None: JSON lines leave out what a table shows as null."""
@@ -162,7 +171,10 @@ class TestTools:
             },
         }
         write_dataset(
-            [grounded(0, 2)], tmp_path, ["openai_messages"], tool_definitions={"vector_db_search": definition}
+            [grounded(0, 2)],
+            tmp_path,
+            saving=DatasetFilesConfig(formats=["openai_messages"]),
+            tool_definitions={"vector_db_search": definition},
         )
         (record,) = lines(tmp_path / "data/openai_messages/train.jsonl")
         calls = ["call00000", "call00001", "call00002", "call00003"]
@@ -344,8 +356,8 @@ class TestFilters:
     ) -> None:
         summary = write(tmp_path, list(self.DIALOGUES), filters=filters)
         assert [r["id"] for r in lines(tmp_path / "data/sharegpt/train.jsonl")] == [f"d{i}" for i in kept]
-        assert (summary.n_read, summary.n_dialogues, summary.refused) == (5, len(kept), refused)
-        assert stats(tmp_path)["filters"]["refused"] == refused
+        assert (summary.n_dialogues, summary.refused) == (len(kept), refused)
+        assert (stats(tmp_path)["read"], stats(tmp_path)["filters"]["refused"]) == (5, refused)
         card = (tmp_path / "README.md").read_text("utf-8")
         assert card.count("Left out by a filter") == len(refused)
 
@@ -473,9 +485,7 @@ class TestCard:
         first = replace(asked, details=TurnDetails(evidence=asked.details.evidence[:1]))
         second = replace(answered, details=TurnDetails(evidence=evidence))
         dialogues.append(replace(grounded(3, 0, language="Elvish"), turns=(first, second)))
-        write_dataset(
-            dialogues, tmp_path, title="Rain & *snow*", drop_reasons={"refused": 2}, formats=["sharegpt"]
-        )
+        write_dataset(dialogues, tmp_path, title="Rain & *snow*", drop_reasons={"refused": 2})
         head, card = header(tmp_path), (tmp_path / "README.md").read_text("utf-8")
         assert head["pretty_name"] == "Rain & *snow*"
         assert head["language"] == ["ar", "en", "pt"]
@@ -501,7 +511,7 @@ class TestCard:
     def test_it_names_the_judge_where_one_has_judged(self, tmp_path: Path) -> None:
         def named(verdict: Judgement | None, judges: list[str]) -> tuple[dict[str, str], str]:
             dialogue = replace(judged(0, verdict), models={"kb_responder": "m", "qa_judge": "planned"})
-            write_dataset([dialogue], tmp_path, ["sharegpt"], judges=judges)
+            write_dataset([dialogue], tmp_path, judges=judges)
             (record,) = lines(tmp_path / "data/sharegpt/train.jsonl")
             card = (tmp_path / "README.md").read_text("utf-8")
             return record["models"], card  # type: ignore[return-value]
@@ -530,7 +540,7 @@ class TestCard:
         dialogues = [
             grounded(i, language=name, model=name, topic=name, seed_id=name) for i, name in enumerate(names)
         ]
-        write_dataset(dialogues, folder, ["sharegpt"], title=names[0])
+        write_dataset(dialogues, folder, title=names[0])
         assert header(folder)["configs"][0]["config_name"] == "sharegpt"
         for row in re.findall(r"^\|.*$", (folder / "README.md").read_text("utf-8"), re.MULTILINE):
             assert row.count("|") in (3, 4, 5)
@@ -555,6 +565,11 @@ class TestCard:
             ("iw", "he"),
             ("français québécois", "fr"),
             ("العربية", "ar"),
+            ("हिन्दी", "hi"),
+            ("Dari", "fa"),
+            ("Tok Pisin", "tpi"),
+            ("Min Nan Chinese", "zh"),
+            ("ary", "ary"),
             ("Elvish", None),
             ("", None),
         ],

@@ -29,6 +29,11 @@ LLM = LlmConfig(backend="openai", model="m", base_url="http://127.0.0.1:1/v1")
         ("Swiss German", "de"),
         ("Brazilian Portuguese", "pt"),
         ("français", "fr"),
+        ("हिन्दी", "hi"),
+        ("தமிழ்", "ta"),
+        ("বাংলা", "bn"),
+        ("o‘zbek", "uz"),
+        ("kurdî (kurmancî)", "ku"),
         ("zh-Hant-TW", "zh"),
         ("Darija", "darija"),  # no language's name is in it
     ],
