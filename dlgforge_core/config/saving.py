@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dlgforge_core.config.base import ConfigModel, VariableName
 from dlgforge_core.config.knowledge import EmbeddingConfig
@@ -130,6 +130,11 @@ class DatasetFilesConfig(ConfigModel):
     reasoning: bool = Field(
         False, description="Whether the Parquet files hold the assistant's reasoning, where it was kept."
     )
+
+    @field_validator("formats")
+    @classmethod
+    def _each_once(cls, formats: list[str]) -> list[str]:
+        return list(dict.fromkeys(formats))
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -29,7 +29,6 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlgforge_core.config.base import validate
 from dlgforge_core.config.saving import FORMATS, DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue, Role, Turn
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
@@ -70,25 +69,12 @@ class DatasetSummary:
 
     folder: Path
     files: tuple[DatasetFile, ...]
-    n_read: int
     n_dialogues: int
-    n_turns: int
     by_split: Mapping[str, int]
     refused: Mapping[str, int] = field(default_factory=dict)
     by_language: Mapping[str, int] = field(default_factory=dict)
     figures: DialogueFigures = field(default_factory=DialogueFigures)
     documents: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def paths(self) -> dict[str, Path]:
-        """The folder of each format."""
-        return {file.format: self.folder / "data" / file.format for file in self.files}
-
-    @property
-    def bytes_by_format(self) -> dict[str, int]:
-        """Size of each format's files together."""
-        formats = dict.fromkeys(file.format for file in self.files)
-        return {name: sum(f.bytes for f in self.files if f.format == name) for name in formats}
 
 
 class Dedup(Protocol):
@@ -102,7 +88,6 @@ class Dedup(Protocol):
 def write_dataset(
     dialogues: Iterable[Dialogue],
     folder: Path,
-    formats: Sequence[str] | None = None,
     *,
     saving: DatasetFilesConfig | None = None,
     keep: Sequence[tuple[str, Predicate]] = (),
@@ -115,8 +100,8 @@ def write_dataset(
 ) -> DatasetSummary:
     """Write `dialogues` to `folder` as `saving` says, with a card, figures and plots beside them.
 
-    `formats` stands for `saving.formats`. `keep` are named predicates that say which dialogues are
-    written, asked once for each, in order, after the filters of `saving`; `dedup` thins out what is left.
+    `keep` are named predicates that say which dialogues are written, asked once for each, in order, after
+    the filters of `saving`; `dedup` thins out what is left.
     `drop_reasons` counts the dialogues that were given up while generating, `tool_definitions` are the
     assistant's tools by name, `judges` those who judged when it was not the model that the dialogues name.
     What is in `secrets` (by default those in this process's environment) is struck out everywhere.
@@ -126,14 +111,9 @@ def write_dataset(
     `folder` and then moved into place: readers never see half a file, and a failure leaves the old dataset.
     The dataset takes the place of the one before: its files of formats and splits that are no longer written
     are removed; other files in `folder` stay. Of two writers at once the later one wins, with all its files.
-    Raises ConfigError for unknown or no formats, OSError when the folder cannot be written, and whatever
-    `dialogues` raises.
+    Raises OSError when the folder cannot be written, and whatever `dialogues` raises.
     """
     saving = saving or DatasetFilesConfig()
-    if formats is not None:
-        wanted = {name: getattr(saving, name) for name in DatasetFilesConfig.model_fields}
-        wanted["formats"] = list(dict.fromkeys(formats))
-        saving = validate(DatasetFilesConfig, wanted, "saving")
     folder.mkdir(parents=True, exist_ok=True)
     sieve = Sieve(saving.filters, keep)
     dataset = DatasetFigures(by_split=_zeros(saving.splits), turns_by_split=_zeros(saving.splits))
@@ -158,9 +138,7 @@ def write_dataset(
     return DatasetSummary(
         folder=folder,
         files=tuple(files),
-        n_read=sieve.read,
         n_dialogues=dataset.dialogues.n_dialogues,
-        n_turns=dataset.dialogues.n_turns,
         by_split=dict(dataset.by_split),
         refused=dict(sieve.refused),
         by_language=dict(sorted(dataset.by_language.items())),

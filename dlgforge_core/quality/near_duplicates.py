@@ -59,10 +59,6 @@ class Banding:
     bands: int
     rows: int
 
-    def candidate_probability(self, similarity: float) -> float:
-        """How likely a pair of this Jaccard similarity shares a band."""
-        return 1.0 - (1.0 - similarity**self.rows) ** self.bands
-
 
 @lru_cache(maxsize=64)
 def banding_for(threshold: float) -> Banding:

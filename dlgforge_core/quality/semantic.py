@@ -34,10 +34,6 @@ class SemanticDedup:
         self._filled = 0  # rows of the last block
         self.n_refused = 0
 
-    def __call__(self, dialogue: Dialogue) -> bool:
-        """Whether to keep the next dialogue; `filter` embeds many at once instead."""
-        return self._keep([dialogue])[0]
-
     def filter(self, dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
         """The dialogues that are kept, in order; each is read once, a batch ahead."""
         source = iter(dialogues)

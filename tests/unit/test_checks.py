@@ -170,9 +170,7 @@ def test_whatever_was_said_every_check_gives_an_answer(said: list[tuple[str, str
 
 
 def test_a_dataset_is_read_back_and_a_broken_one_is_told(tmp_path: Path) -> None:
-    write_dataset(
-        [dialogue(), dialogue(FRENCH, 1, "fr")], tmp_path, ["sharegpt", "openai_messages", "parquet"]
-    )
+    write_dataset([dialogue(), dialogue(FRENCH, 1, "fr")], tmp_path)
     assert verify_dataset(tmp_path) == {"sharegpt": 2, "openai_messages": 2, "parquet": 2}
     sharegpt = tmp_path / "data" / "sharegpt" / "train.jsonl"
     parquet = tmp_path / "data" / "parquet" / "train.parquet"

@@ -60,7 +60,7 @@ def test_batches_and_blocks_do_not_matter(questions: list[str], threshold: float
         patch.setattr(semantic, "_BLOCK", 2)
         assert kept(questions, threshold) == expected
         one_by_one = SemanticDedup(on_a_circle, threshold)
-        assert [d.turns[0].user for d in dialogues(questions) if one_by_one(d)] == expected
+        assert [d.turns[0].user for one in dialogues(questions) for d in one_by_one.filter([one])] == expected
     assert kept(questions, threshold) == expected
 
 
