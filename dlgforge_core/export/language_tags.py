@@ -25,4 +25,5 @@ def language_tag(language: str) -> str | None:
 def _known() -> frozenset[str]:
     from babel import Locale  # here and not above: only the card needs it
 
-    return frozenset(code for code in Locale("en").languages if _CODE.fullmatch(code)) | {"no"}
+    codes = map(str, Locale("en").languages)
+    return frozenset(code for code in codes if _CODE.fullmatch(code)) | {"no"}
