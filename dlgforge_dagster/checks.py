@@ -113,7 +113,7 @@ def _files_valid(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
             return dg.AssetCheckResult(passed=False, description=str(error))
         return dg.AssetCheckResult(
             passed=True,
-            description=f"{max(counts.values(), default=0)} dialogues in each of {len(counts)} files",
+            description=f"{max(counts.values(), default=0)} dialogues in each of {len(counts)} formats",
             metadata={"folder": dg.MetadataValue.path(folder), **counts},
         )
 

@@ -15,7 +15,7 @@ from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.schema import parquet_schema
 from dlgforge_core.export.stats import STATS_NAME
 
-# Dialogue by dialogue: what is wrong with it or None, and its seed topic where the format names it.
+# What is wrong with one record of a file, or None.
 _Check = Callable[[dict[str, Any]], str | None]
 
 
