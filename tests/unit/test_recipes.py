@@ -1,5 +1,6 @@
 """Recipes: a dataset in one YAML file, and what the code location makes of it."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
@@ -18,6 +19,18 @@ llm:
   model: big
   routing:
     endpoints: [{base_url: "http://127.0.0.1:9/v1", weight: 2.0}]
+"""
+
+
+# A few lines that stand for billions of items.
+BOMB = "a: &a [x]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in pairwise("abcdefghijkl"))
+MERGED = """\
+llm:
+  agents:
+    kb_responder: &agent {model: big, temperature: 0.1}
+    qa_judge:
+      <<: *agent
+      temperature: 0.0
 """
 
 
@@ -48,6 +61,12 @@ def test_no_folder_is_no_recipe(tmp_path: Path) -> None:
         ("a.yaml", "run: {}\nrun: {}\n", r"a\.yaml:2: run is there twice"),
         ("a.yaml", "- run\n", "no mapping"),
         ("a.yaml", "run: [\n", r"a\.yaml cannot be read"),
+        ("a.yaml", "run: {}\n---\nrun: {}\n", r"a\.yaml cannot be read: expected a single document"),
+        ("a.yaml", "run: {? [x] : 1}\n", r"a\.yaml cannot be read: (?s:.*)unhashable key"),
+        ("a.yaml", "run: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a.yaml", "run: &r\n  seed: [*r]\n", r"a\.yaml:2: run\.seed is a list: input should be"),
+        ("a.yaml", BOMB, r"a\.yaml:1: a: unknown key"),
+        ("a.yaml", MERGED + "      top_k: 1\n", r"a\.yaml:7: llm\.agents\.qa_judge\.top_k: unknown key"),
         ("My Data.yaml", "", "cannot name a dataset"),
         ("dialogues.yaml", "", "cannot name a dataset"),
     ],
@@ -56,6 +75,13 @@ def test_a_bad_recipe_is_named_by_file_and_line(tmp_path: Path, name: str, text:
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=said):
         read_recipes(tmp_path)
+
+
+def test_one_part_may_stand_for_another(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(MERGED)
+    agents = read_recipes(tmp_path)["a"].llm.agents
+    assert (agents.qa_judge.model, agents.qa_judge.temperature) == ("big", 0.0)
+    assert agents.kb_responder.temperature == 0.1
 
 
 def test_two_files_of_one_name(tmp_path: Path) -> None:
