@@ -13,6 +13,9 @@ TurnCount = Annotated[int, Field(ge=1, le=1000)]
 
 TurnCountDistribution = Literal["uniform", "poisson", "exponential"]
 
+OPEN_PER_SLOT = 4
+"""Dialogues in progress for each call slot, so that there is always one whose turn it is."""
+
 
 class SpawnConfig(ConfigModel):
     coordinator: bool = Field(True, description="Run the coordinator as a Ray actor.")
@@ -118,4 +121,4 @@ class RunConfig(ConfigModel):
     @property
     def open_dialogues(self) -> int:
         """How many dialogues one process keeps in progress."""
-        return self.max_open_dialogues or 4 * self.concurrency
+        return self.max_open_dialogues or OPEN_PER_SLOT * self.concurrency

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from pydantic import SecretStr
 from dlgforge_core.config import PostgresConfig, RoutingConfig
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.prepare import PreparedRun
+from dlgforge_core.generation.sitting import LoopThread
 from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.generation.worker import Worker, WorkerResult
 from dlgforge_core.knowledge.current import CurrentIndex
@@ -152,14 +152,9 @@ class WorkerThread:
     """Runs one worker beside the caller's thread, which stays free to report and to be interrupted."""
 
     def __init__(self, spec: WorkerSpec, refresh: Callable[[], Sequence[Endpoint]] | None = None) -> None:
-        self._spec = spec
-        self._refresh = refresh
         self._worker: Worker | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_reason: str | None = None
-        self._result: WorkerResult | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._main, name="dlgforge-worker", daemon=True)
+        self._thread = LoopThread(lambda: run_worker(spec, self._started, refresh), "dlgforge-worker")
 
     def start(self) -> None:
         """Begin to work."""
@@ -167,17 +162,12 @@ class WorkerThread:
 
     def wait(self, timeout_s: float) -> bool:
         """Whether the worker has ended within `timeout_s` seconds."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return self._thread.wait(timeout_s)
 
     def stop(self, reason: str) -> None:
         """Ask the worker to cut off its calls, let go of its dialogues and end."""
         self._stop_reason = reason
-        if self._loop is not None and not self._loop.is_closed():
-            try:
-                self._loop.call_soon_threadsafe(self._stop_now)
-            except RuntimeError:  # the loop was closed in between: the worker has ended
-                return
+        self._thread.call_soon(self._stop_now)
 
     def _stop_now(self) -> None:
         if self._worker is not None and self._stop_reason is not None:
@@ -189,18 +179,7 @@ class WorkerThread:
 
     def result(self) -> WorkerResult:
         """How the worker ended; raises what it failed with. Call once `wait` has returned True."""
-        if self._error is not None:
-            raise self._error
-        assert self._result is not None
-        return self._result
-
-    def _main(self) -> None:
-        try:
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                self._loop = runner.get_loop()
-                self._result = runner.run(run_worker(self._spec, self._started, self._refresh))
-        except BaseException as error:
-            self._error = error
+        return self._thread.result()
 
     def _started(self, worker: Worker) -> None:
         self._worker = worker

@@ -9,25 +9,20 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dlgforge_core.errors import RunStoppedError, StoreError
+from dlgforge_core.generation.sitting import Work, report_while
 from dlgforge_core.generation.worker import WorkerResult
 from dlgforge_core.llm.stats import CallStats
 from dlgforge_core.store.run_store import Progress, RunStore
 
-_STOP_TIMEOUT_S = 15.0
 
-
-class Runner(Protocol):
+class Runner(Work[WorkerResult], Protocol):
     """What carries the workers: a thread of this process, or actors on a Ray cluster."""
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Begin to work."""
 
-    def wait(self, timeout_s: float) -> bool: ...
-
-    def stop(self, reason: str) -> None: ...
-
-    def stats(self) -> Mapping[str, Any] | None: ...
-
-    def result(self) -> WorkerResult: ...
+    def stats(self) -> Mapping[str, Any] | None:
+        """What the workers have counted so far, added up; None before they have started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +86,15 @@ def generate(
     runner = make_runner()
     started = time.monotonic()
     runner.start()
+
+    def report(elapsed_s: float) -> None:
+        # The workers have patience with a Postgres that is away; so has the one who only looks on.
+        with contextlib.suppress(StoreError):
+            on_status(_status(store.progress(run_id), before, runner.stats(), elapsed_s))
+
     try:
-        next_report = first_report_s
-        while not runner.wait(poll_s):
-            elapsed = time.monotonic() - started
-            if elapsed >= next_report:
-                # The workers have patience with a Postgres that is away; so has the one who only looks on.
-                with contextlib.suppress(StoreError):
-                    on_status(_status(store.progress(run_id), before, runner.stats(), elapsed))
-                # A long run reports ever more rarely, so that the event log stays bounded.
-                next_report = elapsed + max(first_report_s, elapsed / 20)
-        result = runner.result()
+        result = report_while(runner, report, started, poll_s=poll_s, first_report_s=first_report_s)
     except BaseException as error:
-        runner.stop("interrupted")
-        runner.wait(_STOP_TIMEOUT_S)
         reason = str(error) or type(error).__name__
         with contextlib.suppress(StoreError):  # it must not hide what really happened
             store.set_status(run_id, "stopped", reason)
@@ -113,9 +103,9 @@ def generate(
                 f"{reason}\nRun the same configuration again to resume run {run_id}."
             ) from None
         raise
-    report = _report(store, run_id, started, result.stop_reason)
-    store.set_status(run_id, "complete" if report.progress.complete else "stopped", result.stop_reason)
-    return report
+    came_to = _report(store, run_id, started, result.stop_reason)
+    store.set_status(run_id, "complete" if came_to.progress.complete else "stopped", result.stop_reason)
+    return came_to
 
 
 def _report(store: RunStore, run_id: str, started: float, stop_reason: str | None) -> RunReport:

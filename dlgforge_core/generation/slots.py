@@ -7,6 +7,14 @@ import heapq
 from types import TracebackType
 
 
+def claim_threshold(concurrency: int, most: int) -> int:
+    """For how many more of `most` dialogues there must be room before new ones are claimed.
+
+    A claim costs a round trip: take several at once, but never let slots run dry for it.
+    """
+    return max(1, min(concurrency // 4, most // 8))
+
+
 class CallSlots:
     """At most `size` calls at once; a free slot goes to the waiting call with the highest priority.
 

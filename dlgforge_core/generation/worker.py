@@ -15,7 +15,7 @@ from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.generation.dialogue_run import DialogueContext, DialogueRun
 from dlgforge_core.generation.grounding import Grounding
-from dlgforge_core.generation.slots import CallSlots
+from dlgforge_core.generation.slots import CallSlots, claim_threshold
 from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.llm.client import CallError, LlmClient
 from dlgforge_core.store.worker_store import Claim, WorkerStore
@@ -150,8 +150,7 @@ class Worker:
     async def _roll(self) -> None:
         loop = asyncio.get_running_loop()
         run = self._run_config
-        # Claims cost a round trip: take several at once, but never let slots run dry for it.
-        worthwhile = max(1, min(run.concurrency // 4, run.open_dialogues // 8))
+        worthwhile = claim_threshold(run.concurrency, run.open_dialogues)
         empty_at = float("-inf")  # when the store last had less to claim than was asked for
         while not self._stopping.is_set():
             self._changed.clear()

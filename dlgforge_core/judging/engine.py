@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dlgforge_core.config import JudgeConfig
+from dlgforge_core.config.run import OPEN_PER_SLOT
 from dlgforge_core.dialogue import DropReason, Judgement, Role
 from dlgforge_core.generation import prompts
 from dlgforge_core.generation.dialogue_run import call_seed
-from dlgforge_core.generation.slots import CallSlots
+from dlgforge_core.generation.slots import CallSlots, claim_threshold
 from dlgforge_core.judging.judges import Judge, Subject, messages_about, subjects
-from dlgforge_core.judging.store import Finished, PatientConnection, Verdict, finished_dialogues
+from dlgforge_core.judging.store import Finished, Verdict, finished_dialogues
 from dlgforge_core.llm.client import CallError, LlmClient
 from dlgforge_core.store.finished import Scope
-
-_OPEN_PER_SLOT = 4  # as many dialogues are in progress as when generating
+from dlgforge_core.store.patience import PatientConnection
 
 
 @dataclass
@@ -105,8 +105,8 @@ class Engine:
 
         `more` runs in a thread. Cancelling cuts off the calls under way.
         """
-        most = _OPEN_PER_SLOT * self._config.concurrency
-        worthwhile = max(1, min(self._config.concurrency // 4, most // 8))
+        most = OPEN_PER_SLOT * self._config.concurrency  # as many as when generating
+        worthwhile = claim_threshold(self._config.concurrency, most)
         exhausted = False
         try:
             while self._failure is None:

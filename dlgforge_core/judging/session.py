@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from dlgforge_core.config import JudgeConfig, LlmConfig, RoutingConfig
 from dlgforge_core.errors import RunStoppedError
-from dlgforge_core.generation.local import follow_endpoints, loop_factory
+from dlgforge_core.generation.local import follow_endpoints
 from dlgforge_core.generation.session import duration
+from dlgforge_core.generation.sitting import LoopThread, report_while
 from dlgforge_core.generation.slots import CallSlots
 from dlgforge_core.judging.engine import Chain, Engine, Tally, chains
 from dlgforge_core.judging.judges import Judge, judges_of
 from dlgforge_core.judging.store import (
-    PatientConnection,
     Verdict,
     begin_judging,
     count_verdicts,
@@ -33,10 +33,11 @@ from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.stats import CallStats
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.group_writer import GroupWriter
+from dlgforge_core.store.patience import PatientConnection
 from dlgforge_core.store.run_store import RunStore
 
-_STOP_TIMEOUT_S = 15.0
 _LINGER_S = 0.02
+_APPLICATION = "dlgforge judging"  # the name of its connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def judge_dialogues(
     judges = judges_of(config, llm)
     tallies = {judge.key: Tally() for judge in judges}
     stopping = threading.Event()
-    reader = PatientConnection(store.dsn, store.config, config.patience_s, stopping)
+    reader = PatientConnection(store.dsn, store.config, _APPLICATION, config.patience_s, stopping)
     with contextlib.closing(reader):
         fingerprint = reader.run(lambda c: fingerprint_of(c, scope))
         with judging_locks(store.dsn, store.config, fingerprint, judges, on_wait):
@@ -137,29 +138,19 @@ def judge_dialogues(
                 started = time.monotonic()
                 sitting.start()
                 watch = _Watch(wanted, min(present, wanted), tallies, sitting.stats, started)
-                _wait(sitting, lambda: on_status(watch.status()), poll_s, first_report_s)
+                _see_through(sitting, lambda _: on_status(watch.status()), started, poll_s, first_report_s)
                 calls = sitting.stats()
             reader.run(lambda c: finish_judging(c, store.dataset, fingerprint, begun))
     return JudgingReport(fingerprint, judges, wanted, tallies, calls, time.monotonic() - started)
 
 
-def _wait(sitting: _Sitting, report: Callable[[], None], poll_s: float, first_report_s: float) -> None:
-    started = time.monotonic()
-    next_report = first_report_s
+def _see_through(
+    sitting: _Sitting, report: Callable[[float], None], started: float, poll_s: float, first_report_s: float
+) -> None:
     try:
-        while not sitting.wait(poll_s):
-            elapsed = time.monotonic() - started
-            if elapsed >= next_report:
-                report()
-                # A long sitting reports ever more rarely, so that the event log stays bounded.
-                next_report = elapsed + max(first_report_s, elapsed / 20)
-        sitting.raise_failure()
-    except BaseException as error:
-        sitting.stop()
-        sitting.wait(_STOP_TIMEOUT_S)
-        if isinstance(error, RunStoppedError):
-            raise RunStoppedError(f"{error}\nRun the same configuration again to go on judging.") from None
-        raise
+        report_while(sitting, report, started, poll_s=poll_s, first_report_s=first_report_s)
+    except RunStoppedError as error:
+        raise RunStoppedError(f"{error}\nRun the same configuration again to go on judging.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,43 +205,32 @@ class _Sitting:
         self._endpoints = endpoints
         self._refresh = refresh
         self._client: LlmClient | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._main, name="dlgforge-judging", daemon=True)
+        self._thread = LoopThread(self._judge, "dlgforge-judging")
 
     def start(self) -> None:
         self._thread.start()
 
     def wait(self, timeout_s: float) -> bool:
         """Whether it has ended within `timeout_s` seconds."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return self._thread.wait(timeout_s)
 
-    def stop(self) -> None:
-        """Cut the calls off and end."""
+    def stop(self, reason: str) -> None:
+        """Cut the calls off and end; the reason is for those who keep one."""
         self._work.stopping.set()
-        if self._loop is not None and self._task is not None:
-            # The loop may have been closed in between: then it has ended.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     def stats(self) -> CallStats:
         """The calls so far."""
         return self._client.stats if self._client is not None else CallStats()
 
-    def raise_failure(self) -> None:
+    def result(self) -> None:
         """Raises what it failed with. To be called once `wait` has returned True."""
-        if self._error is not None:
-            raise self._error
-
-    def _main(self) -> None:
-        try:
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                self._loop = runner.get_loop()
-                runner.run(self._judge())
-        except BaseException as error:
-            self._error = error
+        self._thread.result()
 
     async def _judge(self) -> None:
         self._task = asyncio.current_task()
@@ -259,7 +239,7 @@ class _Sitting:
             return
         slots = CallSlots(work.config.concurrency)
         store, patience_s = work.store, work.config.patience_s
-        connection = PatientConnection(store.dsn, store.config, patience_s, work.stopping)
+        connection = PatientConnection(store.dsn, store.config, _APPLICATION, patience_s, work.stopping)
 
         async def write(verdicts: Sequence[Verdict]) -> Sequence[object]:
             await asyncio.to_thread(connection.run, lambda c: put_verdicts(c, verdicts))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 import psycopg
@@ -20,11 +19,9 @@ from dlgforge_core.generation.judged_evidence import chunks_shown
 from dlgforge_core.judging.judges import Judge
 from dlgforge_core.store import lock_keys
 from dlgforge_core.store.advisory import try_lock
-from dlgforge_core.store.connection import connect
 from dlgforge_core.store.finished import Scope
+from dlgforge_core.store.patience import PatientConnection
 from dlgforge_core.store.writes import storable
-
-T = TypeVar("T")
 
 _PAGE = 100
 _POLL_S = 1.0
@@ -128,42 +125,6 @@ class Verdict:
             **storable(self.judgement.to_json()),
             "digest": self.digest.hex(),
         }
-
-
-class PatientConnection:
-    """A connection that is opened again when it breaks, for up to `patience_s` seconds; then StoreError.
-
-    What is run on it may run twice. For one thread at a time. `stopping` ends the patience.
-    """
-
-    def __init__(
-        self, dsn: str, config: PostgresConfig, patience_s: float, stopping: threading.Event | None = None
-    ) -> None:
-        self._dsn, self._config, self._patience_s = dsn, config, patience_s
-        self._stopping = stopping or threading.Event()
-        self._connection: psycopg.Connection | None = None
-
-    def run(self, work: Callable[[psycopg.Connection], T]) -> T:
-        """What `work` gives. Raises StoreError when Postgres stays away or takes too long."""
-        deadline = time.monotonic() + self._patience_s
-        pause = 0.05
-        while True:
-            try:
-                if self._connection is None or self._connection.closed:
-                    self._connection = connect(self._dsn, self._config, "dlgforge judging")
-                return work(self._connection)
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                canceled = isinstance(error, psycopg.errors.QueryCanceled)
-                if canceled or time.monotonic() > deadline or self._stopping.is_set():
-                    raise StoreError(f"Postgres failed: {str(error).strip()}") from None
-                self.close()
-                self._stopping.wait(pause)
-                pause = min(2.0, pause * 2)
-
-    def close(self) -> None:
-        """Close it; `run` opens it again."""
-        if self._connection is not None:
-            self._connection.close()
 
 
 def fingerprint_of(connection: psycopg.Connection, scope: Scope) -> str:

@@ -14,8 +14,7 @@ from dlgforge_core.config import CoverageConfig
 from dlgforge_core.knowledge.index_store import index_documents
 from dlgforge_core.languages import base_code
 from dlgforge_core.store import lock_keys
-
-AsyncConnection = psycopg.AsyncConnection[Any]
+from dlgforge_core.store.connection import AsyncConnection
 
 # Taken before anything is read or written, so that nobody holds a row while waiting for another: no
 # deadlock, and no count that two workers have read at once.

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import psycopg
 
 from dlgforge_core.config import PostgresConfig
-from dlgforge_core.errors import KnowledgeError, StoreError
+from dlgforge_core.errors import KnowledgeError
 from dlgforge_core.knowledge.dense import vectors_from_rows
 from dlgforge_core.knowledge.types import Chunk
-from dlgforge_core.store.connection import connect_async
+from dlgforge_core.store.connection import AsyncConnection
+from dlgforge_core.store.patience import AsyncPatientConnection
 
 T = TypeVar("T")
-AsyncConnection = psycopg.AsyncConnection[Any]
 
 _CHUNKS_KEPT = 4_096
 _ROWS_AT_ONCE = 2_000
@@ -28,15 +26,13 @@ class IndexReader:
     """One connection to Postgres, opened again when it broke, and the chunks that were read last."""
 
     def __init__(self, dsn: str, config: PostgresConfig, dataset: str, patience_s: float = 60.0) -> None:
-        self._dsn, self._config, self._dataset, self._patience_s = dsn, config, dataset, patience_s
-        self._connection: AsyncConnection | None = None
-        self._lock = asyncio.Lock()
+        self._dataset = dataset
+        self._connection = AsyncPatientConnection(dsn, config, "dlgforge knowledge", patience_s)
         self._chunks: OrderedDict[bytes, Chunk] = OrderedDict()
 
     async def aclose(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            await self._connection.close()
+        await self._connection.aclose()
 
     async def settings(self, index_id: str) -> dict[str, Any]:
         """What the index was made with. Raises KnowledgeError when there is no such index."""
@@ -115,21 +111,7 @@ class IndexReader:
 
         Raises StoreError when Postgres does not come back in time.
         """
-        loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + self._patience_s, 0.05
-        async with self._lock:
-            while True:
-                try:
-                    if self._connection is None or self._connection.closed:
-                        self._connection = await connect_async(self._dsn, self._config, "dlgforge knowledge")
-                    return await work(self._connection)
-                except (psycopg.OperationalError, psycopg.InterfaceError, ConnectionError) as error:
-                    if isinstance(error, psycopg.errors.QueryCanceled) or loop.time() > deadline:
-                        raise StoreError(f"Postgres failed: {str(error).strip()}") from None
-                    if self._connection is not None:
-                        await self._connection.close()
-                    await asyncio.sleep(pause)
-                    pause = min(2.0, pause * 2)
+        return await self._connection.run(work)
 
     async def _rows(self, sql: str, arguments: Sequence[Any], *, binary: bool = False) -> list[Any]:
         async def work(connection: AsyncConnection) -> list[Any]:

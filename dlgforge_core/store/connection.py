@@ -9,6 +9,8 @@ import psycopg
 from dlgforge_core.config import PostgresConfig
 from dlgforge_core.store.migrate import SCHEMA
 
+AsyncConnection = psycopg.AsyncConnection[Any]
+
 
 def connect_arguments(config: PostgresConfig, application: str) -> dict[str, Any]:
     """Keyword arguments for psycopg's connect, common to all connections.
@@ -39,9 +41,7 @@ def connect(dsn: str, config: PostgresConfig, application: str = "dlgforge") -> 
     return connection
 
 
-async def connect_async(
-    dsn: str, config: PostgresConfig, application: str = "dlgforge"
-) -> psycopg.AsyncConnection:
+async def connect_async(dsn: str, config: PostgresConfig, application: str = "dlgforge") -> AsyncConnection:
     """An asynchronous connection in autocommit mode, set to the run state's schema."""
     connection = await psycopg.AsyncConnection.connect(
         dsn, autocommit=True, **connect_arguments(config, application)

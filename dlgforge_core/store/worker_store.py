@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 import psycopg
 
 from dlgforge_core.config import PostgresConfig
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn, TurnDetails
-from dlgforge_core.errors import StoreError
 from dlgforge_core.quality.questions import normal_form
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store import writes
-from dlgforge_core.store.connection import connect_async
+from dlgforge_core.store.connection import AsyncConnection
 from dlgforge_core.store.group_writer import GroupWriter
+from dlgforge_core.store.patience import AsyncPatientConnection
 from dlgforge_core.store.reservations import ACCEPTED, Reservation, UnlikeQuestions
-
-T = TypeVar("T")
 
 # How long writes gather while every call slot is taken and calls wait: the delay costs nothing then.
 _LINGER_S = 0.02
@@ -71,12 +69,9 @@ class WorkerStore:
     ) -> None:
         self.in_a_hurry: Callable[[], bool] = lambda: True
         """Whether somebody waits for the next write; if not, writes gather a little longer."""
-        self._dsn = dsn
-        self._config = config
         self._run_id = run_id
         self._fingerprint = fingerprint
         self._lease_s = lease_s
-        self._patience_s = patience_s
         self._max_dialogues = max_dialogues
         self._unlike = (
             UnlikeQuestions(fingerprint, similarity_threshold) if similarity_threshold < 1 else None
@@ -84,9 +79,12 @@ class WorkerStore:
         self._worker_id = 0
         self._locked = False
         self._relock: asyncio.Task[None] | None = None
-        self._control: psycopg.AsyncConnection | None = None
-        self._control_lock = asyncio.Lock()
-        self._write_connection: psycopg.AsyncConnection | None = None
+        self._control = AsyncPatientConnection(
+            dsn, config, "dlgforge worker", patience_s, self._control_opened
+        )
+        self._writing = AsyncPatientConnection(
+            dsn, config, "dlgforge worker", patience_s, self._writing_opened
+        )
         self._writer: GroupWriter[writes.Write] = GroupWriter(self._write_group, self._linger_s)
 
     @property
@@ -102,7 +100,7 @@ class WorkerStore:
     async def register(self) -> None:
         """Become a worker of the run, under a new number; the start, or the way on after a lost lease."""
 
-        async def run(connection: psycopg.AsyncConnection) -> tuple[int, bool]:
+        async def run(connection: AsyncConnection) -> tuple[int, bool]:
             cursor = await connection.execute(
                 sql.REGISTER_WORKER,
                 {
@@ -116,25 +114,24 @@ class WorkerStore:
             assert row is not None
             return int(row[0]), bool(row[1])
 
-        self._worker_id, self._locked = await self._on_control(run)
+        self._worker_id, self._locked = await self._control.run(run)
 
     async def __aexit__(self, *exc: object) -> None:
         await self._writer.close()
         if self._relock is not None:
             await asyncio.gather(self._relock, return_exceptions=True)
         try:
-            await self._on_control(self._end)
+            await self._control.run(self._end)
         finally:
-            for connection in (self._control, self._write_connection):
-                if connection is not None:
-                    await connection.close()
+            for connection in (self._control, self._writing):
+                await connection.aclose()
 
     # Leases
 
     async def claim(self, limit: int) -> list[Claim]:
         """Lease up to `limit` free dialogues of the run, those with most turns first."""
 
-        async def run(connection: psycopg.AsyncConnection) -> list[Claim]:
+        async def run(connection: AsyncConnection) -> list[Claim]:
             limited = self._max_dialogues is not None
             async with connection.transaction():
                 if limited:
@@ -150,12 +147,12 @@ class WorkerStore:
                 )
             return [_claim_from_row(row) for row in await cursor.fetchall()]
 
-        return await self._on_control(run)
+        return await self._control.run(run)
 
     async def heartbeat(self, stats: Mapping[str, Any]) -> bool:
         """Renew the lease and publish what was counted; False when the lease had been lost."""
 
-        async def run(connection: psycopg.AsyncConnection) -> bool:
+        async def run(connection: AsyncConnection) -> bool:
             cursor = await connection.execute(
                 sql.HEARTBEAT,
                 {"me": self._worker_id, "lease": self._lease_s, "stats": _stats_json(stats)},
@@ -163,17 +160,17 @@ class WorkerStore:
             await self._take_lock(connection)
             return cursor.rowcount == 1
 
-        return await self._on_control(run)
+        return await self._control.run(run)
 
     async def take_over(self) -> int:
         """Free the dialogues of workers that are dead or whose lease expired; returns how many."""
 
-        async def run(connection: psycopg.AsyncConnection) -> int:
+        async def run(connection: AsyncConnection) -> int:
             cursor = await connection.execute(sql.TAKE_OVER, {"me": self._worker_id})
             row = await cursor.fetchone()
             return int(row[0]) if row else 0
 
-        return await self._on_control(run)
+        return await self._control.run(run)
 
     async def unfinished(self) -> int:
         """How many dialogues of the run are neither finished nor dropped."""
@@ -187,21 +184,21 @@ class WorkerStore:
         """`take_over`, then the tokens, in and out, that the run's other workers have published."""
         await self.take_over()
 
-        async def run(connection: psycopg.AsyncConnection) -> int:
+        async def run(connection: AsyncConnection) -> int:
             cursor = await connection.execute(sql.TOKENS_USED, {"run": self._run_id, "me": self._worker_id})
             row = await cursor.fetchone()
             return int(row[0]) if row else 0
 
-        return await self._on_control(run)
+        return await self._control.run(run)
 
     async def _counts(self) -> tuple[int, int]:
-        async def run(connection: psycopg.AsyncConnection) -> tuple[int, int]:
+        async def run(connection: AsyncConnection) -> tuple[int, int]:
             cursor = await connection.execute(sql.COUNTS, {"run": self._run_id})
             row = await cursor.fetchone()
             assert row is not None
             return int(row[0]), int(row[1])
 
-        return await self._on_control(run)
+        return await self._control.run(run)
 
     # Writes of one dialogue; each returns when the write is durable. All raise LeaseLostError when another
     # worker has taken the dialogue over.
@@ -241,11 +238,11 @@ class WorkerStore:
         return 0.0 if self.in_a_hurry() else _LINGER_S
 
     async def _write_group(self, ops: Sequence[writes.Write]) -> Sequence[object]:
-        async def run(connection: psycopg.AsyncConnection) -> Sequence[object]:
+        async def run(connection: AsyncConnection) -> Sequence[object]:
             return await writes.execute(connection, self._fingerprint, ops, self._unlike)
 
         try:
-            return await self._retrying("_write_connection", run)
+            return await self._writing.run(run)
         except psycopg.DataError:
             if len(ops) == 1:
                 raise
@@ -260,7 +257,7 @@ class WorkerStore:
 
     # Connections
 
-    async def _take_lock(self, connection: psycopg.AsyncConnection) -> None:
+    async def _take_lock(self, connection: AsyncConnection) -> None:
         """Hold this worker's lock. Tried, not waited for: after a broken connection the server may still
         keep the old session for a while, and the lease's expiry holds meanwhile."""
         if self._locked:
@@ -269,42 +266,19 @@ class WorkerStore:
         row = await cursor.fetchone()
         self._locked = bool(row and row[0])
 
-    async def _end(self, connection: psycopg.AsyncConnection) -> None:
+    async def _end(self, connection: AsyncConnection) -> None:
         await connection.execute(sql.END_WORKER, {"me": self._worker_id})
 
-    async def _on_control(self, run: Callable[[psycopg.AsyncConnection], Awaitable[T]]) -> T:
-        async with self._control_lock:
-            return await self._retrying("_control", run)
+    async def _control_opened(self, connection: AsyncConnection, again: bool) -> None:
+        if self._worker_id:  # the lock went with the connection before
+            self._locked = False
+            await self._take_lock(connection)
 
-    async def _retrying(self, slot: str, run: Callable[[psycopg.AsyncConnection], Awaitable[T]]) -> T:
-        """Run on the connection kept in attribute `slot`, opening it (again) as needed."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience_s
-        pause = 0.05
-        while True:
-            try:
-                connection: psycopg.AsyncConnection | None = getattr(self, slot)
-                if connection is None or connection.closed:
-                    connection = await connect_async(self._dsn, self._config, "dlgforge worker")
-                    if slot == "_write_connection":
-                        await connection.execute(sql.BY_KEY_ONLY)
-                        if getattr(self, slot) is not None:  # perhaps the other one broke as well, unnoticed
-                            self._locked = False
-                            self._relock = asyncio.create_task(self._on_control(self._take_lock))
-                    setattr(self, slot, connection)
-                    if slot == "_control" and self._worker_id:
-                        self._locked = False
-                        await self._take_lock(connection)
-                return await run(connection)
-            except (psycopg.OperationalError, psycopg.InterfaceError, ConnectionError) as error:
-                if isinstance(error, psycopg.errors.QueryCanceled) or loop.time() > deadline:
-                    raise StoreError(f"Postgres failed: {str(error).strip()}") from None
-                if connection is not None and not isinstance(
-                    error, (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-                ):
-                    await connection.close()
-                await asyncio.sleep(pause)
-                pause = min(2.0, pause * 2)
+    async def _writing_opened(self, connection: AsyncConnection, again: bool) -> None:
+        await connection.execute(sql.BY_KEY_ONLY)
+        if again:  # perhaps the other one broke as well, unnoticed
+            self._locked = False
+            self._relock = asyncio.create_task(self._control.run(self._take_lock))
 
 
 def _claim_from_row(row: Sequence[Any]) -> Claim:
