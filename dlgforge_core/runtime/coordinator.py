@@ -17,6 +17,7 @@ from dlgforge_core.config import ActorConfig
 from dlgforge_core.errors import StoreError
 from dlgforge_core.generation.local import WorkerSpec
 from dlgforge_core.generation.worker import WorkerCounts, WorkerResult
+from dlgforge_core.runtime.ray_calls import PLACEMENT_PROGRESS_S, cluster_line, kill_quietly, quietly
 from dlgforge_core.runtime.restarts import RestartBudget
 from dlgforge_core.runtime.vllm_fleet import VllmFleet
 from dlgforge_core.runtime.worker_actor import Outcome, WorkerActor, add_counts, loss_reason
@@ -24,7 +25,6 @@ from dlgforge_core.store.run_store import RunStore
 
 WORKER_RESTARTS = 5  # for each worker that was asked for, in any ten minutes
 _POLL_S = 0.5
-_PLACEMENT_PROGRESS_S = 10.0
 _STOP_S = 10.0
 
 
@@ -208,7 +208,7 @@ class Coordinator:
                     self._say(f"a worker runs on {worker.place[0]}, process {worker.place[1]}")
         now = time.monotonic()
         waiting = [worker for worker in waiting if worker.where not in ready]
-        late = [worker for worker in waiting if now - worker.told_at > _PLACEMENT_PROGRESS_S]
+        late = [worker for worker in waiting if now - worker.told_at > PLACEMENT_PROGRESS_S]
         asked = (
             f"each asks for {self._config.num_cpus:g} CPU and {self._config.num_gpus:g} GPU (ray.workers); "
         )
@@ -218,7 +218,7 @@ class Coordinator:
             longest = now - min(worker.asked_at for worker in late)
             self._say(
                 f"{len(waiting)} of {len(self._workers)} workers wait for a place on the cluster, for "
-                f"{longest:.0f} s; {asked}{_cluster_line()}"
+                f"{longest:.0f} s; {asked}{cluster_line()}"
             )
         limit = self._placement_timeout_s
         if limit is None or len(waiting) < len(self._workers) or not waiting:
@@ -226,13 +226,12 @@ class Coordinator:
         if now - max(worker.asked_at for worker in waiting) <= limit:
             return None
         return Outcome.stopped(
-            f"no worker got a place on the local Ray cluster within {limit:g} s; {asked}{_cluster_line()}. "
+            f"no worker got a place on the local Ray cluster within {limit:g} s; {asked}{cluster_line()}. "
             "Lower ray.workers.num_cpus or num_gpus, or set ray.address to a larger cluster"
         )
 
     def _watch_leases(self, store: RunStore, spec: WorkerSpec) -> None:
         """End workers whose process is there but gives no sign: others have their dialogues by now."""
-        import ray
 
         lease_s = spec.run.generation.run.lease_s
         now = time.monotonic()
@@ -252,7 +251,7 @@ class Coordinator:
                 assert worker.place is not None
                 host, pid = worker.place
                 self._say(f"the worker on {host}, process {pid}, gives no sign of life: ending it")
-                ray.kill(worker.actor)  # its work then fails, and it is replaced
+                kill_quietly(worker.actor)  # its work then fails, and it is replaced
                 worker.silent_since = None
 
     def _ended(self) -> list[tuple[_Worker, Outcome | None]]:
@@ -271,8 +270,7 @@ class Coordinator:
             except ray.exceptions.RayError as error:
                 self._loss = loss_reason(error)
                 ended.append((worker, None))
-            with contextlib.suppress(Exception):
-                ray.kill(worker.actor)
+            kill_quietly(worker.actor)
         return ended
 
     def _lost(self, worker: _Worker) -> Outcome | None:
@@ -290,22 +288,12 @@ class Coordinator:
     def _end_all(self, reason: str) -> None:
         import ray
 
-        with contextlib.suppress(Exception):
+        with quietly("stopping the workers"):
             placed = [worker for worker in self._workers if worker.place is not None]
             for worker in placed:
                 worker.actor.stop.remote(reason)
             if placed:
                 ray.wait([worker.work for worker in placed], num_returns=len(placed), timeout=_STOP_S)
         for worker in self._workers:
-            with contextlib.suppress(Exception):
-                ray.kill(worker.actor)
+            kill_quietly(worker.actor)
         self._workers = []
-
-
-def _cluster_line() -> str:
-    import ray
-
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    parts = [f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU")]
-    return f"free are {' and '.join(parts)}"

@@ -15,7 +15,7 @@ from dlgforge_core.llm.endpoints import Endpoint, endpoints_from_config
 from dlgforge_core.runtime.bootstrap import is_bootstrapped
 from dlgforge_core.runtime.embedded_model import EmbeddedModelServer
 from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.vllm_fleet import VllmManagedProvisioner
+from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
 
 ATTACH_TIMEOUT_S = 10.0
 

@@ -13,6 +13,7 @@ from dlgforge_core.config import RayConfig, SpawnConfig
 from dlgforge_core.generation.local import WorkerSpec
 from dlgforge_core.generation.worker import WorkerResult
 from dlgforge_core.runtime.coordinator import Coordinator
+from dlgforge_core.runtime.ray_calls import PLACEMENT_PROGRESS_S, kill_quietly, quietly
 from dlgforge_core.runtime.restarts import RestartBudget
 from dlgforge_core.runtime.vllm_fleet import VllmFleet
 from dlgforge_core.runtime.worker_actor import Outcome, loss_reason
@@ -21,7 +22,6 @@ from dlgforge_core.store.run_store import RunStore
 COORDINATOR_RESTARTS = 5  # in any ten minutes
 # How long actors may wait for a place on a cluster of our own, which has room for all of them.
 PLACEMENT_TIMEOUT_S = 60.0
-_PLACEMENT_PROGRESS_S = 10.0
 # A coordinator that says nothing for this long hangs.
 _SILENT_S = 60.0
 _STOP_S = 12.0
@@ -113,7 +113,7 @@ class RayRunner:
         elif self._actor is not None:
             import ray
 
-            with contextlib.suppress(Exception):
+            with quietly("stopping the coordinator"):
                 # One that never had its place cannot end in order, and has nothing to end.
                 if self._outcome is None and self._answered and self._alive():
                     self._actor.stop.remote(reason)
@@ -232,14 +232,14 @@ class RayRunner:
             self._outcome = Outcome.stopped(
                 f"the coordinator got no place on the local Ray cluster within {waited:.0f} s; {asked}"
             )
-        elif now - self._told_at > _PLACEMENT_PROGRESS_S:
+        elif now - self._told_at > PLACEMENT_PROGRESS_S:
             self._told_at = now
             self._progress(f"the coordinator waits for a place on the cluster, for {waited:.0f} s; {asked}")
 
     def _tell_last_events(self) -> None:
         import ray
 
-        with contextlib.suppress(Exception):
+        with quietly("asking the coordinator what it has said last"):
             self._tell(ray.get(self._actor.events.remote(self._events_seen), timeout=2.0))
 
     def _tell(self, events: list[str]) -> None:
@@ -248,10 +248,7 @@ class RayRunner:
             self._progress(event)
 
     def _end_actor(self) -> None:
-        import ray
-
-        with contextlib.suppress(Exception):
-            ray.kill(self._actor)
+        kill_quietly(self._actor)
 
     # The coordinator as a thread of this process
 

@@ -18,20 +18,21 @@ class RestartBudget:
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit
+        self.limit = limit
+        """Restarts in any ten minutes."""
         self._clock = clock
         self._spent: deque[float] = deque()
 
     def grow(self, n: int) -> None:
         """Allow `n` more."""
-        self._limit += n
+        self.limit += n
 
     def spend(self) -> float | None:
         """Seconds to wait before the restart; None when there were too many."""
         now = self._clock()
         while self._spent and now - self._spent[0] > WINDOW_S:
             self._spent.popleft()
-        if len(self._spent) >= self._limit:
+        if len(self._spent) >= self.limit:
             return None
         self._spent.append(now)
         doublings = min(10, len(self._spent) - 1)  # bounded: a large cluster's budget would overflow a float

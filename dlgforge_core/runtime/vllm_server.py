@@ -19,10 +19,10 @@ import httpx
 from dlgforge_core.config import VllmConfig
 from dlgforge_core.errors import BackendError
 from dlgforge_core.runtime.processes import ServerProcess
+from dlgforge_core.runtime.restarts import WINDOW_S, RestartBudget
 from dlgforge_core.runtime.vllm_metrics import ReplicaMetrics, replica_metrics
 
-RESTARTS = 3
-RESTART_WINDOW_S = 600.0
+RESTARTS = 3  # of one server, in any ten minutes
 STOP_GRACE_S = 10.0
 LOG_LINES = 200
 TAIL_LINES = 30
@@ -126,7 +126,14 @@ class VllmServer:
     It ends with this process, whatever ends that.
     """
 
-    def __init__(self, config: VllmConfig, host: str, name: str, node: str = "") -> None:
+    def __init__(
+        self,
+        config: VllmConfig,
+        host: str,
+        name: str,
+        node: str = "",
+        budget: RestartBudget | None = None,
+    ) -> None:
         self._config = config
         self._host = host
         self._name = name
@@ -140,7 +147,8 @@ class VllmServer:
         self._since = time.monotonic()
         self._base_url = ""
         self._error = ""
-        self._restarts: list[float] = []
+        self._budget = budget or RestartBudget(RESTARTS)
+        self._restarts = 0
         self._last_reading = (time.monotonic(), 0.0)
 
     def start(self) -> None:
@@ -171,7 +179,7 @@ class VllmServer:
             base_url=self._base_url,
             api_key=self._api_key,
             seconds=time.monotonic() - self._since,
-            restarts=len(self._restarts),
+            restarts=self._restarts,
             pid=process.pid if process else None,
             last_line=tail.strip()[-300:],
             error=self._error,
@@ -226,13 +234,13 @@ class VllmServer:
     def _relaunch(self, binary: str, ended: str) -> str:
         """Start it again within the budget; returns why that is given up, or nothing."""
         while True:
-            now = time.monotonic()
-            recent = [at for at in self._restarts if now - at < RESTART_WINDOW_S]
-            if len(recent) >= RESTARTS:
-                return f"died {RESTARTS + 1} times within {RESTART_WINDOW_S / 60:g} minutes; last: {ended}"
-            self._restarts = [*self._restarts, now]
+            pause_s = self._budget.spend()
+            if pause_s is None:
+                times = self._budget.limit + 1
+                return f"died {times} times within {WINDOW_S / 60:g} minutes; last: {ended}"
+            self._restarts += 1
             self._enter(ReplicaState.RESTARTING)
-            if self._stopping.wait(2.0 * len(recent)):  # at once the first time, then with a pause
+            if self._stopping.wait(pause_s):
                 return ""
             ended = self._launch(binary)
             if not ended:

@@ -15,6 +15,7 @@ from dlgforge_core.errors import DlgforgeError, RunStoppedError, StoreError
 from dlgforge_core.generation.local import WorkerSpec, WorkerThread
 from dlgforge_core.generation.worker import WorkerCounts, WorkerResult
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.runtime.ray_calls import cause_of
 from dlgforge_core.runtime.vllm_fleet import VllmFleet
 
 _POLL_S = 0.5
@@ -119,7 +120,7 @@ def add_counts(total: WorkerCounts, more: WorkerCounts) -> None:
 
 def loss_reason(error: BaseException) -> str:
     """Why an actor was lost, in one line."""
-    cause = getattr(error, "cause", None) or error  # what was raised inside the actor
+    cause = cause_of(error)
     lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
     if not lines:
         return type(cause).__name__

@@ -231,7 +231,7 @@ def test_workers_without_a_place_hold_nothing_up(cluster: RaySession, store: Run
 def test_when_no_worker_can_be_placed_it_is_said_and_ends(
     cluster: RaySession, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlgforge_core.runtime.coordinator._PLACEMENT_PROGRESS_S", 0.5)
+    monkeypatch.setattr("dlgforge_core.runtime.coordinator.PLACEMENT_PROGRESS_S", 0.5)
     run = planned(store, 4)
     said: list[str] = []
     with pytest.raises(RunStoppedError, match=r"no worker got a place .* within 2 s; each asks for 99 CPU"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from dlgforge_core.config import VllmConfig
 from dlgforge_core.errors import BackendError
 from dlgforge_core.runtime import vllm_server
+from dlgforge_core.runtime.restarts import RestartBudget
 from dlgforge_core.runtime.vllm_server import ReplicaState, ReplicaStatus, VllmServer
 from tests.support.ray_processes import seconds_until
 
@@ -59,7 +61,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def server(folder: Path, behaviour: str, health_timeout_s: float = 30.0) -> Iterator[VllmServer]:
+def server(
+    folder: Path, behaviour: str, health_timeout_s: float = 30.0, budget: RestartBudget | None = None
+) -> Iterator[VllmServer]:
     program = folder / "vllm"
     program.write_text(STAND_IN.format(python=sys.executable))
     program.chmod(0o755)
@@ -69,7 +73,7 @@ def server(folder: Path, behaviour: str, health_timeout_s: float = 30.0) -> Iter
         health_timeout_s=health_timeout_s,
         env={"PATH": str(folder)},
     )
-    running = VllmServer(config, "127.0.0.1", "vllm-0", "here")
+    running = VllmServer(config, "127.0.0.1", "vllm-0", "here", budget)
     try:
         yield running
     finally:
@@ -100,9 +104,8 @@ def test_it_starts_answers_and_stops(tmp_path: Path) -> None:
     assert (tmp_path / "starts").read_text() == "x"
 
 
-def test_restarts_end_with_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_server, "RESTARTS", 2)
-    with server(tmp_path, "dies") as running:
+def test_restarts_end_with_the_budget(tmp_path: Path) -> None:
+    with server(tmp_path, "dies", budget=RestartBudget(2)) as running:
         running.start()
         status = until(running, ReplicaState.FAILED)
         assert status.restarts == 2
@@ -112,10 +115,8 @@ def test_restarts_end_with_the_budget(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "starts").read_text() == "xxx"
 
 
-def test_old_restarts_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_server, "RESTARTS", 1)
-    monkeypatch.setattr(vllm_server, "RESTART_WINDOW_S", 0.1)
-    with server(tmp_path, "dies") as running:
+def test_old_restarts_do_not_count(tmp_path: Path) -> None:
+    with server(tmp_path, "dies", budget=RestartBudget(1, lambda: time.monotonic() * 6000)) as running:
         running.start()
         seconds_until(lambda: running.status().restarts >= 3, 20)
         assert running.status().state is not ReplicaState.FAILED

@@ -16,7 +16,7 @@ from dlgforge_core.generation.prepare import prepare_run
 from dlgforge_core.generation.session import merged_calls
 from dlgforge_core.runtime.embedded_model import model_path
 from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.vllm_fleet import VllmManagedProvisioner
+from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
 from dlgforge_core.seeds import read_seeds
 from dlgforge_core.store.run_store import RunStore
 from tests.vllm.servers import RAY, ROOT, VENV, settings, vllm_processes
@@ -74,7 +74,7 @@ def test_a_run_on_two_servers_outlives_one_of_them(servers: VllmManagedProvision
         deadline = time.monotonic() + 300
         while store.progress(run.run_id).turns < 4 and not worker.wait(0.2):
             assert time.monotonic() < deadline, "no turns were committed"
-        before = {m.name: m for m in servers.replica_metrics()}
+        before = {m.name: m for m in servers.fleet.metrics()}
         assert all(m.generation_tokens > 0 for m in before.values()), "both servers have worked"
         victim = next(p for p in vllm_processes() if "vllm serve" in " ".join(p.cmdline()))
         kill_with_children(victim)
@@ -91,7 +91,7 @@ def test_a_run_on_two_servers_outlives_one_of_them(servers: VllmManagedProvision
     calls = merged_calls(store.worker_stats(run.run_id)).by_endpoint()
     assert calls["vllm-0"].calls > 0
     assert calls["vllm-1"].calls > 0
-    cached = [m for m in [*before.values(), *servers.replica_metrics()] if m.prefix_cache_hits > 0]
+    cached = [m for m in [*before.values(), *servers.fleet.metrics()] if m.prefix_cache_hits > 0]
     assert cached, "no prompt was found in a prefix cache"
     for metrics in cached:
         print(metrics.line())

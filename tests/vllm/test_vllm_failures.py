@@ -12,7 +12,7 @@ import pytest
 from dlgforge_core.config import VllmConfig
 from dlgforge_core.errors import BackendError
 from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.vllm_fleet import VllmManagedProvisioner
+from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
 from tests.support.ray_processes import seconds_until
 from tests.vllm.servers import RAY, settings, vllm_processes
 
@@ -69,7 +69,7 @@ def test_health_time_out_shows_the_end_of_the_log(session: RaySession, tiny_llam
 def test_too_few_gpus_says_what_is_asked_and_what_is_there(session: RaySession) -> None:
     text, took = failure(settings("any", replicas=2, num_gpus_per_replica=4.0), session)
     assert "2 replicas of 4 GPU" in text
-    assert "0 of 0 GPUs free" in text
+    assert "0 of 0 GPUs" in text
     assert took < 5
 
 

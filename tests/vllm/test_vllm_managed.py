@@ -17,7 +17,7 @@ import ray
 
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.vllm_fleet import VllmManagedProvisioner
+from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
 from dlgforge_core.runtime.vllm_server import ReplicaStatus
 from tests.support.ray_processes import alive, descendants, line_of, program, seconds_until
 from tests.vllm.servers import RAY, settings, vllm_processes
@@ -30,7 +30,7 @@ DRIVER = """
 import sys, time
 from dlgforge_core.config import RayConfig, VllmConfig
 from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.vllm_fleet import VllmManagedProvisioner
+from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
 session = RaySession(RayConfig(address="local"))
 session.connect()
 servers = VllmManagedProvisioner(VllmConfig.model_validate_json(sys.argv[1]), session)
@@ -74,19 +74,19 @@ def chat(endpoint: Endpoint, **body: object) -> httpx.Response:
 
 
 def replica(servers: VllmManagedProvisioner, name: str) -> ReplicaStatus:
-    return next(status for status in servers.statuses() if status.name == name)
+    return next(status for status in servers.fleet.statuses() if status.name == name)
 
 
 def test_both_serve_chat_with_a_key_of_their_own(servers: VllmManagedProvisioner) -> None:
-    endpoints = servers.endpoints()
+    endpoints = servers.fleet.endpoints()
     assert len({e.base_url for e in endpoints}) == len({e.api_key for e in endpoints}) == 2
-    before = {m.name: m for m in servers.replica_metrics()}
+    before = {m.name: m for m in servers.fleet.metrics()}
     for endpoint in endpoints:
         for _ in range(2):
             answer = chat(endpoint)
             assert answer.status_code == 200, answer.text
             assert answer.json()["usage"]["completion_tokens"] > 0
-    for figures in servers.replica_metrics():
+    for figures in servers.fleet.metrics():
         # The second call repeats the first one's prompt: nearly half of all prompt tokens were cached.
         hits = figures.prefix_cache_hits - before[figures.name].prefix_cache_hits
         queries = figures.prefix_cache_queries - before[figures.name].prefix_cache_queries
@@ -98,7 +98,7 @@ def test_both_serve_chat_with_a_key_of_their_own(servers: VllmManagedProvisioner
 
 
 def test_nothing_but_health_and_figures_is_open_without_the_key(servers: VllmManagedProvisioner) -> None:
-    first, second = servers.endpoints()
+    first, second = servers.fleet.endpoints()
     root = first.base_url.removesuffix("/v1")
     wrong = Endpoint("wrong", first.base_url, second.api_key)
     assert chat(wrong).status_code == 401
@@ -111,7 +111,7 @@ def test_nothing_but_health_and_figures_is_open_without_the_key(servers: VllmMan
 
 
 def test_servers_listen_on_loopback_and_keys_are_in_no_argv(servers: VllmManagedProvisioner) -> None:
-    endpoints = servers.endpoints()
+    endpoints = servers.fleet.endpoints()
     processes = vllm_processes()
     addresses = {
         connection.laddr.ip
@@ -123,12 +123,12 @@ def test_servers_listen_on_loopback_and_keys_are_in_no_argv(servers: VllmManaged
     for process in psutil.process_iter(["cmdline"]):
         said = " ".join(process.info["cmdline"] or [])
         assert not any(e.api_key in said for e in endpoints)
-    assert not any(e.api_key in repr((endpoints, servers.statuses())) for e in endpoints)
+    assert not any(e.api_key in repr((endpoints, servers.fleet.statuses())) for e in endpoints)
 
 
 def test_an_actor_elsewhere_can_ask_after_the_servers(servers: VllmManagedProvisioner) -> None:
     ask = ray.remote(lambda fleet: fleet.endpoints())
-    assert ray.get(ask.options(num_cpus=0).remote(servers.fleet), timeout=60) == servers.endpoints()
+    assert ray.get(ask.options(num_cpus=0).remote(servers.fleet), timeout=60) == servers.fleet.endpoints()
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_an_actor_elsewhere_can_ask_after_the_servers(servers: VllmManagedProvis
 def test_a_killed_part_comes_back_at_another_address(
     servers: VllmManagedProvisioner, name: str, victim: str
 ) -> None:
-    assert len(servers.endpoints()) == 2
-    old = next(e for e in servers.endpoints() if e.name == name)
+    assert len(servers.fleet.endpoints()) == 2
+    old = next(e for e in servers.fleet.endpoints() if e.name == name)
     supervisor = psutil.Process(replica(servers, name).pid)
     guard, server, *others = parts = supervisor.children(recursive=True)
     chosen = {
@@ -156,11 +156,11 @@ def test_a_killed_part_comes_back_at_another_address(
         "actor": supervisor.parent(),
     }[victim]
     chosen.kill()
-    seconds_until(lambda: name not in [e.name for e in servers.endpoints()], 60)
+    seconds_until(lambda: name not in [e.name for e in servers.fleet.endpoints()], 60)
     seconds_until(lambda: not alive([chosen, *parts]), 10)  # else a part of the old server lives on
-    took = seconds_until(lambda: len(servers.endpoints()) == 2, 240)
+    took = seconds_until(lambda: len(servers.fleet.endpoints()) == 2, 240)
     print(f"{victim}: healthy again {took:.1f} s after kill -9")
-    new = next(e for e in servers.endpoints() if e.name == name)
+    new = next(e for e in servers.fleet.endpoints() if e.name == name)
     assert new.base_url != old.base_url
     assert chat(new).status_code == 200
 
