@@ -9,40 +9,26 @@ from __future__ import annotations
 import argparse
 import time
 
-from bench.fixture import MODEL, fresh_store, planned, worker_spec
-from dlgforge_core.config import GenerationConfig, RunConfig
+from bench.fixture import SERVICE, fresh_store, generation
+from dlgforge_core.config import GenerationConfig
 from dlgforge_core.generation.local import WorkerThread
 from dlgforge_core.generation.session import merged_calls
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import Progress, RunStore
+from tests.support.runs import MODEL, prepared, spec
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
 FAULTS = ("429", "500", "503", "garbage", "cut", "empty")
 SLOTS = 32  # of each endpoint
 
 
-def generation(dialogues: int, concurrency: int) -> GenerationConfig:
-    """The fixture's plan."""
-    return GenerationConfig(
-        run=RunConfig(
-            seed=1,
-            total_samples=dialogues,
-            target_languages=["en"],
-            min_turns=2,
-            max_turns=6,
-            turn_count_mean=4.0,
-            concurrency=concurrency,
-        )
-    )
-
-
 def timed(
     store: RunStore, config: GenerationConfig, *sims: SimulatedEndpoint, kill: bool = False
 ) -> tuple[float, Progress, dict[str, int]]:
     """Seconds, outcome, and failures by kind of a run; with `kill` the last endpoint dies after a second."""
-    run = planned(store, config)
+    run = prepared(store, config)
     endpoints = [Endpoint(f"endpoint-{i}", sim.base_url, max_in_flight=SLOTS) for i, sim in enumerate(sims)]
-    worker = WorkerThread(worker_spec(store, run, *endpoints))
+    worker = WorkerThread(spec(store, run, *endpoints))
     started = time.monotonic()
     worker.start()
     if kill and not worker.wait(1.0):
@@ -60,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dialogues", type=int, default=192)
     dialogues = parser.parse_args().dialogues
-    options = {"models": [MODEL], "latency_s": 0.4, "latency_sigma": 0.6, "slots": SLOTS, "seed": 1}
+    options = {"models": [MODEL], **SERVICE, "slots": SLOTS, "seed": 1}
     shares = dict.fromkeys(FAULTS, 0.1 / len(FAULTS))
     with fresh_store("bench") as store, simulated_endpoint(**options, faults=shares, retry_after_s=0) as sim:
         elapsed, progress, failures = timed(store, generation(dialogues, SLOTS), sim)

@@ -1,4 +1,4 @@
-"""What the benches share: a plan in an empty run state, one worker on it, and what it cost this process."""
+"""What the benches share: an empty run state, a plan, one worker on it, and what it cost this process."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import psycopg
 
-from dlgforge_core.config import GenerationConfig, LlmConfig, PostgresConfig, RoutingConfig
+from dlgforge_core.config import GenerationConfig
 from dlgforge_core.generation.local import WorkerSpec, loop_factory, run_worker
-from dlgforge_core.generation.prepare import PreparedRun, prepare_run
-from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.seeds import read_seeds
 from dlgforge_core.store.embedded import embedded_dsn
 from dlgforge_core.store.run_store import RunStore
 
-MODEL = "simulated"
+# Turns of a dialogue, as keys of `run`: Poisson.
+TURNS = {"min_turns": 2, "max_turns": 6, "turn_count_mean": 4.0}
+# Service times of the simulated endpoint, as its options: lognormal, mean in seconds.
+SERVICE = {"latency_s": 0.4, "latency_sigma": 0.6}
 
 
 @contextlib.contextmanager
@@ -36,17 +36,10 @@ def fresh_store(name: str) -> Iterator[RunStore]:
         yield store
 
 
-def planned(store: RunStore, generation: GenerationConfig) -> PreparedRun:
-    """The run of this configuration, planned on the shipped seeds."""
-    llm = LlmConfig(backend="openai", model=MODEL, base_url="http://127.0.0.1:1/v1")
-    return prepare_run(store, generation, llm, read_seeds("", strict=True))
-
-
-def worker_spec(store: RunStore, run: PreparedRun, *endpoints: Endpoint) -> WorkerSpec:
-    """A worker on these endpoints."""
-    return WorkerSpec(
-        run=run, dsn=store.dsn, postgres=PostgresConfig(), endpoints=endpoints, routing=RoutingConfig()
-    )
+def generation(dialogues: int, concurrency: int, seed: int = 1) -> GenerationConfig:
+    """The plan that the benches share: English dialogues of so many turns as `TURNS` says."""
+    run = {"seed": seed, "total_samples": dialogues, "target_languages": ["en"], "concurrency": concurrency}
+    return GenerationConfig.model_validate({"run": {**run, **TURNS}})
 
 
 @dataclass(frozen=True)

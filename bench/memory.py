@@ -13,11 +13,12 @@ import os
 import time
 from pathlib import Path
 
-from bench.fixture import MODEL, fresh_store, peak_mb, planned, worker_spec
+from bench.fixture import fresh_store, peak_mb
 from dlgforge_core.config import GenerationConfig, JudgeConfig, RunConfig
 from dlgforge_core.generation.local import WorkerSpec, loop_factory, run_worker
 from dlgforge_core.generation.worker import Worker
 from dlgforge_core.llm.endpoints import Endpoint
+from tests.support.runs import MODEL, prepared, spec
 from tests.support.simulated_endpoint import simulated_endpoint
 
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -66,7 +67,7 @@ def main() -> None:
     )
     with fresh_store("bench") as store, simulated_endpoint(models=[MODEL]) as sim:
         before, started = rss_mb(), time.monotonic()
-        run = planned(store, generation)
+        run = prepared(store, generation)
         took, grown = time.monotonic() - started, rss_mb() - before
         with store.connection() as connection:
             row = connection.execute("SELECT pg_total_relation_size('dialogues')").fetchone()
@@ -75,11 +76,11 @@ def main() -> None:
             f"planning {arguments.dialogues} dialogues: {took:.1f} s, RSS +{grown:.1f} MB, "
             f"{row[0] / arguments.dialogues / 1024:.2f} kB each in Postgres"
         )
-        spec = worker_spec(store, run, Endpoint("simulated", sim.base_url))
+        worker = spec(store, run, Endpoint("simulated", sim.base_url))
         marks = [1000, *range(5000, arguments.dialogues, 5000)]
         cpu = time.process_time()
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            rows = runner.run(_sampled(spec, marks))
+            rows = runner.run(_sampled(worker, marks))
         cpu = time.process_time() - cpu
         calls = sim.stats()["calls"]
         if store.progress(run.run_id).done != arguments.dialogues:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from bench.fixture import fresh_store, planned
+from bench.fixture import fresh_store
 from bench.memory import rss_mb
 from bench.questions import NEAR_COPIES, question
 from dlgforge_core.config import GenerationConfig, PostgresConfig, RunConfig
@@ -29,6 +29,7 @@ from dlgforge_core.quality.questions import normal_form
 from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_core.store.worker_store import WorkerStore
+from tests.support.runs import prepared
 
 DIALOGUES = 512
 SAMPLE = 20_000
@@ -224,7 +225,7 @@ def servers(store: RunStore) -> list[psutil.Process]:
 
 async def measure(store: RunStore, questions: int, threshold: float, limit_s: float) -> None:
     """Load, probe, and print."""
-    run = planned(
+    run = prepared(
         store,
         GenerationConfig(run=RunConfig(total_samples=DIALOGUES, target_languages=["en"], n_turns=1)),
     )

@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from typing import Any
 
-from bench.fixture import MODEL, fresh_store
+from bench.fixture import SERVICE, TURNS, fresh_store
 from tests.chaos.harness import Book, kill_and_resume
-from tests.support.runs import planned
+from tests.support.runs import MODEL, planned
 from tests.support.simulated_endpoint import simulated_endpoint
 
 
@@ -23,28 +24,28 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=192)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--slots", type=int, default=64)
-    parser.add_argument("--latency", type=float, default=0.4, help="mean service time in seconds")
+    parser.add_argument(
+        "--latency", type=float, default=SERVICE["latency_s"], help="mean service time in seconds"
+    )
     parser.add_argument("--longest", type=float, default=2.5, help="longest life of a worker, in seconds")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
     moments = [draw.uniform(0.0, arguments.longest) for _ in range(arguments.kills)]
-    plan = {
+    plan: dict[str, Any] = {
         "total": arguments.dialogues,
         "seed": arguments.seed,
-        "min_turns": 2,
-        "max_turns": 6,
-        "turn_count_mean": 4.0,
+        **TURNS,
         "concurrency": arguments.slots,
         "patience_s": 30.0,
         "lease_s": 600.0,  # so that only its lock tells that a worker is dead
     }
-    options = {"latency_s": arguments.latency, "latency_sigma": 0.6, "slots": arguments.slots}
+    options = {**SERVICE, "latency_s": arguments.latency, "slots": arguments.slots}
     with (
         fresh_store("bench") as store,
         simulated_endpoint(models=[MODEL], record_requests=10_000, **options) as sim,
     ):
-        run = planned(store, **plan)  # type: ignore[arg-type]
+        run = planned(store, **plan)
         book = Book(store, run)
         time.sleep(5.0)  # for so long a Postgres that was just started takes nobody for dead by a lock
         started = time.monotonic()

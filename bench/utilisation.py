@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 
-from bench.fixture import MODEL, fresh_store, peak_mb, planned, work, worker_spec
-from dlgforge_core.config import GenerationConfig, RunConfig
+from bench.fixture import SERVICE, fresh_store, generation, peak_mb, work
 from dlgforge_core.llm.endpoints import Endpoint
+from tests.support.runs import MODEL, prepared, spec
 from tests.support.simulated_endpoint import simulated_endpoint
 
 SLOTS = 64
@@ -22,21 +22,12 @@ SLOTS = 64
 
 def measure(dialogues: int, seed: int) -> dict[str, float]:
     """One run of the fixture."""
-    run = RunConfig(
-        seed=seed,
-        total_samples=dialogues,
-        target_languages=["en"],
-        min_turns=2,
-        max_turns=6,
-        turn_count_mean=4.0,
-        concurrency=SLOTS,
-    )
-    options = {"latency_s": 0.4, "latency_sigma": 0.6, "slots": SLOTS, "seed": seed, "models": [MODEL]}
+    options = {**SERVICE, "slots": SLOTS, "seed": seed, "models": [MODEL]}
     with fresh_store("bench") as store, simulated_endpoint(**options) as sim:
-        prepared = planned(store, GenerationConfig(run=run))
+        run = prepared(store, generation(dialogues, SLOTS, seed))
         before = psutil.cpu_times()
-        cost = work(worker_spec(store, prepared, Endpoint("simulated", sim.base_url)))
-        stats, progress = sim.stats(), store.progress(prepared.run_id)
+        cost = work(spec(store, run, Endpoint("simulated", sim.base_url)))
+        stats, progress = sim.stats(), store.progress(run.run_id)
         if not (progress.complete and progress.done == dialogues):
             raise SystemExit(f"the plan was not finished: {progress}")
         return {

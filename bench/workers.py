@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from bench.fixture import fresh_store, planned
+from bench.fixture import fresh_store
 from dlgforge_core.config import ActorConfig, GenerationConfig, RayConfig, RunConfig
 from dlgforge_core.generation.session import Status, generate
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from tests.support.ray_runs import runner
+from tests.support.runs import prepared
 from tests.support.simulated_endpoint import simulated_endpoint
 
 SLOTS = 32  # of each worker
@@ -138,18 +139,16 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 def measure(workers: int, dialogues: int, share: float) -> Figures:
     """One run with so many workers, on a cluster that is connected."""
-    run = RunConfig(total_samples=dialogues, target_languages=["en"], n_turns=TURNS, concurrency=SLOTS)
+    settings = RunConfig(total_samples=dialogues, target_languages=["en"], n_turns=TURNS, concurrency=SLOTS)
     with fresh_store("bench") as store, simulated_endpoint(answer_words=20) as sim:
-        prepared = planned(store, GenerationConfig(run=run))
-        watch = _Watch(
-            store, prepared.run_id, workers, share, psutil.Process(sim.process.pid), dialogues * TURNS
-        )
+        run = prepared(store, GenerationConfig(run=settings))
+        watch = _Watch(store, run.run_id, workers, share, psutil.Process(sim.process.pid), dialogues * TURNS)
         endpoint = Endpoint("simulated", sim.base_url)
         with watch.holding():
             report = generate(
                 store,
-                prepared.run_id,
-                lambda: runner(store, prepared, endpoint, replicas=workers),
+                run.run_id,
+                lambda: runner(store, run, endpoint, replicas=workers),
                 watch.on_status,
                 poll_s=0.2,
                 first_report_s=0.2,

@@ -48,6 +48,11 @@ def planned(
         coverage=coverage or CoverageConfig(),
         tools=tools or ToolsConfig(),
     )
+    return prepared(store, generation, index_id)
+
+
+def prepared(store: RunStore, generation: GenerationConfig, index_id: str = "") -> PreparedRun:
+    """The registered run of this configuration, planned on the shipped seeds."""
     return prepare_run(store, generation, LLM, read_seeds("", strict=True), index_id=index_id)
 
 

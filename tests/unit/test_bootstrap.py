@@ -16,7 +16,6 @@ from dlgforge_core.config import (
     RayConfig,
     RoutingConfig,
     SpawnConfig,
-    VllmConfig,
     llm_from_environment,
     validate,
 )
@@ -172,20 +171,6 @@ def test_what_all_machines_reach_is_taken() -> None:
 
 
 # Small things
-
-
-@pytest.mark.parametrize("executor", ["dask", "local", ""])
-def test_executor_other_than_ray_is_refused_naming_the_choice(executor: str) -> None:
-    data = {"run": {"distributed": {"enabled": True, "executor": executor}}}
-    with pytest.raises(ConfigError, match=r"run\.distributed\.executor = .*'ray'"):
-        validate(GenerationConfig, data, "ops.dialogues.config")
-
-
-def test_served_model_name_unlike_the_agents_models_is_refused() -> None:
-    data = {"backend": "vllm_managed", "model": "other", "vllm": {"model": "m", "served_model_name": "s"}}
-    with pytest.raises(ConfigError, match=r"vllm\.served_model_name = 's' is not what the agents ask for"):
-        validate(LlmConfig, data, "llm")
-    assert VllmConfig().served_model_name == ""
 
 
 def test_slots_count_the_workers_that_are_spawned() -> None:
