@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,9 +13,9 @@ from typing import Any
 
 from dlgforge_core.errors import SeedError
 from dlgforge_core.seeds import SUFFIXES, SeedBatch, batch_name, parse_seed_batch, read_seeds
+from dlgforge_core.yaml_source import MAX_FILE_BYTES
 
 SEED_FOLDER_ENV = "DLGFORGE_SEED_FOLDER"
-MAX_FILE_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +39,44 @@ def seed_place(path: str, env: Mapping[str, str] = os.environ) -> str:
 
 
 def read_seed_batches(place: str, *, strict: bool = False, only: str | None = None) -> list[SeedBatch]:
-    """The seed batches at a path or address, or `only` the one of this name; see `read_seeds`.
+    """The seed batches at a place, or `only` the one of this name.
 
-    Raises SeedError.
+    A place is a file, a folder of .yaml, .yml and .jsonl files, or a folder's address that fsspec knows;
+    empty: the shipped topics. With `strict` the first bad entry of a file fails it. Raises SeedError when
+    files cannot be used, naming every such file, or two of them share one batch name.
     """
-    if "://" not in place and (only is None or not Path(place).is_dir()):
+    if "://" not in place and not (place and Path(place).is_dir()):
         return _named(read_seeds(place, strict=strict), only)
     files = [file for file in list_seed_files(place) if only in (None, file.batch)]
     if not files and only is not None:
         raise SeedError(f"{place} holds no seed file for the seed batch {only!r}")
     if not files:
         raise SeedError(f"{place} holds no seed file; seed files end in {', '.join(SUFFIXES)}")
-    batches = [
-        parse_seed_batch(f.name, read_seed_bytes(place, f), label=f"{place}/{f.name}", strict=strict)
-        for f in files
-    ]
-    names = [batch.name for batch in batches]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise SeedError(f"{place}: several files would be the seed batch {', '.join(twice)}; rename them")
+    _no_batch_twice(place, files)
+    batches: list[SeedBatch] = []
+    errors: list[str] = []
+    for file in files:
+        label = f"{place.rstrip('/')}/{file.name}"
+        try:
+            batches.append(
+                parse_seed_batch(file.name, read_seed_bytes(place, file), label=label, strict=strict)
+            )
+        except SeedError as error:
+            errors.append(str(error))
+    if errors:
+        raise SeedError("\n".join(errors))
     return batches
+
+
+def _no_batch_twice(place: str, files: list[SeedFile]) -> None:
+    by_batch: dict[str, str] = {}
+    for file in files:
+        if file.batch in by_batch:
+            raise SeedError(
+                f"{place}: {by_batch[file.batch]} and {file.name} would both be the seed batch "
+                f"{file.batch!r}; rename one of them"
+            )
+        by_batch[file.batch] = file.name
 
 
 def _named(batches: list[SeedBatch], only: str | None) -> list[SeedBatch]:
@@ -71,26 +91,31 @@ def _named(batches: list[SeedBatch], only: str | None) -> list[SeedBatch]:
 
 def list_seed_files(place: str) -> list[SeedFile]:
     """The seed files of a folder, by name; hidden ones and subfolders are left alone. Raises SeedError."""
-    import fsspec
-
     try:
-        filesystem, root = fsspec.core.url_to_fs(place)
+        filesystem, root = _filesystem(place)
         filesystem.invalidate_cache()
         entries = filesystem.ls(root, detail=True)
     except (OSError, ValueError, ImportError) as error:
         raise SeedError(f"{place} cannot be listed: {error}") from None
     files = []
     for entry in entries:
-        name = PurePosixPath(str(entry["name"])).name
-        if entry.get("type") != "file" or name.startswith(".") or not name.lower().endswith(SUFFIXES):
+        path = str(entry["name"])
+        name = PurePosixPath(path).name
+        if name.startswith(".") or not name.lower().endswith(SUFFIXES):
             continue
-        size = int(entry.get("size") or 0)
-        files.append(SeedFile(name, str(entry["name"]), size, file_state(entry)))
+        # A link to a file is one, as the files of a Kubernetes volume are.
+        if entry.get("type") != "file" and not (entry.get("islink") and filesystem.isfile(path)):
+            continue
+        files.append(SeedFile(name, path, int(entry.get("size") or 0), file_state(entry)))
     return sorted(files, key=lambda file: file.name)
 
 
 def file_state(entry: Mapping[str, Any]) -> str:
     """A digest of what a filesystem tells of a file that changes whenever its content may have."""
+    if entry.get("islink") and "ino" in entry:  # of a local link, the time and inode of where it leads
+        with contextlib.suppress(OSError):
+            target = os.stat(entry["name"])
+            entry = {**entry, "mtime": target.st_mtime, "ino": target.st_ino}
     # A local one tells the time and inode, stores an ETag.
     told = [entry.get(key) for key in ("mtime", "ino", "ETag", "etag", "LastModified", "updated")]
     state = json.dumps([int(entry.get("size") or 0), *(str(value) for value in told)])
@@ -99,15 +124,23 @@ def file_state(entry: Mapping[str, Any]) -> str:
 
 def read_seed_bytes(place: str, file: SeedFile) -> bytes:
     """The content of a file. Raises SeedError when it cannot be read or is no seed file by its size."""
-    import fsspec
-
     if file.size > MAX_FILE_BYTES:
         raise SeedError(
             f"{file.name} has {file.size:,} bytes; a seed file may have {MAX_FILE_BYTES:,} at most"
         )
     try:
-        filesystem, _ = fsspec.core.url_to_fs(place)
-        data: bytes = filesystem.cat_file(file.path)
+        data: bytes = _filesystem(place)[0].cat_file(file.path)
     except (OSError, ValueError) as error:
         raise SeedError(f"{file.name} cannot be read: {error}") from None
     return data
+
+
+def _filesystem(place: str) -> tuple[Any, str]:
+    """What reads a folder or address, and the folder as it names it."""
+    import fsspec
+
+    # fsspec would take a local name that holds "::" for a chain of addresses.
+    if "://" not in place:
+        return fsspec.filesystem("file"), os.path.abspath(place)
+    filesystem, root = fsspec.core.url_to_fs(place)
+    return filesystem, root

@@ -62,50 +62,11 @@ class SeedBatch:
 
 
 def read_seeds(path: str = "", *, strict: bool = False) -> list[SeedBatch]:
-    """The seed batches at `path`: a file, or a folder's .yaml, .yml and .jsonl files by name.
+    """The seed batch in the file at `path`, or with an empty path the shipped ones.
 
-    An empty path means the shipped topics. With `strict` the first bad entry of a file fails it. Raises
-    SeedError when a file cannot be used, naming every such file, or two files share one batch name.
+    For a folder or an address there is `seed_folder.read_seed_batches`. Raises SeedError.
     """
-    if not path:
-        return _shipped_seeds(strict)
-    where = Path(path)
-    if not where.is_dir():
-        return [read_seed_file(where, strict=strict)]
-    batches: list[SeedBatch] = []
-    errors: list[str] = []
-    for file in seed_files(where):
-        try:
-            batches.append(read_seed_file(file, strict=strict))
-        except SeedError as error:
-            errors.append(str(error))
-    if errors:
-        raise SeedError("\n".join(errors))
-    return batches
-
-
-def seed_files(folder: Path) -> list[Path]:
-    """The seed files of a folder, sorted by name; hidden files and subfolders are left alone.
-
-    Raises SeedError when there is none, or when two files share one batch name.
-    """
-    try:
-        entries = sorted(folder.iterdir(), key=lambda p: p.name)
-    except OSError as error:
-        raise SeedError(f"{folder} cannot be read: {error.strerror or error}") from None
-    files = [p for p in entries if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
-    if not files:
-        raise SeedError(f"{folder} holds no seed file; seed files end in {', '.join(SUFFIXES)}")
-    by_name: dict[str, str] = {}
-    for file in files:
-        name = batch_name(file.name)
-        if name in by_name:
-            raise SeedError(
-                f"{folder}: {by_name[name]} and {file.name} would both be the seed batch {name!r}; "
-                "rename one of them"
-            )
-        by_name[name] = file.name
-    return files
+    return [read_seed_file(path, strict=strict)] if path else _shipped_seeds(strict)
 
 
 def read_seed_file(path: str | Path, *, strict: bool = False) -> SeedBatch:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlgforge_core.errors import SeedError
-from dlgforge_core.seeds import batch_name, parse_seed_batch, read_seed_file, read_seeds, seed_files, topic_id
+from dlgforge_core.seed_folder import list_seed_files, read_seed_batches
+from dlgforge_core.seeds import batch_name, parse_seed_batch, read_seed_file, read_seeds, topic_id
 
 GOOD = '{"language": "en", "topic": "cooking", "question": "Why is my rice sticky?"}'
 
@@ -217,7 +218,7 @@ def test_a_folder_gives_a_batch_for_each_file_in_order(tmp_path: Path) -> None:
         (tmp_path / name).write_text("en:\n  cooking:\n")
     (tmp_path / "d.jsonl").write_text(GOOD)
     (tmp_path / "e.yaml").mkdir()
-    assert [b.name for b in read_seeds(str(tmp_path))] == ["a", "b", "c", "d"]
+    assert [b.name for b in read_seed_batches(str(tmp_path))] == ["a", "b", "c", "d"]
 
 
 def test_every_broken_file_of_a_folder_is_named(tmp_path: Path) -> None:
@@ -225,9 +226,27 @@ def test_every_broken_file_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("[")
     (tmp_path / "c.jsonl").write_text("{}")
     with pytest.raises(SeedError) as raised:
-        read_seeds(str(tmp_path))
+        read_seed_batches(str(tmp_path))
     assert "b.yaml:1" in str(raised.value)
     assert "c.jsonl:1" in str(raised.value)
+
+
+def test_links_are_files_as_a_kubernetes_volume_has_them(tmp_path: Path) -> None:
+    folder = tmp_path / "seeds::here"
+    for version, topic in (("..v1", "cooking"), ("..v2", "walking")):
+        (folder / version).mkdir(parents=True)
+        (folder / version / "a.yaml").write_text(f"en:\n  {topic}:\n")
+    (folder / "..data").symlink_to("..v1")
+    (folder / "a.yaml").symlink_to("..data/a.yaml")
+    (folder / "b.yaml").symlink_to("nowhere")
+    (folder / "c.yaml").symlink_to("..v1")
+    (before,) = list_seed_files(str(folder))
+    assert [b.topics[0].topic for b in read_seed_batches(str(folder), only="a")] == ["cooking"]
+    (folder / "..next").symlink_to("..v2")
+    (folder / "..next").replace(folder / "..data")
+    (after,) = list_seed_files(str(folder))
+    assert after.state != before.state
+    assert [b.topics[0].topic for b in read_seed_batches(str(folder))] == ["walking"]
 
 
 @pytest.mark.parametrize("names", [("a.yaml", "a.jsonl"), ("a b.yaml", "a-b.yaml")])
@@ -235,14 +254,14 @@ def test_two_files_cannot_be_one_batch(tmp_path: Path, names: tuple[str, str]) -
     for name in names:
         (tmp_path / name).write_text(GOOD)
     with pytest.raises(SeedError, match="would both be the seed batch"):
-        seed_files(tmp_path)
+        read_seed_batches(str(tmp_path))
 
 
 def test_paths_that_hold_no_seeds(tmp_path: Path) -> None:
     with pytest.raises(SeedError, match="holds no seed file"):
-        read_seeds(str(tmp_path))
+        read_seed_batches(str(tmp_path))
     with pytest.raises(SeedError, match="no such file or folder"):
-        read_seeds(str(tmp_path / "nowhere"))
+        read_seed_batches(str(tmp_path / "nowhere"))
     (tmp_path / "seeds.csv").write_text("en,cooking")
     with pytest.raises(SeedError, match=r"not a seed file; seed files end in \.yaml"):
         read_seed_file(tmp_path / "seeds.csv")
