@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,9 +58,9 @@ def knowledge_access(run: PreparedRun, index: CurrentIndex | None) -> KnowledgeA
     if not run.source.index_id:
         return None
     retrieval = run.generation.retrieval
-    dense = index is not None and retrieval.mode != "lexical"
+    dense = index if retrieval.mode != "lexical" else None
     return KnowledgeAccess(
-        embedding=embedding_endpoint(index.embedding) if index is not None and dense else None,
+        embedding=embedding_endpoint(dense.embedding) if dense is not None else None,
         reranker=rerank_endpoint(retrieval.rerank),
     )
 
@@ -137,15 +136,6 @@ async def follow_endpoints(client: LlmClient, refresh: Callable[[], Sequence[End
             _log.warning("cannot ask where the endpoints are: %s", error)
             continue
         await client.move_endpoints(endpoints)
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """The event loop the engine runs on: uvloop where there is one."""
-    if sys.platform != "win32":
-        import uvloop
-
-        return uvloop.new_event_loop
-    return asyncio.new_event_loop
 
 
 class WorkerThread:
