@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+import uvloop
 
 from dlgforge_core.config import GenerationConfig
-from dlgforge_core.generation.local import WorkerSpec, loop_factory, run_worker
+from dlgforge_core.generation.local import WorkerSpec, run_worker
 from dlgforge_core.store.embedded import embedded_dsn
 from dlgforge_core.store.run_store import RunStore
 
@@ -53,7 +54,7 @@ class Cost:
 def work(spec: WorkerSpec) -> Cost:
     """Run one worker in this process until nothing is left."""
     wall, cpu = time.monotonic(), time.process_time()
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_worker(spec, lambda _: None))
     return Cost(time.monotonic() - wall, time.process_time() - cpu)
 

@@ -13,9 +13,11 @@ import os
 import time
 from pathlib import Path
 
+import uvloop
+
 from bench.fixture import fresh_store, peak_mb
 from dlgforge_core.config import GenerationConfig, JudgeConfig, RunConfig
-from dlgforge_core.generation.local import WorkerSpec, loop_factory, run_worker
+from dlgforge_core.generation.local import WorkerSpec, run_worker
 from dlgforge_core.generation.worker import Worker
 from dlgforge_core.llm.endpoints import Endpoint
 from tests.support.runs import MODEL, prepared, spec
@@ -79,7 +81,7 @@ def main() -> None:
         worker = spec(store, run, Endpoint("simulated", sim.base_url))
         marks = [1000, *range(5000, arguments.dialogues, 5000)]
         cpu = time.process_time()
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             rows = runner.run(_sampled(worker, marks))
         cpu = time.process_time() - cpu
         calls = sim.stats()["calls"]

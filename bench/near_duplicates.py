@@ -18,12 +18,12 @@ import time
 from dataclasses import dataclass, field
 
 import psutil
+import uvloop
 
 from bench.fixture import fresh_store
 from bench.memory import rss_mb
 from bench.questions import NEAR_COPIES, question
 from dlgforge_core.config import GenerationConfig, PostgresConfig, RunConfig
-from dlgforge_core.generation.local import loop_factory
 from dlgforge_core.quality.near_duplicates import banding_for
 from dlgforge_core.quality.questions import normal_form
 from dlgforge_core.store.reservations import Reservation
@@ -265,7 +265,7 @@ def main() -> None:
     if arguments.threshold < 1:
         banding = banding_for(arguments.threshold)
         print(f"threshold {arguments.threshold}: {banding.bands} bands of {banding.rows} rows")
-    with fresh_store("bench") as store, asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with fresh_store("bench") as store, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(measure(store, arguments.questions, arguments.threshold, arguments.limit))
 
 

@@ -11,7 +11,9 @@ import json
 import signal
 import sys
 
-from dlgforge_core.generation.local import loop_factory, run_worker
+import uvloop
+
+from dlgforge_core.generation.local import run_worker
 from dlgforge_core.generation.worker import Worker
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.processes import PR_SET_PDEATHSIG, prctl
@@ -30,7 +32,7 @@ def main() -> None:
     store = RunStore(task["dsn"])
     run = planned(store, **task["plan"])
     endpoints = [Endpoint(name, url) for name, url in task["endpoints"].items()]
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_worker(spec(store, run, *endpoints), _ready))
     print("done", flush=True)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import uvloop
+
 from dlgforge_core.config import (
     CoverageConfig,
     GenerationConfig,
@@ -15,7 +17,7 @@ from dlgforge_core.config import (
     RunConfig,
     ToolsConfig,
 )
-from dlgforge_core.generation.local import WorkerSpec, loop_factory, run_worker
+from dlgforge_core.generation.local import WorkerSpec, run_worker
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.generation.session import merged_calls
 from dlgforge_core.generation.worker import Worker, WorkerResult
@@ -70,7 +72,7 @@ def spec(store: RunStore, run: PreparedRun, *endpoints: Endpoint, **routing: Any
 def work(worker: WorkerSpec) -> WorkerResult:
     """Work in this process until the run has nothing left."""
     started: list[Worker] = []
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run_worker(worker, started.append))
 
 
