@@ -55,7 +55,7 @@ class PairAgreement:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """JudgeScores and agreement of several judges.
+    """Scores and agreement of several judges.
 
     `histograms` count each judge's verdicts by score, `merged` those of all judges together, as exports
     carry them; `mean` is the mean over everything judged of the judges' mean score there, not rounded.

@@ -14,7 +14,7 @@ from dlgforge_core.llm.stats import FailureKind
 from dlgforge_core.llm.structured import JsonMode
 from dlgforge_core.llm.tool_calls import ToolCall
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 IGNORED_SCHEMAS_TO_LOWER = 3
 
@@ -101,7 +101,7 @@ def notice_ignored_schema(reply: Reply, answer: str) -> None:
     if dialect.ignored_schemas >= IGNORED_SCHEMAS_TO_LOWER and dialect.json_mode is not JsonMode.TEXT:
         dialect.json_mode = dialect.json_mode.lower()
         dialect.ignored_schemas = 0
-        logger.info(
+        _log.info(
             "endpoint %s ignores response_format; asking for %s now", reply.endpoint, dialect.json_mode.value
         )
 

@@ -24,7 +24,7 @@ from dlgforge_core.llm.stats import CallStats, Counts, FailureKind
 from dlgforge_core.llm.tool_calls import Message, ToolDefinition
 from dlgforge_core.llm.transport import EndpointTransport, HttpAnswer, TransportError
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 MAX_ADAPTATIONS = 8
 
@@ -242,7 +242,7 @@ class Attempts:
             raise CallError(DropReason.REFUSED, f"{name}: {error}")
         if not chat.adapt(dialect, error, sent):
             raise CallError(DropReason.ENDPOINT_ERROR, f"{name}: {error}")
-        logger.info("endpoint %s: %s; asking differently from now on", name, error)
+        _log.info("endpoint %s: %s; asking differently from now on", name, error)
 
     def _note(self, call: Call, slot: Slot, reason: str) -> None:
         call.reasons.append(f"{slot.endpoint.name}: {reason}")
@@ -265,7 +265,7 @@ class Attempts:
             before = self.transports.get(endpoint.name)
             if before is None or before.endpoint == endpoint:
                 continue
-            logger.info("endpoint %s is at %s now", endpoint.name, endpoint.base_url)
+            _log.info("endpoint %s is at %s now", endpoint.name, endpoint.base_url)
             self.transports[endpoint.name] = EndpointTransport(endpoint)
             self.router.moved(endpoint)
             await before.aclose()

@@ -23,7 +23,7 @@ from dlgforge_core.llm.health import (
 )
 from dlgforge_core.llm.stats import FailureKind
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 BOUNDED_LOAD = 1.25
 BOUNDED_LOAD_SLACK = 4  # calls above the mean that are no overload, however small the mean is
@@ -124,7 +124,7 @@ class Router:
         now = self._leave(slot)
         tracker = slot.tracker
         if tracker.state is not EndpointState.CLOSED:
-            logger.warning("endpoint %s answers again", slot.endpoint.name)
+            _log.warning("endpoint %s answers again", slot.endpoint.name)
         tracker.answered(now, saturated=slot.saturated)
         self._dispatch()
 
@@ -141,14 +141,14 @@ class Router:
         was_closed = tracker.state is EndpointState.CLOSED
         tracker.failed(now, kind, reason, slot.started)
         if was_closed and tracker.state is EndpointState.OPEN:
-            logger.warning("endpoint %s is left alone for now: %s", slot.endpoint.name, reason)
+            _log.warning("endpoint %s is left alone for now: %s", slot.endpoint.name, reason)
         self._after_failure(now)
 
     def refused(self, slot: Slot, reason: str) -> None:
         """The endpoint will not serve us: wrong key or wrong address."""
         now = self._leave(slot)
         if not slot.tracker.refused:
-            logger.warning("endpoint %s is taken out: %s", slot.endpoint.name, reason)
+            _log.warning("endpoint %s is taken out: %s", slot.endpoint.name, reason)
         slot.tracker.refuse(now, reason)
         self._after_failure(now)
 
@@ -156,7 +156,7 @@ class Router:
         """The endpoint does not serve `model`."""
         now = self._leave(slot)
         if model not in slot.tracker.unknown_models:
-            logger.warning("endpoint %s does not serve %s: %s", slot.endpoint.name, model, reason)
+            _log.warning("endpoint %s does not serve %s: %s", slot.endpoint.name, model, reason)
         slot.tracker.unknown_models[model] = reason
         # It works, after all.
         slot.tracker.answered(now, saturated=False)
