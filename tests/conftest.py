@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
 
 from dlgforge_core.store.embedded import embedded_dsn
 from dlgforge_core.store.run_store import RunStore
+from tests.support.simulated.options import Options
+from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
 _numbers = itertools.count()
 
@@ -30,6 +34,34 @@ def dsn(server_dsn: str) -> Iterator[str]:
     yield server_dsn.replace("/dlgforge?", f"/{name}?")
     with psycopg.connect(server_dsn, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def no_ray_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cluster is named by the environment the tests were started in."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance in a folder of its own."""
+    with dg.instance_for_test() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def shared_endpoint() -> Iterator[SimulatedEndpoint]:
+    """Ask for `sim` instead; a test that kills its endpoint starts one of its own."""
+    with simulated_endpoint() as made:
+        yield made
+
+
+@pytest.fixture
+def sim(shared_endpoint: SimulatedEndpoint) -> SimulatedEndpoint:
+    """A simulated endpoint with every option at its default, and nothing counted."""
+    shared_endpoint.configure(**dataclasses.asdict(Options()))
+    shared_endpoint.reset()
+    return shared_endpoint
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ import pytest
 from dlgforge_core.store.embedded import release_embedded
 from dlgforge_core.store.finished import Scope
 from tests.browser.test_sensors import Site, ended
-from tests.support.dagster_dev import DagsterDev, dagster_dev, run_workers, wait_for
+from tests.support.dagster_dev import DagsterDev, dagster_dev, run_workers
 from tests.support.postgres import wait_until_stopped
 from tests.support.simulated_endpoint import simulated_endpoint
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -102,7 +103,7 @@ def kill_a_run(site: Site) -> None:
             return None
         return next(iter(run_workers(site.store)), None)
 
-    wait_for(at_work, 120, "a run has made turns").send_signal(signal.SIGKILL)
+    wait_until(at_work, 120, "a run has made turns").send_signal(signal.SIGKILL)
     assert site.done() != EXPECTED
 
 
@@ -123,13 +124,13 @@ def test_a_backfill_with_a_run_killed_ends_complete(site: Site, target: str, ret
         make_partitions(site, dev)
         backfill = launch(dev, target)
         kill_a_run(site)
-        wait_for(lambda: site.done() == EXPECTED, 150, "every dialogue")
+        wait_until(lambda: site.done() == EXPECTED, 150, "every dialogue")
 
         def status() -> str:
             return str(dev.query(BACKFILL, id=backfill)["partitionBackfillOrError"]["status"])
 
-        wait_for(lambda: status() != "REQUESTED", 90, "the end of the backfill")
-        wait_for(lambda: ended(dev, 5), 60, "all runs end")
+        wait_until(lambda: status() != "REQUESTED", 90, "the end of the backfill")
+        wait_until(lambda: ended(dev, 5), 60, "all runs end")
         # A job's backfill counts as failed when any of its runs did, also one that was tried again.
         assert status() == ("COMPLETED_SUCCESS" if target == "asset" else "COMPLETED_FAILED")
         counts = dev.query(PARTITION_COUNTS, key={"path": ["dialogues"]})["assetNodeOrError"]

@@ -23,10 +23,10 @@ from tests.support.dagster_dev import (
     dagster_dev,
     kill_everything,
     run_workers,
-    wait_for,
 )
 from tests.support.postgres import wait_until_stopped
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
 LANGUAGES = ["en", "fr"]
@@ -98,16 +98,16 @@ def sensor_ticks(dev: DagsterDev, name: str) -> int:
 
 def wait_for_ticks(dev: DagsterDev, n: int) -> None:
     before = sensor_ticks(dev, "new_seed_batches")
-    wait_for(lambda: sensor_ticks(dev, "new_seed_batches") >= before + n, 120, f"{n} ticks of the sensor")
+    wait_until(lambda: sensor_ticks(dev, "new_seed_batches") >= before + n, 120, f"{n} ticks of the sensor")
 
 
 def test_a_file_dropped_becomes_finished_dialogues_once(site: Site) -> None:
     with simulated_endpoint() as sim, dagster_dev(site.project, **site.env(sim)) as dev:
         site.drop("first")
         expected = Counter({("first", "en"): 2, ("first", "fr"): 2})
-        wait_for(lambda: site.done() == expected, 120, "the dialogues of the first file")
-        wait_for(lambda: dev.materialized("dialogue_dataset"), 120, "the dataset follows")
-        wait_for(lambda: ended(dev, 3), 60, "all runs end")
+        wait_until(lambda: site.done() == expected, 120, "the dialogues of the first file")
+        wait_until(lambda: dev.materialized("dialogue_dataset"), 120, "the dataset follows")
+        wait_until(lambda: ended(dev, 3), 60, "all runs end")
         made = [run for run in dev.runs() if "dlgforge/seed_digest" in run["tags"]]
         assert len(made) == 2, "one run for each language"
 
@@ -121,7 +121,7 @@ def test_a_file_dropped_becomes_finished_dialogues_once(site: Site) -> None:
         for number in range(10):
             site.drop(f"many-{number}", ["en"])
         expected += Counter({(f"many-{n}", "en"): 2 for n in range(10)})
-        wait_for(lambda: site.done() == expected, 400, "the dialogues of ten files")
+        wait_until(lambda: site.done() == expected, 400, "the dialogues of ten files")
         made = [run for run in dev.runs() if "dlgforge/seed_digest" in run["tags"]]
         assert len(made) == 12
         turns = sum(expected.values()) * 2
@@ -139,8 +139,8 @@ def test_three_batches_in_four_languages_are_completed_whatever_is_killed(site: 
     expected = Counter({(b, language): 2 for b in "abc" for language in languages})
     with simulated_endpoint(latency_s=0.3) as sim, contextlib.ExitStack() as stack:
         dev = stack.enter_context(dagster_dev(site.project, **site.env(sim, languages)))
-        wait_for(lambda: sum(site.done().values()) >= 1, 180, "some dialogues are there")
-        worker = wait_for(lambda: next(iter(run_workers(site.store)), None), 60, "a run makes dialogues")
+        wait_until(lambda: sum(site.done().values()) >= 1, 180, "some dialogues are there")
+        worker = wait_until(lambda: next(iter(run_workers(site.store)), None), 60, "a run makes dialogues")
         if killed == "the run":
             worker.send_signal(signal.SIGKILL)
         else:
@@ -148,8 +148,8 @@ def test_three_batches_in_four_languages_are_completed_whatever_is_killed(site: 
             stack.close()
             assert site.done() != expected
             dev = stack.enter_context(dagster_dev(site.project, **site.env(sim, languages)))
-        wait_for(lambda: site.done() == expected, 400, "every dialogue of 3 batches in 4 languages")
-        wait_for(lambda: ended(dev, 12), 120, "every run ends")
+        wait_until(lambda: site.done() == expected, 400, "every dialogue of 3 batches in 4 languages")
+        wait_until(lambda: ended(dev, 12), 120, "every run ends")
         record = site.store.run()
         assert record is not None
         dialogues = list(site.store.dialogues(Scope(fingerprint=record.fingerprint)))

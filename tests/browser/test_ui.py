@@ -12,8 +12,9 @@ from dlgforge_core.store.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.run_store import RunStore
 from tests.browser.conftest import IMAGES
 from tests.end_to_end.job import Project, run_config
-from tests.support.dagster_dev import FINISHED, DagsterDev, dagster_dev, run_workers, wait_for
+from tests.support.dagster_dev import FINISHED, DagsterDev, dagster_dev, run_workers
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -41,8 +42,8 @@ def test_materialize_by_clicking_and_look_at_the_result(tmp_path: Path, page: Pa
     ):
         page.goto(f"{dev.url}/locations/dlgforge/asset-groups/dlgforge")
         materialize_all(page, dev)
-        wait_for(lambda: dev.materialized("dialogue_dataset"), 180, "the dataset is written")
-        wait_for(lambda: all(run["status"] in FINISHED for run in dev.runs()), 60, "all runs end")
+        wait_until(lambda: dev.materialized("dialogue_dataset"), 180, "the dataset is written")
+        wait_until(lambda: all(run["status"] in FINISHED for run in dev.runs()), 60, "all runs end")
         assert {run["status"] for run in dev.runs()} == {"SUCCESS"}, dev.log()[-5000:]
         usual = page.viewport_size
         page.set_viewport_size({"width": 2400, "height": 700})  # else the assets shrink to their names
@@ -58,7 +59,7 @@ def test_materialize_by_clicking_and_look_at_the_result(tmp_path: Path, page: Pa
 
 
 def materialize_all(page: Page, dev: DagsterDev) -> None:
-    wait_for(
+    wait_until(
         lambda: dev.partitions("dialogues", "seed_batch"),
         60,
         "the sensor makes the shipped topics a partition",
@@ -113,7 +114,7 @@ def test_cancel_by_clicking_stops_the_calls_and_stays_resumable(tmp_path: Path, 
         dagster_dev(project, **endpoint_env(sim)) as dev,
     ):
         run_id = dev.client.submit_job_execution("generate_dialogues", run_config=config)
-        wait_for(lambda: sim.stats()["calls"] > 20, 90, "20 calls")
+        wait_until(lambda: sim.stats()["calls"] > 20, 90, "20 calls")
         page.goto(f"{dev.url}/runs/{run_id}")
         page.get_by_role("button", name="Terminate").click()
         page.get_by_role("button", name="Terminate 1 run").click()

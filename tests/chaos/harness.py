@@ -28,6 +28,8 @@ from dlgforge_core.generation.dialogue_run import call_seed
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.quality.questions import question_key
 from dlgforge_core.store.run_store import RunStore
+from tests.support.postgres import wait_for_sessions_to_end
+from tests.support.processes import kill
 from tests.support.simulated_endpoint import SimulatedEndpoint
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -72,11 +74,7 @@ class Driver:
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
+        kill(self.process)
 
 
 @contextlib.contextmanager
@@ -176,22 +174,6 @@ class Book:
 def repeated(calls: list[Call]) -> Counter[Call]:
     """How often each call was made beyond the first time."""
     return Counter({call: n - 1 for call, n in Counter(calls).items() if n > 1})
-
-
-def wait_for_sessions_to_end(store: RunStore, n_left: int = 0, timeout_s: float = 10.0) -> None:
-    """Wait until at most `n_left` workers' sessions remain in Postgres: what a dead one sent is settled."""
-    deadline = time.monotonic() + timeout_s
-    with store.connection() as connection:
-        while True:
-            row = connection.execute(
-                "SELECT count(*) FROM pg_stat_activity "
-                "WHERE application_name = 'dlgforge worker' AND datname = current_database()"
-            ).fetchone()
-            assert row is not None
-            if row[0] <= n_left:
-                return
-            assert time.monotonic() < deadline, f"{row[0]} sessions of workers are still open"
-            time.sleep(0.01)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import ray
 
-from dlgforge_core.config import ActorConfig, RayConfig, SpawnConfig
+from dlgforge_core.config import RayConfig, SpawnConfig
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.session import Status
 from dlgforge_core.llm.endpoints import Endpoint
@@ -26,27 +26,19 @@ from dlgforge_core.store.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.run_store import RunStore
 from tests.end_to_end.job import Project, run_config
 from tests.support.postgres import postmaster_pid
-from tests.support.ray_processes import alive
-from tests.support.ray_runs import carry, committed, wait_until
+from tests.support.processes import alive
+from tests.support.ray_runs import carry, committed, local_cluster
 from tests.support.runs import planned
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture(autouse=True)
-def no_ray_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("no_ray_address")]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RaySession]:
-    patch = pytest.MonkeyPatch()
-    patch.delenv("RAY_ADDRESS", raising=False)
-    with RaySession(RayConfig(address="local", workers=ActorConfig(replicas=4))) as session:
-        session.connect()
+    with local_cluster(replicas=4) as session:
         yield session
-    patch.undo()
 
 
 def whole(store: RunStore, run: PreparedRun, sim: SimulatedEndpoint, before: dict, lost_calls: int) -> None:

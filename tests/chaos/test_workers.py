@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from dlgforge_core.generation.local import WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
-from tests.chaos.harness import Book, driver, repeated, wait_for_sessions_to_end
-from tests.support.postgres import tcp_postgres
+from tests.chaos.harness import Book, driver, repeated
+from tests.support.postgres import tcp_postgres, wait_for_sessions_to_end
 from tests.support.runs import MODEL, planned, spec
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+from tests.support.waiting import wait_until
 
 CONCURRENCY = 8
 
@@ -29,19 +29,12 @@ def plan(total: int, **settings: Any) -> dict[str, Any]:
     }
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for this: {what}"
-        time.sleep(0.02)
-
-
 def wait_until_half_way(store: RunStore, run_id: str) -> None:
     def half_way() -> bool:
         progress = store.progress(run_id)
         return progress.turns >= progress.turns_planned / 2
 
-    wait_until(half_way, "half of the turns are committed")
+    wait_until(half_way, 30, "half of the turns are committed")
 
 
 def test_what_a_killed_worker_held_is_finished_by_the_other_soon(store: RunStore) -> None:
@@ -80,18 +73,18 @@ def test_a_worker_that_slept_beyond_its_lease_writes_nothing_more_under_it(store
         with driver(store, settings, sim=sim) as sleeper, driver(store, settings, sim=sim) as other:
             for each in (sleeper, other):
                 each.expect("ready")
-            wait_until(lambda: len(book.turns()) >= 20, "some turns are committed")
+            wait_until(lambda: len(book.turns()) >= 20, 30, "some turns are committed")
             sleeper.stop()
             with store.connection() as connection:
                 held = connection.execute(
                     "SELECT worker_id, dialogue_id FROM dialogues WHERE worker_id IS NOT NULL"
                 ).fetchall()
-            wait_until(lambda: _ended(store) == 1, "the lease has expired and was taken over")
+            wait_until(lambda: _ended(store) == 1, 30, "the lease has expired and was taken over")
             (lost,) = _ended_workers(store)
             before = {key for key, turn in book.turns().items() if turn[3] == lost}
             was_held = {dialogue_id for worker, dialogue_id in held if worker == lost}
             assert was_held, "it held dialogues when it was stopped"
-            wait_until(lambda: _held_by_others(store, lost, was_held), "the other one is at its dialogues")
+            wait_until(lambda: _held_by_others(store, lost, was_held), 30, "the other is at its dialogues")
             sleeper.go_on()
             for each in (sleeper, other):
                 each.finish()
@@ -186,7 +179,7 @@ def test_one_of_two_endpoints_killed_in_mid_run_costs_no_dialogue_and_at_most_tw
             worker.start()
             try:
                 if kill:
-                    wait_until(lambda: b.stats()["calls"] >= 20, "the second endpoint is at work")
+                    wait_until(lambda: b.stats()["calls"] >= 20, 30, "the second endpoint is at work")
                     b.kill()
                 assert worker.wait(90)
                 worker.result()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.job import Project, run_config
+from tests.support.ports import closed_port
 from tests.support.postgres import TcpPostgres, tcp_postgres
 from tests.support.simulated_endpoint import simulated_endpoint
 
@@ -28,12 +28,6 @@ def project(tmp_path: Path) -> Project:
 def server() -> Any:
     with tcp_postgres() as running:
         yield running
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fails(
@@ -71,20 +65,23 @@ def test_wrong_password(project: Project, server: TcpPostgres) -> None:
 
 
 def test_server_down(project: Project) -> None:
-    dsn = f"postgresql://u:hunter2@127.0.0.1:{closed_port()}/d"
-    output = fails(project, ATTACH, "no server listens there; start it, or correct host and port", dsn=dsn)
+    with closed_port() as port:
+        dsn = f"postgresql://u:hunter2@127.0.0.1:{port}/d"
+        output = fails(
+            project, ATTACH, "no server listens there; start it, or correct host and port", dsn=dsn
+        )
     assert "hunter2" not in output
     nothing_expensive(output)
 
 
 def test_no_cluster_at_the_address(project: Project) -> None:
-    port = closed_port()
-    output = fails(
-        project,
-        {"backend": "embedded"},
-        rf"no Ray cluster can be used at 127\.0\.0\.1:{port}: Connection refused; start the cluster, correct",
-        ray={"address": f"127.0.0.1:{port}"},
-    )
+    with closed_port() as port:
+        output = fails(
+            project,
+            {"backend": "embedded"},
+            rf"no Ray cluster can be used at 127\.0\.0\.1:{port}: Connection refused; start the cluster",
+            ray={"address": f"127.0.0.1:{port}"},
+        )
     nothing_expensive(output)
 
 
@@ -101,13 +98,14 @@ def test_no_cluster_and_no_fallback(project: Project) -> None:
 
 def test_attach_lists_every_bad_endpoint_at_once(project: Project) -> None:
     with (
+        closed_port() as port,
         simulated_endpoint(models=["m"]) as good,
         simulated_endpoint(models=["other"]) as other,
         simulated_endpoint(models=["m"], api_key="right") as locked,
     ):
         endpoints = [
             {"name": "good", "base_url": good.base_url},
-            {"name": "down", "base_url": f"http://127.0.0.1:{closed_port()}/v1"},
+            {"name": "down", "base_url": f"http://127.0.0.1:{port}/v1"},
             {"name": "wrong-model", "base_url": other.base_url},
             {"name": "wrong-key", "base_url": locked.base_url},
         ]

@@ -44,12 +44,6 @@ def filled(store: RunStore) -> RunStore:
     return store
 
 
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as made:
-        yield made
-
-
 def materialize(
     store: RunStore,
     instance: dg.DagsterInstance,

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -21,15 +20,9 @@ from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
 from tests.support.judging import generated, verdicts
-from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+from tests.support.simulated_endpoint import SimulatedEndpoint
 
 TWO = [{"name": "strict", "model": "judge-a"}, {"name": "kind", "model": "judge-b"}]
-
-
-@pytest.fixture
-def sim() -> Iterator[SimulatedEndpoint]:
-    with simulated_endpoint() as sim:
-        yield sim
 
 
 def materialize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,7 @@ from dlgforge_core.store.advisory import generation_slot, hold_process_lock, pro
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import defs
 from dlgforge_dagster.partitions import SEED_BATCHES, dialogue_key
-from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
-
-
-@pytest.fixture(scope="module")
-def sim() -> Iterator[SimulatedEndpoint]:
-    with simulated_endpoint() as sim:
-        yield sim
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as instance:
-        yield instance
+from tests.support.simulated_endpoint import SimulatedEndpoint
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,6 @@ from dlgforge_core.quality.checks import CHECKS
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import build_definitions
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
-
-
-@pytest.fixture(scope="module")
-def sim() -> Iterator[SimulatedEndpoint]:
-    with simulated_endpoint() as sim:
-        yield sim
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as instance:
-        yield instance
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import ray
 
-from dlgforge_core.config import ActorConfig, RayConfig, SpawnConfig
+from dlgforge_core.config import SpawnConfig
 from dlgforge_core.errors import RunStoppedError
 from dlgforge_core.generation.local import WorkerThread
 from dlgforge_core.generation.session import Status, generate
@@ -23,9 +23,10 @@ from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import defs
-from tests.support.ray_runs import carry, committed, runner, wait_until
+from tests.support.ray_runs import carry, committed, local_cluster, runner
 from tests.support.runs import MODEL, planned, spec
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+from tests.support.waiting import wait_until
 
 N = 16
 PLAN: dict[str, Any] = {"concurrency": 2, "max_open_dialogues": 2, "min_turns": 1, "max_turns": 3}
@@ -34,12 +35,8 @@ PLAN: dict[str, Any] = {"concurrency": 2, "max_open_dialogues": 2, "min_turns": 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RaySession]:
     """A local cluster of seven CPU slots, shared by these tests."""
-    patch = pytest.MonkeyPatch()
-    patch.delenv("RAY_ADDRESS", raising=False)
-    with RaySession(RayConfig(address="local", workers=ActorConfig(replicas=5))) as session:
-        session.connect()
+    with local_cluster(replicas=5) as session:
         yield session
-    patch.undo()
 
 
 @pytest.fixture(scope="module")

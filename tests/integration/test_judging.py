@@ -27,6 +27,7 @@ from dlgforge_core.runtime.embedded_model import EmbeddedModelServer
 from dlgforge_core.store.finished import Scope, stream_dialogues
 from dlgforge_core.store.run_store import RunStore
 from tests.support.judging import generated, judge, judging, judging_process, verdicts
+from tests.support.postgres import wait_for_sessions_to_end
 from tests.support.runs import LLM, planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
@@ -258,7 +259,7 @@ def test_a_killed_process_costs_the_calls_in_flight_and_no_more(store: RunStore)
             while sim.stats()["served"] < 50:
                 time.sleep(0.01)
             process.kill()
-        _wait_for_sessions_to_end(store)
+        wait_for_sessions_to_end(store, "dlgforge judging")
         durable = verdicts(store)
         before = [request["body"]["seed"] for request in sim.stats()["requests"]]
         # In flight is what the endpoint has accepted and what is not durable: served still, or answered and
@@ -366,14 +367,3 @@ def test_a_real_model_judges(store: RunStore) -> None:
             assert turn.judgement is not None
             assert 0 <= turn.judgement.score <= 10
             assert {*turn.judgement.reasons} <= {"clear", "unclear"}
-
-
-def _wait_for_sessions_to_end(store: RunStore) -> None:
-    deadline = time.monotonic() + 10.0
-    with store.connection() as connection:
-        while connection.execute(
-            "SELECT 1 FROM pg_stat_activity "
-            "WHERE application_name = 'dlgforge judging' AND datname = current_database()"
-        ).fetchone():
-            assert time.monotonic() < deadline, "sessions of the killed process are still open"
-            time.sleep(0.01)

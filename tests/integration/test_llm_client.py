@@ -17,6 +17,7 @@ from dlgforge_core.errors import RunStoppedError
 from dlgforge_core.llm.check import check_endpoints
 from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message
 from dlgforge_core.llm.endpoints import Endpoint
+from tests.support.ports import closed_port
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
 SCHEMA = {
@@ -38,14 +39,6 @@ def sim() -> Iterator[SimulatedEndpoint]:
 def pair() -> Iterator[tuple[SimulatedEndpoint, SimulatedEndpoint]]:
     with simulated_endpoint(latency_s=0.02) as a, simulated_endpoint(latency_s=0.02) as b:
         yield a, b
-
-
-@contextlib.contextmanager
-def closed_port() -> Iterator[int]:
-    """A port nobody listens on, and nobody else gets meanwhile."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield bound.getsockname()[1]
 
 
 def at(sim: SimulatedEndpoint, name: str = "a", **settings: float | int | str) -> Endpoint:

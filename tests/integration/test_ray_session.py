@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +20,9 @@ from dlgforge_core.config import ActorConfig, RayConfig
 from dlgforge_core.errors import RayError
 from dlgforge_core.runtime import ray_session
 from dlgforge_core.runtime.ray_session import RaySession
-from tests.support.ray_processes import alive, descendants, line_of, program, seconds_until
+from tests.support.ports import closed_port
+from tests.support.processes import alive, descendants, line_of, program
+from tests.support.waiting import seconds_until
 
 OWNED_DRIVER = """
 import time
@@ -44,9 +45,7 @@ time.sleep(600)
 """
 
 
-@pytest.fixture(autouse=True)
-def no_ray_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+pytestmark = pytest.mark.usefixtures("no_ray_address")
 
 
 @pytest.fixture
@@ -179,13 +178,14 @@ def test_auto_takes_the_recorded_cluster(
 
 
 def test_stale_record_and_no_fallback_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_session, "_recorded_address", lambda: f"127.0.0.1:{closed_port()}")
     said: list[str] = []
-    with (
-        RaySession(RayConfig(auto_start_local=False), progress=said.append) as session,
-        pytest.raises(RayError, match=r"auto_start_local is false; set ray\.address"),
-    ):
-        session.connect()
+    with closed_port() as port:
+        monkeypatch.setattr(ray_session, "_recorded_address", lambda: f"127.0.0.1:{port}")
+        with (
+            RaySession(RayConfig(auto_start_local=False), progress=said.append) as session,
+            pytest.raises(RayError, match=r"auto_start_local is false; set ray\.address"),
+        ):
+            session.connect()
     assert "Connection refused" in said[0]
 
 
@@ -197,12 +197,6 @@ def test_the_record_of_ray_start_is_read(tmp_path: Path, monkeypatch: pytest.Mon
     assert ray_session._recorded_address() == ""
     record.write_text("127.0.0.1:6379\n")
     assert ray_session._recorded_address() == "127.0.0.1:6379"
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize(
@@ -218,7 +212,8 @@ def closed_port() -> int:
 def test_unreachable_address_is_named_at_once(address: str, reason: str) -> None:
     started = time.monotonic()
     with (
-        RaySession(RayConfig(address=address.format(closed=closed_port()))) as session,
+        closed_port() as port,
+        RaySession(RayConfig(address=address.format(closed=port))) as session,
         pytest.raises(RayError, match=reason),
     ):
         session.connect()

@@ -20,7 +20,7 @@ from dlgforge_core.errors import BackendError
 from dlgforge_core.runtime import vllm_server
 from dlgforge_core.runtime.restarts import RestartBudget
 from dlgforge_core.runtime.vllm_server import ReplicaState, ReplicaStatus, VllmServer
-from tests.support.ray_processes import seconds_until
+from tests.support.waiting import seconds_until
 
 STAND_IN = """#!{python}
 import http.server, os, pathlib, sys, threading, time

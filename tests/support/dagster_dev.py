@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import httpx
@@ -17,6 +15,8 @@ from dagster_graphql import DagsterGraphQLClient
 
 from dlgforge_core.store.run_store import RunStore
 from tests.end_to_end.job import DAGSTER, ROOT, Project
+from tests.support.ports import free_port
+from tests.support.waiting import wait_until
 
 T = TypeVar("T")
 
@@ -69,22 +69,11 @@ class DagsterDev:
             status = self.client.get_run_status(run_id).value
             return status if status in FINISHED else None
 
-        return wait_for(ended, timeout_s, f"the end of run {run_id}")
+        return wait_until(ended, timeout_s, f"the end of run {run_id}")
 
     def log(self) -> str:
         """What `dagster dev` has printed."""
         return (self.project.folder / "dagster-dev.log").read_text("utf-8", "replace")
-
-
-def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> T:
-    """The first value of `condition` that is not None and not False. Fails after `timeout_s` seconds."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        found = condition()
-        if found is not None and found is not False:
-            return found
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s"
-        time.sleep(0.25)
 
 
 @contextlib.contextmanager
@@ -104,7 +93,7 @@ def dagster_dev(project: Project, **env: str) -> Iterator[DagsterDev]:
     )
     dev = DagsterDev(project, process, port)
     try:
-        wait_for(lambda: _answers(dev), 90, f"dagster dev comes up\n{dev.log()[-3000:]}")
+        wait_until(lambda: _answers(dev), 90, f"dagster dev comes up\n{dev.log()[-3000:]}")
         yield dev
     finally:
         _stop(process, project.env)
@@ -166,10 +155,3 @@ def _cmdline(process: psutil.Process) -> list[str]:
     with contextlib.suppress(psutil.Error):
         return process.cmdline()
     return []
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

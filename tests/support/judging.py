@@ -24,6 +24,7 @@ from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.processes import PR_SET_PDEATHSIG, prctl
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunStore
+from tests.support.processes import kill
 from tests.support.runs import LLM, planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint
 
@@ -113,11 +114,7 @@ class JudgingProcess:
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
+        kill(self.process)
 
 
 @contextlib.contextmanager

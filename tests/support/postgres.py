@@ -22,6 +22,9 @@ import pytest
 from dlgforge_core.runtime.processes import PR_SET_PDEATHSIG, prctl
 from dlgforge_core.store.embedded import find_install, release_embedded
 from dlgforge_core.store.embedded_account import Account, server_account
+from dlgforge_core.store.run_store import RunStore
+from tests.support.ports import free_port
+from tests.support.waiting import wait_until
 
 _DEADLINE_S = 30.0
 
@@ -85,7 +88,7 @@ class TcpPostgres:
 def tcp_postgres() -> Iterator[TcpPostgres]:
     """Run a Postgres server of its own on a random port of 127.0.0.1; it is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="dlgforge-pg-"))
-    server = TcpPostgres(folder, _free_port())
+    server = TcpPostgres(folder, free_port())
     try:
         (folder / "password").write_text(server.password + "\n")
         account = _account(folder)
@@ -128,10 +131,24 @@ def postmaster_pid(home: Path) -> int | None:
 
 def wait_until_stopped(home: Path, timeout_s: float = 10.0) -> None:
     """Wait until no server runs in `home`; fails the test when one still does."""
-    deadline = time.monotonic() + timeout_s
-    while (pid := postmaster_pid(home)) is not None:
-        assert time.monotonic() < deadline, f"postgres {pid} of {home} still runs after {timeout_s} s"
-        time.sleep(0.02)
+    wait_until(lambda: postmaster_pid(home) is None, timeout_s, f"the server of {home} stops")
+
+
+def wait_for_sessions_to_end(
+    store: RunStore, application: str = "dlgforge worker", *, n_left: int = 0, timeout_s: float = 10.0
+) -> None:
+    """Wait until at most `n_left` sessions of that name remain: what a dead process sent is settled then."""
+    with store.connection() as connection:
+
+        def ended() -> bool:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE application_name = %s AND datname = current_database()",
+                (application,),
+            ).fetchone()
+            return row is not None and row[0] <= n_left
+
+        wait_until(ended, timeout_s, f"the end of the sessions of {application!r}")
 
 
 def _account(folder: Path) -> Account | None:
@@ -142,9 +159,3 @@ def _prepare_child(account: Account | None) -> None:
     if account is not None:
         account.become()
     prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)  # the server goes when the tests are killed
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

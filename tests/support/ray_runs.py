@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import pytest
 
 from dlgforge_core.config import ActorConfig, CoordinatorConfig, LlmConfig, RayConfig, SpawnConfig
 from dlgforge_core.generation.prepare import PreparedRun
@@ -12,8 +14,19 @@ from dlgforge_core.generation.session import RunReport, Status, generate
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.bootstrap import overrides
 from dlgforge_core.runtime.ray_runner import RayRunner
+from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from tests.support.runs import MODEL, spec
+
+
+@contextlib.contextmanager
+def local_cluster(replicas: int) -> Iterator[RaySession]:
+    """A cluster of this machine with room for that many workers; this process is connected to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with RaySession(RayConfig(address="local", workers=ActorConfig(replicas=replicas))) as session:
+            session.connect()
+            yield session
 
 
 def runner(
@@ -65,12 +78,3 @@ def committed(store: RunStore) -> dict[tuple[str, int], tuple[str, str, int]]:
             "SELECT dialogue_id, turn_index, user_text, assistant_text, worker_id FROM turns"
         ).fetchall()
     return {(dialogue, index): (user, assistant, worker) for dialogue, index, user, assistant, worker in rows}
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
-    """The first true value of `condition`. Fails after `timeout_s` seconds, saying what was waited for."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s"
-        time.sleep(0.1)
-    return value

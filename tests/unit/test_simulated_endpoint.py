@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import os
 import signal
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +39,6 @@ SCHEMA = {
     "additionalProperties": False,
 }
 VERDICT = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": SCHEMA}}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[SimulatedEndpoint]:
-    with simulated_endpoint() as sim:
-        yield sim
-
-
-@pytest.fixture
-def sim(running: SimulatedEndpoint) -> SimulatedEndpoint:
-    """The shared endpoint with every option at its default and nothing counted."""
-    running.configure(**dataclasses.asdict(Options()))
-    running.reset()
-    return running
 
 
 def body(text: str = "Hello", system: str = ASSISTANT, **more: Any) -> dict[str, Any]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.simulated.options import Options
-from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+from tests.support.simulated_endpoint import SimulatedEndpoint
 
 TOOLS = [
     {
@@ -28,19 +25,6 @@ TOOLS = [
         },
     }
 ]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[SimulatedEndpoint]:
-    with simulated_endpoint() as sim:
-        yield sim
-
-
-@pytest.fixture
-def sim(running: SimulatedEndpoint) -> SimulatedEndpoint:
-    running.configure(**dataclasses.asdict(Options()))
-    running.reset()
-    return running
 
 
 def post(sim: SimulatedEndpoint, path: str, request: Any, **more: Any) -> httpx.Response:

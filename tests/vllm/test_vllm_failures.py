@@ -13,7 +13,7 @@ from dlgforge_core.config import VllmConfig
 from dlgforge_core.errors import BackendError
 from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
-from tests.support.ray_processes import seconds_until
+from tests.support.waiting import seconds_until
 from tests.vllm.servers import RAY, settings, vllm_processes
 
 pytestmark = pytest.mark.timeout(600)

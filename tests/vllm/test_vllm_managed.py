@@ -19,7 +19,8 @@ from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
 from dlgforge_core.runtime.vllm_server import ReplicaStatus
-from tests.support.ray_processes import alive, descendants, line_of, program, seconds_until
+from tests.support.processes import alive, descendants, line_of, program
+from tests.support.waiting import seconds_until
 from tests.vllm.servers import RAY, settings, vllm_processes
 
 QUESTION = "Tell me what the warranty of the device covers. " * 30

@@ -1,13 +1,13 @@
-"""What the Ray tests look at from outside: processes, and drivers run as programs of their own."""
+"""Processes as the tests see them from outside, and drivers run as programs of their own."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 
@@ -26,8 +26,7 @@ def program(
     try:
         yield process
     finally:
-        process.kill()
-        process.wait()
+        kill(process)
 
 
 def line_of(process: subprocess.Popen[str], prefix: str) -> str:
@@ -49,10 +48,18 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-def seconds_until(condition: Callable[[], bool], timeout_s: float) -> float:
-    """How long it takes until the condition holds. Fails after `timeout_s`."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < timeout_s, f"not so within {timeout_s:g} s"
-        time.sleep(0.1)
-    return time.monotonic() - started
+def runs(pid: int) -> bool:
+    """Whether there is a process `pid` that has not ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def kill(process: subprocess.Popen[Any]) -> None:
+    """SIGKILL; it is gone, and its pipes are closed, when this returns."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
