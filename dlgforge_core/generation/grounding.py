@@ -15,9 +15,9 @@ from dlgforge_core.languages import base_code
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """The document of a dialogue. `evidence`: a chunk for each turn. `on_topic`: it suits the seed topic."""
+    """What a dialogue is about. `evidence`: a chunk of its document for each turn. `on_topic`: it suits the
+    seed topic."""
 
-    document: str
     on_topic: bool
     evidence: tuple[Chunk, ...]
 
@@ -42,7 +42,6 @@ class Grounding:
         )
         chunks = await self.knowledge.chunks_of(assignment.document)
         return Anchor(
-            document=assignment.document,
             on_topic=dict(candidates).get(assignment.document, 0.0) > 0,
             evidence=rotated(chunks, assignment.nth, plan.n_turns),
         )

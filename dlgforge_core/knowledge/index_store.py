@@ -56,13 +56,6 @@ def locked(connection: Connection, dataset: str) -> Iterator[None]:
             connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", keys)
 
 
-def latest_index(store: Store, dataset: str) -> str:
-    """The id of the dataset's index that was made or confirmed last; empty when there is none."""
-    with connected(store) as connection:
-        sql = "SELECT index_id FROM knowledge_indexes WHERE dataset = %s ORDER BY built_at DESC LIMIT 1"
-        return str(_value(connection, sql, (dataset,)) or "")
-
-
 def index_documents(store: Store, dataset: str, index_id: str) -> list[Document]:
     """The documents of an index by name; none when there is no such index."""
     with connected(store) as connection:

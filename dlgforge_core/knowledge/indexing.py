@@ -17,7 +17,7 @@ from dlgforge_core.config import EmbeddingConfig, KnowledgeConfig
 from dlgforge_core.errors import KnowledgeError
 from dlgforge_core.knowledge.dense import vector_to_bytes
 from dlgforge_core.knowledge.embedding import Embedder, open_embedder
-from dlgforge_core.knowledge.endpoints import embedding_endpoint as endpoint_from_config
+from dlgforge_core.knowledge.endpoints import embedding_endpoint
 from dlgforge_core.knowledge.folder import KnowledgeFolder
 from dlgforge_core.knowledge.index_store import (
     CHUNK_IDS,
@@ -53,13 +53,12 @@ def index_knowledge(
     dataset: str,
     config: KnowledgeConfig,
     progress: Progress | None = None,
-    embedding_endpoint: Endpoint | None = None,
 ) -> IndexReport:
     """Bring the dataset's index up to date with its folder; files that have not changed are not read.
 
-    `progress` is told in words, at most once a second. Without an `embedding_endpoint` that of the config
-    is taken. Broken files are reported and skipped. Raises KnowledgeError when the folder cannot be listed
-    or nothing in it can be read, BackendError when the embeddings fail, ConfigError, psycopg.Error.
+    `progress` is told in words, at most once a second. Broken files are reported and skipped. Raises
+    KnowledgeError when the folder cannot be listed or nothing in it can be read, BackendError when the
+    embeddings fail, ConfigError, psycopg.Error.
     """
     if not config.path:
         return IndexReport()
@@ -78,7 +77,7 @@ def index_knowledge(
         built, n_embedded = n_bytes is None, 0
         if n_bytes is None:
             if config.embedding.backend != "off":
-                endpoint = embedding_endpoint or endpoint_from_config(config.embedding)
+                endpoint = embedding_endpoint(config.embedding)
                 n_embedded = _embed_missing(connection, dataset, corpus, config.embedding, endpoint, tell)
             n_bytes = _build(connection, dataset, index_id, settings, corpus, tell)
     return IndexReport(

@@ -203,12 +203,8 @@ class WorkerStore:
     # Writes of one dialogue; each returns when the write is durable. All raise LeaseLostError when another
     # worker has taken the dialogue over.
 
-    async def reserve_question(self, dialogue_id: str, turn_index: int, question: str) -> bool:
-        """Make this question this turn's own; False when it, or a near-copy, was asked before."""
-        return (await self.reserve(dialogue_id, turn_index, question)).accepted
-
     async def reserve(self, dialogue_id: str, turn_index: int, question: str) -> Reservation:
-        """`reserve_question` that tells which question was asked before."""
+        """Make this question this turn's own; refused when it, or a near-copy, was asked before."""
         result = await self._writer.submit(
             writes.ReserveQuestion(self._worker_id, dialogue_id, turn_index, question)
         )

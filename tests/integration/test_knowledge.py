@@ -21,7 +21,7 @@ from dlgforge_core.errors import BackendError, ConfigError, KnowledgeError
 from dlgforge_core.knowledge.coverage import assign_document, coverage_counts, release_document
 from dlgforge_core.knowledge.endpoints import embedding_endpoint, rerank_endpoint
 from dlgforge_core.knowledge.index_reader import IndexReader
-from dlgforge_core.knowledge.index_store import index_documents, latest_index, prune_indexes
+from dlgforge_core.knowledge.index_store import index_documents, prune_indexes
 from dlgforge_core.knowledge.indexing import index_knowledge
 from dlgforge_core.knowledge.retrieval import Knowledge, open_knowledge
 from dlgforge_core.knowledge.types import IndexReport
@@ -143,6 +143,16 @@ def test_an_earlier_index_stays_readable_until_it_is_pruned(store: RunStore, fol
     assert asyncio.run(found(second.index_id)) == []
     with pytest.raises(KnowledgeError, match="no knowledge index"):
         asyncio.run(found(first.index_id))
+
+
+def latest_index(store: RunStore, dataset: str) -> str:
+    """The id of the index that was made or confirmed last; empty when there is none."""
+    with store.connection() as connection:
+        row = connection.execute(
+            "SELECT index_id FROM knowledge_indexes WHERE dataset = %s ORDER BY built_at DESC LIMIT 1",
+            (dataset,),
+        ).fetchone()
+    return row[0] if row else ""
 
 
 def test_datasets_do_not_share_what_they_know(store: RunStore, folder: Path, tmp_path: Path) -> None:

@@ -69,6 +69,10 @@ def with_worker(
     return run
 
 
+async def reserved(w: WorkerStore, dialogue_id: str, turn_index: int, question: str) -> bool:
+    return (await w.reserve(dialogue_id, turn_index, question)).accepted
+
+
 @pytest.mark.parametrize(
     ("kept", "near", "other"),
     [
@@ -103,15 +107,15 @@ def test_a_near_copy_is_refused_and_told_what_it_collides_with(
     assert normal_form(kept) != normal_form(near)
 
     async def body(w: WorkerStore, ids: list[str]) -> None:
-        assert await w.reserve_question(ids[0], 0, kept)
+        assert await reserved(w, ids[0], 0, kept)
         refused = await w.reserve(ids[1], 0, near)
         assert not refused
         assert refused.collides_with == normal_form(kept)
         assert 0.8 <= refused.similarity < 1.0
-        assert not await w.reserve_question(ids[0], 1, near), "in its own dialogue as well"
+        assert not await reserved(w, ids[0], 1, near), "in its own dialogue as well"
         exact = await w.reserve(ids[1], 0, f" {kept.upper()}!")
         assert (exact.accepted, exact.collides_with, exact.similarity) == (False, normal_form(kept), 1.0)
-        assert await w.reserve_question(ids[1], 0, other)
+        assert await reserved(w, ids[1], 0, other)
 
     with_worker(store, body)
 
@@ -120,8 +124,8 @@ def test_with_a_threshold_of_one_only_exact_repeats_are_refused_and_nothing_more
     store: RunStore,
 ) -> None:
     async def body(w: WorkerStore, ids: list[str]) -> None:
-        assert await w.reserve_question(ids[0], 0, BREAD)
-        assert await w.reserve_question(ids[1], 0, NEAR)
+        assert await reserved(w, ids[0], 0, BREAD)
+        assert await reserved(w, ids[1], 0, NEAR)
         refused = await w.reserve(ids[2], 0, BREAD.lower())
         assert (refused.accepted, refused.collides_with) == (False, normal_form(BREAD))
 
@@ -152,8 +156,8 @@ def test_of_near_copies_reserved_at_once_by_two_workers_one_wins(store: RunStore
             for n, (one, other) in enumerate(zip(ours, theirs, strict=True)):
                 word = random_letters(n)
                 got = await asyncio.gather(
-                    a.reserve_question(one, 0, f"What is {word} used for?"),
-                    b.reserve_question(other, 0, f"What is {word}s used for?"),
+                    reserved(a, one, 0, f"What is {word} used for?"),
+                    reserved(b, other, 0, f"What is {word}s used for?"),
                 )
                 assert sorted(got) == [False, True], f"round {n}"
 
@@ -177,7 +181,7 @@ def test_a_group_waits_for_the_group_that_has_looked_but_not_yet_written(
     async def main() -> None:
         async with worker(store, run) as a, worker(store, run) as b:
             (one,), (other,) = await claimed(a, 1), await claimed(b, 1)
-            got = await asyncio.gather(a.reserve_question(one, 0, BREAD), b.reserve_question(other, 0, NEAR))
+            got = await asyncio.gather(reserved(a, one, 0, BREAD), reserved(b, other, 0, NEAR))
             assert sorted(got) == [False, True]
             assert len(looked) == 2
             assert looked[1] - looked[0] > 0.25, "the other one had to wait for the first to be done"
@@ -204,13 +208,13 @@ def test_groups_of_another_fingerprint_neither_wait_nor_collide(
     async def main() -> None:
         async with worker(store, run) as a, worker(store, other_run) as b:
             (one,), (other,) = await claimed(a, 1), await claimed(b, 1)
-            holding = asyncio.create_task(a.reserve_question(one, 0, BREAD))
+            holding = asyncio.create_task(reserved(a, one, 0, BREAD))
             await locked.wait()
             async with asyncio.timeout(3):
-                assert await b.reserve_question(other, 0, NEAR)
+                assert await reserved(b, other, 0, NEAR)
             go_on.set()
             assert await holding
-            assert await b.reserve_question(other, 1, FAR)
+            assert await reserved(b, other, 1, FAR)
 
     asyncio.run(main())
 
@@ -219,11 +223,9 @@ def test_a_repeated_write_is_not_a_repeat_and_a_superseded_question_is_not_in_th
     store: RunStore,
 ) -> None:
     async def body(w: WorkerStore, ids: list[str]) -> None:
-        assert await w.reserve_question(ids[0], 0, BREAD)
-        assert await w.reserve_question(ids[0], 0, BREAD)
-        assert await w.reserve_question(ids[0], 0, NEAR), (
-            "the turn's question was made again, a bit otherwise"
-        )
+        assert await reserved(w, ids[0], 0, BREAD)
+        assert await reserved(w, ids[0], 0, BREAD)
+        assert await reserved(w, ids[0], 0, NEAR), "the turn's question was made again, a bit otherwise"
 
     with_worker(store, body)
     with store.connection() as connection:
@@ -232,10 +234,10 @@ def test_a_repeated_write_is_not_a_repeat_and_a_superseded_question_is_not_in_th
 
 def test_a_dropped_dialogue_frees_its_questions(store: RunStore) -> None:
     async def body(w: WorkerStore, ids: list[str]) -> None:
-        assert await w.reserve_question(ids[0], 0, BREAD)
-        assert not await w.reserve_question(ids[1], 0, NEAR)
+        assert await reserved(w, ids[0], 0, BREAD)
+        assert not await reserved(w, ids[1], 0, NEAR)
         _, again = await asyncio.gather(
-            w.drop(ids[0], DropReason.REFUSED, "no"), w.reserve_question(ids[1], 0, NEAR)
+            w.drop(ids[0], DropReason.REFUSED, "no"), reserved(w, ids[1], 0, NEAR)
         )
         assert again, "in one group the drop comes first"
 
@@ -275,7 +277,7 @@ _HOLDER = """
         )
         async with store as w:
             (claim,) = await w.claim(1)
-            await w.reserve_question(claim.plan.dialogue_id, 0, question)
+            await w.reserve(claim.plan.dialogue_id, 0, question)
             print("ready", flush=True)
             await asyncio.sleep(60)
 
@@ -301,7 +303,7 @@ def test_a_killed_workers_question_stays_its_turns_until_the_dialogue_is_dropped
     async def main() -> None:
         async with worker(store, run) as w:
             (mine,) = await claimed(w, 1)
-            assert not await w.reserve_question(mine, 0, NEAR)
+            assert not await reserved(w, mine, 0, NEAR)
             process.kill()
             process.wait()
             with store.connection() as connection:
@@ -313,10 +315,10 @@ def test_a_killed_workers_question_stays_its_turns_until_the_dialogue_is_dropped
             assert claim.draft is not None
             assert claim.draft.question == BREAD
             taken_over = claim.plan.dialogue_id
-            assert not await w.reserve_question(mine, 0, NEAR), "the draft still stands"
-            assert await w.reserve_question(taken_over, 0, BREAD), "resumed: this write, repeated"
+            assert not await reserved(w, mine, 0, NEAR), "the draft still stands"
+            assert await reserved(w, taken_over, 0, BREAD), "resumed: this write, repeated"
             await w.drop(taken_over, DropReason.REFUSED, "no")
-            assert await w.reserve_question(mine, 0, NEAR)
+            assert await reserved(w, mine, 0, NEAR)
 
     asyncio.run(main())
 
@@ -328,7 +330,7 @@ def test_a_worker_killed_while_it_holds_the_lock_leaves_nothing_behind(store: Ru
     async def main() -> None:
         async with worker(store, run) as w:
             (mine,) = await claimed(w, 1)
-            waiting = asyncio.create_task(w.reserve_question(mine, 0, NEAR))
+            waiting = asyncio.create_task(reserved(w, mine, 0, NEAR))
             done, _ = await asyncio.wait([waiting], timeout=0.5)
             assert not done, "the lock is held"
             process.kill()
@@ -358,13 +360,13 @@ def test_a_worker_that_stands_still_with_the_lock_is_cut_off_and_writes_again_wh
     async def main() -> None:
         async with worker(store, run) as a, worker(store, run) as b:
             (one,), (other,) = await claimed(a, 1), await claimed(b, 1)
-            sleeper = asyncio.create_task(a.reserve_question(one, 0, BREAD))
+            sleeper = asyncio.create_task(reserved(a, one, 0, BREAD))
             await asleep.wait()
             async with asyncio.timeout(30):  # it sleeps on meanwhile: the server cuts it off
-                assert await b.reserve_question(other, 0, NEAR)
+                assert await reserved(b, other, 0, NEAR)
             wake.set()
             assert not await sleeper, "it looked again, and found the other's"
-            assert await a.reserve_question(one, 0, FAR)
+            assert await reserved(a, one, 0, FAR)
 
     asyncio.run(main())
 
@@ -395,9 +397,9 @@ def test_old_rows_have_no_bands_and_are_compared_by_their_key(dsn: str) -> None:
     async def main() -> None:
         async with worker(store, run) as w:
             one, other = await claimed(w, 2)
-            assert not await w.reserve_question(one, 0, BREAD)
-            assert await w.reserve_question(one, 0, NEAR), "an old row is not seen as a near-copy"
-            assert not await w.reserve_question(other, 0, f"{NEAR} Please")
+            assert not await reserved(w, one, 0, BREAD)
+            assert await reserved(w, one, 0, NEAR), "an old row is not seen as a near-copy"
+            assert not await reserved(w, other, 0, f"{NEAR} Please")
 
     asyncio.run(main())
 
@@ -407,7 +409,7 @@ def test_the_look_up_reads_the_index_of_bands(store: RunStore) -> None:
 
     async def body(w: WorkerStore, ids: list[str]) -> None:
         for turn in range(12):  # past the point where the plan becomes a general one
-            assert await w.reserve_question(ids[turn % 8], turn, random_letters(turn))
+            assert await reserved(w, ids[turn % 8], turn, random_letters(turn))
 
     with_worker(store, body)
     with store.connection() as connection:

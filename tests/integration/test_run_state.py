@@ -43,6 +43,10 @@ def _migrate(dsn: str) -> int:
     return len(RunStore(dsn).migrate())
 
 
+async def reserved(w: WorkerStore, dialogue_id: str, turn_index: int, question: str) -> bool:
+    return (await w.reserve(dialogue_id, turn_index, question)).accepted
+
+
 def test_processes_that_migrate_at_once_apply_each_migration_once(dsn: str) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         applied = pool.map(_migrate, [dsn] * 4)
@@ -100,7 +104,7 @@ def test_a_committed_dialogue_comes_back_as_it_was_said(store: RunStore) -> None
         async with worker(store, run) as w:
             (claim,) = await w.claim(5)
             for turn in said:
-                assert await w.reserve_question(claim.plan.dialogue_id, turn.index, turn.user)
+                assert await reserved(w, claim.plan.dialogue_id, turn.index, turn.user)
                 await w.save_answer(claim.plan.dialogue_id, turn.index, turn.assistant)
                 await w.commit_turn(claim.plan.dialogue_id, turn, final=turn.index == 1)
 
@@ -128,13 +132,11 @@ def test_a_question_is_taken_once_across_workers_and_freed_by_a_drop(store: RunS
         async with worker(store, run) as a, worker(store, run) as b:
             (one,), (two,) = await a.claim(1), await b.claim(1)
             first, second = one.plan.dialogue_id, two.plan.dialogue_id
-            assert await a.reserve_question(first, 0, "How do I bake bread?")
-            assert not await b.reserve_question(second, 0, "how do I BAKE  bread")
-            assert await a.reserve_question(first, 0, "How do I bake bread?"), (
-                "a repeated write is not a repeat"
-            )
+            assert await reserved(a, first, 0, "How do I bake bread?")
+            assert not await reserved(b, second, 0, "how do I BAKE  bread")
+            assert await reserved(a, first, 0, "How do I bake bread?"), "a repeated write is not a repeat"
             await a.drop(first, DropReason.REFUSED, "no")
-            assert await b.reserve_question(second, 0, "how do I BAKE  bread")
+            assert await reserved(b, second, 0, "how do I BAKE  bread")
 
     asyncio.run(main())
     assert store.progress(run.run_id).drop_reasons == {"refused": 1}
@@ -146,7 +148,7 @@ def test_questions_in_one_group_are_compared_with_each_other(store: RunStore) ->
     async def main() -> list[bool]:
         async with worker(store, run) as w:
             ids = [claim.plan.dialogue_id for claim in await w.claim(8)]
-            return await asyncio.gather(*[w.reserve_question(i, 0, "The same?") for i in ids])
+            return await asyncio.gather(*[reserved(w, i, 0, "The same?") for i in ids])
 
     assert sum(asyncio.run(main())) == 1
 
@@ -202,7 +204,7 @@ _HOLDER = """
         store = WorkerStore(dsn, PostgresConfig(), run_id=run, fingerprint=fingerprint, lease_s=3600)
         async with store as w:
             (claim,) = await w.claim(1)
-            await w.reserve_question(claim.plan.dialogue_id, 0, "Asked before the crash?")
+            await w.reserve(claim.plan.dialogue_id, 0, "Asked before the crash?")
             await w.save_answer(claim.plan.dialogue_id, 0, "Answered before the crash.")
             print("ready", flush=True)
             await asyncio.sleep(60)
