@@ -131,7 +131,7 @@ def fingerprint_of(connection: psycopg.Connection, scope: Scope) -> str:
     """The fingerprint of a scope. Raises StoreError when nothing was ever made in it."""
     row = connection.execute(_FINGERPRINT, scope.parameters).fetchone()
     if row is None:
-        raise StoreError("there is nothing to judge: no such run was ever made here")
+        raise StoreError("there is no such run here: nothing was ever made under this id or fingerprint")
     return str(row[0])
 
 

@@ -61,14 +61,14 @@ class EndpointEmbedder:
 
 
 class LocalEmbedder:
-    """A sentence-transformers model in this process; its work runs in a thread."""
+    """A sentence-transformers model in this process, set in `section`; its work runs in a thread."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, section: str) -> None:
         try:
             library = importlib.import_module("sentence_transformers")
         except ImportError:
             raise ConfigError(
-                "knowledge.embedding.backend = sentence_transformers needs a package that is not installed: "
+                f"{section}.backend = sentence_transformers needs a package that is not installed: "
                 "pip install 'dlgforge[dense]'"
             ) from None
         try:
@@ -88,26 +88,36 @@ class LocalEmbedder:
 
 
 def open_embedder(
-    backend: EmbeddingBackend, model: str, endpoint: Endpoint | None, *, attempts: int = ATTEMPTS
+    backend: EmbeddingBackend,
+    model: str,
+    endpoint: Endpoint | None,
+    *,
+    attempts: int = ATTEMPTS,
+    section: str = "knowledge.embedding",
 ) -> Embedder:
-    """What makes vectors by this backend. Raises ConfigError when it cannot be used."""
+    """What makes vectors by this backend, which `section` of the configuration names.
+
+    Raises ConfigError when it cannot be used.
+    """
     if backend == "sentence_transformers":
-        return LocalEmbedder(model)
+        return LocalEmbedder(model, section)
     if endpoint is None:
         raise ConfigError(
-            f"the embeddings of {model!r} are made by an endpoint, but none was given: "
-            "set knowledge.embedding.base_url"
+            f"the embeddings of {model!r} are made by an endpoint, but none was given: set {section}.base_url"
         )
     return EndpointEmbedder(endpoint, model, attempts=attempts)
 
 
 @contextmanager
 def blocking_embedder(
-    config: EmbeddingConfig, endpoint: Endpoint | None
+    config: EmbeddingConfig, endpoint: Endpoint | None, section: str
 ) -> Iterator[Callable[[Sequence[str]], Vectors]]:
-    """A function that embeds texts for callers without an event loop. Raises ConfigError; it BackendError."""
+    """A function that embeds texts for callers without an event loop, as this `section` says.
+
+    Raises ConfigError; the function BackendError.
+    """
     with asyncio.Runner() as runner:
-        embedder = open_embedder(config.backend, config.model, endpoint)
+        embedder = open_embedder(config.backend, config.model, endpoint, section=section)
 
         def embed(texts: Sequence[str]) -> Vectors:
             batches = [texts[at : at + config.batch_size] for at in range(0, len(texts), config.batch_size)]

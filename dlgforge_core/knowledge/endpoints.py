@@ -22,7 +22,7 @@ _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
 def embedding_endpoint(config: EmbeddingConfig, env: Mapping[str, str] = os.environ) -> Endpoint | None:
-    """The server of `knowledge.embedding`, with its key; None when no server makes the embeddings.
+    """The server of an embedding section, with its key; None when no server makes the embeddings.
 
     Raises ConfigError when the variable that should hold the key is not set.
     """

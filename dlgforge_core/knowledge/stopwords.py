@@ -31,7 +31,7 @@ _ARABIC = """
 # What an elided word leaves (l'eau, qu'il), and question words.
 _FRENCH_TOO = "l d qu j n m t s c y est ce comment pourquoi combien quand faut"
 _SPANISH_TOO = "cómo qué cuál cuáles cuándo cuánto cuánta cuántos dónde sé"
-_OTHER = {
+_BY_LANGUAGE = {
     "de": shipped.STOPWORDS_GERMAN,
     "nl": shipped.STOPWORDS_DUTCH,
     "pt": shipped.STOPWORDS_PORTUGUESE,
@@ -51,4 +51,4 @@ _OTHER = {
 @lru_cache(maxsize=32)
 def stopwords(language: str) -> frozenset[str]:
     """The stop words of a language (ISO 639-1), case-folded; empty where none are known."""
-    return frozenset(word.casefold() for word in _OTHER.get(language, ()))
+    return frozenset(word.casefold() for word in _BY_LANGUAGE.get(language, ()))

@@ -109,7 +109,8 @@ def _dedup(config: SemanticDedupConfig) -> Iterator[SemanticDedup | None]:
     if config.threshold is None:
         yield None
         return
-    with blocking_embedder(config.embedding, embedding_endpoint(config.embedding)) as embed:
+    section = "saving.semantic_dedup.embedding"
+    with blocking_embedder(config.embedding, embedding_endpoint(config.embedding), section) as embed:
         yield SemanticDedup(embed, config.threshold)
 
 

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlgforge_core.config import EmbeddingConfig
 from dlgforge_core.dialogue import Dialogue, DialoguePlan, Persona, SeedTopic, Turn
+from dlgforge_core.errors import ConfigError
+from dlgforge_core.knowledge.embedding import blocking_embedder
 from dlgforge_core.quality import semantic
 from dlgforge_core.quality.semantic import SemanticDedup
 
@@ -98,3 +101,12 @@ def test_a_threshold_out_of_bounds_is_refused(threshold: float) -> None:
 def test_an_embedder_that_breaks_its_word_is_told_apart(vectors: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(SemanticDedup(lambda _: vectors, 0.9).filter(dialogues(["1", "2"])))
+
+
+def test_what_cannot_embed_is_named_by_its_own_section() -> None:
+    config = EmbeddingConfig(backend="endpoint", model="m", base_url="http://127.0.0.1:9/v1")
+    with (
+        pytest.raises(ConfigError, match=r"set saving\.semantic_dedup\.embedding\.base_url"),
+        blocking_embedder(config, None, "saving.semantic_dedup.embedding"),
+    ):
+        pass
