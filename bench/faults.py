@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 from bench.fixture import SERVICE, fresh_store, generation
 from dlgforge_core.config import GenerationConfig
@@ -46,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dialogues", type=int, default=192)
     dialogues = parser.parse_args().dialogues
-    options = {"models": [MODEL], **SERVICE, "slots": SLOTS, "seed": 1}
+    options: dict[str, Any] = {"models": [MODEL], **SERVICE, "slots": SLOTS, "seed": 1}
     shares = dict.fromkeys(FAULTS, 0.1 / len(FAULTS))
     with fresh_store("bench") as store, simulated_endpoint(**options, faults=shares, retry_after_s=0) as sim:
         elapsed, progress, failures = timed(store, generation(dialogues, SLOTS), sim)

@@ -22,7 +22,7 @@ SLOTS = 64
 
 def measure(dialogues: int, seed: int) -> dict[str, float]:
     """One run of the fixture."""
-    options = {**SERVICE, "slots": SLOTS, "seed": seed, "models": [MODEL]}
+    options: dict[str, Any] = {**SERVICE, "slots": SLOTS, "seed": seed, "models": [MODEL]}
     with fresh_store("bench") as store, simulated_endpoint(**options) as sim:
         run = prepared(store, generation(dialogues, SLOTS, seed))
         before = psutil.cpu_times()
@@ -58,7 +58,7 @@ def main() -> None:
 
 def _idle(before: Any, after: Any) -> float:
     """The share of the machine's CPU that nobody used; a busy machine stretches the span."""
-    return (after.idle - before.idle) / (sum(after) - sum(before))
+    return float((after.idle - before.idle) / (sum(after) - sum(before)))
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -40,7 +41,7 @@ def main(config: str = CONFIG) -> int:
 def show(folder: Path, seconds: float) -> None:
     """Print the dataset's files and a few of its dialogues, of different languages."""
     dialogues = [json.loads(line) for line in (folder / "data/sharegpt/train.jsonl").open(encoding="utf-8")]
-    by_language: dict[str, list[dict]] = {}
+    by_language: dict[str, list[dict[str, Any]]] = {}
     for dialogue in dialogues:
         by_language.setdefault(dialogue["language"], []).append(dialogue)
     counts = ", ".join(f"{len(group)} {language}" for language, group in sorted(by_language.items()))

@@ -24,7 +24,7 @@ PLAN = {
 def test_ten_kills_cost_the_calls_in_flight_and_no_more(store: RunStore) -> None:
     draw = random.Random(20)
     moments = [draw.uniform(0.0, 0.7) for _ in range(10)]
-    run = planned(store, **PLAN)  # type: ignore[arg-type]
+    run = planned(store, **PLAN)
     book = Book(store, run)
     with simulated_endpoint(models=[MODEL], latency_s=0.05, latency_sigma=0.6, record_requests=10_000) as sim:
         kills, last_sitting = kill_and_resume(store, PLAN, book, sim, moments)

@@ -162,7 +162,7 @@ def test_a_recipes_saving_is_the_default_and_filters_are_counted(
         output_dir=str(tmp_path / "out"),
         formats=["sharegpt_judged"],
         output_columns={"conversations": "talk"},
-        filters={"min_score": 5.0},  # type: ignore[arg-type]
+        filters={"min_score": 5.0},
     )
     spec = DatasetSpec("", Recipe(saving=saving))
     shown = metadata(materialize(filled, instance, "dialogue_dataset", spec=spec), "dialogue_dataset")

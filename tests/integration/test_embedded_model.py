@@ -64,9 +64,9 @@ def endpoint() -> Iterator[Endpoint]:
 class TestServing:
     def test_answers_under_its_name_with_usage(self, endpoint: Endpoint) -> None:
         answer = chat(endpoint, [{"role": "user", "content": "What is the capital of France?"}])
-        assert answer["choices"][0]["message"]["content"].strip()  # type: ignore[index]
+        assert answer["choices"][0]["message"]["content"].strip()
         assert answer["model"] == EMBEDDED_MODEL_NAME
-        assert answer["usage"]["prompt_tokens"] > 10  # type: ignore[index]
+        assert answer["usage"]["prompt_tokens"] > 10
 
     def test_refuses_calls_without_its_key_and_hides_it(self, endpoint: Endpoint) -> None:
         response = httpx.post(
@@ -83,17 +83,17 @@ class TestServing:
         with ThreadPoolExecutor(6) as pool:
             asked = [[{"role": "user", "content": f"Count from {i} to 20."}] for i in range(6)]
             answers = list(pool.map(lambda m: chat(endpoint, m), asked))
-        assert all(a["choices"][0]["message"]["content"].strip() for a in answers)  # type: ignore[index]
+        assert all(a["choices"][0]["message"]["content"].strip() for a in answers)
 
     def test_a_grown_prompt_is_taken_up_from_the_cache(self, endpoint: Endpoint) -> None:
         messages = [{"role": "user", "content": "Tell me about the moons of Jupiter. " * 12}]
         first = chat(endpoint, messages)
         messages += [
-            {"role": "assistant", "content": first["choices"][0]["message"]["content"]},  # type: ignore[index]
+            {"role": "assistant", "content": first["choices"][0]["message"]["content"]},
             {"role": "user", "content": "And Saturn?"},
         ]
         usage = chat(endpoint, messages)["usage"]
-        assert usage["prompt_tokens_details"]["cached_tokens"] >= 100  # type: ignore[index]
+        assert usage["prompt_tokens_details"]["cached_tokens"] >= 100
 
     def test_a_json_schema_binds_the_answer(self, endpoint: Endpoint) -> None:
         schema = {
@@ -117,7 +117,7 @@ class TestServing:
             max_tokens=120,
             response_format={"type": "json_schema", "json_schema": {"name": "v", "schema": schema}},
         )
-        verdict = json.loads(answer["choices"][0]["message"]["content"])  # type: ignore[index]
+        verdict = json.loads(answer["choices"][0]["message"]["content"])
         assert 0 <= verdict["score"] <= 10
         assert set(verdict["reasons"]) <= {"clear", "off_topic"}
 
@@ -302,7 +302,7 @@ FAMILY = textwrap.dedent(
 def start_family(**options: object) -> tuple[ServerProcess, list[int]]:
     """A server deaf to SIGTERM, with a child in its group and one in a session of its own."""
     lines: list[str] = []
-    server = ServerProcess([sys.executable, "-c", FAMILY], on_stdout=lines.append, **options)  # type: ignore[arg-type]
+    server = ServerProcess([sys.executable, "-c", FAMILY], on_stdout=lines.append, **options)
     wait_until(lambda: bool(lines), 10.0)
     pids = tree(server.pid)
     assert len(pids) == 4

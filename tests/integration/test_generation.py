@@ -16,7 +16,7 @@ from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoi
 
 
 def endpoint(sim: SimulatedEndpoint, name: str = "simulated", **options: object) -> Endpoint:
-    return Endpoint(name, sim.base_url, **options)  # type: ignore[arg-type]
+    return Endpoint(name, sim.base_url, **options)
 
 
 def test_every_planned_turn_is_made_with_three_calls(store: RunStore) -> None:

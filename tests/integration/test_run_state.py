@@ -24,7 +24,7 @@ from dlgforge_core.store.worker_store import WorkerStore
 
 def plan(store: RunStore, total: int = 8, **run: object) -> PreparedRun:
     settings = {"total_samples": total, "target_languages": ["en"], "n_turns": 2, **run}
-    generation = GenerationConfig(run=RunConfig(**settings))  # type: ignore[arg-type]
+    generation = GenerationConfig(run=RunConfig(**settings))
     return prepare_run(store, generation, LlmConfig(), read_seeds("", strict=True))
 
 
@@ -35,7 +35,7 @@ def worker(store: RunStore, run: PreparedRun, **options: object) -> WorkerStore:
         PostgresConfig(),
         run_id=run.run_id,
         fingerprint=run.fingerprint,
-        **arguments,  # type: ignore[arg-type]
+        **arguments,
     )
 
 

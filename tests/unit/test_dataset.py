@@ -200,7 +200,7 @@ class TestTools:
     def test_a_tool_without_a_definition_is_described_by_its_calls(self, tmp_path: Path) -> None:
         write(tmp_path, [grounded(0)])
         (record,) = lines(tmp_path / "data/openai_messages/train.jsonl")
-        assert record["tools"][0]["function"]["parameters"] == {  # type: ignore[index]
+        assert record["tools"][0]["function"]["parameters"] == {
             "type": "object",
             "properties": {"query": {"type": "string"}, "top_k": {"type": "integer"}},
             "required": ["query", "top_k"],
@@ -514,7 +514,7 @@ class TestCard:
             write_dataset([dialogue], tmp_path, judges=judges)
             (record,) = lines(tmp_path / "data/sharegpt/train.jsonl")
             card = (tmp_path / "README.md").read_text("utf-8")
-            return record["models"], card  # type: ignore[return-value]
+            return record["models"], card
 
         models, card = named(None, [])
         assert models == {"kb_responder": "m"}

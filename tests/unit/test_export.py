@@ -117,8 +117,8 @@ def test_every_text_comes_back(tmp_path_factory: pytest.TempPathFactory, dialogu
     rows = pq.read_table(of(folder, "parquet")).to_pylist()
     assert lines(folder / "data/parquet/train.jsonl") == rows
     for dialogue, a, b, c in zip(dialogues, sharegpt, openai, rows, strict=True):
-        assert [m["value"] for m in a["conversations"]] == words(dialogue)  # type: ignore[attr-defined]
-        assert [m["content"] for m in b["messages"]] == words(dialogue)  # type: ignore[attr-defined]
+        assert [m["value"] for m in a["conversations"]] == words(dialogue)
+        assert [m["content"] for m in b["messages"]] == words(dialogue)
         assert [m["content"] for m in c["messages"]] == words(dialogue)
         assert a["topic"] == c["topic"] == clean(dialogue.plan.topic.topic)
         verdicts = [clean(t.judgement.to_json()) if t.judgement else None for t in dialogue.turns]

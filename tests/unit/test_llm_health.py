@@ -131,7 +131,7 @@ def router(strategy: RoutingStrategy, *endpoints: Endpoint, patience_s: float = 
 
 
 async def take(r: Router, affinity: str = "d", **kw: object) -> Slot:
-    return await asyncio.wait_for(r.acquire(r.ticket(), "m", affinity, **kw), 1)  # type: ignore[arg-type]
+    return await asyncio.wait_for(r.acquire(r.ticket(), "m", affinity, **kw), 1)
 
 
 def test_no_endpoint_is_a_configuration_error() -> None:

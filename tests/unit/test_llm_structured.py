@@ -78,9 +78,9 @@ def test_an_object_is_found_after_any_text(before: str, value: dict[str, object]
 
 
 def test_strict_is_asked_for_only_where_it_is_taken() -> None:
-    assert response_format(JsonMode.JSON_SCHEMA, SCHEMA)["json_schema"]["strict"] is True  # type: ignore[index]
+    assert response_format(JsonMode.JSON_SCHEMA, SCHEMA)["json_schema"]["strict"] is True
     loose = {**SCHEMA, "required": ["score"]}
-    assert "strict" not in response_format(JsonMode.JSON_SCHEMA, loose)["json_schema"]  # type: ignore[index]
+    assert "strict" not in response_format(JsonMode.JSON_SCHEMA, loose)["json_schema"]
     assert response_format(JsonMode.TEXT, SCHEMA) is None
 
 

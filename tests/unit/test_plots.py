@@ -54,7 +54,7 @@ def test_the_picture_is_small_and_complete_whatever_there_is(figures: DialogueFi
         ({"drop_reasons": {"refused": 2}, "tokens_by_role": {"qa_judge": (10, 5)}, "throughput": []}, 496),
         ({"drop_reasons": {}, "tokens_by_role": {}, "throughput": [(0.5, 1.0), (1.5, 2.0)]}, 496),
     ):
-        png = overview_png(figures, **extra)  # type: ignore[arg-type]
+        png = overview_png(figures, **extra)
         assert Image.open(io.BytesIO(png)).size == (960, height)
         assert len(png) < 40_000
     assert base64.b64decode(markdown_image(png, "x").split("base64,")[1].rstrip(")")) == png
