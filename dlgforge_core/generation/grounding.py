@@ -34,15 +34,15 @@ class Grounding:
 
     async def anchor(self, plan: DialoguePlan) -> Anchor:
         """The dialogue's document, the same however often it is taken up; counted as used."""
-        documents = self.knowledge.documents(plan.language)
+        pool = self.knowledge.pool(plan.language)
         query = " ".join(filter(None, (plan.topic.topic, plan.topic.question)))
-        candidates = await self.knowledge.relevance(query, documents, plan.topic.language)
+        candidates = await self.knowledge.relevance(query, pool, plan.topic.language)
         assignment = await self.knowledge.assign_document(
             self.fingerprint, plan.dialogue_id, candidates, coverage=self.coverage, seed=self.seed
         )
         chunks = await self.knowledge.chunks_of(assignment.document)
         return Anchor(
-            on_topic=dict(candidates).get(assignment.document, 0.0) > 0,
+            on_topic=candidates.relevance_of(assignment.document) > 0,
             evidence=rotated(chunks, assignment.nth, plan.n_turns),
         )
 
@@ -68,8 +68,8 @@ class Grounding:
 
     async def search(self, plan: DialoguePlan, query: str, *, k: int) -> list[Hit]:
         """What the assistant finds by itself, as a tool."""
-        names = [document.name for document in self.knowledge.documents(plan.language)]
-        return await self.knowledge.search(query, k=k, documents=names, language=plan.language)
+        pool = self.knowledge.pool(plan.language)
+        return await self.knowledge.search(query, k=k, pool=pool, language=plan.language)
 
 
 def rotated(chunks: Sequence[Chunk], nth: int, n_turns: int) -> tuple[Chunk, ...]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import orjson
 import psycopg
 
 from dlgforge_core.config import CoverageConfig
 from dlgforge_core.knowledge.index_store import index_documents
+from dlgforge_core.knowledge.pool import Candidates, Choice, DocumentPool, Places, Uses
 from dlgforge_core.languages import base_code
 from dlgforge_core.store import lock_keys
 from dlgforge_core.store.connection import AsyncConnection
@@ -31,16 +32,22 @@ _USES = """
 SELECT document, uses FROM knowledge_uses
 WHERE fingerprint = %(fingerprint)s AND document = ANY(%(documents)s)
 """
-_ALL_USES = "SELECT document, uses FROM knowledge_uses WHERE fingerprint = %(fingerprint)s"
-_FEW = 500  # from here on it costs less to read all counts than to send all names
+# One value: a row for each of 100,000 documents would take the client ten times as long.
+_ALL_USES = """
+SELECT coalesce(json_object_agg(document, uses), '{}')::text FROM knowledge_uses
+WHERE fingerprint = %(fingerprint)s
+"""
+_FEW = 500  # documents whose counts are read for every dialogue
+_LOOKED_UP = 100  # of more documents, the counts that are read for a dialogue at first
 _ASSIGN = """
 WITH used AS (
     INSERT INTO knowledge_uses AS u (fingerprint, document, uses)
     VALUES (%(fingerprint)s, %(document)s, 1)
     ON CONFLICT (fingerprint, document) DO UPDATE SET uses = u.uses + 1
+    RETURNING uses - 1 AS nth
 )
 INSERT INTO knowledge_assignments (fingerprint, dialogue_id, document, nth)
-VALUES (%(fingerprint)s, %(dialogue)s, %(document)s, %(nth)s)
+SELECT %(fingerprint)s, %(dialogue)s, %(document)s, nth FROM used RETURNING nth
 """
 _RELEASE = """
 WITH gone AS (
@@ -48,7 +55,7 @@ WITH gone AS (
     WHERE fingerprint = %(fingerprint)s AND dialogue_id = %(dialogue)s RETURNING document
 )
 UPDATE knowledge_uses u SET uses = u.uses - 1 FROM gone
-WHERE u.fingerprint = %(fingerprint)s AND u.document = gone.document
+WHERE u.fingerprint = %(fingerprint)s AND u.document = gone.document RETURNING u.document
 """
 
 
@@ -60,22 +67,75 @@ class Assignment:
     nth: int
 
 
+class KnownUses:
+    """How often the documents of a pool were used, as far as one worker knows.
+
+    Others use them meanwhile, so these counts are too low rather than too high, and what looks the least used
+    is looked up before it is taken. A count is too high where another worker gave a document back: that is
+    made good once all documents have been used once more.
+    """
+
+    def __init__(self, pool: DocumentPool) -> None:
+        self.pool = pool
+        self.counts: Uses = np.zeros(len(pool), np.int64)
+        self._least_when_read = -1
+
+    def add(self, document: str, n: int) -> None:
+        """Count a document `n` times more."""
+        if (place := self.pool.place(document)) is not None:
+            self.counts[place] += n
+
+    async def choose(self, connection: AsyncConnection, names: Mapping[str, str], choice: Choice) -> int:
+        """The place of the document that the choice falls on by the counts as they are in Postgres."""
+        if not choice.counts_matter:
+            return int(choice.best(self.counts)[0])
+        n, looked_up = (len(self.pool) if len(self.pool) <= _FEW else _LOOKED_UP), set[int]()
+        while n <= _FEW or n < len(self.pool):
+            if len(self.pool) > _FEW and self.counts.min() > self._least_when_read:
+                break
+            places = choice.best(self.counts, n) if n < len(self.pool) else np.arange(n)
+            await self._look_up(connection, names, places)
+            looked_up.update(places.tolist())
+            if (place := int(choice.best(self.counts)[0])) in looked_up:
+                return place
+            n *= 8
+        await self._read_all(connection, names)
+        return int(choice.best(self.counts)[0])
+
+    async def _look_up(self, connection: AsyncConnection, names: Mapping[str, str], places: Places) -> None:
+        wanted = {self.pool.names[place]: place for place in places.tolist()}
+        cursor = await connection.execute(_USES, {**names, "documents": list(wanted)})
+        self.counts[places] = 0
+        for document, uses in await cursor.fetchall():
+            self.counts[wanted[document]] = uses
+
+    async def _read_all(self, connection: AsyncConnection, names: Mapping[str, str]) -> None:
+        row = await (await connection.execute(_ALL_USES, names)).fetchone()
+        uses = orjson.loads(row[0]) if row is not None else {}
+        self.counts = np.fromiter((uses.get(name, 0) for name in self.pool.names), np.int64, len(self.pool))
+        self._least_when_read = int(self.counts.min())
+
+
 async def assign_document(
     connection: AsyncConnection,
     fingerprint: str,
     dialogue_id: str,
-    candidates: Sequence[tuple[str, float]],
+    candidates: Candidates,
     *,
     coverage: CoverageConfig,
     seed: int,
+    known: KnownUses | None = None,
 ) -> Assignment:
-    """The document of this dialogue: the one it was given before, or one of `candidates`, now counted.
+    """The document of this dialogue: the one it was given before, or one of the candidates, now counted.
 
-    A candidate is a document's name and its relevance, higher is better. The connection must not be in a
-    transaction, nor used by another task meanwhile. Raises ValueError without candidates, psycopg.Error.
+    `known` saves reading all counts for each dialogue; it belongs to the fingerprint and the candidates'
+    pool. The connection must not be in a transaction, nor used by another task meanwhile. Raises ValueError
+    without candidates, psycopg.Error.
     """
-    if not candidates:
+    if not len(candidates.pool):
         raise ValueError(f"dialogue {dialogue_id} has no documents to choose from")
+    known = known or KnownUses(candidates.pool)
+    choice = Choice(candidates, coverage, seed, dialogue_id)
     names = {"fingerprint": fingerprint, "dialogue": dialogue_id}
     async with connection.transaction():
         await connection.execute(_HURRY)
@@ -83,58 +143,27 @@ async def assign_document(
         cursor = await connection.execute(_ASSIGNED, names)
         if (row := await cursor.fetchone()) is not None:
             return Assignment(str(row[0]), int(row[1]))
-        few = len(candidates) <= _FEW
-        wanted = [document for document, _ in candidates] if few else None
-        cursor = await connection.execute(_USES if few else _ALL_USES, {**names, "documents": wanted})
-        uses = {str(row[0]): int(row[1]) for row in await cursor.fetchall()}
-        document = choose(candidates, uses, coverage, seed, dialogue_id)
-        nth = uses.get(document, 0)
-        await connection.execute(_ASSIGN, {**names, "document": document, "nth": nth})
+        place = await known.choose(connection, names, choice)
+        document = candidates.pool.names[place]
+        cursor = await connection.execute(_ASSIGN, {**names, "document": document})
+        row = await cursor.fetchone()
+        assert row is not None  # one row was inserted
+        nth = int(row[0])
+    known.counts[place] = nth + 1
     return Assignment(document, nth)
 
 
-async def release_document(connection: AsyncConnection, fingerprint: str, dialogue_id: str) -> None:
-    """Take back what a dropped dialogue was given; doing so twice does no harm. Raises psycopg.Error."""
+async def release_document(connection: AsyncConnection, fingerprint: str, dialogue_id: str) -> str:
+    """Take back what a dropped dialogue was given; doing so twice does no harm.
+
+    Returns the document, empty when there was none. Raises psycopg.Error.
+    """
     names = {"fingerprint": fingerprint, "dialogue": dialogue_id}
     async with connection.transaction():
         await connection.execute(_HURRY)
         await connection.execute(_LOCK, names)
-        await connection.execute(_RELEASE, names)
-
-
-def choose(
-    candidates: Sequence[tuple[str, float]],
-    uses: Mapping[str, int],
-    coverage: CoverageConfig,
-    seed: int,
-    dialogue_id: str,
-) -> str:
-    """The document to use. Random choices and ties are a function of (seed, dialogue_id) alone."""
-    draw = _draw(seed, dialogue_id, "")
-    if draw / 2**64 < coverage.doc_coverage_epsilon:
-        documents = sorted(document for document, _ in candidates)
-        return documents[_draw(seed, dialogue_id, "\0epsilon") % len(documents)]
-
-    if coverage.doc_coverage_mode == "relevance":
-        return _fittest(candidates, seed, dialogue_id)
-    least = min(uses.get(document, 0) for document, _ in candidates)
-    pool = [c for c in candidates if uses.get(c[0], 0) == least]
-    # The fraction has room for some that were used once more; those that fit best come first.
-    if len(pool) < math.ceil(coverage.doc_coverage_fraction * len(candidates)):
-        pool = [c for c in candidates if uses.get(c[0], 0) <= least + 1]
-    return _fittest(pool, seed, dialogue_id)
-
-
-def _fittest(candidates: Sequence[tuple[str, float]], seed: int, dialogue_id: str) -> str:
-    most = max(relevance for _, relevance in candidates)
-    tied = [document for document, relevance in candidates if relevance == most]
-    return min(tied, key=lambda document: _draw(seed, dialogue_id, document))
-
-
-def _draw(seed: int, dialogue_id: str, what: str) -> int:
-    """64 bits that look random."""
-    text = f"{seed}\0{dialogue_id}\0{what}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+        row = await (await connection.execute(_RELEASE, names)).fetchone()
+    return "" if row is None else str(row[0])
 
 
 def coverage_counts(
@@ -160,7 +189,7 @@ def coverage_counts(
     wanted = {base_code(language) for language in languages}
     # A language without documents of its own is given any.
     if wanted and wanted <= {language for _, language in documents}:
-        documents = [(name, language) for name, language in documents if language in wanted]
+        documents = [(name, language) for name, language in documents if language in wanted | {""}]
     counts = dict.fromkeys((name for name, _ in documents), 0)
     counts.update((str(document), int(uses)) for document, uses in rows)
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -13,14 +13,15 @@ import numpy as np
 
 from dlgforge_core.config import CoverageConfig, PostgresConfig, RerankConfig, RetrievalConfig
 from dlgforge_core.errors import BackendError, ConfigError, DlgforgeError, KnowledgeError
-from dlgforge_core.knowledge.coverage import Assignment, assign_document, release_document
+from dlgforge_core.knowledge.coverage import Assignment, KnownUses, assign_document, release_document
 from dlgforge_core.knowledge.dense import DenseIndex, Mask, Scores, reciprocal_rank_fusion
 from dlgforge_core.knowledge.embedding import Embedder, open_embedder
 from dlgforge_core.knowledge.endpoints import JsonClient
 from dlgforge_core.knowledge.index_reader import IndexReader
 from dlgforge_core.knowledge.index_store import CHUNK_IDS, DOCUMENTS, documents_from_json, split_ids
 from dlgforge_core.knowledge.lexical import LexicalIndex, best
-from dlgforge_core.knowledge.types import Chunk, Document, Hit
+from dlgforge_core.knowledge.pool import Candidates, DocumentPool
+from dlgforge_core.knowledge.types import Chunk, Hit
 from dlgforge_core.languages import base_code
 from dlgforge_core.llm.endpoints import Endpoint
 
@@ -72,6 +73,8 @@ class Knowledge:
         self._embedder: Embedder | None = None
         self._reranker: Reranker | None = None
         self._dense: DenseIndex | None = None
+        self._pools: dict[str, DocumentPool] = {}
+        self._uses: dict[tuple[str, str], KnownUses] = {}
         self._warned: dict[str, float] = {}
 
     @property
@@ -104,10 +107,9 @@ class Knowledge:
             document.name: range(end - document.n_chunks, end)
             for document, end in zip(self._documents, ends, strict=True)
         }
+        self._starts = np.array([places.start for places in self._ranges.values()], np.intp)
         self._languages = frozenset(document.language for document in self._documents)
-        self._by_language: dict[str, list[Document]] = {}
-        for document in self._documents:
-            self._by_language.setdefault(document.language, []).append(document)
+        self._pools = await asyncio.to_thread(self._make_pools)
         self._lexical = await asyncio.to_thread(LexicalIndex.from_files, files, len(self._ids))
         if self._retrieval.mode != "lexical":
             await self._load_dense(settings)
@@ -130,9 +132,31 @@ class Knowledge:
 
     # Documents
 
-    def documents(self, language: str | None = None) -> Sequence[Document]:
-        """Those in a dialogue's language (code or name, dialects too); all of them where there are none."""
-        return self._by_language.get(base_code(language), self._documents) if language else self._documents
+    def _make_pools(self) -> dict[str, DocumentPool]:
+        languages = np.array([document.language for document in self._documents])
+        lengths = np.array([document.n_chunks for document in self._documents])
+        every = DocumentPool(self._documents)
+        pools = {"": every}
+        for language in self._languages - {""}:
+            of_it = (languages == language) | (languages == "")
+            if not of_it.all():
+                places = np.flatnonzero(of_it)
+                documents = [self._documents[place] for place in places]
+                pools[language] = DocumentPool(
+                    documents,
+                    language=language,
+                    places=places,
+                    mask=np.repeat(of_it, lengths),
+                    lots=every.lots[places],
+                )
+        return pools
+
+    def pool(self, language: str | None = None) -> DocumentPool:
+        """The documents in a dialogue's language (code or name, dialects too), and those of unknown language.
+
+        All of them without a language, or where none is in it.
+        """
+        return self._pools.get(base_code(language), self._pools[""]) if language else self._pools[""]
 
     async def chunks_of(self, document: str) -> list[Chunk]:
         """The chunks of a document, in order. Raises KnowledgeError when the index does not have it."""
@@ -148,37 +172,43 @@ class Knowledge:
         self,
         fingerprint: str,
         dialogue_id: str,
-        candidates: Sequence[tuple[str, float]],
+        candidates: Candidates,
         *,
         coverage: CoverageConfig,
         seed: int,
     ) -> Assignment:
         """`coverage.assign_document` on this object's connection. Raises ValueError, StoreError."""
+        pool = candidates.pool
+        known = self._uses.setdefault((fingerprint, pool.language), KnownUses(pool))
         return await self._reader.run(
             lambda connection: assign_document(
-                connection, fingerprint, dialogue_id, candidates, coverage=coverage, seed=seed
+                connection, fingerprint, dialogue_id, candidates, coverage=coverage, seed=seed, known=known
             )
         )
 
     async def release_document(self, fingerprint: str, dialogue_id: str) -> None:
         """`coverage.release_document` on this object's connection. Raises StoreError."""
-        await self._reader.run(lambda connection: release_document(connection, fingerprint, dialogue_id))
+        document = await self._reader.run(
+            lambda connection: release_document(connection, fingerprint, dialogue_id)
+        )
+        for (run, _), known in self._uses.items():
+            if run == fingerprint and document:
+                known.add(document, -1)
 
-    async def relevance(
-        self, query: str, documents: Sequence[Document], language: str | None = None
-    ) -> list[tuple[str, float]]:
-        """How well each of these documents fits a query: the score of its best chunk, 0 where none matches.
+    async def relevance(self, query: str, pool: DocumentPool, language: str | None = None) -> Candidates:
+        """How well each document of a pool fits a query: the score of its best chunk, 0 where none matches.
 
-        As candidates for `assign_document`. By words, in every mode: no endpoint is asked.
+        By words, in every mode: no endpoint is asked.
         """
-        scores = await self._off_loop(lambda: self._lexical_scores(query, language, None))
-        if scores is None:
-            return [(document.name, 0.0) for document in documents]
-        ranges = [self._ranges[document.name] for document in documents]
-        return [
-            (document.name, float(scores[places.start : places.stop].max(initial=0.0)))
-            for document, places in zip(documents, ranges, strict=True)
-        ]
+
+        def find() -> Scores:
+            scores = self._lexical_scores(query, language, None)
+            if scores is None:
+                return np.zeros(len(pool), np.float32)
+            of_documents = np.maximum.reduceat(scores, self._starts)
+            return of_documents if pool.places is None else of_documents[pool.places]
+
+        return Candidates(pool, await self._off_loop(find))
 
     # Search
 
@@ -187,18 +217,18 @@ class Knowledge:
         query: str,
         *,
         k: int | None = None,
-        documents: Collection[str] | None = None,
+        pool: DocumentPool | None = None,
         language: str | None = None,
     ) -> list[Hit]:
         """The `k` passages (default: `retrieval.top_k`) that fit a query best, the best first.
 
-        Only from `documents` where they are given, by name. `language` (code or name) says what the query
+        Only from the documents of a `pool` where one is given. `language` (code or name) says what the query
         is written in. Fewer hits than `k` when no more match. An embedding or reranking server that fails
         is done without, with a warning. Raises StoreError.
         """
         k = self._retrieval.top_k if k is None else k
         query = query[:_QUERY_CHARS]
-        mask = self._mask(documents)
+        mask = None if pool is None else pool.mask
         reranked = self._reranker is not None
         wanted = max(k, self._retrieval.rerank.candidates) if reranked else k
         places = await self._places(query, language, mask, wanted)
@@ -215,7 +245,7 @@ class Knowledge:
         self, query: str, language: str | None, mask: Mask | None, n: int
     ) -> list[tuple[int, float]]:
         """Places of the `n` best chunks in the index, with their scores."""
-        if not query.strip() or (mask is not None and not mask.any()):
+        if not query.strip():
             return []
         vector = await self._query_vector(query)
         mode = self._retrieval.mode if vector is not None else "lexical"
@@ -252,15 +282,6 @@ class Knowledge:
         except BackendError as error:
             self._warn("embedding the question", error)
             return None
-
-    def _mask(self, documents: Collection[str] | None) -> Mask | None:
-        if documents is None:
-            return None
-        mask = np.zeros(len(self._ids), np.bool_)
-        for name in documents:
-            if (places := self._ranges.get(name)) is not None:
-                mask[places.start : places.stop] = True
-        return mask
 
     def _warn(self, what: str, error: DlgforgeError) -> None:
         now = time.monotonic()

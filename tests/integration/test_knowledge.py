@@ -9,22 +9,30 @@ import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import psycopg
 import pytest
 
 from dlgforge_core.config import CoverageConfig, KnowledgeConfig, PostgresConfig, RetrievalConfig, validate
 from dlgforge_core.errors import BackendError, ConfigError, KnowledgeError
-from dlgforge_core.knowledge.coverage import assign_document, coverage_counts, release_document
+from dlgforge_core.knowledge.coverage import (
+    Assignment,
+    KnownUses,
+    assign_document,
+    coverage_counts,
+    release_document,
+)
 from dlgforge_core.knowledge.endpoints import embedding_endpoint, rerank_endpoint
 from dlgforge_core.knowledge.index_reader import IndexReader
 from dlgforge_core.knowledge.index_store import index_documents, prune_indexes
 from dlgforge_core.knowledge.indexing import index_knowledge
+from dlgforge_core.knowledge.pool import Candidates, DocumentPool
 from dlgforge_core.knowledge.retrieval import Knowledge, open_knowledge
-from dlgforge_core.knowledge.types import IndexReport
+from dlgforge_core.knowledge.types import Document, IndexReport
 from dlgforge_core.store.connection import connect_async
 from dlgforge_core.store.run_store import RunStore
 from tests.support.documents import pdf
@@ -266,23 +274,29 @@ async def test_documents_chunks_and_relevance(shipped: tuple[RunStore, str]) -> 
     store, index_id = shipped
     async with opened(store, index_id, top_k=4) as knowledge:
         assert knowledge.index_id == index_id
-        arabic = knowledge.documents("Gulf Arabic")
+        arabic = knowledge.pool("Gulf Arabic").documents
         assert {document.language for document in arabic} == {"ar"}
-        assert len(knowledge.documents("pt")) == len(knowledge.documents()) == 15
-        (rent,) = [d for d in knowledge.documents("en") if d.name == "en/rental-deposit.md"]
+        assert len(knowledge.pool("pt")) == len(knowledge.pool()) == 15
+        (rent,) = [d for d in knowledge.pool("en").documents if d.name == "en/rental-deposit.md"]
         assert rent.title == "Getting a rental deposit back"
         chunks = await knowledge.chunks_of(rent.name)
         assert [chunk.ordinal for chunk in chunks] == list(range(rent.n_chunks))
         assert all(len(chunk.text) <= 800 for chunk in chunks)
         assert await knowledge.chunks([chunks[2].chunk_id, chunks[0].chunk_id]) == [chunks[2], chunks[0]]
-        hits = await knowledge.search("deposit", language="en", documents=[rent.name, "unknown.md"])
+        hits = await knowledge.search("deposit", language="en")
         assert len(hits) == 4
-        assert {hit.chunk.document for hit in hits} == {rent.name}
+        assert hits[0].chunk.document == rent.name
+        french = await knowledge.search("la pizza", pool=knowledge.pool("fr"))
+        assert {hit.chunk.language for hit in french} == {"fr"}
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-        assert await knowledge.search("deposit", documents=[]) == []
         assert await knowledge.search("  ", language="en") == []
-        relevance = dict(await knowledge.relevance("baking bread at home", knowledge.documents("en"), "en"))
-        assert max(relevance, key=lambda name: relevance[name]) == "en/bread-at-home.md"
+        for pool in (knowledge.pool(), knowledge.pool("en")):
+            fit = await knowledge.relevance("baking bread at home", pool, "en")
+            assert pool.names[int(fit.relevance.argmax())] == "en/bread-at-home.md"
+            hit, *_ = await knowledge.search("baking bread at home", pool=pool, language="en")
+            assert fit.relevance_of("en/bread-at-home.md") == pytest.approx(hit.score)
+            unknown = await knowledge.relevance("xyzzy", pool, "en")
+            assert not unknown.relevance.any()
         with pytest.raises(KnowledgeError, match="has no document 'gone'"):
             await knowledge.chunks_of("gone")
 
@@ -346,8 +360,8 @@ async def test_dense_and_hybrid_search_by_an_endpoint(
             assert hits[0].chunk.document == "bread.txt", mode
             if mode == "hybrid":
                 assert hits[0].score == pytest.approx(2 / 61)
-            only = await knowledge.search("bread in the kitchen", documents=["rent.md"], language="en")
-            assert {hit.chunk.document for hit in only} <= {"rent.md"}
+            french = await knowledge.search("bread in the kitchen", pool=knowledge.pool("fr"), language="en")
+            assert {hit.chunk.document for hit in french} <= {"pain.html"}
             endpoint.configure(retrieval_faults={"500": 1.0})
             try:
                 with caplog.at_level(logging.WARNING):
@@ -427,15 +441,21 @@ EVEN = CoverageConfig(doc_coverage_epsilon=0.0)
 FORTY = [f"d{n:02}" for n in range(40)]
 
 
+def candidates(relevance: Mapping[str, float]) -> Candidates:
+    names = sorted(relevance)
+    pool = DocumentPool([Document(name, "", "", 1) for name in names])
+    return Candidates(pool, np.array([relevance[name] for name in names], np.float32))
+
+
 async def _work(dsn: str, worker: int, dialogues: int) -> None:
     reader = IndexReader(dsn, PostgresConfig(), "")
 
     async def one(n: int) -> None:
         # A topic fits a few documents well, and few topics fit most of them.
-        candidates = [(name, float((i * i + n) % 7 == 0) + i / 100) for i, name in enumerate(FORTY)]
+        relevance = {name: float((i * i + n) % 7 == 0) + i / 100 for i, name in enumerate(FORTY)}
         await reader.run(
             lambda connection: assign_document(
-                connection, "f", f"w{worker}-{n}", candidates, coverage=EVEN, seed=1
+                connection, "f", f"w{worker}-{n}", candidates(relevance), coverage=EVEN, seed=1
             )
         )
 
@@ -466,10 +486,10 @@ def test_four_workers_use_forty_documents_evenly(store: RunStore) -> None:
 async def test_a_dialogue_keeps_its_document_until_it_is_released(store: RunStore) -> None:
     connection = await connect_async(store.dsn, PostgresConfig())
     async with connection:
-        candidates = [("a", 1.0), ("b", 0.5)]
-        first = await assign_document(connection, "f", "x", candidates, coverage=EVEN, seed=1)
+        two = candidates({"a": 1.0, "b": 0.5})
+        first = await assign_document(connection, "f", "x", two, coverage=EVEN, seed=1)
         again = await asyncio.gather(
-            assign_document(connection, "f", "x", [("c", 9.0)], coverage=EVEN, seed=2)
+            assign_document(connection, "f", "x", candidates({"c": 9.0}), coverage=EVEN, seed=2)
         )
         assert (first.document, first.nth) == ("a", 0)
         assert again == [first]
@@ -478,19 +498,19 @@ async def test_a_dialogue_keeps_its_document_until_it_is_released(store: RunStor
         await release_document(connection, "f", "never")
         with store.connection() as plain:
             assert coverage_counts(plain, "f") == []
-        assert (await assign_document(connection, "f", "y", candidates, coverage=EVEN, seed=1)) == first
-        assert (await assign_document(connection, "g", "y", candidates, coverage=EVEN, seed=1)) == first
+        assert (await assign_document(connection, "f", "y", two, coverage=EVEN, seed=1)) == first
+        assert (await assign_document(connection, "g", "y", two, coverage=EVEN, seed=1)) == first
         with pytest.raises(ValueError, match="no documents to choose from"):
-            await assign_document(connection, "f", "z", [], coverage=EVEN, seed=1)
+            await assign_document(connection, "f", "z", candidates({}), coverage=EVEN, seed=1)
 
 
 async def test_one_dialogue_assigned_by_many_at_once_is_counted_once(shipped: tuple[RunStore, str]) -> None:
     store, index_id = shipped
     async with opened(store, index_id) as one, opened(store, index_id) as two:
-        candidates = [(document.name, 1.0) for document in one.documents("fr")]
+        french = Candidates(one.pool("fr"), np.ones(len(one.pool("fr")), np.float32))
         given = await asyncio.gather(
             *(
-                knowledge.assign_document("many", "x", candidates, coverage=EVEN, seed=1)
+                knowledge.assign_document("many", "x", french, coverage=EVEN, seed=1)
                 for knowledge in (one, two) * 8
             )
         )
@@ -505,17 +525,47 @@ async def test_one_dialogue_assigned_by_many_at_once_is_counted_once(shipped: tu
 async def test_two_workers_meet_in_any_order_without_deadlock(shipped: tuple[RunStore, str]) -> None:
     store, index_id = shipped
     async with opened(store, index_id) as one, opened(store, index_id) as two:
-        names = [document.name for document in one.documents("en")]
 
-        async def work(knowledge: Knowledge, tag: str, ordered: list[str]) -> None:
+        async def work(knowledge: Knowledge, tag: str, order: int) -> None:
+            pool = knowledge.pool("en")
             for n in range(40):
-                wanted = [(name, float(-i)) for i, name in enumerate(ordered)]
+                wanted = Candidates(pool, order * np.arange(len(pool), dtype=np.float32))
                 await knowledge.assign_document("meet", f"{tag}{n}", wanted, coverage=EVEN, seed=1)
                 if n % 3 == 0:
                     await knowledge.release_document("meet", f"{tag}{n}")
 
         started = time.monotonic()
-        await asyncio.gather(work(one, "a", names), work(two, "b", names[::-1]))
+        await asyncio.gather(work(one, "a", 1), work(two, "b", -1))
     assert time.monotonic() - started < 30
     with store.connection() as connection:
         assert sum(uses for _, uses in coverage_counts(connection, "meet")) == 2 * (40 - 14)
+
+
+async def test_many_documents_are_used_evenly_by_workers_that_do_not_see_each_other(store: RunStore) -> None:
+    """More documents than are looked up for each dialogue, all dialogues about the same few."""
+    n, pools = 700, 3
+    names = {f"d{i:03}": float(max(0, i - 600)) for i in range(n)}
+    workers = [(await connect_async(store.dsn, PostgresConfig()), candidates(names)) for _ in range(pools)]
+    known = [KnownUses(fitting.pool) for _, fitting in workers]
+    given: list[Assignment] = []
+    for i in range(2 * n):
+        connection, fitting = workers[i % pools]
+        given.append(
+            await assign_document(
+                connection, "f", f"x{i}", fitting, coverage=EVEN, seed=1, known=known[i % pools]
+            )
+        )
+        if i == n // 2:  # one is given back, and only one worker knows
+            released = await release_document(connection, "f", f"x{i}")
+            known[i % pools].add(released, -1)
+    for connection, _ in workers:
+        await connection.close()
+    uses = Counter(assignment.document for assignment in given)
+    with store.connection() as plain:
+        counts = dict(coverage_counts(plain, "f"))
+    assert sum(counts.values()) == 2 * n - 1
+    assert set(counts.values()) <= {1, 2, 3}
+    assert list(counts.values()).count(2) >= n - 150  # room for some that were used once more
+    assert uses[released] in (2, 3)
+    # The fittest are taken first.
+    assert {assignment.document for assignment in given[:50]} == {f"d{i}" for i in range(650, 700)}

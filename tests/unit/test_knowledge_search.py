@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,6 @@ from hypothesis import strategies as st
 
 from dlgforge_core.config import CoverageConfig, KnowledgeConfig, RetrievalConfig, validate
 from dlgforge_core.errors import ConfigError, KnowledgeError
-from dlgforge_core.knowledge.coverage import choose
 from dlgforge_core.knowledge.dense import (
     DenseIndex,
     reciprocal_rank_fusion,
@@ -21,6 +22,8 @@ from dlgforge_core.knowledge.dense import (
 from dlgforge_core.knowledge.embedding import normalised, open_embedder
 from dlgforge_core.knowledge.endpoints import embedding_endpoint, rerank_endpoint
 from dlgforge_core.knowledge.lexical import LexicalIndex, best
+from dlgforge_core.knowledge.pool import Candidates, Choice, DocumentPool
+from dlgforge_core.knowledge.types import Document
 
 CHUNKS = [
     ("Photograph every wall before you hand over the keys.", "en"),
@@ -107,6 +110,31 @@ def test_reciprocal_rank_fusion_is_the_papers_formula() -> None:
 DOCUMENTS = [(f"d{n:02}", 1.0 - n / 100) for n in range(20)]
 
 
+def candidates_of(relevance: Sequence[tuple[str, float]]) -> Candidates:
+    ordered = sorted(relevance)
+    pool = DocumentPool([Document(name, "", "", 1) for name, _ in ordered])
+    return Candidates(pool, np.array([value for _, value in ordered], np.float32))
+
+
+def ranked(
+    relevance: Sequence[tuple[str, float]],
+    uses: Mapping[str, int],
+    coverage: CoverageConfig,
+    seed: int,
+    dialogue_id: str,
+    n: int = 1,
+) -> list[str]:
+    candidates = candidates_of(relevance)
+    counts = np.array([uses.get(name, 0) for name in candidates.pool.names], np.int64)
+    places = Choice(candidates, coverage, seed, dialogue_id).best(counts, n)
+    return [candidates.pool.names[place] for place in places]
+
+
+def choose(*arguments: Any) -> str:
+    (document,) = ranked(*arguments)
+    return document
+
+
 def balanced(**keys: float) -> CoverageConfig:
     return CoverageConfig(**{"doc_coverage_epsilon": 0.0, **keys})
 
@@ -155,6 +183,20 @@ def test_balanced_never_uses_what_is_ahead(candidates: list[tuple[str, float]], 
     fraction = data.draw(st.floats(0.01, 1.0))
     chosen = choose(candidates, uses, balanced(doc_coverage_fraction=fraction), 3, "x")
     assert uses[chosen] <= min(uses.values()) + 1
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 45))
+def test_the_best_are_ranked_alike_however_many_are_asked_for(relevance: list[int], n: int) -> None:
+    documents = [(f"d{i}", float(value)) for i, value in enumerate(relevance)]
+    all_ = ranked(documents, {}, balanced(), 1, "x", len(documents))
+    values = dict(documents)
+    assert [values[name] for name in all_] == sorted(values.values(), reverse=True)
+    assert ranked(documents, {}, balanced(), 1, "x", n) == all_[:n]
+
+
+def test_a_document_is_found_in_its_pool_by_name() -> None:
+    candidates = candidates_of([("b", 2.0), ("a", 1.0), ("é", 3.0)])
+    assert [candidates.relevance_of(name) for name in ("a", "b", "é", "", "c", "z")] == [1, 2, 3, 0, 0, 0]
 
 
 # Configuration
