@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -148,11 +149,15 @@ def finished_dialogues(
         after = -1
         while True:
             values = {"plan": plan_id, "n": n_dialogues, "after": after, "keys": list(keys), "limit": _PAGE}
-            rows = connection.run(lambda c, values=values: c.execute(_PAGE_OF_PLAN, values).fetchall())  # type: ignore[misc]
+            rows = connection.run(partial(_page, values=values))
             yield from _finished(connection, scope, judge, rows)
             if len(rows) < _PAGE:
                 break
             after = rows[-1][0]
+
+
+def _page(connection: psycopg.Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    return connection.execute(_PAGE_OF_PLAN, values).fetchall()
 
 
 def _finished(
