@@ -2,6 +2,7 @@
 
 python -m bench.knowledge
 python -m bench.knowledge --documents 1000
+python -m bench.knowledge --one-chunk --documents 100000
 python -m bench.knowledge --citations
 """
 
@@ -25,6 +26,8 @@ import numpy as np
 from bench.fixture import fresh_store, peak_mb
 from bench.memory import rss_mb
 from dlgforge_core.config import CoverageConfig, KnowledgeConfig, PostgresConfig, RetrievalConfig
+from dlgforge_core.dialogue import DialoguePlan, Persona
+from dlgforge_core.generation.grounding import Anchor, Grounding
 from dlgforge_core.knowledge.chunking import chunk_spans
 from dlgforge_core.knowledge.citations import CITED_FROM, support
 from dlgforge_core.knowledge.dense import DenseIndex
@@ -33,9 +36,11 @@ from dlgforge_core.knowledge.folder import KnowledgeFolder
 from dlgforge_core.knowledge.indexing import index_knowledge
 from dlgforge_core.knowledge.lexical import best
 from dlgforge_core.knowledge.retrieval import Knowledge, open_knowledge
+from dlgforge_core.seeds import read_seeds
 from dlgforge_core.store.run_store import RunStore
 
 _CHARS_OF_DOCUMENT = 5_760  # some nine chunks
+_CHARS_OF_CHUNK = 400
 _NEW_WORDS = 60_000  # of each language: names, rare words, typos
 
 
@@ -49,18 +54,22 @@ def shipped() -> dict[str, list[str]]:
     return texts
 
 
-def documents(n: int, seed: int = 1) -> Iterator[dict[str, str]]:
-    """Documents of the shipped ones' sentences, with a tenth of their words exchanged for rare ones."""
+def documents(n: int, seed: int = 1, *, one_chunk: bool = False) -> Iterator[dict[str, str]]:
+    """Documents of the shipped ones' sentences, with a tenth of their words exchanged for rare ones.
+
+    With `one_chunk` they are short, and all in English.
+    """
+    chars = _CHARS_OF_CHUNK if one_chunk else _CHARS_OF_DOCUMENT
     generator = random.Random(seed)
     sentences = {
         language: [s for text in texts for s in re.split(r"(?<=[.!?؟])\s+", text) if s]
         for language, texts in shipped().items()
     }
-    languages = sorted(sentences)
+    languages = ["en"] if one_chunk else sorted(sentences)
     for number in range(n):
         language = languages[number % len(languages)]
         size, parts = 0, list[str]()
-        while size < _CHARS_OF_DOCUMENT:
+        while size < chars:
             words = generator.choice(sentences[language]).split()
             for at in range(len(words)):
                 if generator.random() < 0.1:
@@ -100,11 +109,11 @@ def told(name: str, seconds: list[float]) -> None:
     print(f"{name}: median {statistics.median(ms):.2f} ms, p99 {ms[int(0.99 * len(ms))]:.2f} ms", flush=True)
 
 
-def build(store: RunStore, n_documents: int) -> str:
+def build(store: RunStore, n_documents: int, one_chunk: bool) -> str:
     """Index the documents twice, the second time with nothing changed; returns the index' id."""
     with tempfile.TemporaryDirectory(prefix="dlgforge-bench-") as place:
         with Path(place, "all.jsonl").open("w", encoding="utf-8") as file:
-            for document in documents(n_documents):
+            for document in documents(n_documents, one_chunk=one_chunk):
                 file.write(json.dumps(document, ensure_ascii=False) + "\n")
         config = KnowledgeConfig(path=place)
         before = rss_mb()
@@ -133,22 +142,22 @@ async def search(store: RunStore, index_id: str, n: int) -> None:
         print(f"loaded in {time.monotonic() - started:.2f} s, RSS +{rss_mb() - before:.0f} MB")
         asked = queries(n)
         await knowledge.search(*asked[0][:1])
-        names = {language: [d.name for d in knowledge.documents(language)] for _, language in asked}
         alone, within = list[float](), list[float]()
         cpu = time.process_time()
         for query, language in asked:
             alone.append(await timed(knowledge.search(query, language=language)))
         cpu = time.process_time() - cpu
         for query, language in asked:
-            within.append(await timed(knowledge.search(query, language=language, documents=names[language])))
+            pool = knowledge.pool(language)
+            within.append(await timed(knowledge.search(query, language=language, pool=pool)))
         told("search, all documents", alone)
         print(
             f"  CPU of this process: {1000 * cpu / len(asked):.2f} ms each, the client of Postgres included"
         )
-        told(f"search, {len(names['en']):,} documents by name", within)
+        told(f"search, the {len(knowledge.pool('en')):,} documents of one language", within)
         held = await longest_hold(knowledge, asked)
         print(f"event loop held at most {1000 * held:.1f} ms while 8 searches ran at once")
-        await coverage(knowledge)
+        await grounding(knowledge, min(n, 500))
 
 
 async def timed(call: Awaitable[object]) -> float:
@@ -180,17 +189,26 @@ async def longest_hold(knowledge: Knowledge, asked: list[tuple[str, str]]) -> fl
     return longest
 
 
-async def coverage(knowledge: Knowledge, n: int = 300) -> None:
-    """Give documents out, of all in one language."""
-    candidates = [(document.name, float(i % 7)) for i, document in enumerate(knowledge.documents("en"))]
-    for part in (candidates[:40], candidates):
-        seconds = [
-            await timed(
-                knowledge.assign_document(f"of {len(part)}", f"x{i}", part, coverage=CoverageConfig(), seed=1)
-            )
-            for i in range(n)
-        ]
-        told(f"a document given out of {len(part):,}", seconds)
+async def grounding(knowledge: Knowledge, n: int) -> None:
+    """What the engine asks for: a document and its chunks for each dialogue, passages for each turn."""
+    engine = Grounding(knowledge, "bench", seed=1, coverage=CoverageConfig(), top_k=3)
+    topics = [topic for batch in read_seeds("", strict=True) for topic in batch.topics]
+    nobody = Persona("p", "p", "")
+    plans = [DialoguePlan(f"x{i}", i, "en", 3, topics[i % len(topics)], nobody, nobody) for i in range(n)]
+    await engine.anchor(plans.pop())  # the first one reads all counts
+    cpu, anchors, seconds = time.process_time(), list[Anchor](), list[float]()
+    for plan in plans:
+        started = time.perf_counter()
+        anchors.append(await engine.anchor(plan))
+        seconds.append(time.perf_counter() - started)
+    told(f"a dialogue's document, of {len(knowledge.pool('en')):,}", seconds)
+    print(f"  CPU of this process: {1000 * (time.process_time() - cpu) / len(plans):.2f} ms each")
+    cpu, seconds = time.process_time(), list[float]()
+    for plan, anchor in zip(plans, anchors, strict=True):
+        question = plan.topic.question or plan.topic.topic
+        seconds.append(await timed(engine.passages(plan, question, anchor.evidence[0])))
+    told("a turn's passages", seconds)
+    print(f"  CPU of this process: {1000 * (time.process_time() - cpu) / len(plans):.2f} ms each")
 
 
 def dense(n_chunks: int, dimensions: int, n: int) -> None:
@@ -241,14 +259,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--documents", type=int, default=10_800)
     parser.add_argument("--queries", type=int, default=1_000)
+    parser.add_argument("--one-chunk", action="store_true", help="short documents, all in English")
     parser.add_argument("--citations", action="store_true")
     arguments = parser.parse_args()
     if arguments.citations:
         citations()
         return
     with fresh_store("bench") as store:
-        index_id = build(store, arguments.documents)
+        index_id = build(store, arguments.documents, arguments.one_chunk)
         asyncio.run(search(store, index_id, arguments.queries))
+    if arguments.one_chunk:
+        return
     for dimensions in (384, 1024):
         dense(100_000, dimensions, 200)
 
