@@ -133,6 +133,8 @@ class TurnDetails:
     evidence: tuple[Evidence, ...] = ()
     tools: tuple[ToolEvent, ...] = ()
     reasoning: str = ""
+    off_topic: bool = False
+    """The passages say nothing of the seed topic, and the roles were not told of it."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; empty when there is nothing."""
@@ -150,6 +152,7 @@ class TurnDetails:
             ),
             tools=tuple(ToolEvent(**item) for item in data.get("tools", ())),
             reasoning=data.get("reasoning", ""),
+            off_topic=data.get("off_topic", False),
         )
 
 
@@ -169,6 +172,11 @@ class Turn:
         index, user, assistant, verdict, details = row
         judgement = Judgement.from_json(verdict) if verdict else None
         return cls(index, user, assistant, judgement, TurnDetails.from_json(details))
+
+
+def topic_of(plan: DialoguePlan, turns: Sequence[Turn]) -> str:
+    """What a dialogue is about: its seed topic, or "" when it was led off it by its document."""
+    return "" if any(turn.details.off_topic for turn in turns) else plan.topic.topic
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,19 @@ def language_name(language: str) -> str:
     return str(Locale("en").languages.get(language, language))  # known by name only: "ary"
 
 
+def in_language(language: str) -> str:
+    """How a prompt asks for a language: its name, and for a spoken variety of Arabic that it is wanted so.
+
+    Models fall back on Modern Standard Arabic, which nobody speaks, and dialects are chosen for being spoken.
+    """
+    name = language_name(language)
+    if base_code(language) != "ar" or _words(name) in (["arabic"], ["modern", "standard", "arabic"]):
+        return name
+    if (locale := _locale(language)) is not None and locale.language == "ar":
+        return name  # of a country: Modern Standard as it is written there
+    return f"{name}, as its speakers write it in chats, not in Modern Standard Arabic"
+
+
 def base_code(language: str) -> str:
     """Code of the language that this is a kind of: "pt" for "pt-BR", "ar" for "Moroccan Arabic".
 

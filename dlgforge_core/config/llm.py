@@ -30,6 +30,9 @@ class AgentConfig(ConfigModel):
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = Field(0.8, description="Sampling temperature.")
     top_p: Probability = Field(0.95, description="Nucleus sampling.")
     max_tokens: PositiveInt = Field(512, description="Most tokens of one answer.")
+    instructions: str = Field(
+        "", description="What the role is told beside its task, at the end of its system prompt."
+    )
 
 
 class UserSimulatorConfig(AgentConfig):

@@ -16,6 +16,17 @@ TurnCountDistribution = Literal["uniform", "poisson", "exponential"]
 OPEN_PER_SLOT = 4
 """Dialogues in progress for each call slot, so that there is always one whose turn it is."""
 
+QUESTION_KINDS = (
+    "for a fact or what something means",
+    "how to do something, step by step",
+    "why something is as it is",
+    "which of several things to choose, and when",
+    "what to do in a situation of mine that I tell in a sentence or two",
+    "about something that went wrong",
+    "whether something that I believe is true, which may be false",
+    "for an example",
+)
+
 
 class SpawnConfig(ConfigModel):
     coordinator: bool = Field(True, description="Run the coordinator as a Ray actor.")
@@ -69,6 +80,11 @@ class RunConfig(ConfigModel):
     )
     turn_count_mean: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = Field(
         None, description="Mean of the distribution. Unset: the middle of min_turns and max_turns."
+    )
+    question_kinds: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        list(QUESTION_KINDS),
+        description="Sorts of questions, each said so that it may follow 'Ask me a question:'. A dialogue "
+        "goes through them in an order of its own. Empty: whatever the model asks.",
     )
     concurrency: PositiveInt = Field(
         8, description="Call slots: LLM calls that may be under way at once, in each worker."

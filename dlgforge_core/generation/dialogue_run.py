@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Role, Tu
 from dlgforge_core.generation import prompts
 from dlgforge_core.generation.grounding import Anchor, Grounding, evidence_of
 from dlgforge_core.generation.judged_evidence import chunks_shown, evidence_shown
+from dlgforge_core.generation.said import names_material, question_of, without_quotes
 from dlgforge_core.generation.slots import CallSlots
 from dlgforge_core.generation.tools import Toolbox, answer_with_tools
 from dlgforge_core.knowledge.passages import quote_passages
@@ -22,6 +24,8 @@ from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.worker_store import Claim
 
 _ANSWER_ATTEMPTS = 2
+_ASKED_BEFORE = "That was asked before."
+_NAMES_MATERIAL = "I cannot see any passage or text: never mention it."
 
 
 class DialogueStore(Protocol):
@@ -52,6 +56,7 @@ class DialogueContext:
     coverage: CoverageConfig
     toolbox: Toolbox
     tool_rounds: int
+    question_kinds: Sequence[str] = ()
     grounding: Grounding | None = None
     keep_reasoning: bool = False
 
@@ -118,14 +123,23 @@ class DialogueRun:
     async def _ask(self, index: int) -> str:
         """A question that nobody has asked before."""
         messages = self._asking(index)
-        for attempt in range(self._context.coverage.question_dedup_retries + 1):
+        last = self._context.coverage.question_dedup_retries
+        for attempt in range(last + 1):
             completion = await self._complete(Role.USER_SIMULATOR, index, attempt, messages)
-            question = prompts.question_of(completion.text)
+            question = question_of(completion.text)
+            self._calls_left += 1
+            if (
+                self._anchor is not None
+                and attempt < last
+                and names_material(question, self._plan.topic.topic)
+            ):
+                messages = prompts.another_question(messages, question, _NAMES_MATERIAL)
+                continue
             reservation = await self._context.store.reserve(self._plan.dialogue_id, index, question)
             if reservation.accepted:
+                self._calls_left -= 1
                 return question
-            messages = prompts.another_question(messages, question)
-            self._calls_left += 1
+            messages = prompts.another_question(messages, question, _ASKED_BEFORE)
         raise CallError(
             DropReason.DEDUP_EXHAUSTED,
             f"turn {index + 1}: {attempt + 1} questions in a row had been asked before, last {question!r}, "
@@ -133,13 +147,15 @@ class DialogueRun:
         )
 
     def _asking(self, index: int) -> list[prompts.Message]:
-        anchor = self._anchor
-        if anchor is None:
-            return prompts.user_simulator(self._plan, self._turns)
-        evidence = quote_passages([anchor.evidence[index].text])
-        # Never the document's title: it is text from outside, and this goes into the system prompt.
-        subject = "" if anchor.on_topic else "what a quoted passage is about"
-        return prompts.user_simulator(self._plan, self._turns, evidence, subject)
+        anchor, context = self._anchor, self._context
+        return prompts.user_simulator(
+            self._plan,
+            self._turns,
+            kinds=question_kinds(context.question_kinds, context.seed, self._plan.dialogue_id, index + 1),
+            evidence=quote_passages([anchor.evidence[index].text]) if anchor is not None else "",
+            on_topic=anchor is None or anchor.on_topic,
+            instructions=context.agents.qa_generator.instructions,
+        )
 
     async def _answer(self, index: int, question: str) -> tuple[str, TurnDetails]:
         grounding, anchor = self._context.grounding, self._anchor
@@ -150,7 +166,12 @@ class DialogueRun:
             hits = await grounding.passages(self._plan, question, asked_from)
         passages = quote_passages([hit.chunk.text for hit in hits])
         messages = prompts.assistant(
-            self._plan, self._turns, question, grounded=bool(hits), passages=passages
+            self._plan,
+            self._turns,
+            question,
+            grounded=bool(hits),
+            passages=passages,
+            instructions=self._context.agents.kb_responder.instructions,
         )
         for attempt in range(_ANSWER_ATTEMPTS):
             completion, tools = await answer_with_tools(
@@ -160,11 +181,12 @@ class DialogueRun:
                 self._context.tool_rounds,
                 hits.extend,
             )
-            if answer := prompts.without_quotes(completion.text):
+            if answer := without_quotes(completion.text, grounded=anchor is not None):
                 return answer, TurnDetails(
                     evidence=evidence_of(self._plan, asked_from, hits, answer),
                     tools=tools,
                     reasoning=completion.reasoning if self._context.keep_reasoning else "",
+                    off_topic=anchor is not None and not anchor.on_topic,
                 )
             self._calls_left += 1
         raise CallError(
@@ -202,13 +224,24 @@ class DialogueRun:
         return completion
 
     async def _judge_turn(self, turn: Turn) -> Judgement:
-        evidence = await self._evidence([turn])
-        messages = prompts.turn_judge(self._plan, self._context.judge, self._turns, turn, evidence)
+        messages = prompts.turn_judge(
+            self._plan,
+            self._context.judge,
+            self._turns,
+            turn,
+            evidence=await self._evidence([turn]),
+            instructions=self._context.agents.qa_judge.instructions,
+        )
         return await self._verdict(messages, turn.index)
 
     async def _judge_conversation(self) -> Judgement:
-        evidence = await self._evidence(self._turns)
-        messages = prompts.conversation_judge(self._plan, self._context.judge, self._turns, evidence)
+        messages = prompts.conversation_judge(
+            self._plan,
+            self._context.judge,
+            self._turns,
+            evidence=await self._evidence(self._turns),
+            instructions=self._context.agents.qa_judge.instructions,
+        )
         return await self._verdict(messages, self._plan.n_turns)
 
     async def _evidence(self, turns: Sequence[Turn]) -> str:
@@ -236,6 +269,15 @@ class DialogueRun:
 
     def _call_seed(self, role: Role, index: int, attempt: int) -> int:
         return call_seed(self._context.seed, self._plan.dialogue_id, index, role, attempt)
+
+
+def question_kinds(kinds: Sequence[str], seed: int, dialogue_id: str, n_turns: int) -> list[str]:
+    """What sort of question each of the first turns wants, the same in every run of the plan.
+
+    Each dialogue has an order of its own and uses every kind once before any again.
+    """
+    order = sorted(kinds, key=lambda kind: hashlib.blake2b(f"{seed}:{dialogue_id}:{kind}".encode()).digest())
+    return list(itertools.islice(itertools.cycle(order), n_turns))
 
 
 def call_seed(seed: int, dialogue_id: str, turn_index: int, role: Role, attempt: int) -> int:

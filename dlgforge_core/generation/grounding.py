@@ -35,8 +35,8 @@ class Grounding:
     async def anchor(self, plan: DialoguePlan) -> Anchor:
         """The dialogue's document, the same however often it is taken up; counted as used."""
         pool = self.knowledge.pool(plan.language)
-        query = " ".join(filter(None, (plan.topic.topic, plan.topic.question)))
-        candidates = await self.knowledge.relevance(query, pool, plan.topic.language)
+        topic = plan.topic
+        candidates = await self.knowledge.relevance(topic.topic, topic.question or "", pool, topic.language)
         assignment = await self.knowledge.assign_document(
             self.fingerprint, plan.dialogue_id, candidates, coverage=self.coverage, seed=self.seed
         )

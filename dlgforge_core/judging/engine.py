@@ -160,7 +160,9 @@ class Engine:
     ) -> Judgement:
         plan, judge = chain.dialogue.plan, chain.judge
         turns = [replace(turn, judgement=verdicts.get(turn.index)) for turn in chain.dialogue.turns]
-        messages = messages_about(subject.index, self._config, plan, turns, chain.dialogue.texts)
+        messages = messages_about(
+            subject.index, self._config, plan, turns, chain.dialogue.texts, judge.agent.instructions
+        )
         async with self._slots.slot(left):
             verdict, completion = await self._client.complete_json(
                 Role.JUDGE,

@@ -101,10 +101,13 @@ def _judge(config: JudgeConfig, llm: LlmConfig, one: JudgeModelConfig) -> Judge:
 def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str) -> str:
     # A prompt made of fixed words stands for the prompts' version: nobody has to remember to raise a number.
     # It holds the reasons, too.
-    evidence = "passages" if config.show_evidence else ""
+    shown = {
+        "evidence": "passages" if config.show_evidence else "",
+        "instructions": agent.instructions,
+    }
     sample = [
-        prompts.conversation_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS, evidence),
-        prompts.turn_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS[:1], _SAMPLE_TURNS[1], evidence),
+        prompts.conversation_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS, **shown),
+        prompts.turn_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS[:1], _SAMPLE_TURNS[1], **shown),
         prompts.verdict_schema(config),
     ]
     sampling = [agent.temperature, agent.top_p]
@@ -125,14 +128,22 @@ def subjects(
 
 
 def messages_about(
-    index: int, config: JudgeConfig, plan: DialoguePlan, turns: Sequence[Turn], texts: Mapping[str, str]
+    index: int,
+    config: JudgeConfig,
+    plan: DialoguePlan,
+    turns: Sequence[Turn],
+    texts: Mapping[str, str],
+    instructions: str = "",
 ) -> list[prompts.Message]:
     """The prompt for a verdict on one turn, or with index WHOLE on the conversation."""
     judged = turns if index == WHOLE else [turns[index]]
-    evidence = evidence_shown(config, [turn.details for turn in judged], texts)
+    shown = {
+        "evidence": evidence_shown(config, [turn.details for turn in judged], texts),
+        "instructions": instructions,
+    }
     if index == WHOLE:
-        return prompts.conversation_judge(plan, config, turns, evidence)
-    return prompts.turn_judge(plan, config, turns[:index], turns[index], evidence)
+        return prompts.conversation_judge(plan, config, turns, **shown)
+    return prompts.turn_judge(plan, config, turns[:index], turns[index], **shown)
 
 
 def _digest(data: Any) -> bytes:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import bm25s  # type: ignore[import-untyped]
 import numpy as np
-import numpy.typing as npt
 
 from dlgforge_core.knowledge.terms import query_terms, terms
-
-Scores = npt.NDArray[np.float32]
+from dlgforge_core.knowledge.types import Scores
 
 
 class LexicalIndex:
@@ -42,8 +40,33 @@ class LexicalIndex:
         """The score of every chunk for a query in any of these languages; None when no term is known."""
         if self._engine is None:
             return None
+        return self._scores_of(query_terms(query, languages))
+
+    def shares(self, topic: str, languages: Sequence[str]) -> Scores | None:
+        """How much of a topic's words each chunk holds, from 0 to 1; None when it has no word.
+
+        A word counts by its inverse document frequency, as in BM25: "opening a small café" is about the café.
+        """
+        in_each = [terms(topic, language) for language in languages]
+        # The same word as each language writes it, where they find the same words.
+        words = dict.fromkeys(
+            zip(*(found for found in in_each if len(found) == len(in_each[0])), strict=True)
+        )
+        if self._engine is None or not words:
+            return None
+        held, total = np.zeros(self.n_chunks, np.float32), 0.0
+        for forms in words:
+            found = self._scores_of(forms)
+            n = int(np.count_nonzero(found)) if found is not None else 0
+            weight = float(np.log(1 + (self.n_chunks - n + 0.5) / (n + 0.5)))
+            total += weight
+            if found is not None:
+                held += np.float32(weight) * (found > 0)
+        return held / np.float32(total)
+
+    def _scores_of(self, wanted: Iterable[str]) -> Scores | None:
         known = self._engine.vocab_dict
-        ids = [known[term] for term in query_terms(query, languages) if term in known]
+        ids = [known[term] for term in wanted if term in known]
         return self._engine.get_scores_from_ids(ids) if ids else None
 
     def to_files(self) -> dict[str, bytes]:

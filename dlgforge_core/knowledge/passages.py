@@ -72,9 +72,10 @@ def quote_passages(texts: Sequence[str]) -> str:
     """
     if not texts:
         return ""
-    blocks = [f"[{n}]\n{_quoted(text)}" for n, text in enumerate(texts, 1)]
+    blocks = [f"[{n}]\n{quote(text)}" for n, text in enumerate(texts, 1)]
     return "\n".join((OPENING, *blocks, CLOSING))
 
 
-def _quoted(text: str) -> str:
+def quote(text: str) -> str:
+    """Text as quoted lines, neutralised."""
     return "\n".join(f"> {line}" if line else ">" for line in neutralise(text).split("\n"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -14,24 +14,27 @@ import numpy as np
 from dlgforge_core.config import CoverageConfig, PostgresConfig, RerankConfig, RetrievalConfig
 from dlgforge_core.errors import BackendError, ConfigError, DlgforgeError, KnowledgeError
 from dlgforge_core.knowledge.coverage import Assignment, KnownUses, assign_document, release_document
-from dlgforge_core.knowledge.dense import DenseIndex, Mask, Scores, reciprocal_rank_fusion
+from dlgforge_core.knowledge.dense import DenseIndex, Mask, reciprocal_rank_fusion
 from dlgforge_core.knowledge.embedding import Embedder, open_embedder
 from dlgforge_core.knowledge.endpoints import JsonClient
 from dlgforge_core.knowledge.index_reader import IndexReader
 from dlgforge_core.knowledge.index_store import CHUNK_IDS, DOCUMENTS, documents_from_json, split_ids
 from dlgforge_core.knowledge.lexical import LexicalIndex, best
 from dlgforge_core.knowledge.pool import Candidates, DocumentPool
-from dlgforge_core.knowledge.types import Chunk, Hit
+from dlgforge_core.knowledge.types import Chunk, Hit, Scores
 from dlgforge_core.languages import base_code
 from dlgforge_core.llm.endpoints import Endpoint
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Smaller indexes are searched in less time than a thread takes to start on it.
 _THREAD_ABOVE_CHUNKS = 5_000
 # How far down each ranking goes into the fusion.
 _FUSED = 50
+# Share of a topic's words, weighted, from which on a chunk is on the topic. Of the shipped topics and
+# documents, in four languages, pairs that belong together have 0.62 to 1, others less than 0.58, but for one.
+_ON_TOPIC_FROM = 0.6
 _WARN_EVERY_S = 60.0
 _QUERY_CHARS = 4_000
 
@@ -195,16 +198,21 @@ class Knowledge:
             if run == fingerprint and document:
                 known.add(document, -1)
 
-    async def relevance(self, query: str, pool: DocumentPool, language: str | None = None) -> Candidates:
-        """How well each document of a pool fits a query: the score of its best chunk, 0 where none matches.
+    async def relevance(
+        self, topic: str, example: str, pool: DocumentPool, language: str | None = None
+    ) -> Candidates:
+        """How well each document of a pool fits a topic and an example question on it.
 
-        By words, in every mode: no endpoint is asked.
+        The score of its best chunk that is on the topic at all, 0 where there is none: a chunk is when it
+        holds most of the topic's words, by their weight. By words, in every mode: no endpoint is asked.
         """
 
         def find() -> Scores:
-            scores = self._lexical_scores(query, language, None)
-            if scores is None:
+            scores = self._lexical_scores(f"{topic} {example}", language, None)
+            shares = self._lexical.shares(topic, list(self._query_languages(language)))
+            if scores is None or shares is None:
                 return np.zeros(len(pool), np.float32)
+            scores = np.where(shares >= _ON_TOPIC_FROM, scores, np.float32(0))
             of_documents = np.maximum.reduceat(scores, self._starts)
             return of_documents if pool.places is None else of_documents[pool.places]
 
@@ -269,10 +277,12 @@ class Knowledge:
         return work() if len(self._ids) < _THREAD_ABOVE_CHUNKS else await asyncio.to_thread(work)
 
     def _lexical_scores(self, query: str, language: str | None, mask: Mask | None) -> Scores | None:
-        # Chunks of no known language are indexed unstemmed.
-        languages = self._languages if not language else {base_code(language)} | (self._languages & {""})
-        scores = self._lexical.scores(query, languages)
+        scores = self._lexical.scores(query, self._query_languages(language))
         return scores if scores is None or mask is None else np.where(mask, scores, np.float32(0))
+
+    def _query_languages(self, language: str | None) -> Collection[str]:
+        # Chunks of no known language are indexed unstemmed.
+        return self._languages if not language else {base_code(language)} | (self._languages & {""})
 
     async def _query_vector(self, query: str) -> Any:
         if self._embedder is None:
@@ -287,7 +297,7 @@ class Knowledge:
         now = time.monotonic()
         if now - self._warned.get(what, -_WARN_EVERY_S) >= _WARN_EVERY_S:
             self._warned[what] = now
-            log.warning("%s failed; the search goes on without: %s", what, error)
+            _log.warning("%s failed; the search goes on without: %s", what, error)
 
 
 class Reranker:

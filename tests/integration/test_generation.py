@@ -157,7 +157,7 @@ def test_the_token_budget_stops_cleanly_and_a_larger_one_goes_on(store: RunStore
         assert result.stop_reason is not None
         assert "run.max_tokens = 5000" in result.stop_reason
         used = calls(store, run).total()
-        assert 5_000 <= used.prompt_tokens + used.completion_tokens < 10_000
+        assert 5_000 <= used.prompt_tokens + used.completion_tokens < 11_000
         progress = store.progress(run.run_id)
         assert progress.pending > 0
         assert progress.dropped == progress.leased == 0

@@ -98,7 +98,7 @@ def quoted(text: str) -> str:
 def test_the_judge_is_shown_what_the_assistant_was_given(
     store: RunStore, folder: Path, mode: str, granularity: str
 ) -> None:
-    config = JudgeConfig(mode=mode, granularity=granularity)  # type: ignore[arg-type]
+    config = JudgeConfig(mode=mode, granularity=granularity)
     run = planned(store, 5, judge=config, index_id=indexed(store, folder), n_turns=2)
     with simulated_endpoint(models=[MODEL], record_requests=1_000) as sim:
         work(spec(store, run, endpoint(sim)))
@@ -110,7 +110,8 @@ def test_the_judge_is_shown_what_the_assistant_was_given(
     assert len(judging) == (10 if granularity == "turn" else 5)
     for dialogue in store.dialogues(run.run_id):
         for turn in dialogue.turns:
-            prompt = next(p for p in judging if f"User: {turn.user}\nAssistant: {turn.assistant}" in p)
+            said = f"User:\n{quoted(turn.user)}\nAssistant:\n{quoted(turn.assistant)}"
+            prompt = next(p for p in judging if said in p)
             asked, given = split_evidence(turn.details.evidence)
             shown = given if granularity == "turn" else [*asked, *(e for e in given if e.cited)]
             assert shown

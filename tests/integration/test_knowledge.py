@@ -291,11 +291,11 @@ async def test_documents_chunks_and_relevance(shipped: tuple[RunStore, str]) -> 
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
         assert await knowledge.search("  ", language="en") == []
         for pool in (knowledge.pool(), knowledge.pool("en")):
-            fit = await knowledge.relevance("baking bread at home", pool, "en")
+            fit = await knowledge.relevance("baking bread at home", "", pool, "en")
             assert pool.names[int(fit.relevance.argmax())] == "en/bread-at-home.md"
             hit, *_ = await knowledge.search("baking bread at home", pool=pool, language="en")
             assert fit.relevance_of("en/bread-at-home.md") == pytest.approx(hit.score)
-            unknown = await knowledge.relevance("xyzzy", pool, "en")
+            unknown = await knowledge.relevance("xyzzy", "", pool, "en")
             assert not unknown.relevance.any()
         with pytest.raises(KnowledgeError, match="has no document 'gone'"):
             await knowledge.chunks_of("gone")
