@@ -157,7 +157,6 @@ def plan_run(
                 "add topics, leave the language out, or set run.fallback_language to one that has topics"
             )
     fingerprint = content_fingerprint(generation, llm, personas, source)
-    turns = TurnCounts.from_config(generation.run)
     plans: list[Plan] = []
     notes = [
         f"run.total_samples = {generation.run.total_samples} leaves no dialogue for {language!r}"
@@ -166,28 +165,40 @@ def plan_run(
     ]
     for batch in chosen:
         for language in wanted:
-            n_dialogues = shares[language]
-            topics = topics_for(batch, language, fallback)
-            if n_dialogues and topics:
+            if not (n_dialogues := shares[language]):
+                continue
+            if topics := topics_for(batch, language, fallback):
                 plans.append(
-                    Plan(
-                        fingerprint=fingerprint,
-                        batch=batch.name,
-                        batch_digest=batch.digest,
-                        language=language,
-                        n_dialogues=n_dialogues,
-                        seed=generation.run.seed,
-                        turns=turns,
-                        topics=topics,
-                        personas=personas,
-                    )
+                    _plan(generation.run, fingerprint, personas, batch, language, n_dialogues, topics)
                 )
-            elif n_dialogues:
+            else:
                 notes.append(
                     f"seed batch {batch.name!r} has no topics in {language!r}: "
                     f"{n_dialogues} dialogues are not made"
                 )
     return Planning(tuple(plans), fingerprint, tuple(notes))
+
+
+def _plan(
+    run: RunConfig,
+    fingerprint: str,
+    personas: Personas,
+    batch: SeedBatch,
+    language: str,
+    n_dialogues: int,
+    topics: tuple[SeedTopic, ...],
+) -> Plan:
+    return Plan(
+        fingerprint=fingerprint,
+        batch=batch.name,
+        batch_digest=batch.digest,
+        language=language,
+        n_dialogues=n_dialogues,
+        seed=run.seed,
+        turns=TurnCounts.from_config(run),
+        topics=topics,
+        personas=personas,
+    )
 
 
 def topics_for(batch: SeedBatch, language: str, fallback: str = "") -> tuple[SeedTopic, ...]:

@@ -123,12 +123,7 @@ def write_dataset(
         sifted = (dialogue for dialogue in dialogues if sieve(dialogue))
         thinned = sifted if dedup is None else dedup.filter(sifted)
         kept = (scrubber.dialogue(_with_judges(dialogue, judges)) for dialogue in thinned)
-        with contextlib.ExitStack() as stack:
-            sinks = _sinks(stack, writing, saving, tool_definitions or {})
-            for dialogue, split in _with_splits(kept, saving.splits, writing):
-                for sink in sinks[split]:
-                    sink.write(dialogue)
-                dataset.add(dialogue, split)
+        _write_dialogues(kept, writing, saving, tool_definitions or {}, dataset)
         if dedup is not None:
             sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused
         files = _files(writing, saving, dataset)
@@ -145,6 +140,22 @@ def write_dataset(
         figures=dataset.dialogues,
         documents=dict(sorted(dataset.given.items())),
     )
+
+
+def _write_dialogues(
+    dialogues: Iterator[Dialogue],
+    writing: Path,
+    saving: DatasetFilesConfig,
+    tool_definitions: Mapping[str, Mapping[str, Any]],
+    dataset: DatasetFigures,
+) -> None:
+    """Write each dialogue to the files of its split, in every format, and count it in `dataset`."""
+    with contextlib.ExitStack() as stack:
+        sinks = _sinks(stack, writing, saving, tool_definitions)
+        for dialogue, split in _with_splits(dialogues, saving.splits, writing):
+            for sink in sinks[split]:
+                sink.write(dialogue)
+            dataset.add(dialogue, split)
 
 
 def file_name(format_name: str, split: str) -> str:
