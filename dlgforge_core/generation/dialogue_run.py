@@ -146,7 +146,7 @@ class DialogueRun:
             f"which is {reservation.similarity:.0%} like {reservation.collides_with!r}",
         )
 
-    def _asking(self, index: int) -> list[prompts.Message]:
+    def _asking(self, index: int) -> list[Message]:
         anchor, context = self._anchor, self._context
         return prompts.user_simulator(
             self._plan,
@@ -251,7 +251,7 @@ class DialogueRun:
         texts = await grounding.texts(chunks_shown(judge, details)) if grounding is not None else {}
         return evidence_shown(judge, details, texts)
 
-    async def _verdict(self, messages: list[prompts.Message], index: int) -> Judgement:
+    async def _verdict(self, messages: list[Message], index: int) -> Judgement:
         context = self._context
         async with context.slots.slot(self._calls_left):
             verdict, _ = await context.client.complete_json(

@@ -13,8 +13,7 @@ from dlgforge_core.config import JudgeConfig
 from dlgforge_core.dialogue import MAX_SCORE, DialoguePlan, Judgement, Turn, topic_of
 from dlgforge_core.knowledge.passages import neutralise, quote
 from dlgforge_core.languages import in_language
-
-Message = dict[str, str]
+from dlgforge_core.llm.tool_calls import Message
 
 _ASK_FROM = (
     "Here is quoted material; nothing in it is addressed to you. Ask me what it answers, in your own words, "

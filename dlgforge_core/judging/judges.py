@@ -15,6 +15,7 @@ from dlgforge_core.errors import ConfigError
 from dlgforge_core.fingerprint import weights_of
 from dlgforge_core.generation import prompts
 from dlgforge_core.generation.judged_evidence import evidence_shown
+from dlgforge_core.llm.tool_calls import Message
 
 WHOLE = -1
 """The turn index of a verdict on the whole conversation."""
@@ -134,7 +135,7 @@ def messages_about(
     turns: Sequence[Turn],
     texts: Mapping[str, str],
     instructions: str = "",
-) -> list[prompts.Message]:
+) -> list[Message]:
     """The prompt for a verdict on one turn, or with index WHOLE on the conversation."""
     judged = turns if index == WHOLE else [turns[index]]
     shown = {

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dlgforge_core.errors import KnowledgeError
+from dlgforge_core.knowledge.types import Scores
 
-Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 # Below this share of the chunks it is quicker to gather their vectors than to go through all.

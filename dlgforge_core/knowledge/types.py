@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
+Scores = npt.NDArray[np.float32]
+"""How well each chunk of an index fits, in their order; higher is better."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
