@@ -108,7 +108,9 @@ class RunConfig(ConfigModel):
         30.0, description="Seconds after which a worker that gave no sign loses its dialogues to the others."
     )
     max_concurrent_runs: PositiveInt = Field(
-        1, description="Runs on this database that may use the endpoints at once; further ones wait."
+        1,
+        description="Runs on this database that may use the endpoints at once; further ones wait. "
+        "`judgements` keeps to what the run it judges was made with.",
     )
     resume_run_id: str | None = Field(
         None, description="Finish this earlier run, with the configuration it was planned with."
