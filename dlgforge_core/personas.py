@@ -41,14 +41,15 @@ def read_personas(path: str = "") -> Personas:
     """
     if not path:
         shipped = resources.files("dlgforge_core") / "data" / "personas.yaml"
-        return _parse(shipped.read_bytes(), shipped.name)
+        return parse_personas(shipped.read_bytes(), shipped.name)
     where = Path(path)
     if not where.exists():
         raise SeedError(f"{where}: no such file")
-    return _parse(yaml_source.read_bytes(where), str(where))
+    return parse_personas(yaml_source.read_bytes(where), str(where))
 
 
-def _parse(data: bytes, label: str) -> Personas:
+def parse_personas(data: bytes, label: str) -> Personas:
+    """The personas of a file's text; `label` names it in messages. Raises SeedError with the line."""
     root = yaml_source.parse_yaml(yaml_source.normalise(data, label), label)
     if not isinstance(root, Mapping):
         raise SeedError(

@@ -128,7 +128,7 @@ def _place(place: Place) -> Iterator[str]:
             optional, note = _optional(field.annotation), NOTES.get(name, "")
             yield _chapter(name, model, f"{place.path}.{name}", optional=optional, note=note)
     if own:
-        rows = [row for name, field in own.items() for row in _rows(name, field)]
+        rows = [row for name, field in own.items() for row in field_rows(name, field)]
         yield f"## {', '.join(f'`{name}`' for name in own)}\n\nIn the run config: `{place.path}`.\n"
         yield _table(_HEAD, rows)
 
@@ -137,7 +137,9 @@ def _recipes() -> Iterator[str]:
     """What a recipe may hold: sections told above, and keys of its own."""
     fields = config.Recipe.model_fields
     sections = ", ".join(f"`{name}`" for name, field in fields.items() if _section_model(field))
-    rows = [row for name, field in fields.items() if not _section_model(field) for row in _rows(name, field)]
+    rows = [
+        row for name, field in fields.items() if not _section_model(field) for row in field_rows(name, field)
+    ]
     yield (
         "## Recipes\n\nA file `recipes/NAME.yaml` is a dataset of its own, with the assets "
         "`NAME/seed_topics`, `NAME/dialogues` and so on. It may hold the sections "
@@ -153,27 +155,27 @@ _HEAD = ["Key", "Default", "Values", "Meaning"]
 def _chapter(name: str, model: type[BaseModel], path: str, *, optional: bool = False, note: str = "") -> str:
     text = " ".join((model.__doc__ or "").strip().split("\n\n")[0].split())
     off = " Unset by default." if optional else ""
-    rows = [row for key, field in model.model_fields.items() for row in _rows(key, field)]
+    rows = [row for key, field in model.model_fields.items() for row in field_rows(key, field)]
     place = f"In the run config: `{path}`. {note}".strip()
     return f"## `{name}`\n\n{text}{off} {place}\n\n" + _table(_HEAD, rows)
 
 
-def _rows(key: str, field: FieldInfo) -> Iterator[list[str]]:
+def field_rows(key: str, field: FieldInfo) -> Iterator[list[str]]:
     """The rows of a field: one, or one for each leaf of the model it holds."""
     model = _section_model(field)
     if model is not None and not _optional(field.annotation):
         default = field.get_default(call_default_factory=True)
         for name, inner in model.model_fields.items():
-            yield from _rows(f"{key}.{name}", _with_default(inner, default, name))
+            yield from field_rows(f"{key}.{name}", _with_default(inner, default, name))
         return
     yield [f"`{key}`", _default(field), _values(field), _cell(field.description or "")]
     item = _item_model(field.annotation)
     if item is not None:
         for name, inner in item.model_fields.items():
-            yield from _rows(f"{key}[].{name}", inner)
+            yield from field_rows(f"{key}[].{name}", inner)
     elif model is not None:
         for name, inner in model.model_fields.items():
-            yield from _rows(f"{key}.{name}", inner)
+            yield from field_rows(f"{key}.{name}", inner)
 
 
 def _with_default(field: FieldInfo, parent: Any, name: str) -> FieldInfo:

@@ -98,7 +98,7 @@ def signatures(forms: Sequence[str], size: int) -> NDArray[np.uint32]:
     """MinHash signatures of normal forms, one row of `size` values each; the same on every machine."""
     if not forms:
         return np.empty((0, size), dtype=np.uint32)
-    codes, offsets = _windows(forms)
+    codes, offsets = windows(forms)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(_mixed(codes), offsets, size, _SEED)
     return np.array(matrix.to_rows(), dtype=np.uint32)
 
@@ -153,7 +153,7 @@ def _padded(form: str) -> str:
     return f" {form or ' '} "
 
 
-def _windows(forms: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+def windows(forms: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """The shingles of all forms, one form after the other, and where each form's begin, and the end.
 
     A shingle is the number its characters make, and may come more than once.

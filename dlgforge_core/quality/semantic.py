@@ -13,7 +13,7 @@ from dlgforge_core.dialogue import Dialogue
 Embed = Callable[[Sequence[str]], NDArray[np.floating]]
 """Texts to vectors, one row for each; the rows need not have length 1."""
 
-_BATCH = 256  # texts embedded at once
+BATCH = 256  # texts embedded at once
 _BLOCK = 4096  # rows compared at once: 4 MB of similarities for a batch
 
 
@@ -37,7 +37,7 @@ class SemanticDedup:
     def filter(self, dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
         """The dialogues that are kept, in order; each is read once, a batch ahead."""
         source = iter(dialogues)
-        while batch := list(itertools.islice(source, _BATCH)):
+        while batch := list(itertools.islice(source, BATCH)):
             yield from itertools.compress(batch, self._keep(batch))
 
     def _keep(self, batch: Sequence[Dialogue]) -> list[bool]:

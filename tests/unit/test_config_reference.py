@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from dlgforge_core import config
-from scripts.config_reference import ENVIRONMENT, PLACES, TARGET, _rows, render
+from scripts.config_reference import ENVIRONMENT, PLACES, TARGET, field_rows, render
 
 ROOT = TARGET.parents[1]
 # Not settings of a user: told from one process to another, or read by scripts and tests alone.
@@ -62,7 +62,7 @@ class _Outer(config.ConfigModel):
 
 
 def test_rows_of_all_kinds_of_fields() -> None:
-    rows = {row[0]: row[1:] for key, field in _Outer.model_fields.items() for row in _rows(key, field)}
+    rows = {row[0]: row[1:] for key, field in _Outer.model_fields.items() for row in field_rows(key, field)}
     assert rows == {
         "`name`": ["required", "text", "What it is \\| called."],
         "`inner.size`": ["`7`", "integer 1 or more", "How big."],

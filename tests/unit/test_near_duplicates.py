@@ -43,7 +43,7 @@ def pieces(form: str) -> set[str]:
 
 def hashed(form: str) -> set[str]:
     """The shingles as signatures take them."""
-    codes, _ = near_duplicates._windows([form])
+    codes, _ = near_duplicates.windows([form])
     points = [[code >> 21 * place & 0x1FFFFF for place in range(3)] for code in codes.tolist()]
     return {"".join(chr(point) for point in triple if point) for triple in points}
 

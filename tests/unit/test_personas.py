@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlgforge_core.errors import SeedError
-from dlgforge_core.personas import Personas, _parse, read_personas
+from dlgforge_core.personas import Personas, parse_personas, read_personas
 
 GOOD = """\
 user:
@@ -72,12 +72,12 @@ def test_ids_come_from_names_where_none_is_given(tmp_path: Path) -> None:
 def test_errors_name_line_key_and_value(old: str, new: str, said: str) -> None:
     assert old in GOOD
     with pytest.raises(SeedError, match=re.escape(said)):
-        _parse(GOOD.replace(old, new).encode(), "p.yaml")
+        parse_personas(GOOD.replace(old, new).encode(), "p.yaml")
 
 
 def test_all_problems_are_named_at_once() -> None:
     with pytest.raises(SeedError) as raised:
-        _parse(b"user: [{name: a}, {description: b}]\n", "p.yaml")
+        parse_personas(b"user: [{name: a}, {description: b}]\n", "p.yaml")
     assert len(str(raised.value).splitlines()) == 4
 
 
@@ -92,4 +92,4 @@ def test_missing_file_and_empty_roles(tmp_path: Path) -> None:
 @settings(deadline=None)
 def test_any_content_is_read_or_refused(data: bytes) -> None:
     with pytest.raises(SeedError, match=r"^p\.yaml"):
-        _parse(data, "p.yaml")
+        parse_personas(data, "p.yaml")

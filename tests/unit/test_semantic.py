@@ -59,7 +59,7 @@ def test_the_first_of_each_group_is_kept() -> None:
 def test_batches_and_blocks_do_not_matter(questions: list[str], threshold: float) -> None:
     expected = by_definition(questions, threshold)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(semantic, "_BATCH", 3)
+        patch.setattr(semantic, "BATCH", 3)
         patch.setattr(semantic, "_BLOCK", 2)
         assert kept(questions, threshold) == expected
         one_by_one = SemanticDedup(on_a_circle, threshold)
@@ -76,7 +76,7 @@ def test_dialogues_are_read_a_batch_ahead_and_no_further() -> None:
             yield dialogue(number, str(number % 360))
 
     next(SemanticDedup(on_a_circle, 0.9).filter(source()))
-    assert len(read) == semantic._BATCH
+    assert len(read) == semantic.BATCH
 
 
 def test_texts_without_a_vector_are_alike_to_none() -> None:
