@@ -1,8 +1,11 @@
 """A run's outcome for CI: JSON and JUnit XML of its assets, checks and figures.
 
-    python -m dlgforge_dagster.summary --json summary.json --junit junit.xml
+    dagster job execute ... --tags '{"dlgforge/ci": "4711"}'
+    python -m dlgforge_dagster.summary --tag dlgforge/ci=4711 --json summary.json --junit junit.xml
 
-Reads the latest run of the job from the Dagster instance. Exit code 0 when it succeeded, else 1.
+Reads a run of the job from the Dagster instance: the latest one with the tag, for a job whose config was
+refused leaves no run at all, and the latest run is an older one then. Exit code 0 when the run succeeded,
+else 1.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,14 +25,17 @@ import dagster as dg
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def summary(instance: dg.DagsterInstance, job: str, run_id: str = "") -> dict[str, Any]:
-    """Outcome, figures and checks of a run, the latest of `job` by default. Raises LookupError."""
-    filters = dg.RunsFilter(run_ids=[run_id]) if run_id else dg.RunsFilter(job_name=job)
+def summary(
+    instance: dg.DagsterInstance, job: str, run_id: str = "", tags: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Outcome, figures and checks of a run: the latest of `job` (with `tags`). Raises LookupError."""
+    filters = dg.RunsFilter(run_ids=[run_id]) if run_id else dg.RunsFilter(job_name=job, tags=tags)
     runs = instance.get_runs(filters, limit=1)
     if not runs:
-        raise LookupError(f"there is no run {run_id}" if run_id else f"the job {job} was never run")
+        raise LookupError(_no_run(job, run_id, tags or {}))
     run = runs[0]
     assets: dict[str, Any] = {}
+    observed: dict[str, Any] = {}
     checks: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
     for entry in instance.all_logs(run.run_id):
@@ -39,6 +46,10 @@ def summary(instance: dg.DagsterInstance, job: str, run_id: str = "") -> dict[st
             made = event.step_materialization_data.materialization
             if made.partition is None or made.asset_key.to_user_string() not in assets:
                 assets[made.asset_key.to_user_string()] = _figures(made.metadata)
+        elif event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
+            seen = event.asset_observation_data.asset_observation
+            if "complete" in seen.metadata:
+                observed[seen.asset_key.to_user_string()] = _figures(seen.metadata)
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             data = event.asset_check_evaluation_data
             checks.append(
@@ -59,22 +70,38 @@ def summary(instance: dg.DagsterInstance, job: str, run_id: str = "") -> dict[st
         "job": run.job_name,
         "status": run.status.value,
         "tags": {key: value for key, value in run.tags.items() if key.startswith("dlgforge/")},
-        "assets": assets,
+        "complete": all(figures.get("complete", True) for figures in {**observed, **assets}.values()),
+        # What was not finished in a run of one partition is told of, but not materialized.
+        "assets": {**observed, **assets},
         "checks": checks,
         "failures": failures,
     }
+
+
+def _no_run(job: str, run_id: str, tags: Mapping[str, str]) -> str:
+    if run_id:
+        return f"there is no run {run_id}"
+    if not tags:
+        return f"the job {job} was never run"
+    told = ", ".join(f"{key}={value}" for key, value in tags.items())
+    return f"there is no run of {job} with {told}: it was never launched, or its config was refused"
 
 
 def _figures(metadata: Any) -> dict[str, Any]:
     return {
         name: value.value
         for name, value in metadata.items()
-        if isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue | dg.TextMetadataValue)
+        if isinstance(
+            value, dg.IntMetadataValue | dg.FloatMetadataValue | dg.TextMetadataValue | dg.BoolMetadataValue
+        )
     }
 
 
 def junit(data: dict[str, Any]) -> ElementTree.ElementTree[ElementTree.Element]:
-    """A summary as JUnit XML: a case for each asset and check; those that only warn are skipped ones."""
+    """A summary as JUnit XML: a case for each asset and check, and a failed one where nothing else fails.
+
+    Checks that only warn are skipped ones, and so is `plan is complete` of what a budget has stopped.
+    """
     suite = ElementTree.Element("testsuite", name=f"dlgforge {data['job']}")
     counts = {"tests": 0, "failures": 0, "skipped": 0}
 
@@ -86,32 +113,66 @@ def junit(data: dict[str, Any]) -> ElementTree.ElementTree[ElementTree.Element]:
         counts["failures" if tag == "failure" else "skipped"] += 1
         ElementTree.SubElement(element, tag, message=_NO_XML.sub("\ufffd", message))
 
-    for name in data["assets"]:
+    for name, figures in data["assets"].items():
         case("asset", name)
+        if "complete" in figures:
+            element = case(f"plan.{name}", "plan is complete")
+            if not figures["complete"]:
+                outcome(element, "skipped", str(figures.get("stop_reason", "there is more to do")))
     for name, message in data["failures"].items():
         outcome(case("step", name), "failure", message)
     for check in data["checks"]:
         element = case(f"check.{check['asset']}", check["check"])
         if not check["passed"]:
             outcome(element, "failure" if check["severity"] == "ERROR" else "skipped", check["summary"])
+    if data["status"] != "SUCCESS" and not counts["failures"]:
+        outcome(
+            case("run", data["run_id"] or data["job"]), "failure", data.get("error") or _unsuccessful(data)
+        )
     suite.attrib.update({key: str(value) for key, value in counts.items()})
     return ElementTree.ElementTree(suite)
+
+
+def _unsuccessful(data: Mapping[str, Any]) -> str:
+    told = f"the run is {data['status']}, not SUCCESS"
+    return f"{told}: its process was lost, or is still at work" if data["status"] == "STARTED" else told
+
+
+def _missing(job: str, error: str) -> dict[str, Any]:
+    """The summary of a run that there is not."""
+    empty: dict[str, Any] = {"run_id": "", "job": job, "status": "NOT_FOUND", "error": error, "tags": {}}
+    return {**empty, "complete": False, "assets": {}, "checks": [], "failures": {}}
+
+
+def _tag(text: str) -> tuple[str, str]:
+    key, found, value = text.partition("=")
+    if not (key and found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
 
 
 def main() -> int:
     """Write the summary of a run; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--job", default="generate_dialogues", help="whose latest run")
+    parser.add_argument(
+        "--tag",
+        action="append",
+        default=[],
+        type=_tag,
+        metavar="KEY=VALUE",
+        help="whose latest run with this tag, as given to `dagster job execute --tags`; may be repeated",
+    )
     parser.add_argument("--run-id", default="", help="this Dagster run instead")
     parser.add_argument("--json", type=Path, help="file to write; - or none: standard output")
     parser.add_argument("--junit", type=Path, help="JUnit XML file to write")
     arguments = parser.parse_args()
     with dg.DagsterInstance.get() as instance:
         try:
-            data = summary(instance, arguments.job, arguments.run_id)
+            data = summary(instance, arguments.job, arguments.run_id, dict(arguments.tag))
         except LookupError as error:
             print(error, file=sys.stderr)
-            return 1
+            data = _missing(arguments.job, str(error))
     text = json.dumps(data, indent=2, ensure_ascii=False)
     if arguments.json is None or str(arguments.json) == "-":
         print(text)
