@@ -25,15 +25,22 @@ _LONGEST_PAUSE_S = 2.0
 
 
 class _Pauses:
-    """Between the attempts at one piece of work: ever longer, until the patience is at its end."""
+    """Between the attempts at one piece of work: ever longer, until the patience is at its end.
+
+    Patience begins with the first failure: a server that stands still shows only after the time that a
+    statement may take, and what fails over in that time is to be found again.
+    """
 
     def __init__(self, patience_s: float) -> None:
-        self._deadline = time.monotonic() + patience_s
+        self._patience_s = patience_s
+        self._deadline: float | None = None
         self._next_s = _FIRST_PAUSE_S
 
     def after(self, error: Exception, *, stopping: bool = False) -> float:
         """Seconds to wait after this failure. Raises StoreError when there is no use in waiting."""
         canceled = isinstance(error, psycopg.errors.QueryCanceled)
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._patience_s
         if canceled or stopping or time.monotonic() > self._deadline:
             raise StoreError(f"Postgres failed: {str(error).strip()}") from None
         pause_s, self._next_s = self._next_s, min(_LONGEST_PAUSE_S, self._next_s * 2)

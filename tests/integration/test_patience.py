@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from dlgforge_core.config import PostgresConfig
 from dlgforge_core.errors import StoreError
+from dlgforge_core.store import connection as connections
 from dlgforge_core.store.connection import AsyncConnection
 from dlgforge_core.store.patience import AsyncPatientConnection, PatientConnection
 from dlgforge_core.store.run_store import RunStore
+from tests.support.postgres import TcpPostgres, tcp_postgres
 
 pytestmark = pytest.mark.anyio
 
@@ -107,3 +111,93 @@ async def test_after_a_deadlock_the_connection_is_kept(store: RunStore) -> None:
     with pytest.raises(StoreError, match="Postgres failed: "):
         await away.run(async_pid)
     await connection.aclose()
+
+
+# A server that stands still
+
+SOON = PostgresConfig(connect_timeout_s=1.0, statement_timeout_s=0.5)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[TcpPostgres]:
+    with tcp_postgres() as made:
+        connection = PatientConnection(made.dsn, PostgresConfig(), "dlgforge test", 30.0)
+        connection.run(pid)  # it listens before it is up
+        connection.close()
+        RunStore(made.dsn).migrate()
+        yield made
+
+
+@pytest.fixture
+def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SILENCE_GRACE_S", 0.5)
+
+
+@pytest.mark.usefixtures("little_grace")
+def test_a_server_that_stands_still_is_given_up(server: TcpPostgres) -> None:
+    connection = PatientConnection(server.dsn, SOON, "dlgforge test", 1.0)
+    store = RunStore(server.dsn, SOON)
+    connection.run(pid)
+    with store.connection() as opened:
+        with server.frozen():
+            started = time.monotonic()
+            with pytest.raises(psycopg.OperationalError, match="is there but has said nothing for 1 s"):
+                opened.execute("SELECT 1")
+            assert opened.closed
+            with pytest.raises(StoreError, match="Postgres failed: connection timeout expired"):
+                connection.run(pid)
+            with pytest.raises(StoreError, match="Postgres cannot be reached: connection timeout expired"):
+                store.run_ids()
+            assert time.monotonic() - started < 9
+        assert connection.run(pid) > 0, "it goes on when the server does"
+    connection.close()
+
+
+@pytest.mark.usefixtures("little_grace")
+@pytest.mark.parametrize("opened_before", [False, True])
+async def test_a_server_that_stands_still_for_a_while_is_waited_for(
+    server: TcpPostgres, opened_before: bool
+) -> None:
+    connection = AsyncPatientConnection(server.dsn, SOON, "dlgforge test", 30.0)
+
+    async def written(opened: AsyncConnection) -> int:
+        async with opened.pipeline(), opened.transaction():
+            cursors = [await opened.execute("SELECT generate_series(1, 1000)") for _ in range(3)]
+        return sum([len(await cursor.fetchall()) for cursor in cursors])
+
+    if opened_before:
+        assert await connection.run(written) == 3000
+    with server.frozen():
+        work = asyncio.create_task(connection.run(written))
+        await asyncio.sleep(3.0)
+        assert not work.done()
+    assert await work == 3000
+    await connection.aclose()
+
+
+async def test_work_on_a_server_that_stands_still_can_be_cancelled(server: TcpPostgres) -> None:
+    connection = AsyncPatientConnection(server.dsn, PostgresConfig(), "dlgforge test", 3600.0)
+    await connection.run(async_pid)
+    with server.frozen():
+        work = asyncio.create_task(connection.run(async_pid))
+        await asyncio.sleep(0.5)
+        started = time.monotonic()
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert time.monotonic() - started < 12
+    assert await connection.run(async_pid) > 0
+    await connection.aclose()
+
+
+async def test_an_answer_that_comes_bit_by_bit_is_no_silence(
+    server: TcpPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "SILENCE_GRACE_S", -59.0)
+    opened = await connections.connect_async(server.dsn, PostgresConfig())
+    # A sign of life every half second, and in all more time than silence may last.
+    await opened.execute(
+        "DO $$ BEGIN FOR i IN 1..4 LOOP PERFORM pg_sleep(0.5); RAISE NOTICE 'still at it'; END LOOP; END $$"
+    )
+    with pytest.raises(psycopg.OperationalError, match="said nothing for 1 s"):
+        await opened.execute("SELECT pg_sleep(2)")

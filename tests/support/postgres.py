@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 import pytest
 
 from dlgforge_core.runtime.processes import PR_SET_PDEATHSIG, prctl
@@ -75,6 +76,22 @@ class TcpPostgres:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self.folder / "log").read_text()[-2000:])
             time.sleep(0.01)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Every process of the server stands still: connections are taken by the kernel, nobody answers."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        server.suspend()  # first, so that it starts no more
+        stopped = [server, *server.children(recursive=True)]
+        for process in stopped[1:]:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in reversed(stopped):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def stop(self) -> None:
         """Stop the server; `start` runs it again on the same data and port."""
