@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -55,6 +55,14 @@ class KnowledgeConfig(ConfigModel):
         "",
         description="A folder or file of .txt, .md, .pdf, .html or .jsonl documents, local or any address "
         "that fsspec knows. `shipped`: the documents that come with dlgforge. Empty: no knowledge.",
+    )
+    text_key: Annotated[str, Field(min_length=1)] = Field(
+        "text", description="Key of a document's text in a line of a .jsonl file."
+    )
+    languages: list[str] = Field(
+        [],
+        description="Languages the documents are in, by code or name: none but these are told apart, which "
+        "is surer and quicker. With one of them all documents are taken to be in it. Empty: any.",
     )
     chunk_chars: PositiveInt = Field(800, description="Most characters of a chunk.")
     chunk_overlap_chars: NonNegativeInt = Field(

@@ -57,9 +57,9 @@ class Grounding:
         however the question was put, its answer is there.
         """
         hits = await self.search(plan, question, k=self.top_k)
-        if all(hit.chunk.chunk_id != asked_from.chunk_id for hit in hits):
-            hits = [*hits[: max(0, self.top_k - 1)], Hit(asked_from, 0.0)]
-        return hits
+        if any(hit.chunk.text == asked_from.text for hit in hits):
+            return hits  # itself, or the same text of another document
+        return [*hits[: max(0, self.top_k - 1)], Hit(asked_from, 0.0)]
 
     async def texts(self, chunk_ids: Sequence[str]) -> dict[str, str]:
         """The texts of chunks by id."""

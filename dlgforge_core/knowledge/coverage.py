@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -166,6 +167,17 @@ async def release_document(connection: AsyncConnection, fingerprint: str, dialog
     return "" if row is None else str(row[0])
 
 
+def unused_languages(by_language: Mapping[str, int], languages: Collection[str]) -> dict[str, int]:
+    """Of documents counted by language, those that no dialogue in these languages is given.
+
+    A language without documents of its own is given any, and documents of unknown language are for all.
+    """
+    wanted = {base_code(language) for language in languages}
+    if not wanted or not wanted <= by_language.keys():
+        return {}
+    return {language: n for language, n in by_language.items() if language not in wanted | {""}}
+
+
 def coverage_counts(
     connection: psycopg.Connection[Any],
     fingerprint: str,
@@ -186,10 +198,8 @@ def coverage_counts(
         (document.name, document.language)
         for document in (index_documents(connection, dataset, index_id) if index_id else ())
     ]
-    wanted = {base_code(language) for language in languages}
-    # A language without documents of its own is given any.
-    if wanted and wanted <= {language for _, language in documents}:
-        documents = [(name, language) for name, language in documents if language in wanted | {""}]
+    unused = unused_languages(Counter(language for _, language in documents), languages)
+    documents = [(name, language) for name, language in documents if language not in unused]
     counts = dict.fromkeys((name for name, _ in documents), 0)
     counts.update((str(document), int(uses)) for document, uses in rows)
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

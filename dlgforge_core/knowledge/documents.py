@@ -55,10 +55,15 @@ class _Unreadable(Exception):
     """Why a file is no document."""
 
 
-def read_documents(file: SourceFile, stream: BinaryIO) -> Iterator[ReadDocument | Problem]:
-    """The documents of a file, one after the other, and what is wrong with it. Raises OSError."""
+def read_documents(
+    file: SourceFile, stream: BinaryIO, text_key: str = "text"
+) -> Iterator[ReadDocument | Problem]:
+    """The documents of a file, one after the other, and what is wrong with it. Raises OSError.
+
+    `text_key` is that of a document's text in a JSONL line.
+    """
     if file.suffix == ".jsonl":
-        yield from _json_lines(file, stream)
+        yield from _json_lines(file, stream, text_key)
         return
     if file.size > MAX_FILE_BYTES:
         yield Problem(f"{file.name}: {file.size:,} bytes; a document may have {MAX_FILE_BYTES:,} at most")
@@ -150,10 +155,17 @@ def _pdf(data: bytes) -> tuple[str, str]:
     return title, text
 
 
-_READERS = {".txt": _plain, ".md": _markdown, ".html": _html, ".htm": _html, ".pdf": _pdf}
+_READERS = {
+    ".txt": _plain,
+    ".md": _markdown,
+    ".markdown": _markdown,
+    ".html": _html,
+    ".htm": _html,
+    ".pdf": _pdf,
+}
 
 
-def _json_lines(file: SourceFile, stream: BinaryIO) -> Iterator[ReadDocument | Problem]:
+def _json_lines(file: SourceFile, stream: BinaryIO, text_key: str) -> Iterator[ReadDocument | Problem]:
     number = 0
     while line := stream.readline(MAX_LINE_BYTES):
         number += 1
@@ -165,19 +177,22 @@ def _json_lines(file: SourceFile, stream: BinaryIO) -> Iterator[ReadDocument | P
         if not line.strip():
             continue
         try:
-            yield _json_document(file, number, line.removeprefix(b"\xef\xbb\xbf"))
+            yield _json_document(file, number, line.removeprefix(b"\xef\xbb\xbf"), text_key)
         except _Unreadable as error:
             yield Problem(f"{file.name}, line {number}: {error}")
 
 
-def _json_document(file: SourceFile, number: int, line: bytes) -> ReadDocument:
+def _json_document(file: SourceFile, number: int, line: bytes, text_key: str) -> ReadDocument:
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise _Unreadable(f"not JSON: {error}") from None
-    if not isinstance(data, dict) or not isinstance(data.get("text"), str):
-        raise _Unreadable('no document; it looks like {"id": "...", "text": "...", "title": "..."}')
-    text = _cleaned(data["text"])
+    if not isinstance(data, dict):
+        raise _Unreadable(f'no document; it looks like {{"id": "...", "{text_key}": "...", "title": "..."}}')
+    if not isinstance(data.get(text_key), str):
+        keys = ", ".join(f"{key:.40}" for key in list(data)[:10]) or "none"
+        raise _Unreadable(f"no text under {text_key!r} (its keys: {keys}); set knowledge.text_key")
+    text = _cleaned(data[text_key])
     if not text:
         raise _Unreadable("its text is empty")
     identity = data.get("id")

@@ -13,12 +13,15 @@ from dlgforge_core.config import SHIPPED_KNOWLEDGE
 from dlgforge_core.errors import KnowledgeError
 from dlgforge_core.seed_folder import file_state
 
-SUFFIXES = (".txt", ".md", ".pdf", ".html", ".htm", ".jsonl")
+SUFFIXES = (".txt", ".md", ".markdown", ".pdf", ".html", ".htm", ".jsonl")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file that holds documents. `name` is its path within the folder; `state` changes with its content."""
+    """A file that holds documents. `name` is its path within the folder.
+
+    `state` changes with its content; it is empty where the filesystem does not tell whether that changed.
+    """
 
     name: str
     path: str
@@ -50,26 +53,35 @@ class KnowledgeFolder:
 
         Raises KnowledgeError when the folder cannot be listed or holds no such file.
         """
+        return self.listing()[0]
+
+    def listing(self) -> tuple[list[SourceFile], list[str]]:
+        """The `files`, and the names of those that are not read because their format is not known."""
         try:
             self._filesystem.invalidate_cache()
             entries: dict[str, dict[str, Any]] = self._filesystem.find(self._root, detail=True)
         except (OSError, ValueError) as error:
             raise KnowledgeError(f"{self.place} cannot be listed: {error}") from None
-        files = [file for path, entry in entries.items() if (file := self._file(path, entry)) is not None]
-        if not files:
+        known: list[SourceFile] = []
+        unknown: list[str] = []
+        for path, entry in entries.items():
+            name = self._name(path)
+            hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+            if entry.get("type", "file") != "file" or hidden:
+                continue
+            if name.lower().endswith(SUFFIXES):
+                known.append(SourceFile(name, path, int(entry.get("size") or 0), file_state(entry)))
+            else:
+                unknown.append(name)
+        if not known:
             exists = bool(entries) or self._exists()
             why = "holds no document" if exists else "does not exist"
             raise KnowledgeError(f"{self.place} {why}; documents end in {', '.join(SUFFIXES)}")
-        return sorted(files, key=lambda file: file.name)
+        return sorted(known, key=lambda file: file.name), sorted(unknown)
 
-    def _file(self, path: str, entry: dict[str, Any]) -> SourceFile | None:
+    def _name(self, path: str) -> str:
         root = str(self._root).rstrip("/")
-        name = PurePosixPath(path).name if path == root else path.removeprefix(root).lstrip("/")
-        parts = PurePosixPath(name).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if entry.get("type", "file") != "file" or hidden or not name.lower().endswith(SUFFIXES):
-            return None
-        return SourceFile(name, path, int(entry.get("size") or 0), file_state(entry))
+        return PurePosixPath(path).name if path == root else path.removeprefix(root).lstrip("/")
 
     def _exists(self) -> bool:
         try:

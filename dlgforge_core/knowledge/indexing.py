@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any
 
 import orjson
@@ -41,6 +42,7 @@ from dlgforge_core.llm.endpoints import Endpoint
 # Raised whenever an index is kept in another form.
 FORMAT_VERSION = 1
 MAX_PROBLEMS = 1000
+_MAX_NOTES = 20
 _CHUNKS_AT_ONCE = 2_000
 _CALLS_AT_ONCE = 4
 _TOLD_EVERY_S = 1.0
@@ -89,11 +91,14 @@ def index_knowledge(
         n_unchanged=sources.n_files - sources.n_read,
         n_removed=sources.n_removed,
         n_broken=sources.n_broken,
+        n_unknown=len(sources.unknown),
+        n_copies=sum(map(len, corpus.copies.values())),
         n_embedded=n_embedded,
         built=built,
         bytes=n_bytes,
         seconds=time.monotonic() - started,
         problems=tuple(sources.problems),
+        notes=(*_unknown_notes(sources.unknown), *_copy_notes(corpus.copies)),
         by_language=dict(Counter(document.language for document in corpus.documents).most_common()),
     )
 
@@ -119,6 +124,7 @@ class _Sources:
     n_removed: int = 0
     n_broken: int = 0
     problems: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
     def note(self, problems: Sequence[str]) -> None:
         self.n_broken += bool(problems)
@@ -129,20 +135,20 @@ def _read_changes(
     connection: Connection, dataset: str, folder: KnowledgeFolder, config: KnowledgeConfig, tell: _Teller
 ) -> _Sources:
     """Read the files that changed, forget those that are gone; every file is a transaction."""
-    files = folder.files()
+    files, unknown = folder.listing()
     settings = source_settings(folder, config)
     rows = connection.execute(
         "SELECT source, state, settings, problems FROM knowledge_sources WHERE dataset = %s", (dataset,)
     ).fetchall()
     known = {source: (state, made_with, problems) for source, state, made_with, problems in rows}
-    done = _Sources(n_files=len(files))
+    done = _Sources(n_files=len(files), unknown=unknown)
     gone = sorted(known.keys() - {file.name for file in files})
     connection.execute(
         "DELETE FROM knowledge_sources WHERE dataset = %s AND source = ANY(%s)", (dataset, gone)
     )
     done.n_removed = len(gone)
     for number, file in enumerate(files):
-        if file.name in known and known[file.name][:2] == (file.state, settings):
+        if file.state and file.name in known and known[file.name][:2] == (file.state, settings):
             done.note(known[file.name][2])
             continue
         tell(f"{number} of {len(files)} files looked at, {done.n_read} of them read")
@@ -151,12 +157,43 @@ def _read_changes(
     return done
 
 
+def _unknown_notes(names: Sequence[str]) -> list[str]:
+    """Which formats are not read, one a line."""
+    by_ending: dict[str, list[str]] = {}
+    for name in names:
+        by_ending.setdefault(PurePosixPath(name).suffix.lower(), []).append(name)
+    return [
+        f"{ending or 'a file without an ending'} is not read: {_few(some, 'files')}"
+        for ending, some in sorted(by_ending.items(), key=lambda item: (-len(item[1]), item[0]))[:_MAX_NOTES]
+    ]
+
+
+def _copy_notes(copies: Mapping[str, list[str]]) -> list[str]:
+    """Which documents hold the text of another one, one a line."""
+    most = sorted(copies.items(), key=lambda item: (-len(item[1]), item[0]))
+    notes = [
+        f"{first} counts once, with the same text in {_few(others, 'others')}"
+        for first, others in most[:_MAX_NOTES]
+    ]
+    more = sum(len(others) for _, others in most[_MAX_NOTES:])
+    return [*notes, *([f"{more:,} more documents hold the text of another one"] if more else [])]
+
+
+def _few(names: Sequence[str], what: str) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3:,} more {what}" if len(names) > 3 else shown
+
+
 @dataclass(frozen=True)
 class _Corpus:
-    """What an index is made of: documents by name, and the ids of their chunks in order."""
+    """What an index is made of: documents by name, and the ids of their chunks in order.
+
+    Of documents with the same text the first one by name; `copies` has the names of the others by its name.
+    """
 
     documents: list[Document]
     chunk_ids: bytes
+    copies: Mapping[str, list[str]]
 
     @property
     def n_chunks(self) -> int:
@@ -177,11 +214,20 @@ class _Corpus:
 
 def _corpus(connection: Connection, dataset: str) -> _Corpus:
     rows = connection.execute(
-        "SELECT document, title, language, length(chunk_ids) / %s, chunk_ids FROM knowledge_documents "
-        'WHERE dataset = %s ORDER BY document COLLATE "C"',
+        "SELECT document, title, language, length(chunk_ids) / %s, chunk_ids, text_key "
+        'FROM knowledge_documents WHERE dataset = %s ORDER BY document COLLATE "C"',
         (ID_BYTES, dataset),
     ).fetchall()
-    return _Corpus([Document(*row[:4]) for row in rows], b"".join(row[4] for row in rows))
+    documents, chunk_ids = list[Document](), list[bytes]()
+    first: dict[bytes, str] = {}
+    copies: dict[str, list[str]] = {}
+    for name, title, language, n_chunks, ids, text_key in rows:
+        if text_key and first.setdefault(text_key, name) != name:
+            copies.setdefault(first[text_key], []).append(name)
+            continue
+        documents.append(Document(name, title, language, n_chunks))
+        chunk_ids.append(ids)
+    return _Corpus(documents, b"".join(chunk_ids), copies)
 
 
 def _settings(embedding: EmbeddingConfig) -> dict[str, Any]:

@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 _THREAD_ABOVE_CHUNKS = 5_000
 # How far down each ranking goes into the fusion.
 _FUSED = 50
+# How many times more passages are found than are wanted, for the case that some are the same text.
+_SPARE = 10
 # Share of a topic's words, weighted, from which on a chunk is on the topic. Of the shipped topics and
 # documents, in four languages, pairs that belong together have 0.62 to 1, others less than 0.58, but for one.
 _ON_TOPIC_FROM = 0.6
@@ -231,23 +233,34 @@ class Knowledge:
         """The `k` passages (default: `retrieval.top_k`) that fit a query best, the best first.
 
         Only from the documents of a `pool` where one is given. `language` (code or name) says what the query
-        is written in. Fewer hits than `k` when no more match. An embedding or reranking server that fails
-        is done without, with a warning. Raises StoreError.
+        is written in. Fewer hits than `k` when no more match; equal texts count once. An embedding or
+        reranking server that fails is done without, with a warning. Raises StoreError.
         """
         k = self._retrieval.top_k if k is None else k
         query = query[:_QUERY_CHARS]
         mask = None if pool is None else pool.mask
         reranked = self._reranker is not None
         wanted = max(k, self._retrieval.rerank.candidates) if reranked else k
-        places = await self._places(query, language, mask, wanted)
-        chunks = await self._reader.chunks([self._ids[place] for place, _ in places])
-        hits = [Hit(chunk, score) for chunk, (_, score) in zip(chunks, places, strict=True)]
+        places = await self._places(query, language, mask, wanted * _SPARE)
+        hits = await self._of_different_texts(places, wanted)
         if self._reranker is not None and len(hits) > 1:
             try:
                 hits = await self._reranker.order(query, hits)
             except BackendError as error:
                 self._warn("reranking", error)
         return hits[:k]
+
+    async def _of_different_texts(self, places: Sequence[tuple[int, float]], n: int) -> list[Hit]:
+        """The first `n` of these places as hits, each text once: documents share notices and forms."""
+        hits: dict[str, Hit] = {}
+        for start in range(0, len(places), n):
+            group = places[start : start + n]
+            chunks = await self._reader.chunks([self._ids[place] for place, _ in group])
+            for chunk, (_, score) in zip(chunks, group, strict=True):
+                hits.setdefault(" ".join(chunk.text.split()), Hit(chunk, score))
+            if len(hits) >= n:
+                break
+        return list(hits.values())[:n]
 
     async def _places(
         self, query: str, language: str | None, mask: Mask | None, n: int

@@ -5,22 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from dlgforge_core.config import KnowledgeConfig
 from dlgforge_core.knowledge.chunking import chunk_spans
+from dlgforge_core.knowledge.detection import DETECTION_VERSION, detect_language
 from dlgforge_core.knowledge.documents import READER_VERSION, Problem, ReadDocument, read_documents
 from dlgforge_core.knowledge.folder import KnowledgeFolder, SourceFile
 from dlgforge_core.knowledge.index_store import ID_BYTES, Connection
-from dlgforge_core.languages import base_code
 
 _ROWS_AT_ONCE = 2_000
-# Enough to tell a language, and quick.
-_LANGUAGE_CHARS = 1_500
-_MIN_LETTERS = 12
 _MAX_PROBLEMS = 100
 
 
@@ -41,7 +37,10 @@ class _Pending:
 
 def source_settings(folder: KnowledgeFolder, config: KnowledgeConfig) -> str:
     """A digest of what decides, apart from a file's content, what its chunks are."""
-    told = [READER_VERSION, folder.place, config.chunk_chars, config.chunk_overlap_chars]
+    told = [
+        *(READER_VERSION, DETECTION_VERSION, folder.place, config.chunk_chars, config.chunk_overlap_chars),
+        *(config.text_key, config.languages),
+    ]
     return hashlib.sha256(orjson.dumps(told)).hexdigest()[:12]
 
 
@@ -57,7 +56,7 @@ def read_source(
     """Read a file and put its documents in place of those it held; returns what is wrong with it."""
     pending, problems = _Pending(), _Problems(file.name)
     names: set[str] = set()
-    for item in _items(folder, file):
+    for item in _items(folder, file, config.text_key):
         if isinstance(item, _Failed):
             return [item.message]
         if isinstance(item, Problem):
@@ -91,16 +90,18 @@ class _Problems:
         return [*self._first, *([f"{self._name}: {more:,} more problems"] if more else [])]
 
 
-def _items(folder: KnowledgeFolder, file: SourceFile) -> Iterator[ReadDocument | Problem | _Failed]:
+def _items(
+    folder: KnowledgeFolder, file: SourceFile, text_key: str
+) -> Iterator[ReadDocument | Problem | _Failed]:
     try:
         with folder.open(file) as stream:
-            yield from read_documents(file, stream)
+            yield from read_documents(file, stream, text_key)
     except Exception as error:  # filesystems have errors of their own; none may end the whole reading
         yield _Failed(f"{file.name}: it cannot be read: {type(error).__name__}: {error}")
 
 
 def _add(pending: _Pending, document: ReadDocument, config: KnowledgeConfig) -> None:
-    language = detect_language(document.text)
+    language = detect_language(document.text, config.languages)
     ids = []
     spans = chunk_spans(document.text, config.chunk_chars, config.chunk_overlap_chars)
     for ordinal, (start, end) in enumerate(spans):
@@ -110,7 +111,9 @@ def _add(pending: _Pending, document: ReadDocument, config: KnowledgeConfig) -> 
         text_key = hashlib.blake2b(text.encode(), digest_size=ID_BYTES).digest()
         pending.chunks.append((chunk_id, *row, text_key))
         ids.append(chunk_id)
-    pending.documents.append((document.name, document.title, language, len(document.text), b"".join(ids)))
+    whole = hashlib.blake2b(" ".join(document.text.split()).encode(), digest_size=ID_BYTES).digest()
+    told = (document.name, document.title, language, len(document.text))
+    pending.documents.append((*told, b"".join(ids), whole))
 
 
 def _insert_chunks(connection: Connection, dataset: str, pending: _Pending) -> None:
@@ -149,24 +152,8 @@ def _replace(
             columns = [list(column) for column in zip(*rows, strict=True)]
             connection.execute(
                 "INSERT INTO knowledge_documents "
-                "(dataset, source, document, title, language, n_chars, chunk_ids) SELECT %s, %s, * FROM "
-                "unnest(%s::text[], %s::text[], %s::text[], %s::int[], %s::bytea[]) ON CONFLICT DO NOTHING",
+                "(dataset, source, document, title, language, n_chars, chunk_ids, text_key) "
+                "SELECT %s, %s, * FROM unnest(%s::text[], %s::text[], %s::text[], %s::int[], %s::bytea[], "
+                "%s::bytea[]) ON CONFLICT DO NOTHING",
                 (dataset, file.name, *columns),
             )
-
-
-def detect_language(text: str) -> str:
-    """ISO 639-1 code of a text's language, of all that lingua knows; empty when it cannot be told."""
-    start = text[:_LANGUAGE_CHARS]
-    if sum(map(str.isalpha, start)) < _MIN_LETTERS:
-        return ""
-    found = _detector().detect_language_of(start)
-    return base_code(found.iso_code_639_1.name.lower()) if found is not None else ""
-
-
-@lru_cache(maxsize=1)
-def _detector() -> Any:
-    """All languages in 80 MB; the accurate models, made for single sentences, would take 1 GB."""
-    from lingua import LanguageDetectorBuilder  # here and not above: only reading needs it
-
-    return LanguageDetectorBuilder.from_all_languages().with_low_accuracy_mode().build()

@@ -50,7 +50,9 @@ class Hit:
 class IndexReport:
     """What indexing did. `index_id` is empty when there is no knowledge.
 
-    Files: `n_read` were read now, `n_unchanged` not, `n_removed` left the index, `n_broken` have problems.
+    Files: `n_read` were read now, `n_unchanged` not, `n_removed` left the index, `n_broken` have problems,
+    `n_unknown` are of no format that is read. `n_copies` documents hold the text of another one, and are left
+    out. `notes` say which: not wrong, but good to know.
     `built` says whether the index had to be made, `n_embedded` how many texts were embedded for it.
     `bytes` is the size of the index as it is kept.
     """
@@ -63,10 +65,13 @@ class IndexReport:
     n_unchanged: int = 0
     n_removed: int = 0
     n_broken: int = 0
+    n_unknown: int = 0
+    n_copies: int = 0
     n_embedded: int = 0
     built: bool = False
     bytes: int = 0
     seconds: float = 0.0
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     by_language: Mapping[str, int] = field(default_factory=dict)
     """Documents by language; "" stands for those whose language cannot be told."""

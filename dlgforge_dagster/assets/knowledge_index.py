@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -10,10 +10,12 @@ import dagster as dg
 from dlgforge_core.config import KnowledgeConfig, validate
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.markdown import escape_markdown
+from dlgforge_core.knowledge.coverage import unused_languages
 from dlgforge_core.knowledge.current import choose_index
 from dlgforge_core.knowledge.index_store import prune_indexes
 from dlgforge_core.knowledge.indexing import index_knowledge
 from dlgforge_core.knowledge.types import IndexReport
+from dlgforge_core.languages import language_name
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import count_table
@@ -55,16 +57,29 @@ def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
             prune_indexes(store, dataset.name, keep=store.resumable_indexes(), latest=_KEPT)
         for problem in report.problems[:50]:
             context.log.warning(problem)
+        notes = [*report.notes, *_unused(report, dataset.recipe.run.target_languages)]
+        for note in notes:
+            context.log.info(note)
         if not report.index_id:
             context.log.info("knowledge.path is empty: the dialogues are made from the topics alone")
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(report.index_id or "none"), metadata=_metadata(report)
+            data_version=dg.DataVersion(report.index_id or "none"), metadata=_metadata(report, notes)
         )
 
     return knowledge_index
 
 
-def _metadata(report: IndexReport) -> Mapping[str, Any]:
+def _unused(report: IndexReport, languages: Sequence[str]) -> list[str]:
+    """What the recipe's languages leave of the documents: dialogues in other languages may be asked for."""
+    counts = unused_languages(report.by_language, languages)
+    return [
+        f"{n:,} documents in {language_name(language)} ({language}) are not used: the recipe's target "
+        "languages have documents of their own"
+        for language, n in counts.items()
+    ]
+
+
+def _metadata(report: IndexReport, notes: Sequence[str]) -> Mapping[str, Any]:
     metadata: dict[str, Any] = {
         "index_id": report.index_id or "none",
         "documents": report.n_documents,
@@ -73,12 +88,18 @@ def _metadata(report: IndexReport) -> Mapping[str, Any]:
         "files_unchanged": report.n_unchanged,
         "files_removed": report.n_removed,
         "files_with_problems": report.n_broken,
+        "files_not_read": report.n_unknown,
+        "copies_left_out": report.n_copies,
         "seconds": round(report.seconds, 2),
         "bytes": report.bytes,
     }
     if report.by_language:
         named = {language or "not told": n for language, n in report.by_language.items()}
         metadata["languages"] = count_table("language", "documents", named)
+    if notes:
+        metadata["notes"] = dg.MetadataValue.md(
+            "\n".join(f"- {escape_markdown(note, 500)}" for note in notes)
+        )
     if report.problems:
         metadata["problems"] = dg.MetadataValue.md(
             "\n".join(f"- {escape_markdown(problem, 500)}" for problem in report.problems[:50])

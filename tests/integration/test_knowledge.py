@@ -25,6 +25,7 @@ from dlgforge_core.knowledge.coverage import (
     assign_document,
     coverage_counts,
     release_document,
+    unused_languages,
 )
 from dlgforge_core.knowledge.endpoints import embedding_endpoint, rerank_endpoint
 from dlgforge_core.knowledge.index_reader import IndexReader
@@ -230,6 +231,50 @@ def test_processes_that_index_at_once_make_one_index(store: RunStore, folder: Pa
     assert rows(store, "knowledge_documents") == 6
 
 
+def test_one_text_is_one_document_however_many_files_hold_it(store: RunStore, folder: Path) -> None:
+    text = (folder / "rent.md").read_text()
+    for name in ("a copy.md", "sub.txt", "z.md"):
+        (folder / name).write_text(text.replace(" ", "  ") + "\n")
+    report = index(store, folder)
+    assert (report.n_documents, report.n_copies, report.n_broken) == (6, 3, 1)
+    assert report.notes == ("a copy.md counts once, with the same text in rent.md, sub.txt, z.md",)
+    names = [document.name for document in index_documents(store, "", report.index_id)]
+    assert "a copy.md" in names
+    assert "rent.md" not in names
+    (folder / "a copy.md").unlink()
+    again = index(store, folder)
+    assert (again.n_read, again.n_documents, again.n_copies) == (0, 6, 2)
+    assert "rent.md" in [document.name for document in index_documents(store, "", again.index_id)]
+
+
+def test_formats_that_are_not_read_are_named(store: RunStore, folder: Path) -> None:
+    for name in ("a.docx", "b.DOCX", "c.csv", "LICENSE"):
+        (folder / name).write_text("x")
+    report = index(store, folder)
+    assert report.n_unknown == 4
+    assert report.notes == (
+        ".docx is not read: a.docx, b.DOCX",
+        "a file without an ending is not read: LICENSE",
+        ".csv is not read: c.csv",
+    )
+
+
+def test_the_settings_of_reading_read_the_files_again(store: RunStore, folder: Path) -> None:
+    (folder / "more.jsonl").write_text('{"id": 1, "body": "The kettle is filled with fresh water."}')
+    assert any("set knowledge.text_key" in problem for problem in index(store, folder).problems)
+    report = index(store, folder, text_key="body", languages=["en"])
+    assert (report.n_read, report.problems, report.by_language) == (5, (), {"en": 5})
+
+
+def test_a_file_whose_state_nobody_tells_is_read_anew(
+    store: RunStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index(store, folder)
+    monkeypatch.setattr("dlgforge_core.knowledge.folder.file_state", lambda _: "")
+    assert index(store, folder).n_read == 5
+    assert index(store, folder).n_read == 5
+
+
 # Retrieval
 
 
@@ -299,6 +344,38 @@ async def test_documents_chunks_and_relevance(shipped: tuple[RunStore, str]) -> 
             assert not unknown.relevance.any()
         with pytest.raises(KnowledgeError, match="has no document 'gone'"):
             await knowledge.chunks_of("gone")
+
+
+async def test_equal_texts_are_found_once(store: RunStore, folder: Path) -> None:
+    notice = "The landlord keeps the keys and the deposit until the flat is clean."
+    for n in range(6):
+        (folder / f"flat{n}.md").write_text(f"{notice}\n\nFlat number {n} has {n + 3} rooms and a balcony.")
+    report = await asyncio.to_thread(index, store, folder, chunk_chars=80, chunk_overlap_chars=0)
+    async with opened(store, report.index_id) as knowledge:
+        hits = await knowledge.search("landlord keeps keys deposit flat", language="en")
+    texts = [hit.chunk.text for hit in hits]
+    assert texts[0] == notice
+    assert len(set(texts)) == len(texts) == 3
+
+
+async def test_documents_of_unknown_language_are_for_every_language(store: RunStore, tmp_path: Path) -> None:
+    (tmp_path / "en.md").write_text("The landlord returns the deposit when the keys are handed over.")
+    (tmp_path / "fr.md").write_text("Le propriétaire rend le dépôt de garantie à la remise des clés.")
+    (tmp_path / "faq.md").write_text("# FAQ Q: Reset? A: Hold 5 s.")
+    report = await asyncio.to_thread(index, store, tmp_path)
+    assert report.by_language == {"en": 1, "fr": 1, "": 1}
+    async with opened(store, report.index_id) as knowledge:
+        for language, names in {"en": ["en.md", "faq.md"], "fr": ["faq.md", "fr.md"]}.items():
+            pool = knowledge.pool(language)
+            assert pool.names == names
+            hits = await knowledge.search("reset", pool=pool, language=language)
+            assert [hit.chunk.document for hit in hits] == ["faq.md"]
+        assert len(knowledge.pool("de")) == 3
+    with store.connection() as connection:
+        counts = coverage_counts(connection, "f", index_id=report.index_id, languages=["en-GB"])
+    assert sorted(counts) == [("en.md", 0), ("faq.md", 0)]
+    assert unused_languages(report.by_language, ["en"]) == {"fr": 1}
+    assert unused_languages(report.by_language, ["en", "de"]) == {}
 
 
 async def test_a_broken_connection_is_opened_again(shipped: tuple[RunStore, str]) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from dlgforge_core.errors import KnowledgeError
+from dlgforge_core.errors import ConfigError, KnowledgeError
+from dlgforge_core.knowledge.detection import detect_language
 from dlgforge_core.knowledge.documents import Problem, ReadDocument, read_documents
 from dlgforge_core.knowledge.folder import KnowledgeFolder, SourceFile
-from dlgforge_core.knowledge.sources import detect_language
+from dlgforge_core.seed_folder import file_state
 from tests.support.documents import pdf
 
 
@@ -110,6 +114,15 @@ def test_json_lines_are_a_document_each() -> None:
     ]
 
 
+def test_json_lines_with_their_text_under_another_key() -> None:
+    line = json.dumps({"id": "a", "body": "First.", "url": "x"}).encode()
+    file = SourceFile("x.jsonl", "x.jsonl", len(line), "state")
+    (document,) = read_documents(file, io.BytesIO(line), "body")
+    assert document == ReadDocument("x.jsonl#a", "", "First.")
+    (told,) = problems(read("x.jsonl", line))
+    assert told == "x.jsonl, line 1: no text under 'text' (its keys: id, body, url); set knowledge.text_key"
+
+
 def test_broken_json_lines_are_told_and_the_rest_is_read() -> None:
     lines = b'{"text": 5}\nnot json\n{"text": " "}\n[1]\n\xff\n' + b"[" * 100_000 + b'\n{"text": "fine"}\n'
     items = read("x.jsonl", lines)
@@ -127,6 +140,54 @@ def test_a_folder_lists_what_it_knows(tmp_path: Path) -> None:
     assert [file.name for file in KnowledgeFolder(str(tmp_path)).files()] == ["b.md", "d.jsonl", "sub/a.TXT"]
     assert [file.name for file in KnowledgeFolder(str(tmp_path / "b.md")).files()] == ["b.md"]
     assert [file.suffix for file in KnowledgeFolder(str(tmp_path / "sub")).files()] == [".txt"]
+
+
+def test_files_of_unknown_formats_are_named(tmp_path: Path) -> None:
+    for name in ("a.md", "b.docx", ".hidden", "sub/c.csv", "README", "d.markdown"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    files, unknown = KnowledgeFolder(str(tmp_path)).listing()
+    assert [file.name for file in files] == ["a.md", "d.markdown"]
+    assert unknown == ["README", "b.docx", "sub/c.csv"]
+    assert one("d.markdown", b"# Head\n\ntext").title == "Head"
+
+
+def test_an_edit_of_the_same_size_is_seen_wherever_the_file_is(tmp_path: Path) -> None:
+    def state(place: str) -> str:
+        (file,) = KnowledgeFolder(place).files()
+        return file.state
+
+    memory = fsspec.filesystem("memory")
+    archive = tmp_path / "docs.zip"
+    try:
+        states = set[str]()
+        for text in ("one", "two"):
+            memory.pipe("/state/a.txt", text.encode())
+            with zipfile.ZipFile(archive, "w") as file:
+                file.writestr(zipfile.ZipInfo("a.txt"), text)  # always of the same time
+            states |= {state("memory://state"), state(f"zip://::{archive}")}
+            assert state("memory://state") in states
+            assert state(f"zip://::{archive}") in states
+        assert len(states) == 4
+    finally:
+        memory.rm("/state", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "other"),
+    [
+        ({"sha": "a"}, {"sha": "b"}),  # GitHub
+        ({"blob_id": "a", "last_commit": None}, {"blob_id": "b", "last_commit": None}),  # Hugging Face
+        ({"modify": "20261124"}, {"modify": "20261125"}),  # FTP
+        ({"modified": datetime(2026, 1, 1)}, {"modified": datetime(2026, 1, 2)}),  # WebDAV, SMB
+        ({"mtime": 1.0, "ino": 2}, {"mtime": 1.0, "ino": 3}),
+    ],
+)
+def test_what_filesystems_tell_of_a_change(entry: dict[str, object], other: dict[str, object]) -> None:
+    same = {"name": "a.txt", "size": 3, "type": "file"}
+    assert file_state(same | entry) != file_state(same | other)
+    assert file_state(same | entry) == file_state(same | entry | {"last_access_time": 5, "name": "b"})
+    assert file_state(same | {"url": "http://h/a.txt"}) == ""  # a plain web server
 
 
 def test_a_folder_without_documents_is_refused(tmp_path: Path) -> None:
@@ -150,3 +211,42 @@ def test_the_shipped_documents_are_there_in_their_languages() -> None:
         by_language[file.name.split("/")[0]] = by_language.get(file.name.split("/")[0], 0) + 1
     assert by_language["en"] >= 4
     assert min(by_language[language] for language in ("fr", "ar", "es")) >= 3
+
+
+# Languages
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# FAQ Q: Reset? A: Hold 5 s.",
+        "| Name | Price | Stock |\n|---|---|---|\n| Sofa | 40 EUR | 3 |\n| Table | 90 EUR | 1 |",
+        "```python\ndef main(arguments):\n    return parse(arguments)\n```\n![](https://example.org/some/image.png)",
+        "12:30 - 14:45",
+    ],
+)
+def test_a_language_that_cannot_be_told_is_not_guessed(text: str) -> None:
+    assert detect_language(text) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Sourdough bread rises slowly when the kitchen is cold in winter.", "en"),
+        ("# Depósito\n\n`git push`\n\nEl dueño devuelve el dinero al entregar las llaves del piso.", "es"),
+        ("سبب المد والجزر هو جاذبية القمر ثم جاذبية الشمس.", "ar"),
+        ("我们明天去公园散步，然后一起吃晚饭。", "zh"),
+        ("Vi må spørre noen hvor stasjonen er, for det har vært umulig å finne den på kartet.", "no"),
+    ],
+)
+def test_languages_of_short_texts(text: str, language: str) -> None:
+    assert detect_language(text) == language
+
+
+def test_only_the_languages_that_are_named_are_told_apart() -> None:
+    short = "Press the red button to reset the device."
+    assert detect_language(short, ["English", "fr-CA"]) == "en"
+    assert detect_language("Le pain au levain demande du temps.", ["en"]) == "en"  # the only one there is
+    assert detect_language("赤いボタンを押してください。赤いボタン", ["en", "fr"]) == ""
+    with pytest.raises(ConfigError, match=r"knowledge\.languages: am cannot be told from other languages"):
+        detect_language(short, ["en", "Amharic"])
