@@ -17,6 +17,7 @@ from dlgforge_core.knowledge.pool import Candidates, Choice, DocumentPool, Place
 from dlgforge_core.languages import base_code
 from dlgforge_core.store import lock_keys
 from dlgforge_core.store.connection import AsyncConnection
+from dlgforge_core.store.finished import FORMER_PLANS
 
 # Taken before anything is read or written, so that nobody holds a row while waiting for another: no
 # deadlock, and no count that two workers have read at once.
@@ -37,6 +38,16 @@ WHERE fingerprint = %(fingerprint)s AND document = ANY(%(documents)s)
 _ALL_USES = """
 SELECT coalesce(json_object_agg(document, uses), '{}')::text FROM knowledge_uses
 WHERE fingerprint = %(fingerprint)s
+"""
+# Assignments count the dialogues of former seeds as well, for questions about a document stay taken.
+_TODAYS_USES = f"""
+WITH former AS (
+    SELECT a.document, count(*) AS uses
+    FROM ({FORMER_PLANS}) AS f JOIN dialogues USING (plan_id) JOIN knowledge_assignments a USING (dialogue_id)
+    WHERE a.fingerprint = %(fingerprint)s GROUP BY 1
+)
+SELECT document, u.uses - coalesce(f.uses, 0) FROM knowledge_uses u LEFT JOIN former f USING (document)
+WHERE u.fingerprint = %(fingerprint)s AND u.uses > coalesce(f.uses, 0)
 """
 _FEW = 500  # documents whose counts are read for every dialogue
 _LOOKED_UP = 100  # of more documents, the counts that are read for a dialogue at first
@@ -186,14 +197,12 @@ def coverage_counts(
     index_id: str = "",
     languages: Collection[str] = (),
 ) -> list[tuple[str, int]]:
-    """How many dialogues each document was given to, the most used first.
+    """How many dialogues of today's seeds each document was given to, the most used first.
 
     With the id of an index its documents are there even if they were never used; with `languages`, as
     dialogues name theirs, only those that their dialogues could have been given. Raises psycopg.Error.
     """
-    rows = connection.execute(
-        "SELECT document, uses FROM knowledge_uses WHERE fingerprint = %s AND uses > 0", (fingerprint,)
-    ).fetchall()
+    rows = connection.execute(_TODAYS_USES, {"fingerprint": fingerprint}).fetchall()
     documents = [
         (document.name, document.language)
         for document in (index_documents(connection, dataset, index_id) if index_id else ())

@@ -2,6 +2,10 @@
 
 A scope names plans and how many dialogues of each are wanted. Several runs may share a plan, when partitions
 are materialized one by one and then together; a scope holds every dialogue once all the same.
+
+What was made under a fingerprint is told of today's seeds alone: of plans whose seed batch is kept, with the
+content they were made from. So a seed file that was edited, renamed or deleted leaves the dataset. Dialogues of
+former seeds stay in the database, and a run by its id shows all of its own.
 """
 
 from __future__ import annotations
@@ -17,8 +21,20 @@ from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Outcomes, 
 _OF_RUN = "SELECT plan_id, n_dialogues FROM run_plans WHERE run_id = %(run_id)s"
 _OF_FINGERPRINT = """
     SELECT rp.plan_id, max(rp.n_dialogues) AS n_dialogues
-    FROM run_plans rp JOIN generation_runs r USING (run_id)
-    WHERE r.fingerprint = %(fingerprint)s GROUP BY rp.plan_id
+    FROM run_plans rp JOIN generation_runs r USING (run_id) JOIN plans p USING (plan_id)
+    JOIN seed_batches s ON s.dataset = r.dataset AND s.name = p.batch
+    WHERE r.fingerprint = %(fingerprint)s AND s.digest = coalesce(p.batch_digest, s.digest)
+    GROUP BY rp.plan_id
+"""
+
+FORMER_PLANS = f"""
+    SELECT plan_id FROM plans WHERE fingerprint = %(fingerprint)s
+    EXCEPT SELECT plan_id FROM ({_OF_FINGERPRINT}) AS today
+"""
+"""Plans under a fingerprint whose seeds are not the dataset's any more."""
+
+_FORMER_DIALOGUES = f"""
+SELECT count(*) FROM ({FORMER_PLANS}) AS former JOIN dialogues USING (plan_id) WHERE status = 'done'
 """
 
 # The models are part of the fingerprint: any run of it names the same.
@@ -75,7 +91,7 @@ FROM made, span GROUP BY 1, 3, 4 ORDER BY 1
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which dialogues: those of one run, or with `fingerprint` those of all its runs."""
+    """Which dialogues: those of one run, or with `fingerprint` those of all its runs on today's seeds."""
 
     run_id: str | None = None
     fingerprint: str | None = None
@@ -138,6 +154,12 @@ def outcomes(connection: psycopg.Connection, scope: Scope) -> Outcomes:
         done=sum(n for status, _, n in rows if status == "done"),
         drop_reasons={reason: n for status, reason, n in rows if status == "dropped"},
     )
+
+
+def former_dialogues(connection: psycopg.Connection, fingerprint: str) -> int:
+    """How many dialogues were finished under a fingerprint from seeds that are former ones now."""
+    row = connection.execute(_FORMER_DIALOGUES, {"fingerprint": fingerprint}).fetchone()
+    return int(row[0]) if row else 0
 
 
 def throughput(connection: psycopg.Connection, scope: Scope, buckets: int = 40) -> list[tuple[float, float]]:

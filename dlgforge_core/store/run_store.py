@@ -20,6 +20,7 @@ from dlgforge_core.store.connection import connect
 from dlgforge_core.store.finished import (
     Part,
     Scope,
+    former_dialogues,
     outcomes,
     parts,
     stream_dialogues,
@@ -106,12 +107,21 @@ class RunStore:
 
     # Seed batches
 
-    def save_seed_batches(self, batches: Sequence[SeedBatch]) -> None:
-        """Keep these batches' topics, replacing earlier content under the same names."""
+    def save_seed_batches(self, batches: Sequence[SeedBatch], *, all_there_are: bool = False) -> None:
+        """Keep these batches' topics, replacing earlier content under the same names.
+
+        With `all_there_are` the others are forgotten: the dataset is of these alone from now on. Plans keep
+        their own topics, so that runs on former ones can still be resumed.
+        """
+        names = [batch.name for batch in batches]
         with self.connection() as connection, connection.transaction():
             for batch in batches:
                 connection.execute(
                     "INSERT INTO seed_batches (dataset, name, digest, topics) VALUES (%s, %s, %s, %s::jsonb) "
+            if all_there_are:
+                connection.execute(
+                    "DELETE FROM seed_batches WHERE dataset = %s AND name <> ALL(%s)", (self.dataset, names)
+                )
                     "ON CONFLICT (dataset, name) DO UPDATE SET digest = excluded.digest, "
                     "topics = excluded.topics, read_at = now()",
                     (
@@ -152,9 +162,10 @@ class RunStore:
                 )
                 for plan in plans:
                     connection.execute(
-                        "INSERT INTO plans (plan_id, fingerprint, batch, language) VALUES (%s, %s, %s, %s) "
-                        "ON CONFLICT DO NOTHING",
-                        (plan.plan_id, fingerprint, plan.batch, plan.language),
+                        "INSERT INTO plans AS p (plan_id, fingerprint, batch, batch_digest, language) "
+                        "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (plan_id) DO UPDATE "
+                        "SET batch_digest = excluded.batch_digest WHERE p.batch_digest IS NULL",
+                        (plan.plan_id, fingerprint, plan.batch, plan.batch_digest, plan.language),
                     )
                     connection.execute(
                         "INSERT INTO run_plans (run_id, plan_id, n_dialogues) VALUES (%s, %s, %s) "
@@ -295,6 +306,11 @@ def _insert_dialogues(connection: psycopg.Connection, plan: Plan) -> None:
                 "SELECT n_dialogues FROM plans WHERE plan_id = %s FOR UPDATE", (plan.plan_id,)
             ).fetchone()
             start = row[0] if row else 0
+    def former_dialogues(self, fingerprint: str) -> int:
+        """Finished dialogues made under a fingerprint from seeds that are not the dataset's any more."""
+        with self.connection() as connection:
+            return former_dialogues(connection, fingerprint)
+
             stop = min(plan.n_dialogues, start + _COPY_CHUNK)
             if start >= stop:
                 return

@@ -96,6 +96,8 @@ def _write(
             "samples": dg.MetadataValue.md(sample_markdown(samples)),
             "languages": count_table("language", "dialogues", summary.by_language),
             **_counts(summary),
+    if not run_id and (former := run_store.former_dialogues(record.fingerprint)):
+        context.log.info(f"{former} finished dialogues of former seeds, edited or gone since then, stay out")
             "folder": dg.MetadataValue.path(folder.absolute()),
             "files": _file_table(summary),
             "fingerprint": record.fingerprint[:16],

@@ -61,7 +61,7 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         for problem in [problem for batch in batches for problem in batch.problems][:50]:
             context.log.warning(problem)
         run_store = dataset.store(context).run_store(dataset.name)
-        run_store.save_seed_batches(batches)
+        run_store.save_seed_batches(batches, all_there_are=only is None)
         context.instance.add_dynamic_partitions(dataset.partitions.batches, [batch.name for batch in batches])
         for batch in batches:
             context.log_event(_read(dataset, batch))

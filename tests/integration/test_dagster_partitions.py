@@ -110,6 +110,38 @@ def test_the_dataset_holds_what_every_partition_has_made(
     )
 
 
+def exported(folder: Path) -> list[str]:
+    """The topics of a dataset's dialogues."""
+    lines = (folder / "data" / "sharegpt" / "train.jsonl").read_text().splitlines()
+    return sorted({json.loads(line)["topic"] for line in lines})
+
+
+def test_a_dataset_is_of_the_seeds_it_was_given(
+    sim: SimulatedEndpoint, dsn: str, seeds: Path, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    settings = dataset(config(sim, dsn, seeds, target_languages=["en"]), tmp_path / "out")
+
+    def run() -> list[str]:
+        result = execute("generate_dialogues", settings, instance)
+        assert result.success
+        events = result.asset_materializations_for_node("dialogues")
+        (made,) = (event for event in events if event.partition is None)
+        planned.append(made.metadata["dialogues_planned"].value)
+        return exported(tmp_path / "out")
+
+    planned: list[int] = []
+    assert {topic.split()[0] for topic in run()} == {"alpha", "beta"}
+    (seeds / "beta.jsonl").unlink()
+    assert {topic.split()[0] for topic in run()} == {"alpha"}
+    (seeds / "alpha.jsonl").write_text('{"language": "en", "topic": "edited"}')
+    assert run() == ["edited"]
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"language": "en", "topic": "mine"}')
+    settings["ops"]["seed_topics"]["config"]["path"] = str(mine)
+    assert run() == ["mine"]
+    assert planned == [8, 4, 4, 4]
+
+
 def test_a_partition_without_topics_is_empty_and_no_failure(
     sim: SimulatedEndpoint, dsn: str, seeds: Path, instance: dg.DagsterInstance
 ) -> None:

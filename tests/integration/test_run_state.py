@@ -12,14 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from dlgforge_core.config import GenerationConfig, LlmConfig, PostgresConfig, RunConfig
+from dlgforge_core.config import QUESTION_KINDS, GenerationConfig, LlmConfig, PostgresConfig, RunConfig
 from dlgforge_core.dialogue import DropReason, Judgement, SeedTopic, Turn
 from dlgforge_core.errors import LeaseLostError, StoreError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.seeds import SeedBatch, read_seeds
+from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.migrate import migrations
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_core.store.worker_store import WorkerStore
+from tests.support.runs import LLM
 
 
 def plan(store: RunStore, total: int = 8, **run: object) -> PreparedRun:
@@ -282,3 +284,46 @@ def test_max_dialogues_bounds_the_claims_of_all_workers_together(store: RunStore
             return sum(map(len, claims))
 
     assert asyncio.run(main()) == 5
+
+
+def test_what_was_made_of_former_seeds_is_told_of_by_its_run_alone(store: RunStore) -> None:
+    def seeds(name: str, topic: str) -> SeedBatch:
+        return SeedBatch(name, f"{name}: {topic}", (SeedTopic(topic, "en", topic),))
+
+    def made(*batches: SeedBatch, everything: bool) -> PreparedRun:
+        store.save_seed_batches(batches, all_there_are=everything)
+        config = GenerationConfig(run=RunConfig(total_samples=2, target_languages=["en"], n_turns=1))
+        run = prepare_run(store, config, LlmConfig(), store.seed_batches())
+        with store.connection() as connection:
+            connection.execute("UPDATE dialogues SET status = 'done'")
+        return run
+
+    def topics(scope: Scope) -> list[str]:
+        return [dialogue.plan.topic.topic for dialogue in store.dialogues(scope)]
+
+    first = made(seeds("one", "rice"), seeds("two", "bread"), everything=True)
+    scope = Scope(fingerprint=first.fingerprint)
+    assert topics(scope) == ["rice"] * 2 + ["bread"] * 2
+    made(seeds("two", "cake"), everything=False)
+    assert topics(scope) == ["rice"] * 2 + ["cake"] * 2, "two was edited, one is as it was"
+    made(seeds("three", "tea"), everything=True)
+    assert topics(scope) == ["tea"] * 2
+    assert store.outcomes(scope).done == 2
+    assert [(part.batch, part.done) for part in store.parts(scope)] == [("three", 2)]
+    assert store.former_dialogues(first.fingerprint) == 6
+    assert topics(Scope(run_id=first.run_id)) == ["rice"] * 2 + ["bread"] * 2
+    made(seeds("two", "bread"), everything=True)
+    assert topics(scope) == ["bread"] * 2, "a file that is as it was is made from what there is"
+    with store.connection() as connection:  # as an earlier version left it
+        connection.execute("UPDATE plans SET batch_digest = NULL")
+    assert sorted(topics(scope)) == ["bread", "bread", "cake", "cake"]
+
+
+@pytest.mark.parametrize(("llm", "kinds"), [(LlmConfig(), []), (LLM, list(QUESTION_KINDS))])
+def test_sorts_of_questions_are_those_that_the_model_can_follow(
+    store: RunStore, llm: LlmConfig, kinds: list[str]
+) -> None:
+    run = prepare_run(store, GenerationConfig(), llm, read_seeds("", strict=True))
+    assert run.generation.run.question_kinds == kinds
+    own = GenerationConfig(run=RunConfig(question_kinds=["why"]))
+    assert prepare_run(store, own, llm, read_seeds("")).generation.run.question_kinds == ["why"]

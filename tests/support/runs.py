@@ -55,7 +55,9 @@ def planned(
 
 def prepared(store: RunStore, generation: GenerationConfig, index_id: str = "") -> PreparedRun:
     """The registered run of this configuration, planned on the shipped seeds."""
-    return prepare_run(store, generation, LLM, read_seeds("", strict=True), index_id=index_id)
+    batches = read_seeds("", strict=True)
+    store.save_seed_batches(batches)
+    return prepare_run(store, generation, LLM, batches, index_id=index_id)
 
 
 def spec(store: RunStore, run: PreparedRun, *endpoints: Endpoint, **routing: Any) -> WorkerSpec:
