@@ -105,7 +105,8 @@ class Judgement:
 class Evidence:
     """A passage a role was given: a chunk of a document, and how well it matched (higher is better).
 
-    `document` is its name in the knowledge folder. `cited`: the assistant's answer draws on it.
+    `document` is its name in the knowledge folder. `cited`: the assistant's answer draws on it. `text` is
+    filled for exports alone: the store has it among the chunks.
     """
 
     chunk_id: str
@@ -113,6 +114,7 @@ class Evidence:
     given_to: Role
     score: float = 0.0
     cited: bool = False
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ class TurnDetails:
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; empty when there is nothing."""
         data = asdict(self)
+        for evidence in data["evidence"]:
+            del evidence["text"]
         return {key: value for key, value in data.items() if value}
 
     @classmethod

@@ -101,7 +101,10 @@ def _files_valid(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
     key = dataset.key("dialogue_dataset")
 
     @dg.asset_check(
-        name="files_valid", asset=key, description="The files can be read, and all hold the same dialogues."
+        name="files_valid",
+        asset=key,
+        description="The files can be read, and all hold the same dialogues, at least one.",
+        blocking=True,
     )
     def files_valid(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         folder = dataset.latest_folder(context.instance)
@@ -111,6 +114,8 @@ def _files_valid(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
             counts = verify_dataset(folder)
         except DlgforgeError as error:
             return dg.AssetCheckResult(passed=False, description=str(error))
+        if not any(counts.values()):
+            return dg.AssetCheckResult(passed=False, description=f"{folder} holds no dialogue")
         return dg.AssetCheckResult(
             passed=True,
             description=f"{max(counts.values(), default=0)} dialogues in each of {len(counts)} formats",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -33,6 +33,7 @@ JUDGED_COLUMNS = (*SHAREGPT_COLUMNS, "score", "turn_judgements", "judgement")
 _SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
+Passages = Literal["none", "column", "context"]
 Score = Annotated[float, Field(ge=0.0, le=float(MAX_SCORE))]
 
 
@@ -126,6 +127,11 @@ class DatasetFilesConfig(ConfigModel):
     filters: FiltersConfig = Field(FiltersConfig(), description="What stays out of the dataset.")
     semantic_dedup: SemanticDedupConfig = Field(
         SemanticDedupConfig(), description="Leaving out dialogues that open alike in other words."
+    )
+    passages: Passages = Field(
+        "column",
+        description="Where the texts of passages go: none: nowhere, documents are named alone; column: into "
+        "turn_evidence of the Parquet files; context: also into openai_messages, before each question.",
     )
     reasoning: bool = Field(
         False, description="Whether the Parquet files hold the assistant's reasoning, where it was kept."

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from dlgforge_core.config.saving import Passages
 from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED
 from dlgforge_core.export.formats import clean
@@ -61,6 +62,7 @@ class CardFacts:
     drop_reasons: Mapping[str, int] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     reasoning: bool = False
+    passages: Passages = "column"
     plots: Sequence[str] = ()
 
 
@@ -224,6 +226,13 @@ def _loading(facts: CardFacts) -> Iterator[list[str]]:
             "`data/parquet/<split>.jsonl`, the same rows as in the Parquet files. Those themselves:",
             '`load_dataset("parquet", data_files={"train": "path/data/parquet/train.parquet"})`.',
         ]
+    if facts.passages == "context" and facts.figures.passage_texts and "openai_messages" in facts.files:
+        yield [
+            "In `openai_messages` the passages that an answer was written from stand before the question, in",
+            "the same message: each between `<document>` and `</document>`, in the order they were given.",
+            "Training on it teaches answering from context; put passages into your prompts in the same form.",
+            "For the bare conversation use another configuration.",
+        ]
     if facts.figures.dialogues.tool_calls and "openai_messages" in facts.files:
         yield [
             "Messages with tool calls have the feature type `Json` of `datasets`; in releases that do not "
@@ -254,7 +263,7 @@ def _limits(facts: CardFacts) -> Iterator[str]:
             "different seed ids, are not recognised as one and may be in two splits."
         )
     if figures.given:
-        yield "Passages are named, not quoted: the documents are not part of this dataset."
+        yield from _passage_limits(facts)
     if figures.dialogues.tool_calls:
         yield (
             f"Results of tools are cut at {MAX_TOOL_TEXT_CHARS} characters, and what looks like a key or a "
@@ -263,6 +272,23 @@ def _limits(facts: CardFacts) -> Iterator[str]:
     if unknown := sorted(name for name in figures.by_language if language_tag(name) is None):
         yield f"No language tag is known for {', '.join(map(_code, unknown))}."
     yield "No licence is stated here: it follows from the models, the seed topics and the documents."
+
+
+def _passage_limits(facts: CardFacts) -> Iterator[str]:
+    figures = facts.figures
+    if not figures.passage_texts:
+        yield "Passages are named in the columns, not quoted."
+    else:
+        gone = figures.passages - figures.passage_texts
+        yield (
+            f"The texts of {figures.passage_texts} of {figures.passages} passages are in this dataset, and "
+            "with them the words of the documents."
+            + (f" Those of {gone} were not kept, and are empty." if gone else "")
+        )
+    if figures.dialogues.tool_calls:
+        yield "Results of searches in the documents quote them, whether or not the passages' texts are kept."
+    if len(facts.splits) > 1:
+        yield "Splits share documents and passages: only seed topics are kept apart."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

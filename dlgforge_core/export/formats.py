@@ -82,6 +82,7 @@ def _evidence(item: Evidence) -> Record:
         "score": item.score,
         "cited": item.cited,
         "given_to": str(item.given_to),
+        "text": item.text,
     }
 
 

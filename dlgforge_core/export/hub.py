@@ -64,12 +64,17 @@ def push_dataset(folder: Path, push: HfPushConfig, token: str) -> PushedDataset:
 
     Repository and branch are created where they are missing. Only the dataset's own files are pushed; those
     of formats and splits that it no longer has are deleted, other files in the repository stay. What the hub
-    cannot do for the moment is tried again. Raises HubError, without the token in it, and DatasetError when
-    the folder holds no whole dataset.
+    cannot do for the moment is tried again. Raises HubError, without the token in it, also when the dataset
+    is empty, and DatasetError when the folder holds no whole dataset.
     """
     if not push.repo_id:
         raise HubError("saving.hf_push.repo_id is empty; name a dataset repository, for example owner/name")
     n_dialogues = max(verify_dataset(folder).values())
+    if not n_dialogues:
+        raise HubError(
+            f"the dataset in {folder} holds no dialogue, and an empty one is never pushed over what the "
+            "hub has: write it again, with filters that leave something"
+        )
     from huggingface_hub import HfApi  # here and not above: half a second of import
 
     api = HfApi(endpoint=push.endpoint.rstrip("/") or None, token=token, library_name="dlgforge")

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from dlgforge_core.dialogue import Dialogue, ToolEvent
+from dlgforge_core.dialogue import Dialogue, Role, ToolEvent, Turn
 
 Record = dict[str, Any]
 _JSON_TYPES: Mapping[type, str] = {
@@ -19,26 +19,59 @@ _JSON_TYPES: Mapping[type, str] = {
 }
 
 
-def openai_messages_record(dialogue: Dialogue, definitions: Mapping[str, Record] | None = None) -> Record:
+def openai_messages_record(
+    dialogue: Dialogue, definitions: Mapping[str, Record] | None = None, *, context: bool = False
+) -> Record:
     """One line of JSONL: `messages`, and `tools` where a tool was called; no other key, as OpenAI takes none.
 
     `definitions` are the tools by name, as they were offered to the assistant. One that is not among them is
-    described by the arguments it was called with.
+    described by the arguments it was called with. With `context` the passages of a turn stand before its
+    question, see `in_context`.
     """
-    record: Record = {"messages": list(_messages(dialogue))}
+    record: Record = {"messages": list(_messages(dialogue, context))}
     if tools := tool_definitions(dialogue, definitions or {}):
         record["tools"] = tools
     return record
 
 
-def _messages(dialogue: Dialogue) -> Iterator[Record]:
+def _messages(dialogue: Dialogue, context: bool) -> Iterator[Record]:
     for turn in dialogue.turns:
-        yield {"role": "user", "content": turn.user}
+        yield {"role": "user", "content": in_context(turn) if context else turn.user}
         # A call after the other: which were made at once is not recorded, and in a row is always right.
         for event in turn.details.tools:
             yield {"role": "assistant", "tool_calls": [_call(event)]}
             yield {"role": "tool", "tool_call_id": event.call_id, "content": tool_content(event)}
         yield {"role": "assistant", "content": turn.assistant}
+
+
+def in_context(turn: Turn) -> str:
+    """The question of a turn after the passages that its answer was written from.
+
+    In the user's message, as data for retrieval-augmented fine-tuning (RAFT) has them, and not in a message
+    of their own: chat templates that want user and assistant to alternate (Mistral's, Gemma's) refuse a
+    `system` message between turns. Passages that a tool found are in the tool's result. One whose text is
+    gone is left out.
+
+    <document>
+    text of a passage
+    </document>
+
+    the question
+    """
+    found = [event.result for event in turn.details.tools]
+    texts = [
+        evidence.text
+        for evidence in turn.details.evidence
+        if evidence.given_to is Role.ASSISTANT
+        and evidence.text
+        and not any(_quoted(evidence.text) in result for result in found)
+    ]
+    return "\n\n".join([*(f"<document>\n{text}\n</document>" for text in texts), turn.user])
+
+
+def _quoted(text: str) -> str:
+    """A passage as a tool tells it."""
+    return "\n".join(f"> {line}" if line else ">" for line in text.split("\n"))
 
 
 def _call(event: ToolEvent) -> Record:

@@ -31,6 +31,7 @@ _evidence = pa.struct(
         _required("score", pa.float64()),
         _required("cited", pa.bool_()),
         _required("given_to", _text),
+        _required("text", _text),
     ]
 )
 _tool = pa.struct(
@@ -81,7 +82,8 @@ COLUMN_TEXTS = {
     "score": f"Mean of the judge's verdicts, 0 to {MAX_SCORE}; null when nothing was judged.",
     "turn_judgements": "The judge's verdict on each turn: score, reasons, comment.",
     "judgement": "The judge's verdict on the whole dialogue.",
-    "turn_evidence": "The passages each turn was given: chunk, document, match score, cited, and to whom.",
+    "turn_evidence": "The passages each turn was given: chunk, document, match score, cited, to whom, and "
+    "their text (empty where it was not kept).",
     "turn_tools": "The tool calls of each turn: name, arguments as JSON, result (cut when long), error.",
     "turn_reasoning": "The assistant's reasoning in each turn; empty where none was kept.",
     "models": "Model of each role.",

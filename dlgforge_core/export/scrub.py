@@ -75,9 +75,13 @@ class Scrubber:
             text = self._folders.sub(lambda found: last_part(found[0]), text)
         return text
 
+    def foreign_text(self, text: str) -> str:
+        """As `text`, without anything that looks like a key or lies in a home folder."""
+        return _HOMES.sub(lambda found: last_part(found[0]), _KEY_SHAPES.sub(SECRET, self.text(text)))
+
     def tool_text(self, text: str) -> str:
-        """As `text`, without anything that looks like a key or lies in a home folder, and cut when long."""
-        text = _HOMES.sub(lambda found: last_part(found[0]), _KEY_SHAPES.sub(SECRET, self.text(text)))
+        """As `foreign_text`, and cut when long."""
+        text = self.foreign_text(text)
         return text if len(text) <= MAX_TOOL_TEXT_CHARS else text[:MAX_TOOL_TEXT_CHARS].rstrip() + "…"
 
     def error(self, text: str) -> str:
@@ -131,6 +135,7 @@ class Scrubber:
             evidence,
             document=self.text(relative_name(evidence.document)),
             chunk_id=self.text(last_part_if_absolute(evidence.chunk_id)),
+            text=self.foreign_text(evidence.text),
         )
 
     def _tool(self, event: ToolEvent, number: int) -> ToolEvent:

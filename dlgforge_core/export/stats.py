@@ -28,6 +28,9 @@ class DatasetFigures:
     models: dict[str, set[str]] = field(default_factory=dict)
     given: Counter[str] = field(default_factory=Counter)
     cited: Counter[str] = field(default_factory=Counter)
+    passages: int = 0
+    """Passages in the evidence of all turns; `passage_texts` of them with their text."""
+    passage_texts: int = 0
     tool_errors: Counter[str] = field(default_factory=Counter)
     judged: int = 0
 
@@ -48,6 +51,8 @@ class DatasetFigures:
             evidence = turn.details.evidence
             self.given.update({clean(item.document) for item in evidence})
             self.cited.update({clean(item.document) for item in evidence if item.cited})
+            self.passages += len(evidence)
+            self.passage_texts += sum(bool(item.text) for item in evidence)
             self.tool_errors.update(event.name for event in turn.details.tools if event.error)
 
     def to_json(self) -> dict[str, Any]:
@@ -91,6 +96,8 @@ class DatasetFigures:
             "used": len(ranked),
             "grounded_turns": self.dialogues.grounded_turns,
             "cited_turns": self.dialogues.cited_turns,
+            "passages": self.passages,
+            "passage_texts": self.passage_texts,
             "uses_min": min(counts, default=0),
             "uses_max": max(counts, default=0),
             "uses_mean": round(sum(counts) / len(counts), 4) if counts else 0.0,

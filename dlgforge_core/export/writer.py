@@ -29,10 +29,18 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlgforge_core.config.saving import FORMATS, DatasetFilesConfig
+from dlgforge_core.config.saving import FORMATS, DatasetFilesConfig, FiltersConfig
 from dlgforge_core.dialogue import Dialogue, Role, Turn
+from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
-from dlgforge_core.export.filters import SEMANTIC_DEDUP, Predicate, Sieve
+from dlgforge_core.export.filters import (
+    MIN_SCORE,
+    REASONS,
+    SEMANTIC_DEDUP,
+    UNJUDGED,
+    Predicate,
+    Sieve,
+)
 from dlgforge_core.export.folder import move_into_place, writing_folder
 from dlgforge_core.export.formats import clean, parquet_record, sharegpt_judged_record, sharegpt_record
 from dlgforge_core.export.openai_messages import Record, openai_messages_record
@@ -77,6 +85,34 @@ class DatasetSummary:
     documents: Mapping[str, int] = field(default_factory=dict)
 
 
+class EmptyDatasetError(DlgforgeError):
+    """No dialogue is left to write: an empty dataset never takes the place of one that is there.
+
+    `read` dialogues were read; `refused` counts them by the filter that refused them.
+    """
+
+    def __init__(self, read: int, refused: Mapping[str, int], filters: FiltersConfig) -> None:
+        self.read, self.refused = read, dict(refused)
+        if not read:
+            super().__init__("there is no dialogue to write; what was written before stays as it is")
+            return
+        settings = {
+            UNJUDGED: "no verdict, and saving.filters.keep_unjudged is false",
+            MIN_SCORE: f"a mean score below saving.filters.min_score = {filters.min_score}",
+            REASONS: f"a reason among saving.filters.drop_reasons = {filters.drop_reasons}",
+            SEMANTIC_DEDUP: "opened like another one (saving.semantic_dedup)",
+        }
+        told = "; ".join(
+            f"{count} by {name} ({settings[name]})" if name in settings else f"{count} by {name}"
+            for name, count in refused.items()
+            if count
+        )
+        super().__init__(
+            f"no dialogue is left to write: {read} were read, and the filters refused all of them: {told}. "
+            "Loosen the filters; what was written before stays as it is"
+        )
+
+
 class Dedup(Protocol):
     """What leaves out dialogues for being like others; `quality.semantic.SemanticDedup` is one."""
 
@@ -104,6 +140,7 @@ def write_dataset(
     the filters of `saving`; `dedup` thins out what is left.
     `drop_reasons` counts the dialogues that were given up while generating, `tool_definitions` are the
     assistant's tools by name, `judges` those who judged when it was not the model that the dialogues name.
+    The texts of passages are those that the evidence of `dialogues` carries.
     What is in `secrets` (by default those in this process's environment) is struck out everywhere.
 
     `dialogues` is read once; with more than one split it is kept on disk between. Memory grows with the seed
@@ -111,7 +148,8 @@ def write_dataset(
     `folder` and then moved into place: readers never see half a file, and a failure leaves the old dataset.
     The dataset takes the place of the one before: its files of formats and splits that are no longer written
     are removed; other files in `folder` stay. Of two writers at once the later one wins, with all its files.
-    Raises OSError when the folder cannot be written, and whatever `dialogues` raises.
+    Raises EmptyDatasetError when no dialogue is left to write, OSError when the folder cannot be written, and
+    whatever `dialogues` raises.
     """
     saving = saving or DatasetFilesConfig()
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,10 +160,15 @@ def write_dataset(
     with writing_folder(folder) as writing:
         sifted = (dialogue for dialogue in dialogues if sieve(dialogue))
         thinned = sifted if dedup is None else dedup.filter(sifted)
-        kept = (scrubber.dialogue(_with_judges(dialogue, judges)) for dialogue in thinned)
+        told = (
+            _without_passages(dialogue) if saving.passages == "none" else dialogue for dialogue in thinned
+        )
+        kept = (scrubber.dialogue(_with_judges(dialogue, judges)) for dialogue in told)
         _write_dialogues(kept, writing, saving, tool_definitions or {}, dataset)
         if dedup is not None:
             sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused
+        if not dataset.dialogues.n_dialogues:
+            raise EmptyDatasetError(sieve.read, sieve.refused, saving.filters)
         files = _files(writing, saving, dataset)
         names = [file.name for file in files]
         names += _write_about(writing, saving, files, dataset, sieve, title, drop_reasons or {})
@@ -173,6 +216,15 @@ def _with_judges(dialogue: Dialogue, judges: Sequence[str]) -> Dialogue:
     return replace(dialogue, models=models)
 
 
+def _without_passages(dialogue: Dialogue) -> Dialogue:
+    """`dialogue` without the texts of the passages in its evidence."""
+    turns = []
+    for turn in dialogue.turns:
+        evidence = tuple(replace(item, text="") for item in turn.details.evidence)
+        turns.append(replace(turn, details=replace(turn.details, evidence=evidence)))
+    return replace(dialogue, turns=tuple(turns))
+
+
 def _zeros(splits: Mapping[str, float]) -> Counter[str]:
     return Counter(dict.fromkeys(splits, 0))
 
@@ -218,7 +270,9 @@ def _sinks(
         "sharegpt": lambda dialogue: _renamed(sharegpt_record(dialogue), renamed),
         "sharegpt_judged": lambda dialogue: _renamed(sharegpt_judged_record(dialogue), renamed),
         "openai_messages": lambda dialogue: openai_messages_record(
-            dialogue, {name: dict(definition) for name, definition in definitions.items()}
+            dialogue,
+            {name: dict(definition) for name, definition in definitions.items()},
+            context=saving.passages == "context",
         ),
         "parquet": lambda dialogue: parquet_record(dialogue, reasoning=saving.reasoning),
     }
@@ -291,12 +345,13 @@ def _size(turn: Turn) -> int:
     """About how many characters of a turn a row group holds."""
     details = turn.details
     tools = sum(len(event.result) + len(event.error) + 200 for event in details.tools)
-    return len(turn.user) + len(turn.assistant) + len(details.reasoning) + tools + 200 * len(details.evidence)
+    passages = sum(len(evidence.text) + 200 for evidence in details.evidence)
+    return len(turn.user) + len(turn.assistant) + len(details.reasoning) + tools + passages
 
 
 def _files(writing: Path, saving: DatasetFilesConfig, dataset: DatasetFigures) -> list[DatasetFile]:
-    """The files to keep: those of splits that hold something, of an empty dataset those of the first."""
-    splits = [split for split, count in dataset.by_split.items() if count] or list(saving.splits)[:1]
+    """The files to keep: those of splits that hold something."""
+    splits = [split for split, count in dataset.by_split.items() if count]
     found = [(name, split, file_name(name, split)) for name in saving.formats for split in splits]
     if _has_twin(saving):
         found += [("parquet", split, f"data/parquet/{split}.jsonl") for split in splits]
@@ -346,6 +401,7 @@ def _write_about(
         "drop_reasons": dict(drop_reasons),
         "splits": dict(saving.splits),
         "output_columns": dict(saving.output_columns),
+        "passages": saving.passages,
         "formats": by_format,
     }
     text = json.dumps(clean(stats), ensure_ascii=False, indent=2, sort_keys=True)
@@ -361,6 +417,7 @@ def _write_about(
         drop_reasons=drop_reasons,
         renamed=saving.output_columns,
         reasoning=saving.reasoning,
+        passages=saving.passages,
         plots=list(plots),
     )
     (writing / CARD_NAME).write_text(dataset_card(facts), encoding="utf-8")

@@ -121,8 +121,8 @@ def write_index(
 def prune_indexes(store: Store, dataset: str, *, keep: Collection[str] = (), latest: int = 1) -> int:
     """Delete the dataset's indexes but those to keep and the `latest` ones; returns how many.
 
-    With them go the chunks and vectors that nothing else needs. Name in `keep` the indexes of runs that
-    may be resumed.
+    With them go the chunks and vectors that nothing else needs; chunks that dialogues were given stay, for
+    their texts are exported. Name in `keep` the indexes of runs that may be resumed.
     """
     with connected(store) as connection, locked(connection, dataset), connection.transaction():
         gone = connection.execute(
@@ -148,15 +148,40 @@ def _delete_unneeded(connection: Connection, dataset: str) -> None:
             "INSERT INTO needed SELECT unnest(%s::bytea[]) ON CONFLICT DO NOTHING", (split_ids(ids),)
         )
     connection.execute(
-        "DELETE FROM knowledge_chunks c WHERE dataset = %s "
+        "DELETE FROM knowledge_vectors v WHERE dataset = %s AND NOT EXISTS "
+        "(SELECT FROM knowledge_chunks c JOIN needed USING (chunk_id) "
+        "WHERE c.dataset = v.dataset AND c.text_key = v.text_key)",
+        (dataset,),
+    )
+    connection.execute("CREATE TEMP TABLE unneeded (chunk_id bytea PRIMARY KEY) ON COMMIT DROP")
+    unneeded = connection.execute(
+        "INSERT INTO unneeded SELECT chunk_id FROM knowledge_chunks c WHERE dataset = %s "
         "AND NOT EXISTS (SELECT FROM needed n WHERE n.chunk_id = c.chunk_id)",
         (dataset,),
-    )
-    connection.execute(
-        "DELETE FROM knowledge_vectors v WHERE dataset = %s AND NOT EXISTS "
-        "(SELECT FROM knowledge_chunks c WHERE c.dataset = v.dataset AND c.text_key = v.text_key)",
+    ).rowcount
+    if unneeded:
+        _spare_evidence(connection, dataset)
+        connection.execute(
+            "DELETE FROM knowledge_chunks c USING unneeded u "
+            "WHERE c.dataset = %s AND c.chunk_id = u.chunk_id",
+            (dataset,),
+        )
+
+
+def _spare_evidence(connection: Connection, dataset: str) -> None:
+    """Take out of `unneeded` what any turn of the dataset names as its evidence."""
+    # A plan at a time: a statement has a time-out.
+    plans = connection.execute(
+        "SELECT DISTINCT plan_id FROM run_plans JOIN generation_runs USING (run_id) WHERE dataset = %s",
         (dataset,),
-    )
+    ).fetchall()
+    for (plan_id,) in plans:
+        connection.execute(
+            "DELETE FROM unneeded u USING dialogues d JOIN turns t USING (dialogue_id), "
+            "jsonb_array_elements(t.details -> 'evidence') AS e "
+            "WHERE d.plan_id = %s AND encode(u.chunk_id, 'hex') = e ->> 'chunk_id'",
+            (plan_id,),
+        )
 
 
 def split_ids(ids: bytes) -> list[bytes]:

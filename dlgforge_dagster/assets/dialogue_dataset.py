@@ -12,13 +12,15 @@ import dagster as dg
 from pydantic import Field
 
 from dlgforge_core.config import DatasetFilesConfig, SemanticDedupConfig, validate
+from dlgforge_core.dialogue import Outcomes
 from dlgforge_core.export.markdown import sample_markdown
-from dlgforge_core.export.writer import DatasetSummary, write_dataset
+from dlgforge_core.export.writer import DatasetSummary, EmptyDatasetError, write_dataset
 from dlgforge_core.generation.tools import VECTOR_DB_SEARCH, WEB_SEARCH
 from dlgforge_core.judging.reading import judged_dialogues
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.knowledge.embedding import blocking_embedder
 from dlgforge_core.knowledge.endpoints import embedding_endpoint
+from dlgforge_core.knowledge.texts import with_texts
 from dlgforge_core.quality.semantic import SemanticDedup
 from dlgforge_core.store.embedded import dlgforge_home
 from dlgforge_dagster.automation import keep_fresh
@@ -72,18 +74,30 @@ def _write(
     folder = Path(saving.output_dir) if saving.output_dir else default
     with run_store.connection() as connection:
         judges = latest_judging(connection, run_store.dataset, record.fingerprint)
-    with _dedup(saving.semantic_dedup) as dedup:
-        summary = write_dataset(
-            judged_dialogues(run_store, scope),
-            folder,
-            saving=saving,
-            dedup=dedup,
-            title=dataset.name.replace("_", " ").capitalize() or "Synthetic dialogues",
-            drop_reasons=run_store.outcomes(scope).drop_reasons,
-            tool_definitions={tool.name: tool.to_json() for tool in (VECTOR_DB_SEARCH, WEB_SEARCH)},
-            judges=list(judges.values()),
-        )
+    outcomes = run_store.outcomes(scope)
+    if not outcomes.done:
+        raise dg.Failure(_nothing_done(outcomes))
+    try:
+        with _dedup(saving.semantic_dedup) as dedup, run_store.connection() as connection:
+            dialogues = judged_dialogues(run_store, scope)
+            if saving.passages != "none":
+                dialogues = with_texts(connection, run_store.dataset, dialogues)
+            summary = write_dataset(
+                dialogues,
+                folder,
+                saving=saving,
+                dedup=dedup,
+                title=dataset.name.replace("_", " ").capitalize() or "Synthetic dialogues",
+                drop_reasons=outcomes.drop_reasons,
+                tool_definitions={tool.name: tool.to_json() for tool in (VECTOR_DB_SEARCH, WEB_SEARCH)},
+                judges=list(judges.values()),
+            )
+    except EmptyDatasetError as error:
+        # Another try would read the same dialogues.
+        raise dg.Failure(str(error), metadata=_refused(error.refused), allow_retries=False) from None
     context.log.info(f"{summary.n_dialogues} dialogues are in {folder}")
+    if not run_id and (former := run_store.former_dialogues(record.fingerprint)):
+        context.log.info(f"{former} finished dialogues of former seeds, edited or gone since then, stay out")
     for name, count in summary.refused.items():
         context.log.info(f"{count} dialogues were left out by the filter {name}")
     if "drop_reasons" in summary.refused:  # a label that is misspelt refuses nothing, and says nothing
@@ -96,13 +110,27 @@ def _write(
             "samples": dg.MetadataValue.md(sample_markdown(samples)),
             "languages": count_table("language", "dialogues", summary.by_language),
             **_counts(summary),
-    if not run_id and (former := run_store.former_dialogues(record.fingerprint)):
-        context.log.info(f"{former} finished dialogues of former seeds, edited or gone since then, stay out")
             "folder": dg.MetadataValue.path(folder.absolute()),
             "files": _file_table(summary),
             "fingerprint": record.fingerprint[:16],
         }
     )
+
+
+def _nothing_done(outcomes: Outcomes) -> str:
+    """Why there is nothing to write, and what would help."""
+    told = f"none of {outcomes.planned} planned dialogues is finished"
+    if not outcomes.dropped:
+        return f"{told}: materialize `dialogues` until some are; what was written before stays as it is"
+    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(outcomes.drop_reasons.items()))
+    return (
+        f"{told}; {outcomes.dropped} were dropped ({reasons}), as the log of `dialogues` tells: mend what is "
+        "wrong there and materialize `dialogues` again; what was written before stays as it is"
+    )
+
+
+def _refused(refused: Mapping[str, int]) -> dict[str, Any]:
+    return {"filters": count_table("filter", "dialogues", refused)} if refused else {}
 
 
 @contextmanager
@@ -123,7 +151,7 @@ def _counts(summary: DatasetSummary) -> Mapping[str, Any]:
         told["splits"] = count_table("split", "dialogues", summary.by_split)
     if summary.refused:
         told["filtered_out"] = sum(summary.refused.values())
-        told["filters"] = count_table("filter", "dialogues", summary.refused)
+        told |= _refused(summary.refused)
     if summary.documents:
         told["documents_used"] = len(summary.documents)
     return told

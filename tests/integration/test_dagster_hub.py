@@ -12,6 +12,7 @@ import pytest
 
 from dlgforge_core.config import Recipe, SavingConfig
 from dlgforge_core.export.verify import verify_dataset
+from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.assets.dialogue_dataset import build_dialogue_dataset
 from dlgforge_dagster.assets.hf_dataset import build_hf_dataset
@@ -21,6 +22,7 @@ from dlgforge_dagster.resources import StoreResource
 from tests.support.datasets import load
 from tests.support.hub import Hub, hub_server
 from tests.support.judging import generated
+from tests.support.runs import planned, spec, work
 from tests.support.simulated_endpoint import simulated_endpoint
 
 TOTAL = 20
@@ -169,6 +171,34 @@ def test_a_recipes_saving_is_the_default_and_filters_are_counted(
     assert (shown["filtered_out"], shown["dagster/row_count"]) == (5, TOTAL - 5)
     assert [row.data for row in shown["filters"].records] == [{"filter": "min_score", "dialogues": 5}]
     assert verify_dataset(tmp_path / "out") == {"sharegpt_judged": TOTAL - 5}
+
+
+def test_filters_that_refuse_everything_fail_and_the_old_dataset_stays(
+    filled: RunStore, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    dataset: dict[str, Any] = {"output_dir": str(tmp_path / "out"), "filters": {"keep_unjudged": True}}
+    assert materialize(filled, instance, "dialogue_dataset", dataset=dataset).success
+    dataset["filters"] = {"keep_unjudged": False}
+    told = failure(materialize(filled, instance, "dialogue_dataset", dataset=dataset))
+    assert f"{TOTAL} were read" in told
+    assert f"{TOTAL} by unjudged" in told
+    assert verify_dataset(tmp_path / "out")["parquet"] == TOTAL
+
+
+def test_nothing_to_write_is_told_with_the_reason(
+    store: RunStore, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    dataset = {"output_dir": str(tmp_path / "out")}
+    run = planned(store, 3)
+    told = failure(materialize(store, instance, "dialogue_dataset", dataset=dataset))
+    assert "none of 3 planned dialogues is finished: materialize `dialogues`" in told
+    with simulated_endpoint(faults={"refusal": 1.0}) as sim:
+        work(spec(store, run, Endpoint("simulated", sim.base_url)))
+    dropped = store.progress(run.run_id).drop_reasons
+    told = failure(materialize(store, instance, "dialogue_dataset", dataset=dataset))
+    (reason,) = dropped
+    assert f"3 were dropped ({reason} 3)" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_job_ends_with_the_push() -> None:

@@ -30,7 +30,7 @@ from dlgforge_core.export.language_tags import language_tag
 from dlgforge_core.export.schema import columns, parquet_schema
 from dlgforge_core.export.scrub import MAX_TOOL_TEXT_CHARS, Scrubber, secrets_of
 from dlgforge_core.export.verify import DatasetError, verify_dataset
-from dlgforge_core.export.writer import DatasetSummary, file_name, write_dataset
+from dlgforge_core.export.writer import DatasetSummary, EmptyDatasetError, file_name, write_dataset
 from dlgforge_core.quality.semantic import SemanticDedup
 from tests.support.datasets import load_dataset
 from tests.unit.test_export import any_text, lines, make_dialogue
@@ -216,6 +216,7 @@ class TestTools:
             "score": 1.25,
             "cited": True,
             "given_to": "kb_responder",
+            "text": "",
         }
         assert row["turn_tools"][1] == [
             {
@@ -226,6 +227,45 @@ class TestTools:
                 "error": "",
             }
         ]
+
+    def test_passages_stand_before_their_questions_but_for_those_a_tool_found(self, tmp_path: Path) -> None:
+        evidence = (
+            Evidence("a", "a.md", Role.USER_SIMULATOR, text="Asked from.\nAll of it."),
+            Evidence("a", "a.md", Role.ASSISTANT, text="Asked from.\nAll of it."),
+            Evidence("b", "b.md", Role.ASSISTANT, text="Found\n\nby a search."),
+            Evidence("c", "c.md", Role.ASSISTANT),
+            Evidence("d", "d.md", Role.ASSISTANT, text="Given as well."),
+        )
+        found = "<passages>\n[1]\n> Found\n>\n> by a search.\n</passages>"
+        tool = ToolEvent("vector_db_search", {"query": "x"}, found, call_id="1")
+        turns = (Turn(0, "Why?", "So.", details=TurnDetails(evidence, (tool,))), Turn(1, "And?", "No."))
+        write(tmp_path, [make_dialogue(0, turns)], passages="context", splits={"train": 0.5, "test": 0.5})
+        (record,) = lines(next((tmp_path / "data/openai_messages").glob("*.jsonl")))
+        assert [m["content"] for m in record["messages"] if m["role"] == "user"] == [
+            "<document>\nAsked from.\nAll of it.\n</document>\n\n"
+            "<document>\nGiven as well.\n</document>\n\nWhy?",
+            "And?",
+        ]
+        figures = stats(tmp_path)
+        assert figures["passages"] == "context"
+        assert (figures["documents"]["passages"], figures["documents"]["passage_texts"]) == (5, 4)
+        card = (tmp_path / "README.md").read_text("utf-8")
+        for said in (
+            "The texts of 4 of 5 passages are in this dataset",
+            "Those of 1 were not kept",
+            "each between `<document>` and `</document>`",
+            "Results of searches in the documents quote them",
+            "Splits share documents and passages",
+        ):
+            assert said in card, said
+        assert "not quoted" not in card
+
+    def test_without_passages_only_their_documents_are_named(self, tmp_path: Path) -> None:
+        details = TurnDetails((Evidence("a", "a.md", Role.ASSISTANT, text="The words of it."),))
+        dialogue = make_dialogue(0, (Turn(0, "Why?", "So.", details=details),))
+        write(tmp_path, [dialogue], passages="none")
+        assert not [path for path, text in everything(tmp_path) if "words of it" in text]
+        assert "Passages are named in the columns, not quoted." in (tmp_path / "README.md").read_text("utf-8")
 
     def test_reasoning_is_there_when_asked_for_and_nowhere_else(self, tmp_path: Path) -> None:
         write(tmp_path, [grounded(0)])
@@ -361,6 +401,18 @@ class TestFilters:
         card = (tmp_path / "README.md").read_text("utf-8")
         assert card.count("Left out by a filter") == len(refused)
 
+    def test_filters_that_refuse_everything_are_told_and_the_old_dataset_stays(self, tmp_path: Path) -> None:
+        write(tmp_path, [judged(0, GOOD)])
+        before = (tmp_path / "README.md").read_bytes()
+        with pytest.raises(EmptyDatasetError) as caught:
+            write(tmp_path, list(self.DIALOGUES), filters={"min_score": 10, "keep_unjudged": False})
+        assert (caught.value.read, caught.value.refused) == (5, {UNJUDGED: 1, MIN_SCORE: 4})
+        assert "5 were read" in str(caught.value)
+        assert "4 by min_score (a mean score below saving.filters.min_score = 10.0)" in str(caught.value)
+        assert "1 by unjudged" in str(caught.value)
+        assert (tmp_path / "README.md").read_bytes() == before
+        assert verify_dataset(tmp_path) == dict.fromkeys(ALL, 1)
+
     def test_the_card_says_what_each_filter_left_out(self, tmp_path: Path) -> None:
         filters = FiltersConfig(min_score=5.0, drop_reasons=["incorrect"], keep_unjudged=False)
         saving = DatasetFilesConfig(filters=filters)
@@ -416,7 +468,14 @@ class TestNothingPrivate:
         )
         details = TurnDetails(
             evidence=(
-                Evidence("/var/kb/rain.md#3", "/var/kb/rain.md", Role.ASSISTANT, 1.0, True),
+                Evidence(
+                    "/var/kb/rain.md#3",
+                    "/var/kb/rain.md",
+                    Role.ASSISTANT,
+                    1.0,
+                    True,
+                    f"{self.SECRET} is in {tmp_path}/dataset, /home/other/r.md, hf_abcdefghijklmnopqrstuv",
+                ),
                 Evidence("c", "../../kb/sub/snow.md", Role.ASSISTANT),
                 Evidence("d", "s3://user:pw@bucket/kb/fog.md", Role.ASSISTANT),
             ),
@@ -430,7 +489,7 @@ class TestNothingPrivate:
             topic=replace(dialogue.plan.topic, question="SEED QUESTION", metadata={"path": "/srv/planted"}),
             user_persona=replace(dialogue.plan.user_persona, description="PERSONA PROMPT"),
         )
-        write(folder, [replace(dialogue, plan=plan, turns=(turn,))], reasoning=True)
+        write(folder, [replace(dialogue, plan=plan, turns=(turn,))], reasoning=True, passages="context")
         planted = [
             *(self.SECRET, "Pa55wordOfMine", "abcdefghijklmnop1234", "hf_abcdefghijkl", "user:pw", '"zz"'),
             *(
@@ -457,7 +516,7 @@ class TestNothingPrivate:
         assert event["error"] == "FileNotFoundError: rain.md of x.py, a.md"
         assert row["messages"][1]["content"] == "Look in x.md."
 
-    @settings(max_examples=200)
+    @settings(max_examples=200, deadline=None)
     @given(any_text)
     def test_other_text_is_left_alone(self, text: str) -> None:
         scrubber = Scrubber({self.SECRET}, {"/srv/planted"})

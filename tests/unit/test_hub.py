@@ -166,6 +166,17 @@ def test_no_dataset_no_push(hub: Hub, tmp_path: Path) -> None:
     assert hub.requests == []
 
 
+def test_an_empty_dataset_is_not_pushed_over_a_good_one(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    push(hub, folder)
+    good = dict(hub.files(REPO))
+    empty = tmp_path / "empty" / "data" / "sharegpt"
+    empty.mkdir(parents=True)
+    (empty / "train.jsonl").touch()
+    with pytest.raises(HubError, match="holds no dialogue"):
+        push(hub, tmp_path / "empty")
+    assert hub.files(REPO) == good
+
+
 def test_the_token_comes_from_the_environment() -> None:
     settings = HfPushConfig(token_env="LAB_TOKEN")
     assert hub_token(settings, {"LAB_TOKEN": " hf_x\n"}) == "hf_x"

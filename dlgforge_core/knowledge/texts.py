@@ -1,0 +1,51 @@
+"""The texts of the passages that finished dialogues were given: their evidence names chunks alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import psycopg
+
+from dlgforge_core.dialogue import Dialogue, Turn
+from dlgforge_core.knowledge.passages import neutralise
+
+_BATCH = 200  # dialogues
+
+_TEXTS = """
+SELECT encode(chunk_id, 'hex'), text FROM knowledge_chunks
+WHERE dataset = %(dataset)s AND chunk_id = ANY(%(chunks)s)
+"""
+
+
+def with_texts(
+    connection: psycopg.Connection, dataset: str, dialogues: Iterable[Dialogue]
+) -> Iterator[Dialogue]:
+    """`dialogues` with the text of every passage in their evidence, as the roles were shown it, streamed.
+
+    A text that is gone stays empty. Memory does not grow with their number; the connection must not be the
+    one that a streaming cursor holds. Raises psycopg.Error.
+    """
+    stream = iter(dialogues)
+    while batch := list(itertools.islice(stream, _BATCH)):
+        wanted = {
+            evidence.chunk_id
+            for dialogue in batch
+            for turn in dialogue.turns
+            for evidence in turn.details.evidence
+        }
+        texts: dict[str, str] = {}
+        if wanted:
+            values = {"dataset": dataset, "chunks": [bytes.fromhex(chunk) for chunk in wanted]}
+            rows = connection.execute(_TEXTS, values).fetchall()
+            texts = {chunk: neutralise(text) for chunk, text in rows}
+        for dialogue in batch:
+            yield replace(dialogue, turns=tuple(_turn(turn, texts) for turn in dialogue.turns))
+
+
+def _turn(turn: Turn, texts: Mapping[str, str]) -> Turn:
+    if not turn.details.evidence:
+        return turn
+    evidence = tuple(replace(item, text=texts.get(item.chunk_id, "")) for item in turn.details.evidence)
+    return replace(turn, details=replace(turn.details, evidence=evidence))
