@@ -38,7 +38,7 @@ from dlgforge_core.config.llm import (
     check_base_url,
 )
 from dlgforge_core.config.recipe import Recipe, read_recipe, read_recipes
-from dlgforge_core.config.run import EFFORT_KEYS, DistributedConfig, RunConfig, SpawnConfig
+from dlgforge_core.config.run import EFFORT_KEYS, QUESTION_KINDS, DistributedConfig, RunConfig, SpawnConfig
 from dlgforge_core.config.runtime import (
     ActorConfig,
     ActorSize,
@@ -60,6 +60,7 @@ __all__ = [
     "EFFORT_KEYS",
     "EMBEDDED_MODEL_NAME",
     "OFFLINE_KEYS",
+    "QUESTION_KINDS",
     "SHIPPED_KNOWLEDGE",
     "ActorConfig",
     "ActorSize",

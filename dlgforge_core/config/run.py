@@ -16,6 +16,7 @@ TurnCountDistribution = Literal["uniform", "poisson", "exponential"]
 OPEN_PER_SLOT = 4
 """Dialogues in progress for each call slot, so that there is always one whose turn it is."""
 
+# What `run.question_kinds` stands for when it is unset.
 QUESTION_KINDS = (
     "for a fact or what something means",
     "how to do something, step by step",
@@ -81,10 +82,11 @@ class RunConfig(ConfigModel):
     turn_count_mean: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = Field(
         None, description="Mean of the distribution. Unset: the middle of min_turns and max_turns."
     )
-    question_kinds: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
-        list(QUESTION_KINDS),
-        description="Sorts of questions, each said so that it may follow 'Ask me a question:'. A dialogue "
-        "goes through them in an order of its own. Empty: whatever the model asks.",
+    question_kinds: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
+        None,
+        description="Sorts of questions, each as it follows 'This time, ask'. A dialogue goes through them "
+        "in an order of its own. Empty: whatever the model asks. Unset: the shipped ones, but none with "
+        "llm.backend embedded, whose model is too small to follow them.",
     )
     concurrency: PositiveInt = Field(
         8, description="Call slots: LLM calls that may be under way at once, in each worker."

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from dlgforge_core.config import EFFORT_KEYS, AgentsConfig, GenerationConfig, LlmConfig, validate
+from dlgforge_core.config import (
+    EFFORT_KEYS,
+    QUESTION_KINDS,
+    AgentsConfig,
+    GenerationConfig,
+    LlmConfig,
+    validate,
+)
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.fingerprint import NO_SOURCE, ContentSource
@@ -43,10 +50,29 @@ def prepare_run(
 
     They belong to the store's dataset, and draw on the knowledge index `index_id` unless it is "".
 
-    With `run.resume_run_id` the earlier run is taken up as it was planned. Raises ConfigError.
+    With `run.resume_run_id` the earlier run is taken up as it was planned. Dialogues that were dropped
+    because an endpoint failed are to be tried again. Raises ConfigError.
     """
     if generation.run.resume_run_id:
-        return _resume(store, generation, generation.run.resume_run_id)
+        run = _resume(store, generation, generation.run.resume_run_id)
+    else:
+        run = _plan(store, generation, llm, batches, languages, batch_names, index_id)
+    if again := store.retry_dropped(run.run_id):
+        note = f"{again} dialogues that were dropped as endpoint_error are tried again"
+        return replace(run, notes=(*run.notes, note))
+    return run
+
+
+def _plan(
+    store: RunStore,
+    generation: GenerationConfig,
+    llm: LlmConfig,
+    batches: Sequence[SeedBatch],
+    languages: Sequence[str] | None,
+    batch_names: Sequence[str] | None,
+    index_id: str,
+) -> PreparedRun:
+    generation = _with_question_kinds(generation, llm)
     personas = read_personas(generation.personas.path)
     source = ContentSource(store.dataset, index_id)
     planning = plan_run(
@@ -66,6 +92,14 @@ def prepare_run(
     return PreparedRun(
         run_id, planning.fingerprint, generation, llm.agents, models, tuple(planning.notes), source
     )
+
+
+def _with_question_kinds(generation: GenerationConfig, llm: LlmConfig) -> GenerationConfig:
+    """With the sorts of questions that an unset `run.question_kinds` stands for."""
+    if generation.run.question_kinds is not None:
+        return generation
+    kinds = [] if llm.backend == "embedded" else list(QUESTION_KINDS)
+    return generation.model_copy(update={"run": generation.run.model_copy(update={"question_kinds": kinds})})
 
 
 def _resume(store: RunStore, generation: GenerationConfig, run_id: str) -> PreparedRun:

@@ -51,25 +51,26 @@ def user_simulator(
     theirs, so prompts stay short, and only the last exchange is new to the server.
     """
     about = f" about {_inline(plan.topic.topic)}" if on_topic else ""
+    size = "" if kinds else "short "  # left to themselves, small models ramble
     system = _system(
         f"Write the user's side of a chat{about}. Who the user is: {_inline(plan.user_persona.description)}",
-        f"Every message asks one thing, in {in_language(plan.language)}, and holds nothing but what the user "
-        "writes.",
+        f"Every message is one {size}question in {in_language(plan.language)}, put as this user would, and "
+        "nothing else.",
         instructions,
     )
     messages = [{"role": "system", "content": system}]
     another = "a"
     # An example in another language or variety, or about something else, would be followed.
     if plan.topic.question and on_topic and plan.topic.language == plan.language:
-        messages.append({"role": "user", "content": f"Ask me a question{about}."})
+        messages.append({"role": "user", "content": f"Ask me a {size}question{about}."})
         messages.append({"role": "assistant", "content": neutralise(plan.topic.question)})
         another = "another"
-    of = [f": {kind}." for kind in kinds] or ["."] * (len(turns) + 1)
-    said, ask = "", f"Ask me {another} question{about}{of[0]}"
-    for turn, kind in zip(turns, of[1:], strict=True):
+    wanted = [f" This time, ask {kind}." for kind in kinds] or [""] * (len(turns) + 1)
+    said, ask = "", f"Ask me {another} {size}question{about}.{wanted[0]}"
+    for turn, kind in zip(turns, wanted[1:], strict=True):
         messages.append({"role": "user", "content": _paragraphs(said, ask)})
         messages.append({"role": "assistant", "content": turn.user})
-        said, ask = turn.assistant, f"Ask me a question that follows{kind}"
+        said, ask = turn.assistant, f"Ask me a {size}question that follows.{kind}"
     shown = f"{_ASK_FROM}\n{evidence}" if evidence else ""
     messages.append({"role": "user", "content": _paragraphs(said, shown, ask)})
     return messages

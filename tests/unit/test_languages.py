@@ -120,11 +120,11 @@ def test_evidence_and_kind_are_of_one_turn_and_in_the_last_message() -> None:
         plan, turns, kinds=["for one", "for two"], evidence="<passages>\n> two\n</passages>"
     )
     assert first[-1]["content"].endswith(
-        "> one\n</passages>\n\nAsk me another question about bread: for one."
+        "> one\n</passages>\n\nAsk me another question about bread. This time, ask for one."
     )
     assert "one" not in str(second[-1:])
     assert second[-1]["content"].startswith("a\n\nb\n\n")
-    assert second[-1]["content"].endswith("Ask me a question that follows: for two.")
+    assert second[-1]["content"].endswith("Ask me a question that follows. This time, ask for two.")
     # All but the evidence stays as it was: the server's prefix cache holds it.
     assert second[: len(first)] == prompts.user_simulator(plan, [], kinds=["for one"])
     plain = prompts.user_simulator(plan, turns, kinds=["for one", "for two"])

@@ -439,3 +439,8 @@ def test_another_dataset_or_other_knowledge_is_other_content() -> None:
     prints = {content_fingerprint(GenerationConfig(), LlmConfig(), personas(), s) for s in sources}
     assert len(prints) == 4
     assert print_of() == content_fingerprint(GenerationConfig(), LlmConfig(), personas())
+
+
+def test_the_sorts_of_questions_are_content() -> None:
+    assert print_of(run={"question_kinds": []}) == print_of()
+    assert print_of(run={"question_kinds": ["why"]}) != print_of()
