@@ -12,7 +12,7 @@ import orjson
 import psycopg
 
 from dlgforge_core.config import PostgresConfig
-from dlgforge_core.dialogue import Dialogue, Outcomes, SeedTopic
+from dlgforge_core.dialogue import Dialogue, DropReason, Outcomes, SeedTopic
 from dlgforge_core.errors import StoreError
 from dlgforge_core.planning import Plan
 from dlgforge_core.seeds import SeedBatch
@@ -92,13 +92,16 @@ class RunStore:
 
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection]:
-        """A connection for a few statements. Raises StoreError when the database cannot be reached."""
+        """A connection for a few statements. Raises StoreError when the database fails or is out of reach."""
         try:
             connection = connect(self.dsn, self.config)
         except psycopg.OperationalError as error:
             raise StoreError(f"Postgres cannot be reached: {str(error).strip()}") from None
-        with connection:
-            yield connection
+        try:
+            with connection:
+                yield connection
+        except psycopg.OperationalError as error:
+            raise StoreError(f"Postgres failed: {str(error).strip()}") from None
 
     def migrate(self) -> list[int]:
         """Bring the schema up to date; returns the versions applied now."""
@@ -115,13 +118,13 @@ class RunStore:
         """
         names = [batch.name for batch in batches]
         with self.connection() as connection, connection.transaction():
-            for batch in batches:
-                connection.execute(
-                    "INSERT INTO seed_batches (dataset, name, digest, topics) VALUES (%s, %s, %s, %s::jsonb) "
             if all_there_are:
                 connection.execute(
                     "DELETE FROM seed_batches WHERE dataset = %s AND name <> ALL(%s)", (self.dataset, names)
                 )
+            for batch in batches:
+                connection.execute(
+                    "INSERT INTO seed_batches (dataset, name, digest, topics) VALUES (%s, %s, %s, %s::jsonb) "
                     "ON CONFLICT (dataset, name) DO UPDATE SET digest = excluded.digest, "
                     "topics = excluded.topics, read_at = now()",
                     (
@@ -175,6 +178,25 @@ class RunStore:
             for plan in plans:
                 _insert_dialogues(connection, plan)
         return run_id
+
+    def retry_dropped(self, run_id: str) -> int:
+        """Make the run's dialogues that were dropped as endpoint_error pending again; returns how many.
+
+        They begin afresh: with the drop their questions and their document were given back, and others may
+        have taken them since.
+        """
+        with self.connection() as connection:
+            row = connection.execute(
+                "WITH again AS ("
+                "UPDATE dialogues d SET status = 'pending', drop_reason = NULL, drop_detail = NULL, "
+                "turns_done = 0, ended_at = NULL FROM run_plans rp WHERE rp.run_id = %s "
+                "AND d.plan_id = rp.plan_id AND d.ordinal < rp.n_dialogues "
+                "AND d.status = 'dropped' AND d.drop_reason = %s RETURNING d.dialogue_id"
+                "), gone AS (DELETE FROM turns t USING again a WHERE t.dialogue_id = a.dialogue_id) "
+                "SELECT count(*) FROM again",
+                (run_id, DropReason.ENDPOINT_ERROR.value),
+            ).fetchone()
+        return int(row[0]) if row else 0
 
     def run(self, run_id: str | None = None) -> RunRecord | None:
         """A run of this dataset by its id, or the one worked on last; None when there is none."""
@@ -284,6 +306,11 @@ class RunStore:
         with self.connection() as connection:
             return parts(connection, _scope(scope))
 
+    def former_dialogues(self, fingerprint: str) -> int:
+        """Finished dialogues made under a fingerprint from seeds that are not the dataset's any more."""
+        with self.connection() as connection:
+            return former_dialogues(connection, fingerprint)
+
     def throughput(self, scope: Scope | str) -> list[tuple[float, float]]:
         """Turns committed a second over time: (seconds since the first turn, turns/s)."""
         with self.connection() as connection:
@@ -306,11 +333,6 @@ def _insert_dialogues(connection: psycopg.Connection, plan: Plan) -> None:
                 "SELECT n_dialogues FROM plans WHERE plan_id = %s FOR UPDATE", (plan.plan_id,)
             ).fetchone()
             start = row[0] if row else 0
-    def former_dialogues(self, fingerprint: str) -> int:
-        """Finished dialogues made under a fingerprint from seeds that are not the dataset's any more."""
-        with self.connection() as connection:
-            return former_dialogues(connection, fingerprint)
-
             stop = min(plan.n_dialogues, start + _COPY_CHUNK)
             if start >= stop:
                 return
