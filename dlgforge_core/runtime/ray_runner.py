@@ -35,7 +35,8 @@ class RayRunner:
     is a thread here. `spawn.workers` has it start worker actors, else it does the generating itself. Keys and
     the DSN travel as arguments of a method call, never in the actors' environment, which Ray's dashboard
     shows. `placement_timeout_s` is for clusters that cannot grow: how long actors may wait for a place.
-    `alive` tells whether the cluster is still there, so that nothing is waited for that cannot come.
+    `alive` tells whether the cluster is still there, so that nothing is waited for that cannot come;
+    `head_lost` why its head counts as lost: the actors then still work, for a while.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class RayRunner:
         progress: Callable[[str], None],
         placement_timeout_s: float | None = None,
         alive: Callable[[], bool] = lambda: True,
+        head_lost: Callable[[], str] = lambda: "",
     ) -> None:
         self._keys = {endpoint.name: endpoint.api_key for endpoint in spec.endpoints}
         # Actors take the endpoints from their environment, see worker_actor.spec_in_place.
@@ -61,7 +63,7 @@ class RayRunner:
         self._fleet = fleet
         self._progress = progress
         self._placement_timeout_s = placement_timeout_s
-        self._alive = alive
+        self._alive, self._head_lost = alive, head_lost
         self._store = RunStore(spec.dsn, spec.postgres)
         self._earlier_workers = 0
         self._budget = RestartBudget(COORDINATOR_RESTARTS)
@@ -97,6 +99,10 @@ class RayRunner:
             self._outcome = Outcome.stopped(
                 "the local Ray cluster of this run has died: its raylet was killed, or ran out of memory"
             )
+            return True
+        if reason := self._head_lost():
+            self.stop(reason)  # in order, as far as that goes: later nobody could
+            self._outcome = Outcome.stopped(reason)
             return True
         if self._local is not None:
             self._wait_local(timeout_s)

@@ -16,9 +16,9 @@ from typing import Any
 from dlgforge_core.config import RayConfig
 from dlgforge_core.errors import RayError
 from dlgforge_core.runtime.embedded_model import available_cpus
+from dlgforge_core.runtime.ray_head import HeadWatch, tcp_problem
 from dlgforge_core.runtime.ray_reaper import RayReaper
 
-TCP_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 20.0
 CONNECT_TIMEOUT_S = 90.0
 SHUTDOWN_TIMEOUT_S = 30.0
@@ -68,6 +68,7 @@ class RaySession:
         self._thread: threading.Thread | None = None
         self._release = threading.Event()
         self._reaper: RayReaper | None = None
+        self._head: HeadWatch | None = None
         self._connected = False
         self._owned = False
 
@@ -80,6 +81,14 @@ class RaySession:
     def alive(self) -> bool:
         """False once a local cluster of ours has died; a borrowed one may yet come back."""
         return self._reaper is None or self._reaper.raylet_runs()
+
+    @property
+    def head_lost(self) -> str:
+        """Why the cluster's head counts as lost; empty while it is there.
+
+        Ray ends this process, at once and without a word, a minute after the head went.
+        """
+        return self._head.lost if self._head is not None else ""
 
     @property
     def single_machine(self) -> bool:
@@ -110,6 +119,7 @@ class RaySession:
                 return
             if ray.is_initialized():
                 self._progress("using the Ray connection that this process has already")
+                self._head = _watch_of_head("")
                 self._connected = True
                 return
             try:
@@ -118,6 +128,7 @@ class RaySession:
                     self._start_local()
                 else:
                     self._borrow(address)
+                self._head = _watch_of_head(address or "")
             except BaseException:  # an interrupt too: nothing half-started stays
                 self._close()
                 raise
@@ -136,6 +147,8 @@ class RaySession:
         self.shutdown()
 
     def _close(self) -> None:
+        if self._head is not None:
+            self._head.stop()
         if self._thread is not None:
             # After an interrupt, ray.init may still be at work on that thread: it comes first.
             self._release.set()
@@ -144,7 +157,7 @@ class RaySession:
                 _log.error("Ray did not shut down within %g s", SHUTDOWN_TIMEOUT_S)
         if self._reaper is not None:
             self._reaper.finish()
-        self._thread, self._reaper = None, None
+        self._thread, self._reaper, self._head = None, None, None
         self._owned = False
 
     def _find(self) -> str | None:
@@ -250,32 +263,28 @@ def _checked(address: str) -> str:
     client = address.startswith("ray://")
     if "://" in address and not client:
         raise RayError(f"ray.address = {address!r} is not an address; use 'host:6379' or 'ray://host:10001'")
-    bare = address.removeprefix("ray://").split("?", 1)[0].rstrip("/")
+    bare = _bare(address)
     host, _, port = bare.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise RayError(
             f"ray.address = {address!r} is not an address; use 'auto', 'local', 'host:6379' or "
             "'ray://host:10001'"
         )
-    problem = _tcp_problem(host.strip("[]"), int(port)) if client else _gcs_problem(bare)
+    problem = tcp_problem(host.strip("[]"), int(port)) if client else _gcs_problem(bare)
     if problem:
         raise RayError(f"no Ray cluster can be used at {address}: {problem}; {remedy}")
     return address
 
 
-def _tcp_problem(host: str, port: int) -> str:
-    """Why nothing can be reached at `host:port`; empty when something listens."""
-    try:
-        socket.create_connection((host, port), TCP_TIMEOUT_S).close()
-    except OSError as error:
-        return f"{error.strerror or error}"
-    return ""
+def _bare(address: str) -> str:
+    """`host:port` of an address."""
+    return address.removeprefix("ray://").split("?", 1)[0].rstrip("/")
 
 
 def _gcs_problem(address: str) -> str:
     """Why no Ray head answers at `host:port`; empty when one does. Takes half a minute at most."""
     host, _, port = address.rpartition(":")
-    if problem := _tcp_problem(host.strip("[]"), int(port)):
+    if problem := tcp_problem(host.strip("[]"), int(port)):
         return problem
     try:
         probe = subprocess.run(
@@ -297,6 +306,19 @@ def _gcs_problem(address: str) -> str:
             "cluster's token"
         )
     return f"it does not answer as a Ray head ({probe.stdout.strip() or probe.returncode})"
+
+
+def _watch_of_head(address: str) -> HeadWatch | None:
+    """A watch of the head that this process is connected to, by way of `address`.
+
+    Ray's client (ray://) does not know the head's own address; its server is on the head's node.
+    """
+    import ray
+
+    if address.startswith("ray://"):
+        return HeadWatch(_bare(address))
+    known = getattr(ray.get_runtime_context(), "gcs_address", "")  # a client's context has none
+    return HeadWatch(known) if known else None
 
 
 def _recorded_address() -> str:

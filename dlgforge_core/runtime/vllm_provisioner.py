@@ -18,6 +18,8 @@ from dlgforge_core.runtime.vllm_server import RESERVED_ARGS, ReplicaState, Repli
 
 PROGRESS_S = 5.0
 STOP_TIMEOUT_S = 30.0
+# When the head is lost Ray will soon end this process.
+HEADLESS_STOP_TIMEOUT_S = 8.0
 # Enough that the server goes to a node that gives CPUs to actors, too little to stand in the workers' way.
 REPLICA_CPUS = 0.1
 # Times Ray may place the actor anew after it, or its node, was lost.
@@ -87,7 +89,7 @@ class VllmManagedProvisioner:
         if not actors or not ray.is_initialized() or self._stays():
             return
         if self._asked_to_start:  # else no server runs, and an actor without a place never answers
-            ask_all(actors, "stop", STOP_TIMEOUT_S)
+            ask_all(actors, "stop", HEADLESS_STOP_TIMEOUT_S if self._head_lost() else STOP_TIMEOUT_S)
         self._asked_to_start = False
         for actor in actors:
             kill_quietly(actor)  # an actor that is gone takes its server along
@@ -95,6 +97,9 @@ class VllmManagedProvisioner:
     def _is_local(self) -> bool:
         """Whether the cluster is a local one of our own, which ends with us and cannot grow."""
         return self._session is not None and self._session.owned
+
+    def _head_lost(self) -> str:
+        return self._session.head_lost if self._session is not None else ""
 
     def _stays(self) -> bool:
         return not self._config.auto_stop_on_exit and not self._is_local()
@@ -150,6 +155,8 @@ class VllmManagedProvisioner:
             if not pending:
                 break
             now = time.monotonic()
+            if reason := self._head_lost():
+                raise BackendError(reason)
             if now > deadline:
                 raise BackendError(self._not_placed(len(ready)))
             if now - told >= PROGRESS_S:
@@ -174,6 +181,8 @@ class VllmManagedProvisioner:
         seen: dict[str, ReplicaState] = {}
         answered: dict[str, float] = {}
         while True:
+            if reason := self._head_lost():
+                raise BackendError(reason)
             statuses = self.fleet.statuses()
             for status in statuses:
                 now = time.monotonic()

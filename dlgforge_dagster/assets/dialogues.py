@@ -241,4 +241,5 @@ def _runner(
         progress=progress,
         placement_timeout_s=PLACEMENT_TIMEOUT_S if session.owned else None,
         alive=lambda: session.alive,
+        head_lost=lambda: session.head_lost,
     )

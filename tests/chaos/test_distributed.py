@@ -296,6 +296,28 @@ def test_after_kill_dash_nine_nothing_lives_on_and_running_again_completes(
         finishes(project, path, store, sim, before)
 
 
+def test_when_the_head_is_lost_the_job_ends_in_order_before_ray_ends_it(project: Project) -> None:
+    with simulated_endpoint(latency_s=0.3, models=["m"]) as sim:
+        llm = {"backend": "openai", "model": "m", "base_url": sim.base_url}
+        # Enough to do for a minute and more.
+        with running_job(project, llm, **{**SLOW, "total_samples": 300}) as (job, store, _):
+            parts = parts_of(job, project)
+            (head,) = named(parts, "gcs_server")
+            head.kill()
+            started = time.monotonic()
+            assert job.wait(55) == 1, "Ray itself would have ended it with another code"
+            log = (project.folder / "job.log").read_text()
+            print(f"ended {time.monotonic() - started:.1f} s after the head")
+            assert "the head of the Ray cluster at 127.0.0.1:" in log, log[-3000:]
+            assert "RUN_FAILURE" in log
+            record = store.run()
+            assert record is not None
+            assert record.status == "stopped"
+            assert "out of reach for" in str(record.stop_reason)
+            assert store.progress(record.run_id).leased == 0, "dialogues were let go in order"
+            wait_until(lambda: not alive(parts), 10, f"all are gone ({alive(parts)})")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_job_tears_down_and_can_be_resumed(project: Project, number: signal.Signals) -> None:
     with simulated_endpoint(latency_s=0.3, models=["m"]) as sim:
