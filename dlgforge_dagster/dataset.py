@@ -38,6 +38,10 @@ class DatasetSpec:
         """The key of one of its assets."""
         return dg.AssetKey([self.name, asset] if self.name else [asset])
 
+    def owns(self, key: dg.AssetKey) -> bool:
+        """Whether an asset of the code location is one of its."""
+        return list(key.path[:-1]) == (self.key_prefix or [])
+
     @property
     def key_prefix(self) -> list[str] | None:
         """What comes before the assets' names."""

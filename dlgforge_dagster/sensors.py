@@ -26,13 +26,12 @@ from dlgforge_core.seed_folder import (
     seed_place,
 )
 from dlgforge_core.seeds import SeedBatch, parse_seed_batch
-from dlgforge_core.store.advisory import process_lock_is_free
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster.alive import has_no_process, is_watched
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import Jobs
 from dlgforge_dagster.partitions import PARTITION, RANGE_END, RANGE_START, dialogue_key
 from dlgforge_dagster.resources import StoreResource
-from dlgforge_dagster.tags import RUN_ID_TAG
 
 RUN_CONFIG_ENV = "DLGFORGE_RUN_CONFIG"
 RESUMES_TAG, RESUME_NUMBER_TAG = "dlgforge/resumes", "dlgforge/resume_number"
@@ -194,9 +193,8 @@ def build_stale_runs(datasets: Mapping[str, tuple[DatasetSpec, Jobs]]) -> dg.Sen
         jobs=[job for _, made in datasets.values() for job in (made.partition, made.all)],
         minimum_interval_seconds=_INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Runs whose process died while it made dialogues are marked as failed. Where Dagster's "
-        "run retries are on they start them again, else this sensor does. What was committed is not made "
-        "again.",
+        description="Runs whose process died are marked as failed. Where Dagster's run retries are on they "
+        "start them again, else this sensor does. What was committed is not made again.",
     )
     def stale_runs(
         context: dg.SensorEvaluationContext, store: StoreResource
@@ -211,12 +209,11 @@ def _take_up(
 ) -> dg.SensorResult:
     """A living process holds a lock on its run's id; it must be free at two ticks in a row."""
     instance = context.instance
-    steps = [dataset.op("dialogues") for dataset, _ in datasets]
     suspects_before = set(json.loads(context.cursor or "[]"))
     suspects: list[str] = []
     requests: list[dg.RunRequest] = []
     for run in _perhaps_dead(instance):
-        if RUN_ID_TAG not in run.tags or not _is_dead(instance, run, run_store, steps):
+        if not is_watched(run, run_store) or not _is_dead(instance, run, run_store):
             continue
         if run.status is not DagsterRunStatus.FAILURE and run.run_id not in suspects_before:
             suspects.append(run.run_id)
@@ -239,27 +236,31 @@ def _take_up(
     )
 
 
-def _perhaps_dead(instance: dg.DagsterInstance) -> Iterator[dg.DagsterRun]:
+def _perhaps_dead(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     """Runs that are under way, and those that failed of late without run retries to start them again.
 
     For the code server that started a run may be the first to tell that its process died.
     """
     under_way = [DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
-    yield from instance.get_runs(dg.RunsFilter(statuses=under_way), limit=200)
+    runs = list(instance.get_runs(dg.RunsFilter(statuses=under_way), limit=200))
     if not instance.run_retries_enabled:
         since = datetime.now(UTC) - _RESUMED_WITHIN
         failed = dg.RunsFilter(statuses=[DagsterRunStatus.FAILURE], updated_after=since)
-        yield from instance.get_runs(failed, limit=200)
+        runs += instance.get_runs(failed, limit=200)
+    return runs
 
 
-def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, store: RunStore, steps: Sequence[str]) -> bool:
-    """Whether the run was making dialogues, and the process that did is gone.
+def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, store: RunStore) -> bool:
+    """Whether the process of a run that is watched is gone, and its run was not over.
 
-    A step that failed by itself has an end, unlike one that was killed.
+    Of one that has failed, only a step without an end tells it: one that failed by itself has an end, unlike
+    one that was killed.
     """
-    stats = instance.get_run_step_stats(run.run_id, list(steps))
-    making = any(step.start_time is not None and step.end_time is None for step in stats)
-    return making and process_lock_is_free(store.dsn, store.config, run.run_id)
+    if run.status is DagsterRunStatus.FAILURE:
+        stats = instance.get_run_step_stats(run.run_id)
+        if not any(step.start_time is not None and step.end_time is None for step in stats):
+            return False
+    return has_no_process(run, store)
 
 
 def resume_request(
@@ -276,7 +277,7 @@ def resume_request(
         # What is launched from an asset's page, and backfills, have a job that sensors cannot start; a job
         # of the dataset runs the same assets.
         ours = run.job_name in (jobs.all.name, jobs.partition.name)
-        if ours or dataset.key("dialogues") in selection:
+        if ours or any(dataset.owns(key) for key in selection):
             return dg.RunRequest(
                 run_key=f"resume:{run.run_id}",
                 job_name=run.job_name if ours else jobs.all.name,

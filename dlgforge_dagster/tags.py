@@ -2,4 +2,6 @@
 
 RUN_ID_TAG = "dlgforge/run_id"
 FINGERPRINT_TAG = "dlgforge/fingerprint"
+# On a run whose process holds a lock for as long as it lives; see `alive`.
+ALIVE_TAG = "dlgforge/alive"
 OWNERS = ["team:data-generation"]

@@ -25,7 +25,6 @@ from dlgforge_core.runtime.bootstrap import (
 )
 from dlgforge_core.runtime.ray_runner import PLACEMENT_TIMEOUT_S, RayRunner
 from dlgforge_core.seeds import SeedBatch
-from dlgforge_core.store.advisory import HeldLock, hold_process_lock
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.coverage import coverage_metadata
@@ -68,10 +67,6 @@ def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
     return dialogues
 
 
-# Held to the end of the process, not of the step: see `stale_runs`.
-_locks: list[HeldLock] = []
-
-
 def _dialogues(
     dataset: DatasetSpec, context: dg.AssetExecutionContext, generation: GenerationConfig
 ) -> dg.MaterializeResult[None]:
@@ -87,9 +82,6 @@ def _dialogues(
     run = _prepare(dataset, context, run_store, generation, settings, batches, index)
     if run is None:
         return dg.MaterializeResult(metadata={"dialogues_planned": 0, "complete": True})
-    held = hold_process_lock(run_store.dsn, run_store.config, context.run.run_id)
-    if held is not None:  # None: a retry of the step in the same process holds it already
-        _locks.append(held)
     for note in run.notes:
         context.log.info(note)
     before = run_store.progress(run.run_id)

@@ -31,6 +31,7 @@ def build_hf_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         deps=[dataset.key("dialogue_dataset")],
         automation_condition=keep_fresh() if dataset.recipe.saving.hf_push.enabled else None,
+        required_resource_keys={"store"},
         # With the push turned off the step yields nothing, and Dagster calls the asset skipped.
         output_required=False,
         description="The dataset in a repository of a Hugging Face hub, one commit for each change. Off by "
@@ -49,6 +50,7 @@ def build_hf_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
             context.log.info(note)
             context.log_event(dg.AssetObservation(context.asset_key, metadata={"note": note}))
             return
+        dataset.store(context).run_store()  # nothing is read from it, but it shows that this run lives
         pushed = _push(dataset, context, push)
         context.log.info(
             f"{pushed.url} is at {pushed.commit}" + ("" if pushed.changed else ", as before: nothing changed")

@@ -84,7 +84,14 @@ def test_a_run_of_a_job_or_of_another_dataset_is_resumed_by_its_own_job() -> Non
         request = resume_request(instance, other, DATASETS)
         assert request is not None
         assert request.job_name == "generate_dialogues_support"
-        assert resume_request(instance, dead_run("__ASSET_JOB", RANGE, "others"), DATASETS) is None
+        # Whatever it was making: automation starts runs of the assets behind the dialogues alone.
+        alone = dead_run("__ASSET_JOB", {}, "support/dialogue_dataset", "support/hf_dataset")
+        request = resume_request(instance, alone, DATASETS)
+        assert request is not None
+        assert request.job_name == "generate_dialogues_support"
+        assert set(request.asset_selection or ()) == alone.asset_selection
+        others = dead_run("__ASSET_JOB", RANGE, "others/dialogues")
+        assert resume_request(instance, others, DATASETS) is None
 
 
 def test_a_run_is_resumed_once_and_three_times_in_a_row_at_most() -> None:
