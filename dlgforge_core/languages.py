@@ -19,6 +19,26 @@ _MACROLANGUAGE = {
     "nb": "no",
     "nn": "no",
 }
+# English names of varieties that CLDR has none for, and what their speakers call theirs.
+_ENGLISH = {
+    "acm": "Iraqi Arabic",
+    "acw": "Hijazi Arabic",
+    "afb": "Gulf Arabic",
+    "apc": "Levantine Arabic",
+    "apd": "Sudanese Arabic",
+    "ayl": "Libyan Arabic",
+    "ayn": "Yemeni Arabic",
+}
+_CALLED = {
+    "darija": "ary",
+    "derja": "aeb",
+    "hijazi": "acw",
+    "khaleeji": "afb",
+    "khaliji": "afb",
+    "levantine": "apc",
+    "masri": "arz",
+    "shami": "apc",
+}
 
 
 def language_name(language: str) -> str:
@@ -26,7 +46,23 @@ def language_name(language: str) -> str:
     locale = _locale(language)
     if locale is not None:
         return locale.english_name or language
-    return str(Locale("en").languages.get(language, language))  # known by name only: "ary"
+    code = _CALLED.get(language.casefold(), language)
+    return _ENGLISH.get(code) or str(Locale("en").languages.get(code, language))  # known by name only: "ary"
+
+
+def is_known(language: str) -> bool:
+    """Whether a code or a name is, or holds, that of a language."""
+    return (
+        _locale(language) is not None
+        or language in _ENGLISH
+        or language in Locale("en").languages
+        or bool(_codes_in(language))
+    )
+
+
+def names() -> list[str]:
+    """English and own names of all languages, lower-case."""
+    return list(_codes_by_name())
 
 
 def in_language(language: str) -> str:
@@ -60,7 +96,11 @@ def language_codes(language: str) -> list[str]:
     locale = _locale(language)
     if locale is not None:
         return [str(locale.language)]
-    words = _words(language)
+    return _codes_in(language) or [language.replace("_", "-").split("-", 1)[0].lower()]
+
+
+def _codes_in(name: str) -> list[str]:
+    words = _words(name)
     names = _codes_by_name()
     # The longest name wins, and the last of those: "Swiss German" is German, "Haitian Creole" is not French.
     found = [
@@ -68,8 +108,7 @@ def language_codes(language: str) -> list[str]:
         for length in range(len(words), 0, -1)
         for start in range(len(words) - length, -1, -1)
     ]
-    codes = list(dict.fromkeys(code for code in found if code))
-    return codes or [language.replace("_", "-").split("-", 1)[0].lower()]
+    return list(dict.fromkeys(code for code in found if code))
 
 
 def _words(text: str) -> list[str]:
@@ -96,4 +135,6 @@ def _codes_by_name() -> dict[str, str]:
         own = _locale(code)
         if own is not None and own.language_name:
             codes.setdefault(" ".join(_words(str(own.language_name))), base)
-    return codes
+    for code, name in _ENGLISH.items():
+        codes.setdefault(" ".join(_words(name)), code)
+    return codes | _CALLED

@@ -15,6 +15,7 @@ without the ones before it.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import struct
@@ -28,7 +29,8 @@ from dlgforge_core.config import GenerationConfig, LlmConfig, RunConfig
 from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.fingerprint import NO_SOURCE, ContentSource, content_fingerprint
-from dlgforge_core.languages import base_code
+from dlgforge_core.languages import base_code, is_known
+from dlgforge_core.languages import names as languages_by_name
 from dlgforge_core.personas import Personas
 from dlgforge_core.seeds import SeedBatch
 from dlgforge_core.turn_counts import TurnCounts
@@ -163,6 +165,7 @@ def plan_run(
         for language in wanted
         if not shares[language]
     ]
+    notes += [_unknown(language) for language in wanted if not is_known(language)]
     for batch in chosen:
         for language in wanted:
             if not (n_dialogues := shares[language]):
@@ -210,6 +213,15 @@ def topics_for(batch: SeedBatch, language: str, fallback: str = "") -> tuple[See
         if base_code(known) == base:
             return batch.topics_in(known)
     return batch.topics_in(fallback) if fallback else ()
+
+
+def _unknown(language: str) -> str:
+    near = difflib.get_close_matches(language.casefold(), languages_by_name(), n=1)
+    meant = f"; did you mean {near[0].title()!r}?" if near else "."
+    return (
+        f"run.target_languages: no language is known as {language!r}{meant} "
+        "The roles are told it as it stands, and its texts are not checked"
+    )
 
 
 def _select_batches(batches: Sequence[SeedBatch], names: Sequence[str] | None) -> list[SeedBatch]:

@@ -8,7 +8,7 @@ from dlgforge_core.config import GenerationConfig, JudgeConfig, LlmConfig, RunCo
 from dlgforge_core.dialogue import Persona, SeedTopic, Turn, TurnDetails
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.generation import prompts
-from dlgforge_core.languages import base_code, in_language, language_name
+from dlgforge_core.languages import base_code, in_language, is_known, language_name
 from dlgforge_core.personas import read_personas
 from dlgforge_core.planning import plan_run, topics_for
 from dlgforge_core.quality.language import LanguageDetector
@@ -37,7 +37,10 @@ LLM = LlmConfig(backend="openai", model="m", base_url="http://127.0.0.1:1/v1")
         ("o‘zbek", "uz"),
         ("kurdî (kurmancî)", "ku"),
         ("zh-Hant-TW", "zh"),
-        ("Darija", "darija"),  # no language's name is in it
+        ("Darija", "ar"),
+        ("Khaleeji", "ar"),
+        ("afb", "ar"),
+        ("Klingonese", "klingonese"),  # no language's name is in it
     ],
 )
 def test_a_dialect_belongs_to_its_language(language: str, code: str) -> None:
@@ -47,7 +50,14 @@ def test_a_dialect_belongs_to_its_language(language: str, code: str) -> None:
 def test_names_for_prompts() -> None:
     assert language_name("ar-MA") == "Arabic (Morocco)"
     assert language_name("ary") == "Moroccan Arabic"
-    assert language_name("Gulf Arabic") == "Gulf Arabic"
+    assert language_name("Gulf Arabic") == language_name("afb") == language_name("Khaleeji") == "Gulf Arabic"
+
+
+def test_a_language_that_nobody_knows_is_noted() -> None:
+    planning = plan_run(generation("Frensh", fallback="en"), LLM, read_personas(), [batch(("en", "bread"))])
+    assert "did you mean 'French'?" in planning.notes[0]
+    for known in ("fr", "pt-BR", "Moroccan Arabic", "ary", "afb", "Darija", "français"):
+        assert is_known(known)
 
 
 def batch(*topics: tuple[str, str]) -> SeedBatch:
