@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -79,6 +79,7 @@ def _plan(
         generation, llm, personas, batches, languages=languages, batch_names=batch_names, source=source
     )
     models = {role: llm.model_of(role) for role in Role}
+    notes = (*planning.notes, *_former_knowledge(store, index_id))
     run_id = store.register_run(
         planning.fingerprint,
         planning.plans,
@@ -89,9 +90,18 @@ def _plan(
             "source": asdict(source),
         },
     )
-    return PreparedRun(
-        run_id, planning.fingerprint, generation, llm.agents, models, tuple(planning.notes), source
-    )
+    return PreparedRun(run_id, planning.fingerprint, generation, llm.agents, models, notes, source)
+
+
+def _former_knowledge(store: RunStore, index_id: str) -> Iterator[str]:
+    """Says so when the documents have changed: the dialogues are made anew, which may cost a lot."""
+    latest = store.run(None) if index_id else None
+    former = ContentSource(**latest.config.get("source", {})).index_id if latest is not None else ""
+    if latest is not None and former not in ("", index_id) and (done := store.progress(latest.run_id).done):
+        yield (
+            f"the documents or how they are cut have changed since run {latest.run_id}: its {done} finished "
+            "dialogues drew on the former index; they stay in the database, but the dataset is made anew"
+        )
 
 
 def _with_question_kinds(generation: GenerationConfig, llm: LlmConfig) -> GenerationConfig:

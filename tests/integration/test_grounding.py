@@ -210,7 +210,12 @@ def test_other_knowledge_is_other_content(store: RunStore, folder: Path) -> None
     plain = planned(store, 4)
     grounded = planned(store, 4, index_id=indexed(store, folder))
     (folder / "machine_00.md").write_text("# Machine 0\n\nIt was changed.\n")
+    with simulated_endpoint(models=[MODEL]) as sim:
+        work(spec(store, grounded, endpoint(sim)))
     changed = planned(store, 4, index_id=indexed(store, folder))
+    assert any("its 4 finished dialogues drew on the former index" in note for note in changed.notes)
+    again = planned(store, 4, index_id=indexed(store, folder))
+    assert not any("former index" in note for note in again.notes)
     assert len({plain.fingerprint, grounded.fingerprint, changed.fingerprint}) == 3
 
 
