@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from dlgforge_core.knowledge.folder import SourceFile
+from dlgforge_core.knowledge.html_text import html_text
 from dlgforge_core.knowledge.passages import neutralise
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -19,19 +20,18 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 MAX_NAME_CHARS = 400
 MAX_TITLE_CHARS = 120
 # Raised whenever the same file would give other documents: files are read anew then.
-READER_VERSION = 1
+READER_VERSION = 2
 
 _FRONT_MATTER = re.compile(r"\A---\n(?P<head>.*?)\n---[^\S\n]*(?:\n|\Z)", re.DOTALL)
 _FRONT_TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
 _HEADING = re.compile(r"^\s{0,3}#{1,6}\s+(.+?)\s*#*\s*$|^(\S.*)\n(?:=+|-+)\s*$", re.MULTILINE)
 _CONTROL = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")
-# Not text, or not shown to a reader: hidden text is where instructions to a model are put.
-_NOT_SHOWN = ("script", "style", "noscript", "template", "head", "svg", "iframe", "object")
-_HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
-_BLOCKS = re.compile(
-    "^(address|article|aside|blockquote|d[dlt]|div|fieldset|fig(caption|ure)|footer|form|h[1-6r]|header|li|"
-    "main|nav|[ou]l|p|pre|section|table|tr)$"
+# Images within the text: a link to one, the definition of one, and any other.
+_INLINE_IMAGE = re.compile(r"!\[([^\]\n]*)\]\(\s*<?data:[^)\n]*\)", re.IGNORECASE)
+_INLINE_DATA = re.compile(
+    r"^[^\S\n]*\[[^\]\n]+\]:\s*<?data:\S+.*$|\bdata:[\w.+-]+/[\w.+-]+(?:;[\w.+=-]+)*;base64,[\w+/=%-]*",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 
@@ -55,6 +55,10 @@ class _Unreadable(Exception):
     """Why a file is no document."""
 
 
+# Title, text, and what is wrong with parts of it.
+_Read = tuple[str, str, list[str]]
+
+
 def read_documents(
     file: SourceFile, stream: BinaryIO, text_key: str = "text"
 ) -> Iterator[ReadDocument | Problem]:
@@ -70,13 +74,14 @@ def read_documents(
         return
     data = stream.read()
     try:
-        title, text = _READERS[file.suffix](data)
+        title, text, broken = _READERS[file.suffix](data)
         text = _cleaned(text)
         if not text:
             raise _Unreadable("it holds no text")
     except _Unreadable as error:
         yield Problem(f"{file.name}: {error}")
         return
+    yield from (Problem(f"{file.name}: {message}; the rest of it is read") for message in broken)
     yield ReadDocument(file.name, _title(title) or PurePosixPath(file.name).stem, text)
 
 
@@ -92,11 +97,11 @@ def _decoded(data: bytes) -> str:
     return text
 
 
-def _plain(data: bytes) -> tuple[str, str]:
-    return "", _decoded(data)
+def _plain(data: bytes) -> _Read:
+    return "", _decoded(data), []
 
 
-def _markdown(data: bytes) -> tuple[str, str]:
+def _markdown(data: bytes) -> _Read:
     text = _decoded(data).replace("\r\n", "\n")
     title = ""
     if front := _FRONT_MATTER.match(text):
@@ -105,38 +110,17 @@ def _markdown(data: bytes) -> tuple[str, str]:
             title = named[1]
     if not title and (heading := _HEADING.search(text)):
         title = heading[1] or heading[2]
-    return title, text
+    return title, text, []
 
 
-def _html(data: bytes) -> tuple[str, str]:
-    from bs4 import BeautifulSoup  # here and not above: only this format needs it
-
+def _html(data: bytes) -> _Read:
     try:
-        soup = BeautifulSoup(data, "html.parser")
-        title = soup.title.get_text(" ") if soup.title else ""
-        for tag in soup.find_all(_not_shown):
-            tag.decompose()
-        for tag in soup.find_all("br"):
-            tag.replace_with("\n")
-        for tag in soup.find_all(_BLOCKS):
-            tag.insert_before("\n\n")
-            tag.insert_after("\n\n")
-        heading = soup.find("h1")
-        if not title and heading is not None:
-            title = heading.get_text(" ")
-        text = soup.get_text()
-    except (ValueError, RecursionError, AssertionError, LookupError) as error:
-        raise _Unreadable(f"it cannot be read as HTML: {type(error).__name__}: {error}") from None
-    if soup.contains_replacement_characters:
-        raise _Unreadable("its encoding cannot be told; save it as UTF-8")
-    return title, "\n".join(" ".join(line.split()) for line in text.splitlines())
+        return *html_text(data), []
+    except ValueError as error:
+        raise _Unreadable(str(error)) from None
 
 
-def _not_shown(tag: Any) -> bool:
-    return tag.name in _NOT_SHOWN or tag.has_attr("hidden") or bool(_HIDDEN.search(str(tag.get("style", ""))))
-
-
-def _pdf(data: bytes) -> tuple[str, str]:
+def _pdf(data: bytes) -> _Read:
     import pypdf
 
     logging.getLogger("pypdf").setLevel(logging.ERROR)  # it tells of every small flaw it has mended
@@ -144,15 +128,24 @@ def _pdf(data: bytes) -> tuple[str, str]:
         reader = pypdf.PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
             raise _Unreadable("it is encrypted; save it without a password")
-        text = "\n\n".join(page.extract_text() for page in reader.pages)
+        n_pages = len(reader.pages)
         title = str(reader.metadata.title or "") if reader.metadata else ""
     except _Unreadable:
         raise
     except Exception as error:  # a broken file may raise anything at all
         raise _Unreadable(f"it cannot be read as PDF: {type(error).__name__}: {error}") from None
+    pages, broken = list[str](), list[str]()
+    for number in range(n_pages):
+        try:
+            pages.append(reader.pages[number].extract_text())
+        except Exception as error:
+            broken.append(f"page {number + 1} cannot be read: {type(error).__name__}: {error}")
+    text = "\n\n".join(pages)
     if not text.strip():
-        raise _Unreadable("it holds no text; scanned pages need text recognition (OCR) first")
-    return title, text
+        raise _Unreadable(
+            broken[0] if broken else "it holds no text; scanned pages need text recognition (OCR) first"
+        )
+    return title, text, broken
 
 
 _READERS = {
@@ -204,7 +197,9 @@ def _json_document(file: SourceFile, number: int, line: bytes, text_key: str) ->
 
 
 def _cleaned(text: str) -> str:
-    """Without what no text holds and Postgres cannot keep; line ends as plain ones."""
+    """Without images as text, and what no text holds and Postgres cannot keep; line ends as plain ones."""
+    if "data:" in text:
+        text = _INLINE_DATA.sub("", _INLINE_IMAGE.sub(r"\1", text))
     text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\x85", "\n"))
     return _BLANK_LINES.sub("\n\n", _encodable(text)).strip()
 

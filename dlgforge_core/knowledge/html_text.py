@@ -1,0 +1,207 @@
+"""The text of a web page as its reader sees it: what the page is about, without what stands around it.
+
+Menus, the site's head and foot, side columns, cookie notices, controls and whatever is hidden are left out;
+what remains is cut down to `main` or `article` where the page has them. Nothing is guessed from how much text
+or how many links a part has: short pages and pages in any language stay whole.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+_WHITE = re.compile(r"[ \t\n\r\f]+")
+# Not text, not shown to a reader, or controls: hidden text is where instructions to a model are put.
+_NOT_TEXT = re.compile(
+    "audio|button|canvas|datalist|dialog|head|iframe|input|noscript|object|option|script|select|style|svg|"
+    "template|textarea|video"
+)
+_HIDDEN = re.compile(
+    r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?!\.?\d*[1-9])", re.IGNORECASE
+)
+_AROUND_ROLES = re.compile(
+    "alertdialog|banner|complementary|contentinfo|dialog|menu|menubar|navigation|search"
+)
+_COOKIES = re.compile(
+    r"\b(cookie|consent|gdpr)s?[-_]?(banner|bar|box|consent|law|message|modal|notice|overlay|popup|wall)|"
+    r"\b(onetrust|cookiebot|cookieconsent|didomi|usercentrics|osano-cm)\b",
+    re.IGNORECASE,
+)
+# Notes within a text, as documentation has them.
+_NOTE = re.compile(r"note|admonition|callout|tip\b|hint|caution|warning|important|danger|info", re.IGNORECASE)
+_PARTS = ["article", "main", "section", "blockquote", "figure", "td"]
+_BLOCKS = re.compile(
+    "address|article|aside|blockquote|body|caption|d[dlt]|details|div|fieldset|fig(caption|ure)|footer|form|"
+    "h[1-6r]|header|li|main|nav|[ou]l|p|pre|section|summary|table"
+)
+_MANY_LINES = ["p", "ul", "ol", "dl", "table", "pre", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6"]
+_CELLS = ["td", "th"]
+# Smaller parts than this share of the page's text are not what it is about.
+_MAIN_SHARE = 0.25
+_GAPS = ("", " ", "\n", "\n\n")
+
+
+def html_text(data: bytes) -> tuple[str, str]:
+    """Title and text of a page, a tab between the cells of a table. Raises ValueError when it is not HTML."""
+    from bs4 import BeautifulSoup  # here and not above: only this format needs it
+
+    try:
+        title, text = _read(BeautifulSoup(data, "html.parser"), around=False)
+        if not text:  # a page of nothing but a head, say
+            title, text = _read(BeautifulSoup(data, "html.parser"), around=True)
+    except (ValueError, RecursionError, AssertionError, LookupError) as error:
+        raise ValueError(f"it cannot be read as HTML: {type(error).__name__}: {error}") from None
+    return title, text
+
+
+def _read(soup: Any, *, around: bool) -> tuple[str, str]:
+    if soup.contains_replacement_characters:
+        raise ValueError("its encoding cannot be told; save it as UTF-8")
+    heading = soup.title or soup.find("h1")
+    title = heading.get_text(" ") if heading is not None else ""
+    for tag in soup.find_all(_not_shown):
+        tag.decompose()
+    if not around:
+        for tag in soup.find_all(_stands_around):
+            if not tag.decomposed:
+                tag.decompose()
+    return title, "\n\n".join(filter(None, (_Writer().written(root) for root in _roots(soup))))
+
+
+def _not_shown(tag: Any) -> bool:
+    hidden = tag.get("hidden")
+    return (
+        _NOT_TEXT.fullmatch(tag.name) is not None
+        or (hidden is not None and hidden != "until-found")
+        or str(tag.get("aria-hidden", "")).strip().lower() == "true"
+        or bool(_HIDDEN.search(str(tag.get("style", ""))))
+    )
+
+
+def _stands_around(tag: Any) -> bool:
+    """Whether it is part of the site and not of what the page says."""
+    if tag.name in ("html", "body", "main", "article"):
+        return False
+    if tag.name == "nav" or _AROUND_ROLES.fullmatch(str(tag.get("role", ""))):
+        return True
+    if tag.name == "aside":
+        marks = " ".join((str(tag.get("role", "")), *tag.get_attribute_list("class", [])))
+        return tag.find_parent(_PARTS) is None or not _NOTE.search(marks)
+    if tag.name in ("header", "footer"):
+        return tag.find_parent(_PARTS) is None
+    marks = " ".join(str(mark) for mark in (tag.get("id", ""), *tag.get_attribute_list("class", [])))
+    return bool(_COOKIES.search(marks)) and tag.find(["main", "article"]) is None
+
+
+def _roots(soup: Any) -> list[Any]:
+    """What the page is about: its main part or articles, unless they hold little of its text."""
+    whole = len(soup.get_text("", strip=True))
+    for found in (soup.select("main, [role=main]"), soup.find_all("article")):
+        ids = set(map(id, found))
+        outermost = [tag for tag in found if not any(id(parent) in ids for parent in tag.parents)]
+        if sum(len(tag.get_text("", strip=True)) for tag in outermost) >= max(1, _MAIN_SHARE * whole):
+            return outermost
+    return [soup]
+
+
+@dataclass
+class _Row:
+    """A row of a table: whether it becomes one line, has had a cell, and stands within cells of such rows."""
+
+    one_line: bool
+    cells_around: int = 0
+    begun: bool = False
+
+
+class _Writer:
+    """Writes the text of a tag as a browser lays it out: white space counts in `pre` alone."""
+
+    def __init__(self) -> None:
+        self._out: list[str] = []
+        self._gap = 0  # what comes before the next text, as a place in _GAPS
+        self._rows: list[_Row] = []
+        self._cells = 0  # the cells of one line that it is within
+
+    def written(self, root: Any) -> str:
+        """The text of `root`, once."""
+        from bs4.element import NavigableString, Tag
+
+        todo: list[tuple[Any, bool]] = [(root, False)]
+        while todo:
+            node, ends = todo.pop()
+            if isinstance(node, Tag):
+                if self._mark(node, ends):
+                    todo.append((node, True))
+                    todo.extend((child, False) for child in reversed(node.contents))
+            elif type(node) is NavigableString:  # not a comment
+                self._text(str(node))
+        return "\n".join(line.rstrip() for line in "".join(self._out).splitlines()).strip("\n")
+
+    def _mark(self, tag: Any, ends: bool) -> bool:
+        """Do what a tag does where it begins or ends; whether its content is still to be written."""
+        if tag.name == "br":
+            if not ends:
+                self._space(3 if self._gap >= 2 else 2)
+        elif tag.name == "pre" and not self._cells:
+            if not ends:
+                self._preformatted(tag.get_text())
+            return False
+        elif tag.name == "tr":
+            self._row(tag, ends)
+        elif tag.name in _CELLS:
+            self._cell(ends)
+        elif _BLOCKS.fullmatch(tag.name):
+            self._space(3)
+        return not ends
+
+    def _row(self, tag: Any, ends: bool) -> None:
+        if ends:
+            self._space(2)
+            self._cells = self._rows.pop().cells_around
+            return
+        # Not one that lays the page out, or whose cells have several paragraphs.
+        cells = tag.find_all(_CELLS, recursive=False)
+        one_line = all(len(cell.find_all(_MANY_LINES, limit=2)) < 2 for cell in cells)
+        # Cells whose end is left out have the next row within them.
+        self._rows.append(_Row(one_line, self._cells))
+        self._cells = 0
+        self._space(2)
+
+    def _cell(self, ends: bool) -> None:
+        row = self._rows[-1] if self._rows else _Row(False)
+        if not row.one_line:
+            self._space(3)
+        elif ends:
+            self._cells -= 1
+        else:
+            if row.begun:
+                self._flush(but=1)
+                self._out.append("\t")
+            row.begun = True
+            self._cells += 1
+
+    def _space(self, gap: int) -> None:
+        self._gap = max(self._gap, 1 if self._cells else gap)
+
+    def _flush(self, but: int = 0) -> None:
+        if self._gap > but and self._out:
+            self._out.append(_GAPS[self._gap])
+        self._gap = 0
+
+    def _text(self, text: str) -> None:
+        words = _WHITE.sub(" ", text)
+        if words[:1] == " ":
+            self._gap = max(self._gap, 1)
+        if words := words.strip(" "):
+            # A line, or a cell, does not begin with a space.
+            self._flush(but=1 if self._out and self._out[-1] == "\t" else 0)
+            self._out.append(words)
+            self._gap = 1 if _WHITE.match(text[-1]) else 0
+
+    def _preformatted(self, text: str) -> None:
+        if text.strip():
+            self._space(3)
+            self._flush()
+            self._out.append(text.replace("\r\n", "\n").strip("\n"))
+            self._space(3)
