@@ -7,8 +7,6 @@ import logging
 import math
 import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,10 +14,10 @@ from typing import Any
 from dlgforge_core.config import RayConfig
 from dlgforge_core.errors import RayError
 from dlgforge_core.runtime.embedded_model import available_cpus
-from dlgforge_core.runtime.ray_head import HeadWatch, tcp_problem
+from dlgforge_core.runtime.ray_address import bare_address, checked_address, problem_at, recorded_address
+from dlgforge_core.runtime.ray_head import HeadWatch
 from dlgforge_core.runtime.ray_reaper import RayReaper
 
-PROBE_TIMEOUT_S = 20.0
 CONNECT_TIMEOUT_S = 90.0
 SHUTDOWN_TIMEOUT_S = 30.0
 # Nothing large goes through the object store: turns are in Postgres, text comes over HTTP.
@@ -30,19 +28,6 @@ SPARE_CPUS = 1
 _log = logging.getLogger(__name__)
 
 # Ray is imported where it is used: a process that never connects need not wait half a second for it.
-
-# Run in a process of its own: against an address where no cluster answers, Ray's client tries for 40 s and
-# may end its process.
-_PROBE = """
-import sys
-from ray._raylet import GcsClient
-try:
-    client = GcsClient(address=sys.argv[1])
-    client.internal_kv_get(b"session_name", namespace=b"session", timeout=10)
-except BaseException as error:
-    print(type(error).__name__, str(error)[:400], sep=": ")
-    sys.exit(1)
-"""
 
 
 class RaySession:
@@ -64,6 +49,7 @@ class RaySession:
         self.config = config
         self._progress = progress
         self._address = env.get("RAY_ADDRESS") or config.address
+        self._named = "RAY_ADDRESS" if env.get("RAY_ADDRESS") else "ray.address"
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._release = threading.Event()
@@ -165,12 +151,10 @@ class RaySession:
         if self._address == "local":
             return None
         if self._address != "auto":
-            return _checked(self._address)
-        recorded = _recorded_address()
+            return checked_address(self._address, self._named)
+        recorded = recorded_address()
         if recorded:
-            problem = _gcs_problem(recorded)
-            if problem and _token_auth("maybe_enable_token_auth_if_token_available", warn_if_disabled=False):
-                problem = _gcs_problem(recorded)
+            problem = problem_at(recorded)
             if not problem:
                 return recorded
             self._progress(f"the Ray cluster recorded on this machine is of no use: {recorded}: {problem}")
@@ -197,7 +181,9 @@ class RaySession:
         gpus = coordinator.num_gpus + workers.replicas * workers.num_gpus
         # Ray's CPUs are a count for placing actors: with fewer than the actors ask for, some never start.
         cpus = max(available_cpus(), math.ceil(wanted) + SPARE_CPUS)
-        self._progress(f"starting a local Ray cluster with {cpus} CPU slots (ray.address = {self._address})")
+        self._progress(
+            f"starting a local Ray cluster with {cpus} CPU slots ({self._named} = {self._address})"
+        )
         arguments: dict[str, Any] = {
             "address": "local",
             "num_cpus": cpus,
@@ -257,57 +243,6 @@ class RaySession:
             raise RayError(_reason(failure[0])) from failure[0]
 
 
-def _checked(address: str) -> str:
-    """`address`, known to answer. Raises RayError that names it and what is wrong."""
-    remedy = "start the cluster, correct ray.address (or RAY_ADDRESS), or set ray.address to 'auto'"
-    client = address.startswith("ray://")
-    if "://" in address and not client:
-        raise RayError(f"ray.address = {address!r} is not an address; use 'host:6379' or 'ray://host:10001'")
-    bare = _bare(address)
-    host, _, port = bare.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise RayError(
-            f"ray.address = {address!r} is not an address; use 'auto', 'local', 'host:6379' or "
-            "'ray://host:10001'"
-        )
-    problem = tcp_problem(host.strip("[]"), int(port)) if client else _gcs_problem(bare)
-    if problem:
-        raise RayError(f"no Ray cluster can be used at {address}: {problem}; {remedy}")
-    return address
-
-
-def _bare(address: str) -> str:
-    """`host:port` of an address."""
-    return address.removeprefix("ray://").split("?", 1)[0].rstrip("/")
-
-
-def _gcs_problem(address: str) -> str:
-    """Why no Ray head answers at `host:port`; empty when one does. Takes half a minute at most."""
-    host, _, port = address.rpartition(":")
-    if problem := tcp_problem(host.strip("[]"), int(port)):
-        return problem
-    try:
-        probe = subprocess.run(
-            [sys.executable, "-c", _PROBE, address],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"something listens there, but it did not answer as a Ray head within {PROBE_TIMEOUT_S:g} s"
-    if probe.returncode == 0:
-        return ""
-    if "Authentication" in probe.stdout:
-        return (
-            "it refused our token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the "
-            "cluster's token"
-        )
-    return f"it does not answer as a Ray head ({probe.stdout.strip() or probe.returncode})"
-
-
 def _watch_of_head(address: str) -> HeadWatch | None:
     """A watch of the head that this process is connected to, by way of `address`.
 
@@ -316,30 +251,9 @@ def _watch_of_head(address: str) -> HeadWatch | None:
     import ray
 
     if address.startswith("ray://"):
-        return HeadWatch(_bare(address))
+        return HeadWatch(bare_address(address))
     known = getattr(ray.get_runtime_context(), "gcs_address", "")  # a client's context has none
     return HeadWatch(known) if known else None
-
-
-def _recorded_address() -> str:
-    """The cluster that `ray start` recorded on this machine; empty when there is none.
-
-    Not Ray's own `auto`, which takes any raylet it sees: that may be another run's private cluster, which
-    ends with that run.
-    """
-    from ray._private.utils import read_ray_address
-
-    address = read_ray_address() or ""
-    return address if address.rpartition(":")[2].isdigit() else ""
-
-
-def _token_auth(function: str, **arguments: Any) -> bool:
-    """Call one of Ray's token set-up functions; False in a Ray that has none (before 2.52)."""
-    try:
-        from ray._private.authentication import authentication_token_setup
-    except ImportError:
-        return False
-    return bool(getattr(authentication_token_setup, function)(**arguments))
 
 
 @contextlib.contextmanager

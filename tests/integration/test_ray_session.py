@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.server
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,10 +20,12 @@ import ray
 
 from dlgforge_core.config import ActorConfig, RayConfig
 from dlgforge_core.errors import RayError
-from dlgforge_core.runtime import ray_session
+from dlgforge_core.runtime import ray_address, ray_session
 from dlgforge_core.runtime.ray_session import RaySession
-from tests.support.ports import closed_port
+from dlgforge_core.store.run_store import RunStore
+from tests.support.ports import closed_port, free_port
 from tests.support.processes import alive, descendants, line_of, program
+from tests.support.simulated_endpoint import SimulatedEndpoint
 from tests.support.waiting import seconds_until
 
 OWNED_DRIVER = """
@@ -51,7 +55,7 @@ pytestmark = pytest.mark.usefixtures("no_ray_address")
 @pytest.fixture
 def no_recorded_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if `ray start` had never been run on this machine."""
-    monkeypatch.setattr(ray_session, "_recorded_address", lambda: "")
+    monkeypatch.setattr(ray_session, "recorded_address", lambda: "")
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +175,7 @@ def test_ray_address_of_the_environment_wins(other_cluster: tuple[str, int]) -> 
 def test_auto_takes_the_recorded_cluster(
     other_cluster: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_session, "_recorded_address", lambda: other_cluster[0])
+    monkeypatch.setattr(ray_session, "recorded_address", lambda: other_cluster[0])
     with RaySession(RayConfig(auto_start_local=False)) as session:
         session.connect()
         assert not session.owned
@@ -180,7 +184,7 @@ def test_auto_takes_the_recorded_cluster(
 def test_stale_record_and_no_fallback_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     with closed_port() as port:
-        monkeypatch.setattr(ray_session, "_recorded_address", lambda: f"127.0.0.1:{port}")
+        monkeypatch.setattr(ray_session, "recorded_address", lambda: f"127.0.0.1:{port}")
         with (
             RaySession(RayConfig(auto_start_local=False), progress=said.append) as session,
             pytest.raises(RayError, match=r"auto_start_local is false; set ray\.address"),
@@ -194,9 +198,9 @@ def test_the_record_of_ray_start_is_read(tmp_path: Path, monkeypatch: pytest.Mon
 
     record = tmp_path / "ray_current_cluster"
     monkeypatch.setattr(internals, "get_ray_address_file", lambda *_: str(record))
-    assert ray_session._recorded_address() == ""
+    assert ray_session.recorded_address() == ""
     record.write_text("127.0.0.1:6379\n")
-    assert ray_session._recorded_address() == "127.0.0.1:6379"
+    assert ray_session.recorded_address() == "127.0.0.1:6379"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,11 @@ def test_the_record_of_ray_start_is_read(tmp_path: Path, monkeypatch: pytest.Mon
         ("ray://127.0.0.1:{closed}", r"ray://127\.0\.0\.1:\d+: Connection refused"),
         ("no-such-host.invalid:6379", r"no-such-host\.invalid:6379: "),
         ("gpu-head", "'gpu-head' is not an address; use 'auto', 'local', 'host:6379'"),
-        ("http://head:8265", "'http://head:8265' is not an address; use 'host:6379'"),
+        (
+            "http://head:8265",
+            "ray.address = 'http://head:8265' is the address of Ray's dashboard .*'ray://head:",
+        ),
+        ("ftp://head:6379", "'ftp://head:6379' is not an address; use 'auto', 'local', 'host:6379'"),
     ],
 )
 def test_unreachable_address_is_named_at_once(address: str, reason: str) -> None:
@@ -221,13 +229,19 @@ def test_unreachable_address_is_named_at_once(address: str, reason: str) -> None
     assert not ray.is_initialized()
 
 
+def test_a_wrong_address_of_the_environment_is_named_as_such() -> None:
+    session = RaySession(RayConfig(), env={"RAY_ADDRESS": "http://head:8265"})
+    with pytest.raises(RayError, match=r"^RAY_ADDRESS = 'http://head:8265' is"):
+        session.connect()
+
+
 class Quiet(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
 
 def test_a_server_that_is_no_ray_head_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_session, "PROBE_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(ray_address, "PROBE_TIMEOUT_S", 3.0)
     server = http.server.HTTPServer(("127.0.0.1", 0), Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -239,6 +253,92 @@ def test_a_server_that_is_no_ray_head_is_told_apart(monkeypatch: pytest.MonkeyPa
     finally:
         server.shutdown()
         server.server_close()
+
+
+# A cluster that wants a token, and Ray's client
+
+GUARDED_HEAD = """
+import sys, time, ray
+from ray.cluster_utils import Cluster
+ray._private.utils.write_ray_address = lambda *_: None
+cluster = Cluster(initialize_head=True, head_node_args={
+    "num_cpus": 4, "include_dashboard": False, "ray_client_server_port": int(sys.argv[1])})
+print("address", cluster.address, flush=True)
+time.sleep(600)
+"""
+DOUBLING = """
+import sys
+from dlgforge_core.config import RayConfig
+from dlgforge_core.errors import RayError
+from dlgforge_core.runtime.ray_session import RaySession
+import ray
+try:
+    with RaySession(RayConfig(address=sys.argv[1])) as session:
+        session.connect()
+        doubled = ray.remote(lambda x: 2 * x).remote(21)
+        print("said", ray.get(doubled, timeout=60), session.head_lost, flush=True)
+except RayError as error:
+    print("said", error, flush=True)
+"""
+RUN = """
+import sys
+from dlgforge_core.config import RayConfig
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.runtime.ray_session import RaySession
+from dlgforge_core.store.run_store import RunStore
+from tests.support.ray_runs import carry
+from tests.support.runs import planned
+address, dsn, url = sys.argv[1:]
+store = RunStore(dsn)
+run = planned(store, 8)
+with RaySession(RayConfig(address=address)) as session:
+    session.connect()
+    report = carry(store, run, Endpoint("s", url))
+print("said", report.progress.done, report.stop_reason, flush=True)
+"""
+
+
+@dataclass
+class Guarded:
+    gcs: str
+    client: str
+    token: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """A cluster that wants a token, and what tells a program where the token is."""
+    path = tmp_path_factory.mktemp("ray") / "token"
+    path.write_text(secrets.token_hex(32))
+    token = {"RAY_AUTH_TOKEN_PATH": str(path)}
+    port = free_port()
+    with program(GUARDED_HEAD, str(port), env={"RAY_AUTH_MODE": "token", **token}) as process:
+        gcs = line_of(process, "address")
+        yield Guarded(gcs, f"ray://127.0.0.1:{port}", token)
+        parts = descendants(process.pid)
+        process.kill()
+        for part in parts:
+            if part.is_running():
+                part.kill()
+
+
+@pytest.mark.parametrize("kind", ["gcs", "client"])
+def test_a_cluster_that_wants_a_token_is_given_the_one_that_is_there(
+    guarded: Guarded, kind: str, tmp_path: Path
+) -> None:
+    address = getattr(guarded, kind)
+    with program(DOUBLING, address, env=guarded.token) as process:
+        assert line_of(process, "said") == "42"
+    with program(DOUBLING, address, env={"HOME": str(tmp_path)}) as process:  # where no token is
+        told = line_of(process, "said")
+    assert f"no Ray cluster can be used at {address}: it refused our token" in told
+    assert "set RAY_AUTH_MODE=token" in told
+    assert "~/.ray/auth_token" in told
+
+
+def test_a_run_by_way_of_the_client(guarded: Guarded, store: RunStore, sim: SimulatedEndpoint) -> None:
+    with program(RUN, guarded.client, store.dsn, sim.base_url, env=guarded.token) as process:
+        assert line_of(process, "said") == "8 None"
 
 
 def test_importing_the_session_does_not_import_ray() -> None:
