@@ -183,14 +183,38 @@ def topic_of(plan: DialoguePlan, turns: Sequence[Turn]) -> str:
     return "" if any(turn.details.off_topic for turn in turns) else plan.topic.topic
 
 
+def documents_of(turns: Sequence[Turn]) -> list[str]:
+    """The documents that questions were asked from, each once, in order."""
+    asked_from = (
+        evidence.document
+        for turn in turns
+        for evidence in turn.details.evidence
+        if evidence.given_to is Role.USER_SIMULATOR
+    )
+    return list(dict.fromkeys(asked_from))
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeVerdict:
+    """What one of several judges said of a turn or, with `turn_index` None, of the whole conversation."""
+
+    judge: str
+    turn_index: int | None
+    judgement: Judgement
+
+
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """A finished dialogue. `judgement` is set when the judge looks at the whole conversation."""
+    """A finished dialogue. `judgement` is set when the judge looks at the whole conversation.
+
+    Of several judges, `by_judge` has every verdict; those on turns and on the whole are merged ones then.
+    """
 
     plan: DialoguePlan
     turns: tuple[Turn, ...]
     judgement: Judgement | None = None
     models: Mapping[str, str] = field(default_factory=dict)
+    by_judge: tuple[JudgeVerdict, ...] = ()
 
     @property
     def verdicts(self) -> list[Judgement]:
@@ -199,9 +223,22 @@ class Dialogue:
         return [judgement for judgement in every if judgement is not None]
 
     @property
+    def scores(self) -> list[float]:
+        """Of everything judged, in the order of `verdicts`: of several judges the mean, not rounded."""
+        given: dict[int | None, list[int]] = {}
+        for verdict in self.by_judge:
+            given.setdefault(verdict.turn_index, []).append(verdict.judgement.score)
+        judged = [(turn.index, turn.judgement) for turn in self.turns]
+        return [
+            sum(given[index]) / len(given[index]) if index in given else float(judgement.score)
+            for index, judgement in (*judged, (None, self.judgement))
+            if judgement is not None
+        ]
+
+    @property
     def mean_score(self) -> float | None:
-        """The mean of its verdicts; None when nothing was judged."""
-        scores = [verdict.score for verdict in self.verdicts]
+        """The mean of its scores; None when nothing was judged."""
+        scores = self.scores
         return sum(scores) / len(scores) if scores else None
 
 

@@ -22,6 +22,7 @@ SHAREGPT_COLUMNS = (
     "conversations",
     "language",
     "topic",
+    "documents",
     "seed_id",
     "seed_batch",
     "user_persona",
@@ -29,7 +30,21 @@ SHAREGPT_COLUMNS = (
     "n_turns",
     "models",
 )
-JUDGED_COLUMNS = (*SHAREGPT_COLUMNS, "score", "turn_judgements", "judgement")
+JUDGED_COLUMNS = (*SHAREGPT_COLUMNS, "score", "turn_judgements", "judgement", "judge_verdicts")
+# The identifiers of licences on the Hugging Face hub.
+_LICENSES = """
+apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0
+bigcode-openrail-m openrail++ openmdw-1.0 afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause
+bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0
+cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0
+cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
+cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl
+gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl
+apple-amlr mpl-2.0 odc-by odbl osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr
+deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3
+llama4 grok2-community gemma unknown other
+"""
+LICENSES = tuple(_LICENSES.split())
 _SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
@@ -56,6 +71,26 @@ class FiltersConfig(ConfigModel):
             for label in self.drop_reasons
             if label not in known
         ]
+
+
+class CardConfig(ConfigModel):
+    """What the dataset card says that only its maker knows."""
+
+    title: str = Field("", description="Empty: the recipe's name.")
+    description: str = Field("", description="Markdown that stands under the title.")
+    license: str = Field(
+        "", description="A licence as the hub names it: cc-by-4.0, apache-2.0, other. Empty: none is stated."
+    )
+
+    @field_validator("license")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name and name not in LICENSES:
+            raise ValueError(
+                f"license = {name!r}: the hub knows no such identifier; "
+                f"{hint(name, LICENSES, 'for one that it does not know there is other; it knows')}"
+            )
+        return name
 
 
 class HfPushConfig(ConfigModel):
@@ -133,6 +168,7 @@ class DatasetFilesConfig(ConfigModel):
         description="Where the texts of passages go: none: nowhere, documents are named alone; column: into "
         "turn_evidence of the Parquet files; context: also into openai_messages, before each question.",
     )
+    card: CardConfig = Field(CardConfig(), description="What the dataset card says that only you know.")
     reasoning: bool = Field(
         False, description="Whether the Parquet files hold the assistant's reasoning, where it was kept."
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from dlgforge_core.config.saving import Passages
+from dlgforge_core.config.saving import DatasetFilesConfig
 from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED
 from dlgforge_core.export.formats import clean
@@ -49,21 +49,25 @@ _REFUSALS = {
 class CardFacts:
     """What a card is made of.
 
-    `files` gives, by format, the path of the file that `load_dataset` reads for each split.
+    `files` gives, by format, the path of the file that `load_dataset` reads for each split; `offered` the
+    tools that the assistant had.
     """
 
     title: str
-    files: Mapping[str, Mapping[str, str]]
     figures: DatasetFigures
-    splits: Mapping[str, float]
+    saving: DatasetFilesConfig
+    files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
-    min_score: float | None = None
-    ruled_out: Sequence[str] = ()
     drop_reasons: Mapping[str, int] = field(default_factory=dict)
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    reasoning: bool = False
-    passages: Passages = "column"
+    judges: Sequence[str] = ()
+    alpha: float | None = None
+    offered: Sequence[str] = ()
     plots: Sequence[str] = ()
+
+    @property
+    def tools(self) -> bool:
+        """Whether the assistant had tools, called or not."""
+        return bool(self.offered or self.figures.dialogues.tool_calls)
 
 
 def dataset_card(facts: CardFacts) -> str:
@@ -78,6 +82,8 @@ def _header(facts: CardFacts) -> dict[str, Any]:
     figures = facts.figures
     tags = sorted({tag for language in figures.by_language if (tag := language_tag(language))})
     head: dict[str, Any] = {"pretty_name": " ".join(facts.title.split())}
+    if facts.saving.card.license:
+        head["license"] = facts.saving.card.license
     if tags:
         head["language"] = tags
     head["task_categories"] = ["text-generation"]
@@ -100,10 +106,12 @@ def _header(facts: CardFacts) -> dict[str, Any]:
             features = card_features(
                 name,
                 roles=figures.models,
-                tools=bool(figures.dialogues.tool_calls),
-                reasoning=facts.reasoning,
+                tools=facts.tools,
+                reasoning=facts.saving.reasoning,
             )
-            infos.append({"config_name": name, "features": _renamed(name, features, facts.renamed)})
+            infos.append(
+                {"config_name": name, "features": _renamed(name, features, facts.saving.output_columns)}
+            )
     if configs:
         configs[0]["default"] = True
     if infos:
@@ -128,6 +136,8 @@ def _body(facts: CardFacts) -> Iterator[list[str]]:
         f"{_count(n, 'dialogue')} with {_count(turns, 'turn')} (a question and its answer each), written by "
         "language models and made with dlgforge. No person took part in them."
     ]
+    if description := facts.saving.card.description.strip():
+        yield [description]
     yield ["## How it was made"]
     yield list(_made(facts))
     if figures.by_language:
@@ -144,7 +154,7 @@ def _body(facts: CardFacts) -> Iterator[list[str]]:
     yield _table(
         ("split", "share asked", "dialogues", "turns"),
         [
-            (_code(split), f"{facts.splits[split]:g}", str(count), str(figures.turns_by_split[split]))
+            (_code(split), f"{facts.saving.splits[split]:g}", str(count), str(figures.turns_by_split[split]))
             for split, count in figures.by_split.items()
         ],
     )
@@ -175,8 +185,19 @@ def _made(facts: CardFacts) -> Iterator[str]:
             f"- {_count(verdicts, 'verdict')} on {_count(figures.judged, 'dialogue')}, "
             f"mean score {mean:.2f} of {MAX_SCORE}."
         )
+        if len(facts.judges) > 1:
+            told = "not defined" if facts.alpha is None else f"{facts.alpha:.3f}"
+            yield (
+                f"- {len(facts.judges)} judges gave verdicts: their agreement, Krippendorff's alpha over all "
+                f"that was judged, before any filter, is {told}."
+            )
     else:
         yield "- Nothing was judged."
+    if figures.off_topic:
+        yield (
+            f"- {_count(figures.off_topic, 'dialogue')} went off the seed topic, to what the document "
+            "says: there `topic` is empty, and `documents` names it."
+        )
     if figures.given:
         yield (
             f"- Passages of {_count(len(figures.given), 'document')} were given. Answers written with some: "
@@ -194,12 +215,12 @@ def _made(facts: CardFacts) -> Iterator[str]:
 
 def _bound(facts: CardFacts, name: str) -> str:
     if name == MIN_SCORE:
-        return f" ({facts.min_score:g})"
-    return f" ({', '.join(map(_code, facts.ruled_out))})" if name == REASONS else ""
+        return f" ({facts.saving.filters.min_score:g})"
+    return f" ({', '.join(map(_code, facts.saving.filters.drop_reasons))})" if name == REASONS else ""
 
 
 def _splits_text(facts: CardFacts) -> list[str]:
-    if len(facts.splits) == 1:
+    if len(facts.saving.splits) == 1:
         return ["Everything is in one split."]
     return [
         "All dialogues on one seed topic are in one split, and so are those on seed topics that share an id",
@@ -226,15 +247,20 @@ def _loading(facts: CardFacts) -> Iterator[list[str]]:
             "`data/parquet/<split>.jsonl`, the same rows as in the Parquet files. Those themselves:",
             '`load_dataset("parquet", data_files={"train": "path/data/parquet/train.parquet"})`.',
         ]
-    if facts.passages == "context" and facts.figures.passage_texts and "openai_messages" in facts.files:
+    if (
+        facts.saving.passages == "context"
+        and facts.figures.passage_texts
+        and "openai_messages" in facts.files
+    ):
         yield [
             "In `openai_messages` the passages that an answer was written from stand before the question, in",
             "the same message: each between `<document>` and `</document>`, in the order they were given.",
             "Training on it teaches answering from context; put passages into your prompts in the same form.",
             "For the bare conversation use another configuration.",
         ]
-    if facts.figures.dialogues.tool_calls and "openai_messages" in facts.files:
+    if facts.tools and "openai_messages" in facts.files:
         yield [
+            "Every dialogue of `openai_messages` has the tools that the assistant could call, called or not. "
             "Messages with tool calls have the feature type `Json` of `datasets`; in releases that do not "
             "know it, read the JSONL files themselves. Arguments of calls are JSON text, as OpenAI has "
             "them; chat templates that want objects need `json.loads` on them."
@@ -244,8 +270,8 @@ def _loading(facts: CardFacts) -> Iterator[list[str]]:
 def _columns(facts: CardFacts, name: str) -> list[str]:
     sharegpt = name.startswith("sharegpt")
     rows = [
-        (_code(facts.renamed.get(column, column) if sharegpt else column), COLUMN_TEXTS[column])
-        for column in columns(name, reasoning=facts.reasoning, tools=bool(facts.figures.dialogues.tool_calls))
+        (_code(facts.saving.output_columns.get(column, column) if sharegpt else column), COLUMN_TEXTS[column])
+        for column in columns(name, reasoning=facts.saving.reasoning, tools=facts.tools)
     ]
     return _table(("column", "what it holds"), rows)
 
@@ -257,7 +283,7 @@ def _limits(facts: CardFacts) -> Iterator[str]:
         yield "Scores and reasons are a model's, too; no person checked them."
     else:
         yield "The answers were not checked, by a model or a person."
-    if len(facts.splits) > 1:
+    if len(facts.saving.splits) > 1:
         yield (
             "Subjects that are alike but have different names, or are translations of one another under "
             "different seed ids, are not recognised as one and may be in two splits."
@@ -271,7 +297,8 @@ def _limits(facts: CardFacts) -> Iterator[str]:
         )
     if unknown := sorted(name for name in figures.by_language if language_tag(name) is None):
         yield f"No language tag is known for {', '.join(map(_code, unknown))}."
-    yield "No licence is stated here: it follows from the models, the seed topics and the documents."
+    if not facts.saving.card.license:
+        yield "No licence is stated here: it follows from the models, the seed topics and the documents."
 
 
 def _passage_limits(facts: CardFacts) -> Iterator[str]:
@@ -286,8 +313,8 @@ def _passage_limits(facts: CardFacts) -> Iterator[str]:
             + (f" Those of {gone} were not kept, and are empty." if gone else "")
         )
     if figures.dialogues.tool_calls:
-        yield "Results of searches in the documents quote them, whether or not the passages' texts are kept."
-    if len(facts.splits) > 1:
+        yield "Results of the assistant's searches in the documents quote them, in any case."
+    if len(facts.saving.splits) > 1:
         yield "Splits share documents and passages: only seed topics are kept apart."
 
 

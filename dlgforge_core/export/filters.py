@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from dlgforge_core.config.saving import FiltersConfig
 from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.errors import DlgforgeError
 
 Predicate = Callable[[Dialogue], bool]
 UNJUDGED, MIN_SCORE, REASONS = "unjudged", "min_score", "drop_reasons"
 SEMANTIC_DEDUP = "semantic_dedup"
+
+
+class EmptyDatasetError(DlgforgeError):
+    """No dialogue is left to write: an empty dataset never takes the place of one that is there.
+
+    `read` dialogues were read; `refused` counts them by the filter that refused them.
+    """
+
+    def __init__(self, read: int, refused: Mapping[str, int], filters: FiltersConfig) -> None:
+        self.read, self.refused = read, dict(refused)
+        if not read:
+            super().__init__("there is no dialogue to write; what was written before stays as it is")
+            return
+        settings = {
+            UNJUDGED: "no verdict, and saving.filters.keep_unjudged is false",
+            MIN_SCORE: f"a mean score below saving.filters.min_score = {filters.min_score}",
+            REASONS: f"a reason among saving.filters.drop_reasons = {filters.drop_reasons}",
+            SEMANTIC_DEDUP: "opened like another one (saving.semantic_dedup)",
+        }
+        told = "; ".join(
+            f"{count} by {name} ({settings[name]})" if name in settings else f"{count} by {name}"
+            for name, count in refused.items()
+            if count
+        )
+        super().__init__(
+            f"no dialogue is left to write: {read} were read, and the filters refused all of them: {told}. "
+            "Loosen the filters; what was written before stays as it is"
+        )
 
 
 class Sieve:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dlgforge_core.dialogue import Dialogue, Evidence, ToolEvent
+from dlgforge_core.dialogue import Dialogue, Evidence, ToolEvent, documents_of, topic_of
 from dlgforge_core.export.openai_messages import Record, arguments_json
 from dlgforge_core.export.scrub import last_part_if_absolute
 
@@ -58,7 +58,8 @@ def _about(dialogue: Dialogue) -> Record:
     plan = dialogue.plan
     return {
         "language": plan.language,
-        "topic": plan.topic.topic,
+        "topic": topic_of(plan, dialogue.turns),
+        "documents": documents_of(dialogue.turns),
         "seed_id": plan.topic.id,
         "seed_batch": last_part_if_absolute(plan.topic.batch),
         "user_persona": plan.user_persona.name,
@@ -72,6 +73,10 @@ def _verdicts(dialogue: Dialogue) -> Record:
         "score": dialogue.mean_score,
         "turn_judgements": [t.judgement.to_json() if t.judgement else None for t in dialogue.turns],
         "judgement": dialogue.judgement.to_json() if dialogue.judgement else None,
+        "judge_verdicts": [
+            {"judge": one.judge, "turn_index": one.turn_index, **one.judgement.to_json()}
+            for one in dialogue.by_judge
+        ],
     }
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from dlgforge_core.dialogue import MAX_SCORE, Dialogue, Judgement
+from dlgforge_core.dialogue import MAX_SCORE, Dialogue, Judgement, documents_of, topic_of
 from dlgforge_core.export.formats import clean
 
 # Dagster renders GitHub's markdown and shows HTML as text, so no <div dir="auto">: Unicode's own isolates
@@ -25,7 +25,8 @@ def sample_markdown(dialogues: Iterable[Dialogue], limit: int = 5, max_chars: in
 
 def _sample(dialogue: Dialogue, max_chars: int) -> Iterator[str]:
     plan = dialogue.plan
-    yield f"### {_inline(plan.topic.topic, 200)} ({_inline(plan.language, 20)})"
+    about = topic_of(plan, dialogue.turns) or ", ".join(documents_of(dialogue.turns))
+    yield f"### {_inline(about, 200)} ({_inline(plan.language, 20)})"
     for turn in dialogue.turns:
         yield f"**User**\n\n{escape_markdown(turn.user, max_chars)}"
         yield f"**Assistant**\n\n{escape_markdown(turn.assistant, max_chars)}"

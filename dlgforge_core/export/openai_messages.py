@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -20,16 +20,21 @@ _JSON_TYPES: Mapping[type, str] = {
 
 
 def openai_messages_record(
-    dialogue: Dialogue, definitions: Mapping[str, Record] | None = None, *, context: bool = False
+    dialogue: Dialogue,
+    definitions: Mapping[str, Record] | None = None,
+    *,
+    offered: Sequence[str] = (),
+    context: bool = False,
 ) -> Record:
-    """One line of JSONL: `messages`, and `tools` where a tool was called; no other key, as OpenAI takes none.
+    """One line of JSONL: `messages`, and `tools` where there were any; no other key, as OpenAI takes none.
 
-    `definitions` are the tools by name, as they were offered to the assistant. One that is not among them is
-    described by the arguments it was called with. With `context` the passages of a turn stand before its
-    question, see `in_context`.
+    `offered` names the tools that the assistant had, so that a dialogue in which it called none says so,
+    too. `definitions` are the tools by name; one that was called and is not among them is described by the
+    arguments it was called with. With `context` the passages of a turn stand before its question, see
+    `in_context`.
     """
     record: Record = {"messages": list(_messages(dialogue, context))}
-    if tools := tool_definitions(dialogue, definitions or {}):
+    if tools := tool_definitions(dialogue, definitions or {}, offered):
         record["tools"] = tools
     return record
 
@@ -94,9 +99,11 @@ def tool_content(event: ToolEvent) -> str:
     return event.result or (f"Error: {event.error}" if event.error else "")
 
 
-def tool_definitions(dialogue: Dialogue, definitions: Mapping[str, Record]) -> list[Record]:
-    """The definitions of the tools that were called in a dialogue, by name."""
-    events: dict[str, list[ToolEvent]] = {}
+def tool_definitions(
+    dialogue: Dialogue, definitions: Mapping[str, Record], offered: Sequence[str] = ()
+) -> list[Record]:
+    """The definitions of the tools that were offered or called in a dialogue, by name."""
+    events: dict[str, list[ToolEvent]] = {name: [] for name in offered}
     for turn in dialogue.turns:
         for event in turn.details.tools:
             events.setdefault(event.name, []).append(event)

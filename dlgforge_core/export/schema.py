@@ -24,6 +24,15 @@ _judgement = pa.struct(
         _required("comment", _text),
     ]
 )
+_judge_verdict = pa.struct(
+    [
+        _required("judge", _text),
+        pa.field("turn_index", pa.int32()),
+        _required("score", pa.int8()),
+        _required("reasons", pa.list_(_text)),
+        _required("comment", _text),
+    ]
+)
 _evidence = pa.struct(
     [
         _required("chunk_id", _text),
@@ -48,6 +57,7 @@ _FIELDS: list[pa.Field[Any]] = [
     _required("id", _text),
     _required("language", _text),
     _required("topic", _text),
+    _required("documents", pa.list_(_text)),
     _required("seed_id", _text),
     _required("seed_batch", _text),
     _required("user_persona", _text),
@@ -60,6 +70,7 @@ _FIELDS: list[pa.Field[Any]] = [
     pa.field("score", pa.float64()),
     _required("turn_judgements", pa.list_(_judgement)),
     pa.field("judgement", _judgement),
+    _required("judge_verdicts", pa.list_(_judge_verdict)),
     _required("turn_evidence", pa.list_(pa.list_(_evidence))),
     _required("turn_tools", pa.list_(pa.list_(_tool))),
     _required("models", pa.list_(pa.struct([_required("role", _text), _required("model", _text)]))),
@@ -71,17 +82,21 @@ COLUMN_TEXTS = {
     "id": "Stable id of the dialogue.",
     "conversations": "The conversation: `from` is human or gpt, `value` is what was said.",
     "messages": "The conversation, by role, in order.",
-    "tools": "The tools that were called in the dialogue, as OpenAI function definitions.",
-    "language": "Language as it is named in the seed file.",
-    "topic": "What the dialogue is about.",
-    "seed_id": "Id of the seed topic.",
+    "tools": "The tools that the assistant had in the dialogue, as OpenAI function definitions.",
+    "language": "Language that was asked for, as the configuration names it; what was said may differ.",
+    "topic": "Seed topic of the dialogue; empty when its document led it off that topic.",
+    "documents": "Documents that the questions were asked from, by name; empty without any.",
+    "seed_id": "Id of the seed topic it was planned with.",
     "seed_batch": "Seed file the topic came from.",
     "user_persona": "Who the user simulator played.",
     "assistant_persona": "Who the assistant played.",
     "n_turns": "Turns: a question and its answer each.",
-    "score": f"Mean of the judge's verdicts, 0 to {MAX_SCORE}; null when nothing was judged.",
-    "turn_judgements": "The judge's verdict on each turn: score, reasons, comment.",
-    "judgement": "The judge's verdict on the whole dialogue.",
+    "score": f"Mean of all verdicts, 0 to {MAX_SCORE}, not rounded; null when nothing was judged.",
+    "turn_judgements": "The verdict on each turn: score, reasons, comment. Of several judges: their mean "
+    "score, rounded, the reasons that at least half of them give, and the first one's comment.",
+    "judgement": "The verdict on the whole dialogue, in the same form.",
+    "judge_verdicts": "Where several judged, each one's verdicts: judge, turn_index (from 0, null for the "
+    "whole), score, reasons, comment.",
     "turn_evidence": "The passages each turn was given: chunk, document, match score, cited, to whom, and "
     "their text (empty where it was not kept).",
     "turn_tools": "The tool calls of each turn: name, arguments as JSON, result (cut when long), error.",

@@ -10,7 +10,16 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from dlgforge_core.dialogue import Dialogue, Evidence, Judgement, SeedTopic, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import (
+    Dialogue,
+    Evidence,
+    Judgement,
+    JudgeVerdict,
+    SeedTopic,
+    ToolEvent,
+    Turn,
+    TurnDetails,
+)
 
 MAX_TOOL_TEXT_CHARS = 4_000
 SECRET = "[secret]"
@@ -108,13 +117,15 @@ class Scrubber:
             plan=replace(plan, topic=topic),
             turns=tuple(turns),
             judgement=self._judgement(dialogue.judgement),
+            by_judge=tuple(map(self._verdict, dialogue.by_judge)),
             models={role: self.text(last_part_if_absolute(model)) for role, model in dialogue.models.items()},
         )
 
     def _turn(self, turn: Turn, n_calls: int) -> Turn:
         details = turn.details
         if details != TurnDetails():
-            details = TurnDetails(
+            details = replace(
+                details,
                 evidence=tuple(map(self._evidence, details.evidence)),
                 tools=tuple(self._tool(event, n_calls + i) for i, event in enumerate(details.tools)),
                 reasoning=self.tool_text(details.reasoning),
@@ -129,6 +140,10 @@ class Scrubber:
 
     def _judgement(self, judgement: Judgement | None) -> Judgement | None:
         return replace(judgement, comment=self.text(judgement.comment)) if judgement is not None else None
+
+    def _verdict(self, verdict: JudgeVerdict) -> JudgeVerdict:
+        judgement = replace(verdict.judgement, comment=self.text(verdict.judgement.comment))
+        return replace(verdict, judge=self.text(last_part_if_absolute(verdict.judge)), judgement=judgement)
 
     def _evidence(self, evidence: Evidence) -> Evidence:
         return replace(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.dialogue import Dialogue, topic_of
 from dlgforge_core.export.formats import clean
 from dlgforge_core.quality.figures import DialogueFigures, length_of_class
 
@@ -33,6 +33,7 @@ class DatasetFigures:
     passage_texts: int = 0
     tool_errors: Counter[str] = field(default_factory=Counter)
     judged: int = 0
+    off_topic: int = 0
 
     def add(self, dialogue: Dialogue, split: str) -> None:
         """Count one dialogue in."""
@@ -43,6 +44,7 @@ class DatasetFigures:
         self.turns_by_split[split] += len(dialogue.turns)
         self.language_by_split.setdefault(split, Counter())[language] += 1
         self.judged += bool(dialogue.verdicts)
+        self.off_topic += not topic_of(dialogue.plan, dialogue.turns)
         for verdict in dialogue.verdicts:
             self.reasons.update(verdict.reasons)
         for role, model in dialogue.models.items():
@@ -61,6 +63,7 @@ class DatasetFigures:
         return {
             "dialogues": figures.n_dialogues,
             "turns": figures.n_turns,
+            "off_topic": self.off_topic,
             "by_language": _sorted(self.by_language),
             "by_split": {
                 split: {

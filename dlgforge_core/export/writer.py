@@ -29,18 +29,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlgforge_core.config.saving import FORMATS, DatasetFilesConfig, FiltersConfig
+from dlgforge_core.config.saving import FORMATS, DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue, Role, Turn
-from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
-from dlgforge_core.export.filters import (
-    MIN_SCORE,
-    REASONS,
-    SEMANTIC_DEDUP,
-    UNJUDGED,
-    Predicate,
-    Sieve,
-)
+from dlgforge_core.export.filters import SEMANTIC_DEDUP, EmptyDatasetError, Predicate, Sieve
 from dlgforge_core.export.folder import move_into_place, writing_folder
 from dlgforge_core.export.formats import clean, parquet_record, sharegpt_judged_record, sharegpt_record
 from dlgforge_core.export.openai_messages import Record, openai_messages_record
@@ -85,34 +77,6 @@ class DatasetSummary:
     documents: Mapping[str, int] = field(default_factory=dict)
 
 
-class EmptyDatasetError(DlgforgeError):
-    """No dialogue is left to write: an empty dataset never takes the place of one that is there.
-
-    `read` dialogues were read; `refused` counts them by the filter that refused them.
-    """
-
-    def __init__(self, read: int, refused: Mapping[str, int], filters: FiltersConfig) -> None:
-        self.read, self.refused = read, dict(refused)
-        if not read:
-            super().__init__("there is no dialogue to write; what was written before stays as it is")
-            return
-        settings = {
-            UNJUDGED: "no verdict, and saving.filters.keep_unjudged is false",
-            MIN_SCORE: f"a mean score below saving.filters.min_score = {filters.min_score}",
-            REASONS: f"a reason among saving.filters.drop_reasons = {filters.drop_reasons}",
-            SEMANTIC_DEDUP: "opened like another one (saving.semantic_dedup)",
-        }
-        told = "; ".join(
-            f"{count} by {name} ({settings[name]})" if name in settings else f"{count} by {name}"
-            for name, count in refused.items()
-            if count
-        )
-        super().__init__(
-            f"no dialogue is left to write: {read} were read, and the filters refused all of them: {told}. "
-            "Loosen the filters; what was written before stays as it is"
-        )
-
-
 class Dedup(Protocol):
     """What leaves out dialogues for being like others; `quality.semantic.SemanticDedup` is one."""
 
@@ -132,6 +96,8 @@ def write_dataset(
     drop_reasons: Mapping[str, int] | None = None,
     tool_definitions: Mapping[str, Mapping[str, Any]] | None = None,
     judges: Sequence[str] = (),
+    alpha: float | None = None,
+    offered: Sequence[str] = (),
     secrets: Iterable[str] | None = None,
 ) -> DatasetSummary:
     """Write `dialogues` to `folder` as `saving` says, with a card, figures and plots beside them.
@@ -139,7 +105,8 @@ def write_dataset(
     `keep` are named predicates that say which dialogues are written, asked once for each, in order, after
     the filters of `saving`; `dedup` thins out what is left.
     `drop_reasons` counts the dialogues that were given up while generating, `tool_definitions` are the
-    assistant's tools by name, `judges` those who judged when it was not the model that the dialogues name.
+    assistant's tools by name, `judges` those who judged when it was not the model that the dialogues name,
+    `alpha` how far they agree, and `offered` names the tools that the assistant could call.
     The texts of passages are those that the evidence of `dialogues` carries.
     What is in `secrets` (by default those in this process's environment) is struck out everywhere.
 
@@ -164,14 +131,24 @@ def write_dataset(
             _without_passages(dialogue) if saving.passages == "none" else dialogue for dialogue in thinned
         )
         kept = (scrubber.dialogue(_with_judges(dialogue, judges)) for dialogue in told)
-        _write_dialogues(kept, writing, saving, tool_definitions or {}, dataset)
+        _write_dialogues(kept, writing, saving, tool_definitions or {}, offered, dataset)
         if dedup is not None:
             sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused
         if not dataset.dialogues.n_dialogues:
             raise EmptyDatasetError(sieve.read, sieve.refused, saving.filters)
         files = _files(writing, saving, dataset)
         names = [file.name for file in files]
-        names += _write_about(writing, saving, files, dataset, sieve, title, drop_reasons or {})
+        about = CardFacts(
+            title=saving.card.title or title,
+            figures=dataset,
+            saving=saving,
+            refused=sieve.refused,
+            drop_reasons=drop_reasons or {},
+            judges=[last_part_if_absolute(judge) for judge in judges],
+            alpha=alpha,
+            offered=offered,
+        )
+        names += _write_about(writing, files, about, sieve.read)
         move_into_place(writing, folder, names, OURS)
     return DatasetSummary(
         folder=folder,
@@ -190,11 +167,12 @@ def _write_dialogues(
     writing: Path,
     saving: DatasetFilesConfig,
     tool_definitions: Mapping[str, Mapping[str, Any]],
+    offered: Sequence[str],
     dataset: DatasetFigures,
 ) -> None:
     """Write each dialogue to the files of its split, in every format, and count it in `dataset`."""
     with contextlib.ExitStack() as stack:
-        sinks = _sinks(stack, writing, saving, tool_definitions)
+        sinks = _sinks(stack, writing, saving, tool_definitions, offered)
         for dialogue, split in _with_splits(dialogues, saving.splits, writing):
             for sink in sinks[split]:
                 sink.write(dialogue)
@@ -264,6 +242,7 @@ def _sinks(
     folder: Path,
     saving: DatasetFilesConfig,
     definitions: Mapping[str, Mapping[str, Any]],
+    offered: Sequence[str],
 ) -> dict[str, list[_Sink]]:
     renamed = saving.output_columns
     records: dict[str, Callable[[Dialogue], Record]] = {
@@ -272,6 +251,7 @@ def _sinks(
         "openai_messages": lambda dialogue: openai_messages_record(
             dialogue,
             {name: dict(definition) for name, definition in definitions.items()},
+            offered=offered,
             context=saving.passages == "context",
         ),
         "parquet": lambda dialogue: parquet_record(dialogue, reasoning=saving.reasoning),
@@ -373,16 +353,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_about(
-    writing: Path,
-    saving: DatasetFilesConfig,
-    files: Sequence[DatasetFile],
-    dataset: DatasetFigures,
-    sieve: Sieve,
-    title: str,
-    drop_reasons: Mapping[str, int],
-) -> list[str]:
+def _write_about(writing: Path, files: Sequence[DatasetFile], facts: CardFacts, read: int) -> list[str]:
     """Write plots, figures and card; returns their names, the card last."""
+    saving, dataset = facts.saving, facts.figures
     plots = dataset_plots(dataset)
     (writing / "plots").mkdir()
     for name, svg in plots.items():
@@ -396,9 +369,10 @@ def _write_about(
         loaded.setdefault(file.format, {})[file.split] = file.name  # of Parquet and its twin the twin
     stats = {
         **dataset.to_json(),
-        "read": sieve.read,
-        "filters": {"settings": saving.filters.model_dump(), "refused": dict(sieve.refused)},
-        "drop_reasons": dict(drop_reasons),
+        "read": read,
+        "filters": {"settings": saving.filters.model_dump(), "refused": dict(facts.refused)},
+        "drop_reasons": dict(facts.drop_reasons),
+        "judges": {"names": list(facts.judges), "alpha": facts.alpha},
         "splits": dict(saving.splits),
         "output_columns": dict(saving.output_columns),
         "passages": saving.passages,
@@ -406,19 +380,6 @@ def _write_about(
     }
     text = json.dumps(clean(stats), ensure_ascii=False, indent=2, sort_keys=True)
     (writing / STATS_NAME).write_text(text + "\n", encoding="utf-8")
-    facts = CardFacts(
-        title=title,
-        files=loaded,
-        figures=dataset,
-        splits=saving.splits,
-        refused=sieve.refused,
-        min_score=saving.filters.min_score,
-        ruled_out=saving.filters.drop_reasons,
-        drop_reasons=drop_reasons,
-        renamed=saving.output_columns,
-        reasoning=saving.reasoning,
-        passages=saving.passages,
-        plots=list(plots),
-    )
-    (writing / CARD_NAME).write_text(dataset_card(facts), encoding="utf-8")
+    card = dataset_card(replace(facts, files=loaded, plots=list(plots)))
+    (writing / CARD_NAME).write_text(card, encoding="utf-8")
     return [*(f"plots/{name}" for name in plots), STATS_NAME, CARD_NAME]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, JudgeVerdict
 from dlgforge_core.judging.agreement import Agreement, JudgeScores, agreement_of, merged_score
 from dlgforge_core.judging.judges import WHOLE
 from dlgforge_core.judging.store import fingerprint_of, latest_judging
@@ -87,34 +87,47 @@ def merged(judgements: Sequence[Judgement]) -> Judgement:
 
 
 def with_judgements(
-    connection: psycopg.Connection, dialogues: Iterable[Dialogue], judge_keys: Sequence[str]
+    connection: psycopg.Connection, dialogues: Iterable[Dialogue], judges: Mapping[str, str]
 ) -> Iterator[Dialogue]:
-    """`dialogues` with the merged verdicts of these judges, streamed; memory does not grow with their number.
+    """`dialogues` with the merged verdicts of these judges, and of several, each one's.
+
+    `judges` gives their names by key, in their order. Streamed: memory does not grow with the dialogues.
 
     Verdicts given while generating are left out, so that all verdicts of a dataset are of the same judges.
     A turn that no judge has judged has none. The connection may be the one that the dialogues come by.
     """
-    keys = list(judge_keys)
+    keys = list(judges)
     place = {key: i for i, key in enumerate(keys)}
     stream = iter(dialogues)
     while batch := list(itertools.islice(stream, _BATCH)):
         ids = [dialogue.plan.dialogue_id for dialogue in batch]
         rows = connection.execute(_VERDICTS, {"ids": ids, "keys": keys}).fetchall()
         rows.sort(key=lambda row: place[row[2]])
-        found: dict[tuple[str, int], list[Judgement]] = {}
-        for dialogue_id, index, _, score, reasons, comment in rows:
-            found.setdefault((dialogue_id, index), []).append(Judgement(score, tuple(reasons), comment))
+        found: dict[str, dict[int, list[JudgeVerdict]]] = {}
+        for dialogue_id, index, key, score, reasons, comment in rows:
+            said = JudgeVerdict(
+                judges[key],
+                None if index == WHOLE else index,
+                Judgement(score, tuple(reasons), comment),
+            )
+            found.setdefault(dialogue_id, {}).setdefault(index, []).append(said)
         for dialogue in batch:
-            yield _judged(dialogue, found)
+            yield _judged(dialogue, found.get(dialogue.plan.dialogue_id, {}), several=len(keys) > 1)
 
 
-def _judged(dialogue: Dialogue, found: dict[tuple[str, int], list[Judgement]]) -> Dialogue:
+def _judged(dialogue: Dialogue, found: Mapping[int, Sequence[JudgeVerdict]], *, several: bool) -> Dialogue:
     def verdict(index: int) -> Judgement | None:
-        judgements = found.get((dialogue.plan.dialogue_id, index))
-        return merged(judgements) if judgements else None
+        said = found.get(index)
+        return merged([one.judgement for one in said]) if said else None
 
     turns = tuple(replace(turn, judgement=verdict(turn.index)) for turn in dialogue.turns)
-    return replace(dialogue, turns=turns, judgement=verdict(WHOLE))
+    order = [*(turn.index for turn in turns), WHOLE]
+    return replace(
+        dialogue,
+        turns=turns,
+        judgement=verdict(WHOLE),
+        by_judge=tuple(one for index in order for one in found.get(index, ())) if several else (),
+    )
 
 
 def judged_dialogues(
@@ -128,7 +141,7 @@ def judged_dialogues(
     with store.connection() as connection:
         judges = latest_judging(connection, store.dataset, fingerprint_of(connection, scope))
         dialogues = stream_dialogues(connection, scope, limit=limit, mixed=mixed)
-        yield from with_judgements(connection, dialogues, list(judges)) if judges else dialogues
+        yield from with_judgements(connection, dialogues, judges) if judges else dialogues
 
 
 def lowest_scores(

@@ -22,6 +22,9 @@ class DialogueFigures:
     n_turns: int = 0
     turn_counts: Counter[int] = field(default_factory=Counter)
     scores: Counter[int] = field(default_factory=Counter)
+    """Verdicts by score; of several judges their rounded means."""
+    score_total: float = 0.0
+    """Of all verdicts, not rounded."""
     user_lengths: Counter[int] = field(default_factory=Counter)
     assistant_lengths: Counter[int] = field(default_factory=Counter)
     grounded_turns: int = 0
@@ -55,12 +58,13 @@ class DialogueFigures:
             self.cited_turns += any(evidence.cited for evidence in given)
             self.tool_calls.update(event.name for event in turn.details.tools)
         self.scores.update(verdict.score for verdict in dialogue.verdicts)
+        self.score_total += sum(dialogue.scores)
 
     @property
     def mean_score(self) -> float | None:
         """Mean of all verdicts; None when nothing was judged."""
         n = self.scores.total()
-        return sum(score * count for score, count in self.scores.items()) / n if n else None
+        return self.score_total / n if n else None
 
     @property
     def mean_turns(self) -> float:

@@ -13,22 +13,25 @@ from pydantic import Field
 
 from dlgforge_core.config import DatasetFilesConfig, SemanticDedupConfig, validate
 from dlgforge_core.dialogue import Outcomes
+from dlgforge_core.export.filters import EmptyDatasetError
 from dlgforge_core.export.markdown import sample_markdown
-from dlgforge_core.export.writer import DatasetSummary, EmptyDatasetError, write_dataset
+from dlgforge_core.export.writer import DatasetSummary, write_dataset
 from dlgforge_core.generation.tools import VECTOR_DB_SEARCH, WEB_SEARCH
-from dlgforge_core.judging.reading import judged_dialogues
+from dlgforge_core.judging.reading import agreement, judged_dialogues
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.knowledge.embedding import blocking_embedder
 from dlgforge_core.knowledge.endpoints import embedding_endpoint
 from dlgforge_core.knowledge.texts import with_texts
 from dlgforge_core.quality.semantic import SemanticDedup
 from dlgforge_core.store.embedded import dlgforge_home
+from dlgforge_core.store.run_store import RunRecord
 from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import N_SAMPLES, count_table, dataset_metadata, table
 from dlgforge_dagster.sitting import run_and_scope
 from dlgforge_dagster.tags import OWNERS
+from dlgforge_dagster.versions import code_version
 
 
 def build_dialogue_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
@@ -51,7 +54,7 @@ def build_dialogue_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         deps=[dataset.key("dialogues"), dataset.key("judgements")],
         automation_condition=keep_fresh(),
-        code_version="2",
+        code_version=code_version(2, dataset.recipe.saving.files),
         required_resource_keys={"store"},
         description="The finished dialogues as training data: JSONL of several kinds, and Parquet.",
     )
@@ -74,6 +77,7 @@ def _write(
     folder = Path(saving.output_dir) if saving.output_dir else default
     with run_store.connection() as connection:
         judges = latest_judging(connection, run_store.dataset, record.fingerprint)
+        alpha = agreement(connection, scope, judges).alpha if len(judges) > 1 else None
     outcomes = run_store.outcomes(scope)
     if not outcomes.done:
         raise dg.Failure(_nothing_done(outcomes))
@@ -91,6 +95,8 @@ def _write(
                 drop_reasons=outcomes.drop_reasons,
                 tool_definitions={tool.name: tool.to_json() for tool in (VECTOR_DB_SEARCH, WEB_SEARCH)},
                 judges=list(judges.values()),
+                alpha=alpha,
+                offered=_offered(record),
             )
     except EmptyDatasetError as error:
         # Another try would read the same dialogues.
@@ -115,6 +121,13 @@ def _write(
             "fingerprint": record.fingerprint[:16],
         }
     )
+
+
+def _offered(record: RunRecord) -> list[str]:
+    """The tools that the assistant surely had; whether there was a key for the web is not recorded."""
+    tools = record.config.get("generation", {}).get("tools", {})
+    grounded = record.config.get("source", {}).get("index_id")
+    return [VECTOR_DB_SEARCH.name] if tools.get("enabled") and grounded else []
 
 
 def _nothing_done(outcomes: Outcomes) -> str:

@@ -23,6 +23,7 @@ from dlgforge_core.judging.reading import agreement, judged_dialogues, lowest_sc
 from dlgforge_core.judging.session import JudgingStatus
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.quality.figures import DialogueFigures
 from dlgforge_core.runtime.embedded_model import EmbeddedModelServer
 from dlgforge_core.store.finished import Scope, stream_dialogues
 from dlgforge_core.store.run_store import RunStore
@@ -171,7 +172,11 @@ def test_two_judges_and_how_far_they_agree(store: RunStore) -> None:
     with store.connection() as connection:
         found = agreement(connection, scope(run), latest(store, run))
         merged = list(
-            with_judgements(connection, stream_dialogues(connection, scope(run)), [strict.key, kind.key])
+            with_judgements(
+                connection,
+                stream_dialogues(connection, scope(run)),
+                {strict.key: "strict", kind.key: "kind"},
+            )
         )
         lowest = lowest_scores(connection, scope(run), [strict.key, kind.key], 3)
     (pair,) = found.pairs
@@ -190,6 +195,17 @@ def test_two_judges_and_how_far_they_agree(store: RunStore) -> None:
             assert turn.judgement.score == (one[0] + other[0] + 1) // 2
             assert turn.judgement.comment == one[2]
             assert set(turn.judgement.reasons) <= set(one[1]) | set(other[1])
+        assert [
+            (v.judge, v.turn_index, v.judgement.score, v.judgement.comment) for v in dialogue.by_judge
+        ] == [
+            (name, turn.index, *(given[(dialogue.plan.dialogue_id, turn.index, key)][i] for i in (0, 2)))
+            for turn in dialogue.turns
+            for name, key in (("strict", strict.key), ("kind", kind.key))
+        ]
+        assert dialogue.mean_score == sum(v.judgement.score for v in dialogue.by_judge) / 4, "not rounded"
+    exact = [v.judgement.score for dialogue in merged for v in dialogue.by_judge]
+    assert DialogueFigures.of(merged).mean_score == pytest.approx(sum(exact) / len(exact))
+    assert found.mean == pytest.approx(sum(exact) / len(exact))
     means = sorted(sum(given[(*key[:2], j.key)][0] for j in (strict, kind)) / 2 for key in given)[::2]
     assert [sum(v.score for v in low.verdicts.values()) / 2 for low in lowest] == means[:3]
     assert all(low.user and low.assistant and low.topic for low in lowest)

@@ -22,15 +22,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlgforge_core.config import DatasetFilesConfig, FiltersConfig, SavingConfig, validate
-from dlgforge_core.dialogue import Dialogue, Evidence, Judgement, Role, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import (
+    Dialogue,
+    Evidence,
+    Judgement,
+    JudgeVerdict,
+    Role,
+    ToolEvent,
+    Turn,
+    TurnDetails,
+)
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.export import writer
-from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED
+from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED, EmptyDatasetError
 from dlgforge_core.export.language_tags import language_tag
+from dlgforge_core.export.markdown import sample_markdown
 from dlgforge_core.export.schema import columns, parquet_schema
 from dlgforge_core.export.scrub import MAX_TOOL_TEXT_CHARS, Scrubber, secrets_of
 from dlgforge_core.export.verify import DatasetError, verify_dataset
-from dlgforge_core.export.writer import DatasetSummary, EmptyDatasetError, file_name, write_dataset
+from dlgforge_core.export.writer import DatasetSummary, file_name, write_dataset
 from dlgforge_core.quality.semantic import SemanticDedup
 from tests.support.datasets import load_dataset
 from tests.unit.test_export import any_text, lines, make_dialogue
@@ -197,6 +207,17 @@ class TestTools:
             expected.append({"role": "assistant", "content": f"Because {turn}."})
         assert record == {"messages": expected, "tools": [definition]}
 
+    def test_a_dialogue_without_a_call_has_the_tools_as_well(self, tmp_path: Path) -> None:
+        definition = {"type": "function", "function": {"name": "vector_db_search", "parameters": {}}}
+        definitions = {"vector_db_search": definition, "web_search": {}}
+        for dialogues in ([grounded(0, 1), grounded(1, 0)], [grounded(1, 0)]):
+            write_dataset(dialogues, tmp_path, tool_definitions=definitions, offered=["vector_db_search"])
+            for record in lines(tmp_path / file_name("openai_messages", "train")):
+                assert record["tools"] == [definition]
+            loaded = load_dataset(tmp_path, "openai_messages", tmp_path / "cache")["train"]
+            assert loaded.column_names == ["messages", "tools"]
+            assert verify_dataset(tmp_path)["openai_messages"] == len(dialogues)
+
     def test_a_tool_without_a_definition_is_described_by_its_calls(self, tmp_path: Path) -> None:
         write(tmp_path, [grounded(0)])
         (record,) = lines(tmp_path / "data/openai_messages/train.jsonl")
@@ -254,7 +275,7 @@ class TestTools:
             "The texts of 4 of 5 passages are in this dataset",
             "Those of 1 were not kept",
             "each between `<document>` and `</document>`",
-            "Results of searches in the documents quote them",
+            "searches in the documents quote them, in any case",
             "Splits share documents and passages",
         ):
             assert said in card, said
@@ -448,6 +469,64 @@ class TestFilters:
         assert "did you mean 'incorrect'" in problem
 
 
+class TestSeveralJudges:
+    def of_two(self, ordinal: int, *scores: tuple[int, int]) -> Dialogue:
+        """A dialogue whose turns two judges gave these scores, merged as the reading does it."""
+        dialogue = judged(ordinal, *(Judgement((a + b + 1) // 2, ("mixed",)) for a, b in scores))
+        said = [
+            JudgeVerdict(name, index, Judgement(score, (f"{name}-reason",), f"{name} says"))
+            for index, pair in enumerate(scores)
+            for name, score in zip(("/models/strict", "kind"), pair, strict=True)
+        ]
+        return replace(dialogue, by_judge=tuple(said))
+
+    def test_each_ones_verdicts_are_kept_and_nothing_is_rounded(self, tmp_path: Path) -> None:
+        dialogues = [self.of_two(0, (4, 5), (7, 8)), self.of_two(1, (5, 6), (6, 6))]
+        saving = DatasetFilesConfig(formats=ALL, filters=FiltersConfig(min_score=6.0))
+        # Rounded half up, they would have 6.5 and 6.
+        assert write_dataset(dialogues, tmp_path, saving=saving).n_dialogues == 1
+        saving = DatasetFilesConfig(formats=ALL)
+        judges = ["/models/strict", "kind"]
+        write_dataset(dialogues, tmp_path, saving=saving, judges=judges, alpha=0.1234)
+        rows = pq.read_table(tmp_path / file_name("parquet", "train")).to_pylist()
+        assert [row["score"] for row in rows] == [6.0, 5.75]
+        assert rows[0]["judge_verdicts"][:2] == [
+            {
+                "judge": "strict",
+                "turn_index": 0,
+                "score": 4,
+                "reasons": ["/models/strict-reason"],
+                "comment": "/models/strict says",
+            },
+            {
+                "judge": "kind",
+                "turn_index": 0,
+                "score": 5,
+                "reasons": ["kind-reason"],
+                "comment": "kind says",
+            },
+        ]
+        (first, _) = lines(tmp_path / file_name("sharegpt_judged", "train"))
+        assert first["judge_verdicts"] == rows[0]["judge_verdicts"]
+        figures = stats(tmp_path)
+        assert figures["judges"] == {"names": ["strict", "kind"], "alpha": 0.1234}
+        assert figures["scores"]["mean"] == 5.875
+        card = (tmp_path / "README.md").read_text("utf-8")
+        assert "2 judges gave verdicts" in card
+        assert "is 0.123." in card
+        assert "mean score 5.88 of 10" in card
+        loaded = load_dataset(tmp_path, "sharegpt_judged", tmp_path / "cache")["train"]
+        assert [v["turn_index"] for v in loaded[0]["judge_verdicts"]] == [0, 0, 1, 1]
+
+    def test_a_verdict_on_the_whole_has_no_turn(self, tmp_path: Path) -> None:
+        said = tuple(JudgeVerdict(name, None, Judgement(score, ())) for name, score in (("a", 3), ("b", 8)))
+        dialogue = replace(make_dialogue(judgement=Judgement(6, ())), by_judge=said)
+        assert dialogue.mean_score == 5.5
+        write(tmp_path, [dialogue])
+        (row,) = pq.read_table(tmp_path / file_name("parquet", "train")).to_pylist()
+        assert [(v["judge"], v["turn_index"]) for v in row["judge_verdicts"]] == [("a", None), ("b", None)]
+
+
 class TestNothingPrivate:
     SECRET = "tok-4f9a8b7c6d5e"
 
@@ -536,6 +615,35 @@ class TestNothingPrivate:
 
 
 class TestCard:
+    def test_what_only_its_maker_knows(self, tmp_path: Path) -> None:
+        card = {"title": "Support talks", "description": "Of *one* shop.", "license": "cc-by-4.0"}
+        write(tmp_path, [make_dialogue()], card=card)
+        head, text = header(tmp_path), (tmp_path / "README.md").read_text("utf-8")
+        assert (head["pretty_name"], head["license"]) == ("Support talks", "cc-by-4.0")
+        assert "# Support talks\n\n1 dialogue" in text
+        assert "\nOf *one* shop.\n" in text
+        assert "No licence" not in text
+        assert load_dataset(tmp_path, "sharegpt", tmp_path / "cache")["train"].num_rows == 1
+
+    @pytest.mark.parametrize("name", ["CC-BY-4.0", "apache2", "my own"])
+    def test_a_licence_that_the_hub_does_not_know(self, name: str) -> None:
+        with pytest.raises(ConfigError, match="knows no such identifier"):
+            validate(SavingConfig, {"card": {"license": name}}, "saving")
+
+    def test_a_dialogue_that_was_led_off_its_topic(self, tmp_path: Path) -> None:
+        on, off = grounded(0), grounded(1)
+        turns = tuple(replace(t, details=replace(t.details, off_topic=True)) for t in off.turns)
+        write(tmp_path, [on, replace(off, turns=turns)])
+        rows = pq.read_table(tmp_path / file_name("parquet", "train")).to_pylist()
+        assert [row["topic"] for row in rows] == ["topic 0", ""]
+        assert [row["documents"] for row in rows] == [["guides/rain.md"]] * 2
+        assert [r["documents"] for r in lines(tmp_path / file_name("sharegpt", "train"))] == [
+            ["guides/rain.md"]
+        ] * 2
+        assert "1 dialogue went off the seed topic" in (tmp_path / "README.md").read_text("utf-8")
+        assert stats(tmp_path)["off_topic"] == 1
+        assert "### \u2068guides/rain.md\u2069" in sample_markdown([replace(off, turns=turns)])
+
     def test_it_says_what_is_so(self, tmp_path: Path) -> None:
         dialogues = [grounded(0, language="Moroccan Arabic"), grounded(1, language="pt-BR"), judged(2, GOOD)]
         asked, answered = grounded(3, 0, language="Elvish").turns

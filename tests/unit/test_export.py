@@ -24,10 +24,11 @@ from markdown_it import MarkdownIt
 from dlgforge_core.config.saving import JUDGED_COLUMNS, SHAREGPT_COLUMNS, DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Persona, SeedTopic, Turn
 from dlgforge_core.export import writer
+from dlgforge_core.export.filters import EmptyDatasetError
 from dlgforge_core.export.formats import clean
 from dlgforge_core.export.markdown import escape_markdown, sample_markdown
 from dlgforge_core.export.schema import PARQUET_SCHEMA
-from dlgforge_core.export.writer import DatasetSummary, EmptyDatasetError, file_name, write_dataset
+from dlgforge_core.export.writer import DatasetSummary, file_name, write_dataset
 
 ALL = ["sharegpt", "sharegpt_judged", "openai_messages", "parquet"]
 FILES = {
@@ -161,6 +162,7 @@ class TestRecords:
             "score": 8.0,
             "turn_judgements": [{"score": 8, "reasons": ["clear"], "comment": "Bien"}, None],
             "judgement": None,
+            "judge_verdicts": [],
         }
         assert [plain] == [
             {
@@ -173,6 +175,7 @@ class TestRecords:
                 ],
                 "language": "es",
                 "topic": "rain",
+                "documents": [],
                 "seed_id": "s1",
                 "seed_batch": "weather.yaml",
                 "user_persona": "novice",
