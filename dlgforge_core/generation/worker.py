@@ -6,18 +6,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dlgforge_core.config import AgentsConfig, GenerationConfig
 from dlgforge_core.dialogue import Role
-from dlgforge_core.errors import LeaseLostError
+from dlgforge_core.errors import LeaseLostError, RunStoppedError
 from dlgforge_core.generation.dialogue_run import DialogueContext, DialogueRun
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.slots import CallSlots, claim_threshold
 from dlgforge_core.generation.tools import Toolbox
-from dlgforge_core.llm.client import CallError, LlmClient
+from dlgforge_core.llm.client import CallError, LlmClient, RequestRefusedError
 from dlgforge_core.store.worker_store import Claim, WorkerStore
 
 _log = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ class Worker:
         slots = self._context.slots
         store.in_a_hurry = lambda: not slots.all_wanted
         self._open: set[asyncio.Task[None]] = set()
+        self._refused: dict[str, RequestRefusedError] = {}
+        """Dialogues whose request was refused by an endpoint that has never answered its role: held back."""
         self._counts = WorkerCounts()
         self._stop_reason: str | None = None
         self._stopping = asyncio.Event()
@@ -155,6 +157,7 @@ class Worker:
         empty_at = float("-inf")  # when the store last had less to claim than was asked for
         while not self._stopping.is_set():
             self._changed.clear()
+            await self._drop_refused(lambda e: self._client.stats.of(e.endpoint, e.role).calls > 0)
             room = run.open_dialogues - len(self._open)
             if room >= worthwhile and loop.time() - empty_at >= _POLL_S:
                 claims = await self._store.claim(room)
@@ -173,6 +176,12 @@ class Worker:
         """Whether this worker is done; a budget that ended the run is set as the stop reason."""
         if await self._store.take_over():
             return False
+        if self._refused:
+            if not await self._store.finished():
+                error = next(iter(self._refused.values()))
+                self._fail(RunStoppedError(f"every call of {error.role.value} was refused; {error}"))
+                return False
+            await self._drop_refused()
         unfinished = await self._store.unfinished()
         if not unfinished:
             return True
@@ -190,6 +199,9 @@ class Worker:
         try:
             try:
                 await DialogueRun(self._context, claim, self._count_turn).run()
+            except RequestRefusedError as error:
+                # Dropped once it is known to be about this dialogue, and not about every one.
+                self._refused[claim.plan.dialogue_id] = error
             except CallError as error:
                 await self._drop(claim.plan.dialogue_id, error)
             else:
@@ -205,6 +217,15 @@ class Worker:
             await self._context.grounding.release(dialogue_id)
         dropped = self._counts.dropped
         dropped[error.reason.value] = dropped.get(error.reason.value, 0) + 1
+
+    async def _drop_refused(self, which: Callable[[RequestRefusedError], bool] = lambda error: True) -> None:
+        for dialogue_id, error in list(self._refused.items()):
+            if which(error):
+                del self._refused[dialogue_id]
+                try:
+                    await self._drop(dialogue_id, error)
+                except LeaseLostError:
+                    self._counts.lost += 1
 
     def _count_turn(self) -> None:
         self._counts.turns += 1
@@ -243,6 +264,7 @@ class Worker:
                 _log.warning("the lease was lost: other workers took over; starting afresh")
                 # First let go, then register: a task of before must not write under the new lease.
                 await self._let_go()
+                self._refused.clear()
                 await self._store.register()
 
     def _lease_ended(self, task: asyncio.Task[None]) -> None:

@@ -14,10 +14,10 @@ from dlgforge_core.config import AgentConfig, RoutingConfig
 from dlgforge_core.dialogue import DropReason, Role
 from dlgforge_core.llm import chat, refusals, tool_calls
 from dlgforge_core.llm.answers import Reply
-from dlgforge_core.llm.chat import CallError, Dialect
+from dlgforge_core.llm.chat import CallError, Dialect, RequestRefusedError
 from dlgforge_core.llm.check import probe
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.llm.health import FAILURES_TO_OPEN
+from dlgforge_core.llm.health import FAILURES_TO_OPEN, EndpointState
 from dlgforge_core.llm.refusals import Blame
 from dlgforge_core.llm.router import Router, Slot
 from dlgforge_core.llm.stats import CallStats, Counts, FailureKind
@@ -27,6 +27,8 @@ from dlgforge_core.llm.transport import EndpointTransport, HttpAnswer, Transport
 _log = logging.getLogger(__name__)
 
 MAX_ADAPTATIONS = 8
+REFUSALS_TO_STOP = 10
+"""Calls in a row refused alike, none of their role answered before: it is no matter of one call."""
 
 
 class _Retry(Exception):
@@ -176,6 +178,7 @@ class Attempts:
         except ValueError as error:
             self._failed(call, slot, counts, FailureKind.INVALID_BODY, str(error))
         self.router.answered(slot)
+        dialect.answered.add(call.role)
         counts.calls += 1
         counts.prompt_tokens += answer.prompt_tokens
         counts.completion_tokens += answer.completion_tokens
@@ -223,26 +226,51 @@ class Attempts:
             self.router.refused(slot, reason)
         elif refusal.blame is Blame.MODEL:
             self.router.unknown_model(slot, call.model, reason)
-        else:
+        elif refusal.blame is Blame.TOOL_CALL:
             self.router.answered(slot)
-            if refusal.blame is Blame.TOOL_CALL:
-                call.tools = ()
-                call.messages = tool_calls.fold(call.messages)
-            else:
-                self._ask_differently(slot, dialect, error, sent)
+            call.tools = ()
+            call.messages = tool_calls.fold(call.messages)
+            call.adaptations += 1
+        else:
+            self._ask_differently(call, slot, dialect, error, sent)
             call.adaptations += 1
         raise _Retry(kind, reason, wait=False)
 
-    def _ask_differently(self, slot: Slot, dialect: Dialect, error: chat.ErrorAnswer, sent: bytes) -> None:
-        """Learn from a refused request. Raises CallError when there is nothing to learn."""
+    def _ask_differently(
+        self, call: Call, slot: Slot, dialect: Dialect, error: chat.ErrorAnswer, sent: bytes
+    ) -> None:
+        """Learn from a refused request, or ask elsewhere. Raises CallError when neither can help."""
         name = slot.endpoint.name
         if chat.is_context_overflow(error):
+            self.router.answered(slot)
             raise CallError(DropReason.CONTEXT_OVERFLOW, f"{name}: {error}")
         if chat.is_content_filter(error):
+            self.router.answered(slot)
             raise CallError(DropReason.REFUSED, f"{name}: {error}")
-        if not chat.adapt(dialect, error, sent):
-            raise CallError(DropReason.ENDPOINT_ERROR, f"{name}: {error}")
-        _log.info("endpoint %s: %s; asking differently from now on", name, error)
+        if chat.adapt(dialect, error, sent):
+            self.router.answered(slot)
+            _log.info("endpoint %s: %s; asking differently from now on", name, error)
+            return
+        alike = dialect.refused_alike(call.role, error)
+        if alike >= REFUSALS_TO_STOP:
+            reason = f"it answers every call of {call.role.value} with {error}"
+            self.router.unknown_model(slot, call.model, reason)
+            return
+        self.router.answered(slot)
+        if not alike or not self._may_ask_elsewhere(call, name):
+            raise RequestRefusedError(name, call.role, f"{name}: {error}")
+
+    def _may_ask_elsewhere(self, call: Call, name: str) -> bool:
+        """Keep `call` away from the endpoint `name`; whether there is another that it has not been to."""
+        call.spent += 1
+        if name not in call.avoid:
+            call.avoid.append(name)
+        return call.spent < self._max_attempts and any(
+            tracker.endpoint.name not in call.avoid
+            and tracker.state is EndpointState.CLOSED
+            and call.model not in tracker.unknown_models
+            for tracker in self.router.trackers
+        )
 
     def _note(self, call: Call, slot: Slot, reason: str) -> None:
         call.reasons.append(f"{slot.endpoint.name}: {reason}")

@@ -13,7 +13,7 @@ import httpx
 import orjson
 
 from dlgforge_core.config import AgentConfig
-from dlgforge_core.dialogue import DropReason
+from dlgforge_core.dialogue import DropReason, Role
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.llm import tool_calls
 from dlgforge_core.llm.structured import JsonMode, response_format, with_schema
@@ -33,6 +33,22 @@ class CallError(DlgforgeError):
     def __reduce__(self) -> tuple[Any, ...]:
         # With two arguments an exception does not survive pickling, as between Ray processes, by itself.
         return type(self), (self.reason, str(self))
+
+
+class RequestRefusedError(CallError):
+    """The endpoint refused what it was asked, and there was no other way to ask for it.
+
+    Whether that is about this dialogue or about the set-up shows only once the endpoint has answered the
+    role: `endpoint` and `role` tell whose figures to look at.
+    """
+
+    def __init__(self, endpoint: str, role: Role, message: str) -> None:
+        super().__init__(DropReason.ENDPOINT_ERROR, message)
+        self.endpoint = endpoint
+        self.role = role
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.endpoint, self.role, str(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +82,27 @@ class Dialect:
     token_parameter: str = "max_tokens"  # or max_completion_tokens, which OpenAI's newer models want
     unsupported: set[str] = field(default_factory=set)
     tools: bool = True
+    system_role: bool = True
     json_mode: JsonMode = JsonMode.JSON_SCHEMA
     ignored_schemas: int = 0
     """Answers in a row that show no sign of the JSON that was asked for."""
+    answered: set[Role] = field(default_factory=set)
+    """The roles that have had an answer."""
+    refusals: dict[Role, tuple[str, int]] = field(default_factory=dict)
+    """Of roles without one: what calls were refused with, and how many in a row."""
+
+    def refused_alike(self, role: Role, error: ErrorAnswer) -> int:
+        """How many calls in a row were refused with these words, this one included; 0 once one was not."""
+        if role in self.answered:
+            return 0
+        words = _NUMBERS.sub("", str(error))
+        before, n = self.refusals.get(role, ("", 0))
+        self.refusals[role] = words, n + 1 if words == before else 1
+        return self.refusals[role][1]
+
+
+# Words that differ from call to call: numbers, ids, times.
+_NUMBERS = re.compile(r"\S*\d\S*")
 
 
 def request_body(
@@ -86,6 +120,8 @@ def request_body(
         tools = ()
         if tool_calls.has_tool_messages(messages):
             messages = tool_calls.fold(messages)
+    if not dialect.system_role:
+        messages = without_system(messages)
     body: dict[str, Any] = {
         "model": model,
         "messages": messages,
@@ -257,11 +293,36 @@ def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
         return True
     if error.names("response_format", "json_schema", "json_object", "grammar", "guided", "structured output"):
         return _lower_json_mode(dialect, sent)
+# What chat templates and servers say of a system message they have no place for.
+_SYSTEM_ROLE = re.compile(
+    r"system[ _](role|message|prompt|instruction)s?\b.{0,40}(support|allowed|permitted|enabled|accept)"
+    r"|(support|allow|permit|accept)\w*.{0,40}\bsystem[ _](role|message|prompt|instruction)"
+    r"|developer instructions? (is|are) not (enabled|supported)"
+    r"|\bonly\b((?!\bsystem\b).){0,60}\broles? (is|are) (supported|allowed|accepted)"
+    r"|(?<!optional system message, conversation )roles must alternate"
+    r"|(invalid|unsupported|unknown|unexpected) role.{0,20}\bsystem\b",
+    re.DOTALL,
+)
+
+
+def is_system_refusal(error: ErrorAnswer, sent: bytes) -> bool:
+    """Whether a server means, by this error, that it takes no system message such as was `sent`."""
+    # Within a message's text the quotes would be escaped. llama.cpp says 500 when a chat template raises.
+    return (
+        error.status in (400, 422, 500)
+        and b'"role":"system"' in sent
+        and bool(_SYSTEM_ROLE.search(error.said.lower()))
+    )
+
+
     if error.names("max_completion_tokens") and b'"max_tokens":' in sent:
         dialect.token_parameter = "max_completion_tokens"
         return True
     for name in ("temperature", "top_p", "seed"):
         if error.param == name or (
+    if is_system_refusal(error, sent) and (error.names("system") or not tool_calls.sent_with_tools(sent)):
+        dialect.system_role = False
+        return True
             error.names(name)
             and error.names("unsupported", "not support", "not permitted", "extra", "unrecognized", "unknown")
         ):

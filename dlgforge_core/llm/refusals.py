@@ -15,7 +15,7 @@ class Blame(Enum):
 
     ENDPOINT = auto()  # it failed: try again, elsewhere if possible
     OVERLOAD = auto()  # too many calls: slow down
-    SETUP = auto()  # key or address: take the endpoint out
+    SETUP = auto()  # key, account or address: take the endpoint out
     MODEL = auto()  # the endpoint does not serve it
     REQUEST = auto()  # asking the same again cannot help
     TOOL_CALL = auto()  # the model's tool call could not be read: ask without tools
@@ -40,6 +40,8 @@ def judge(error: ErrorAnswer, sent: bytes, *, pause_s: float | None, has_key: bo
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"out of quota: {reason}")
     if status in (429, 529) or (status == 503 and pause_s is not None):
         return Refusal(Blame.OVERLOAD, FailureKind.RATE_LIMITED, reason)
+    if chat.is_system_refusal(error, sent):
+        return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)
     if tool_calls.sent_with_tools(sent):
         if tool_calls.is_failure(status, error.said):
             return Refusal(Blame.TOOL_CALL, FailureKind.TOOL_CALL, reason)
@@ -47,6 +49,10 @@ def judge(error: ErrorAnswer, sent: bytes, *, pause_s: float | None, has_key: bo
             return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)
     if status >= 500 or status in (408, 409, 425):
         return Refusal(Blame.ENDPOINT, FailureKind.SERVER_ERROR, reason)
+    if status == 402:
+        return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"the account cannot pay for it ({reason})")
+    if status == 407:
+        return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"a proxy on the way wants a login ({reason})")
     if status == 401 or (status == 403 and not chat.is_content_filter(error)):
         hint = "the key was refused" if has_key else "no key is set, and one is wanted"
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"{hint} ({reason})")

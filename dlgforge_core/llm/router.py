@@ -153,10 +153,10 @@ class Router:
         self._after_failure(now)
 
     def unknown_model(self, slot: Slot, model: str, reason: str) -> None:
-        """The endpoint does not serve `model`."""
+        """The endpoint does not serve `model`, or not what is asked of it."""
         now = self._leave(slot)
         if model not in slot.tracker.unknown_models:
-            _log.warning("endpoint %s does not serve %s: %s", slot.endpoint.name, model, reason)
+            _log.warning("endpoint %s is not used for the model %s: %s", slot.endpoint.name, model, reason)
         slot.tracker.unknown_models[model] = reason
         # It works, after all.
         slot.tracker.answered(now, saturated=False)
@@ -326,7 +326,7 @@ class Router:
 
     def _reason_to_stop(self, now: float) -> str:
         if all(t.refused for t in self.trackers):
-            return f"no endpoint can be used; correct the key or the address:\n{self._reasons()}"
+            return f"no endpoint can be used; correct the key, the account or the address:\n{self._reasons()}"
         out_of_patience = all(
             t.refused
             or (
@@ -345,7 +345,10 @@ class Router:
         """Why no endpoint will ever serve `model`, or an empty string."""
         if not all(t.refused or model in t.unknown_models for t in self.trackers):
             return ""
-        return f"no endpoint serves the model {model}; check its name:\n{self._reasons(model)}"
+        return (
+            f"no endpoint serves the model {model}; check its name and what is asked of it:\n"
+            f"{self._reasons(model)}"
+        )
 
     def _reasons(self, model: str = "") -> str:
         return "\n".join(

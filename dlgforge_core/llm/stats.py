@@ -20,7 +20,7 @@ class FailureKind(StrEnum):
     INVALID_BODY = "invalid_body"  # 200, but not a chat completion
     BAD_REQUEST = "bad_request"  # 400 and its kin
     TOOL_CALL = "tool_call"  # the server could not read the tool call that the model made
-    KEY_REFUSED = "key_refused"  # 401, 403, no quota
+    KEY_REFUSED = "key_refused"  # 401, 402, 403, 407, no quota
     WRONG_ADDRESS = "wrong_address"  # 404 on the path, redirects
     UNKNOWN_MODEL = "unknown_model"
     EMPTY = "empty"  # a completion without text

@@ -150,6 +150,73 @@ def test_a_refused_key_stops_the_run_at_once_without_showing_it(store: RunStore)
     assert "wrong-secret" not in str(stopped.value)
 
 
+def test_what_is_refused_to_everyone_stops_the_run_and_drops_nobody(store: RunStore) -> None:
+    run = planned(store, 40, concurrency=8)
+    with simulated_endpoint(faults={"400": 1.0}) as sim:
+        with pytest.raises(
+            RunStoppedError, match=r"every call of qa_generator with 400: Simulated status 400"
+        ):
+            work(spec(store, run, endpoint(sim)))
+        assert sim.stats()["calls"] < 20
+        progress = store.progress(run.run_id)
+        assert (progress.done, progress.dropped, progress.leased) == (0, 0, 0)
+        sim.configure(faults={})
+        work(spec(store, planned(store, 40), endpoint(sim)))
+    assert store.progress(run.run_id).done == 40
+
+
+def test_a_short_plan_that_is_refused_whole_stops_as_well(store: RunStore) -> None:
+    run = planned(store, 3, concurrency=1, max_dialogues=2)
+    refused = pytest.raises(RunStoppedError, match=r"every call of qa_generator was refused; simulated: 400")
+    with simulated_endpoint(faults={"400": 1.0}) as sim, refused:
+        work(spec(store, run, endpoint(sim)))
+    progress = store.progress(run.run_id)
+    assert (progress.done, progress.dropped, progress.leased) == (0, 0, 0)
+
+
+def test_what_is_refused_to_some_drops_them_and_the_next_run_tries_them_afresh(store: RunStore) -> None:
+    run = planned(store, 30, n_turns=3)
+    with simulated_endpoint(faults={"400": 0.1}, record_requests=400) as sim:
+        work(spec(store, run, endpoint(sim)))
+        progress = store.progress(run.run_id)
+        assert progress.complete
+        dropped = progress.drop_reasons["endpoint_error"]
+        assert 0 < dropped < 30
+        with store.connection() as connection:
+            (begun,) = connection.execute(
+                "SELECT sum(turns_done) FROM dialogues WHERE status = 'dropped'"
+            ).fetchone() or (0,)
+        assert begun > 0, "some of them had turns already"
+        sim.configure(faults={})
+        before = sim.stats()["calls"]
+        again = planned(store, 30, n_turns=3)
+        assert again.notes[-1].startswith(f"{dropped} dialogues that were dropped as endpoint_error")
+        work(spec(store, again, endpoint(sim)))
+        assert sim.stats()["calls"] - before == dropped * 9, "from their first turn on"
+        progress = store.progress(run.run_id)
+        assert (progress.done, progress.dropped) == (30, 0)
+        questions = [turn.user for dialogue in store.dialogues(run.run_id) for turn in dialogue.turns]
+        assert len(set(questions)) == 90
+        work(spec(store, planned(store, 30, n_turns=3), endpoint(sim)))
+        assert sim.stats()["calls"] - before == dropped * 9
+
+
+@pytest.mark.parametrize(("status", "said"), [("402", "cannot pay"), ("407", "proxy")])
+def test_an_account_without_credit_stops_the_run_and_drops_nobody(
+    store: RunStore, status: str, said: str
+) -> None:
+    run = planned(store, 20, patience_s=30.0)
+    with simulated_endpoint(latency_s=0.002) as sim:
+        work(spec(store, planned(store, 20, max_dialogues=4), endpoint(sim)))
+        sim.configure(faults={status: 1.0})
+        with pytest.raises(RunStoppedError, match=rf"(?s){said}.*{status}"):
+            work(spec(store, run, endpoint(sim)))
+        assert store.progress(run.run_id).dropped == 0
+        sim.configure(faults={})
+        work(spec(store, run, endpoint(sim)))
+    assert store.progress(run.run_id).done == 20
+
+
 def test_the_token_budget_stops_cleanly_and_a_larger_one_goes_on(store: RunStore) -> None:
     run = planned(store, 12, n_turns=3, max_tokens=5_000, concurrency=4)
     with simulated_endpoint(latency_s=0.005) as sim:

@@ -15,7 +15,7 @@ from dlgforge_core.config import AgentConfig, RoutingConfig
 from dlgforge_core.dialogue import DropReason, Role
 from dlgforge_core.errors import RunStoppedError
 from dlgforge_core.llm.check import check_endpoints
-from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message
+from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message, RequestRefusedError
 from dlgforge_core.llm.endpoints import Endpoint
 from tests.support.ports import closed_port
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
@@ -496,6 +496,47 @@ def test_a_context_overflow_is_not_repeated() -> None:
         assert sim.stats()["calls"] == 1
     assert error.reason is DropReason.CONTEXT_OVERFLOW
     assert "maximum context length is 5 tokens" in str(error)
+
+
+def test_a_system_message_is_folded_where_the_model_takes_none() -> None:
+    async def main() -> None:
+        async with client(at(sim)) as llm:
+            for index in range(3):
+                assert (await ask(llm, index)).text
+            await verdict(llm, 4)
+
+    with simulated_endpoint(system_role=False, record_requests=10) as sim:
+        asyncio.run(main())
+        sent = [r["body"]["messages"] for r in sim.requests()]
+    assert [[m["role"] for m in messages] for messages in sent] == [["system", "user"]] + [["user"]] * 4
+    assert sent[1][0]["content"] == f"{sent[0][0]['content']}\n\n{sent[0][1]['content']}"
+
+
+def test_an_endpoint_that_refuses_whatever_it_is_asked_is_left_to_the_others(sim: SimulatedEndpoint) -> None:
+    async def main() -> None:
+        async with client(at(picky, "picky"), at(sim), strategy="round_robin") as llm:
+            assert {c.endpoint for c in completions(await ask_many(llm, 60, 4))} == {"a"}
+
+    with simulated_endpoint(faults={"400": 1.0}) as picky:
+        asyncio.run(main())
+        assert 10 <= picky.stats()["calls"] < 20
+
+
+def test_a_refused_request_is_told_by_its_call_while_it_may_be_about_that_alone() -> None:
+    async def main() -> list[BaseException]:
+        async with client(at(sim)) as llm:
+            return [await first_error(llm) for _ in range(11)]
+
+    async def first_error(llm: LlmClient) -> BaseException:
+        with pytest.raises((CallError, RunStoppedError)) as error:
+            await ask(llm)
+        return error.value
+
+    with simulated_endpoint(faults={"400": 1.0}) as sim:
+        errors = asyncio.run(main())
+        assert sim.stats()["calls"] == 10
+    assert [type(e) for e in errors] == [RequestRefusedError] * 9 + [RunStoppedError] * 2
+    assert "every call of kb_responder" in str(errors[-1])
 
 
 # Structured output

@@ -11,9 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlgforge_core.config import AgentConfig
-from dlgforge_core.dialogue import DropReason
+from dlgforge_core.dialogue import DropReason, Role
 from dlgforge_core.llm import chat, text
-from dlgforge_core.llm.chat import CallError, Dialect, adapt, read_completion, read_error, request_body
+from dlgforge_core.llm.chat import (
+    CallError,
+    Dialect,
+    RequestRefusedError,
+    adapt,
+    read_completion,
+    read_error,
+    request_body,
+)
 from dlgforge_core.llm.structured import JsonMode
 from dlgforge_core.llm.transport import HttpAnswer
 
@@ -56,6 +64,49 @@ def test_other_complaints_change_nothing() -> None:
     dialect = Dialect()
     assert not adapt(dialect, error(400, message="messages must alternate between user and assistant"), b"")
     assert dialect == Dialect()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "System role not supported",
+        "Jinja Exception: System role not supported",
+        "Only user and assistant roles are supported!",
+        "Only user, assistant and tool roles are supported, got system.",
+        "Conversation roles must alternate user/assistant/user/assistant/...",
+        "Developer instruction is not enabled for models/gemma-3-27b-it",
+        "messages[0]: system messages are not allowed",
+        "This model does not support the system role",
+    ],
+)
+def test_a_system_message_that_is_refused_is_folded_into_the_users_first(message: str) -> None:
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        *MESSAGES,
+        {"role": "assistant", "content": "Yes."},
+    ]
+    dialect = Dialect()
+    sent = request_body(dialect, AgentConfig(), "m", messages, seed=1, schema=None)
+    assert adapt(dialect, error(400, message=message), sent)
+    sent = request_body(dialect, AgentConfig(), "m", messages, seed=1, schema=None)
+    assert orjson.loads(sent)["messages"] == [
+        {"role": "user", "content": f"Be kind.\n\n{MESSAGES[0]['content']}"},
+        messages[2],
+    ]
+    assert not adapt(dialect, error(400, message=message), sent), "the same words must not be sent for ever"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Only system, user and assistant roles are supported!",
+        "After the optional system message, conversation roles must alternate user/assistant",
+        "The system is overloaded",
+    ],
+)
+def test_other_words_about_roles_leave_the_system_message_where_it_is(message: str) -> None:
+    sent = b'{"messages":[{"role":"system","content":"x"}]}'
+    assert not chat.is_system_refusal(error(400, message=message), sent)
 
 
 def test_json_is_asked_for_in_steps_and_two_calls_take_one_step() -> None:
@@ -159,6 +210,12 @@ def test_retry_after_as_seconds_date_or_milliseconds() -> None:
     assert read(retry_after="20", retry_after_ms="1500") == 1.5
     assert read(retry_after=email.utils.formatdate(time.time() + 30, usegmt=True)) == pytest.approx(30, abs=2)
     assert read(retry_after=email.utils.formatdate(0, usegmt=True)) == 0.0
+
+
+def test_a_refused_request_survives_pickling() -> None:
+    copy = pickle.loads(pickle.dumps(RequestRefusedError("a", Role.JUDGE, "a: 400: no")))
+    assert (copy.reason, copy.endpoint, copy.role) == (DropReason.ENDPOINT_ERROR, "a", Role.JUDGE)
+    assert str(copy) == "a: 400: no"
 
 
 def test_a_call_error_survives_pickling() -> None:

@@ -52,6 +52,8 @@ class Options:
     api_key: str = field(default="", repr=False)
     models: tuple[str, ...] = ()
     json_schema_support: str = "json_schema"  # "json_schema" (and json_object), "json_object" or "none"
+    system_role: bool = True  # false: 400 for a system message, in the words of Gemma's chat template
+    usage: bool = True  # tell how many tokens were used
     context_tokens: int | None = None  # longer prompts get context_length_exceeded
 
     # Randomness: drawn from `seed` and the request's body (whatever the order of arrival, every repeat of

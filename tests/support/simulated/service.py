@@ -174,6 +174,8 @@ class Service:
             raise RequestError(400, "'messages' must be a list of messages.", None, "messages")
         if not all(isinstance(m, dict) and "role" in m for m in messages):
             raise RequestError(400, "Every message must be an object with a role.", None, "messages")
+        if not options.system_role and messages[0]["role"] == "system":
+            raise RequestError(400, "System role not supported", None)
         if request.get("stream"):
             raise RequestError(400, "Streaming is not supported.", "unsupported_value", "stream")
         role, kind, schema = self._classifier.classify(model, messages, request.get("response_format"))
@@ -349,6 +351,12 @@ class Service:
         stats.cached_tokens += cached_tokens
         stats.completion_tokens += completion_tokens
         message = self._message(call, text, finish_reason, refusal)
+        usage = {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": cached_tokens},
+        }
         return orjson.dumps(
             {
                 "id": f"chatcmpl-{call.key:016x}",
@@ -358,12 +366,7 @@ class Service:
                 "choices": [
                     {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
                 ],
-                "usage": {
-                    "prompt_tokens": prompt_tokens,
-                    "completion_tokens": completion_tokens,
-                    "total_tokens": prompt_tokens + completion_tokens,
-                    "prompt_tokens_details": {"cached_tokens": cached_tokens},
-                },
+                "usage": usage if self.options.usage else None,
             }
         )
 
