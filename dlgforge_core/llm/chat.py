@@ -143,6 +143,16 @@ def request_body(
     return orjson.dumps(body)
 
 
+def without_system(messages: Sequence[Message]) -> list[Message]:
+    """The conversation with what its system message says at the start of the user's first message."""
+    if not messages or messages[0]["role"] != "system":
+        return list(messages)
+    system, *rest = messages
+    if not rest or rest[0]["role"] != "user":
+        return [{**system, "role": "user"}, *rest]
+    return [{**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+
+
 class Answer(NamedTuple):
     """What a 200 carried. Tokens are 0 when the server does not tell; `text` is as it came."""
 
@@ -283,16 +293,6 @@ def is_unknown_model(error: ErrorAnswer) -> bool:
     return error.param == "model" or error.code == "model_not_found" or error.names("model")
 
 
-def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
-    """Learn from a 400 what the endpoint does not understand; whether asking again can help.
-
-    `sent` is the refused request: what another call has learned meanwhile is used as well.
-    """
-    if tool_calls.sent_with_tools(sent) and tool_calls.is_refusal(error.status, error.said):
-        dialect.tools = False
-        return True
-    if error.names("response_format", "json_schema", "json_object", "grammar", "guided", "structured output"):
-        return _lower_json_mode(dialect, sent)
 # What chat templates and servers say of a system message they have no place for.
 _SYSTEM_ROLE = re.compile(
     r"system[ _](role|message|prompt|instruction)s?\b.{0,40}(support|allowed|permitted|enabled|accept)"
@@ -315,14 +315,24 @@ def is_system_refusal(error: ErrorAnswer, sent: bytes) -> bool:
     )
 
 
+def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
+    """Learn from a 400 what the endpoint does not understand; whether asking again can help.
+
+    `sent` is the refused request: what another call has learned meanwhile is used as well.
+    """
+    if is_system_refusal(error, sent) and (error.names("system") or not tool_calls.sent_with_tools(sent)):
+        dialect.system_role = False
+        return True
+    if tool_calls.sent_with_tools(sent) and tool_calls.is_refusal(error.status, error.said):
+        dialect.tools = False
+        return True
+    if error.names("response_format", "json_schema", "json_object", "grammar", "guided", "structured output"):
+        return _lower_json_mode(dialect, sent)
     if error.names("max_completion_tokens") and b'"max_tokens":' in sent:
         dialect.token_parameter = "max_completion_tokens"
         return True
     for name in ("temperature", "top_p", "seed"):
         if error.param == name or (
-    if is_system_refusal(error, sent) and (error.names("system") or not tool_calls.sent_with_tools(sent)):
-        dialect.system_role = False
-        return True
             error.names(name)
             and error.names("unsupported", "not support", "not permitted", "extra", "unrecognized", "unknown")
         ):
