@@ -14,12 +14,13 @@ from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Role, Tu
 from dlgforge_core.generation import prompts
 from dlgforge_core.generation.grounding import Anchor, Grounding, evidence_of
 from dlgforge_core.generation.judged_evidence import chunks_shown, evidence_shown
-from dlgforge_core.generation.said import names_material, question_of, without_quotes
+from dlgforge_core.generation.said import question_of, without_quotes
 from dlgforge_core.generation.slots import CallSlots
 from dlgforge_core.generation.tools import Toolbox, answer_with_tools
 from dlgforge_core.knowledge.passages import quote_passages
 from dlgforge_core.knowledge.types import Hit
 from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message, ToolDefinition
+from dlgforge_core.material import names_material
 from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.worker_store import Claim
 

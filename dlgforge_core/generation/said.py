@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+from dlgforge_core.material import FRAME, QUOTE_MARK
+
 _ASKERS = (
     "user|human|question|q|usuario|pregunta|utilisateur|benutzer|nutzer|frage|utente|domanda|usuário|pergunta|"
     "пользователь|вопрос|用户|问题|ユーザー|質問|사용자|질문|المستخدم|مستخدم|السؤال|سؤال|صارف|سوال|उपयोगकर्ता|प्रश्न"
@@ -23,14 +25,6 @@ _PREAMBLE_CHARS = 80
 _QUOTES = (('"', '"'), ("“", "”"), ("«", "»"), ("'", "'"), ("„", "“"), ("「", "」"))
 
 _QUOTED = re.compile(r"\s*(?:>|\[\d+\]\s*$)")
-_QUOTE_MARK = re.compile(r"(?m)^[ \t]*>[ \t]?")
-_FRAME = re.compile(r"</?passages?>", re.IGNORECASE)
-# How the roles give away that they were shown something; the names that the prompts use, and near ones.
-_MATERIAL = re.compile(
-    r"\b(?:passages?|excerpts?|quoted (?:material|text)|(?:given|provided) (?:text|document|material)|"
-    r"(?:text|material|document) (?:above|you (?:gave|provided|quoted)))\b|</?passages?>|^\s*>",
-    re.IGNORECASE | re.MULTILINE,
-)
 
 
 def question_of(text: str) -> str:
@@ -74,20 +68,15 @@ def _without_preamble(lines: list[str]) -> list[str]:
     return lines
 
 
-def names_material(question: str, topic: str = "") -> bool:
-    """Whether a question speaks of the passage it was made from, or quotes it, unless the topic does, too."""
-    return bool(_MATERIAL.search(question)) and not _MATERIAL.search(topic)
-
-
 def without_quotes(text: str, *, grounded: bool = False) -> str:
     """An answer without what it repeats of the passages' form.
 
     Frame and quoted lines go where the frame is repeated. In a `grounded` answer the mark of a quoted line
     goes elsewhere as well, outside of code.
     """
-    if _FRAME.search(text):
-        kept = _FRAME.sub("\n", text).splitlines()
+    if FRAME.search(text):
+        kept = FRAME.sub("\n", text).splitlines()
         text = "\n".join(line for line in kept if not _QUOTED.match(line)).strip()
     if grounded and "```" not in text:
-        text = _QUOTE_MARK.sub("", text).strip()
+        text = QUOTE_MARK.sub("", text).strip()
     return text

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,17 +19,15 @@ from dlgforge_core.config import ChecksConfig
 from dlgforge_core.dialogue import MAX_SCORE, Dialogue, Outcomes
 from dlgforge_core.languages import base_code
 from dlgforge_core.quality.language import LanguageDetector
-from dlgforge_core.quality.questions import normal_form, question_key
+from dlgforge_core.quality.leaks import leaks, messages_of
+from dlgforge_core.quality.questions import question_key
 
 _EXCERPT_CHARS = 160
 _SENTENCE_END = re.compile(r"""[.!?…。！？؟۔:;)\]}»”"'’`*|>~-]\s*$""")
 # Below this many words a message without a full stop is an answer ("Paris"), not a cut one.
 _CUT_MIN_WORDS = 6
-_TEMPLATE = re.compile(
-    r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|</?s>|Ask me (a|another) short question|How you answer:"
-    r"|Who the user is:|Write the user's side of a chat",
-    re.IGNORECASE,
-)
+# Dialogues that must have ended in a part for its own drop rate to say anything.
+_PART_COUNTS_FROM = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +68,27 @@ CHECKS: tuple[CheckInfo, ...] = (
     CheckInfo("drop_rate", "Enough of the planned dialogues were finished.", True),
     CheckInfo("turn_counts", "Every dialogue has as many turns as were planned.", False),
     CheckInfo("no_cut_messages", "Messages do not end in the middle of a sentence.", False),
-    CheckInfo("no_leaks", "Nobody repeats instructions or a persona's text.", False),
+    CheckInfo(
+        "no_leaks", "Nobody repeats instructions or a persona's text, or gives away what it was shown.", False
+    ),
     CheckInfo("language", "Messages are in the language that was asked for.", False),
     CheckInfo("judge_pass_rate", "Enough of the judge's verdicts are passes.", False),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PartEnds:
+    """How the dialogues of one part of a set ended: of a seed batch in one language, say."""
+
+    name: str
+    done: int
+    dropped: int
+
+    @property
+    def drop_rate(self) -> float:
+        """Share of dropped dialogues among those that ended."""
+        ended = self.done + self.dropped
+        return self.dropped / ended if ended else 0.0
 
 
 class _Check(Protocol):
@@ -87,31 +102,36 @@ def run_checks(
     outcomes: Outcomes,
     languages: Iterable[str],
     config: ChecksConfig,
+    *,
+    parts: Sequence[PartEnds] = (),
+    only: Container[str] | None = None,
 ) -> list[CheckReport]:
-    """Check a set; `dialogues` gives it anew at each call, `outcomes` tells how the plan ended.
+    """Check a set; `dialogues` gives it anew at each call, `outcomes` and `parts` tell how the plan ended.
 
-    The set is read once, and once more when questions repeat, to show some. Reports come in the order of
-    `CHECKS`.
+    The set is read once, and once more when questions repeat, to show some; for `only` the drop rate not at
+    all. Reports come in the order of `CHECKS`, of those named in `only`.
     """
     questions = _Questions(config)
-    checks: list[_Check] = [
-        _Schema(config),
-        _Roles(config),
-        _Empty(config),
-        questions,
-        _DropRate(outcomes, config),
-        _TurnCounts(config),
-        _Cut(config),
-        _Leaks(config),
-        _Language(languages, config),
-        _PassRate(config),
-    ]
-    for dialogue in dialogues():
-        for check in checks:
-            check.add(dialogue)
-    if questions.repeated():
+    checks: dict[str, _Check] = {
+        "schema": _Schema(config),
+        "roles_alternate": _Roles(config),
+        "no_empty_messages": _Empty(config),
+        "unique_questions": questions,
+        "drop_rate": _DropRate(outcomes, parts, config),
+        "turn_counts": _TurnCounts(config),
+        "no_cut_messages": _Cut(config),
+        "no_leaks": _Leaks(config),
+        "language": _Language(languages, config),
+        "judge_pass_rate": _PassRate(config),
+    }
+    checks = {name: check for name, check in checks.items() if only is None or name in only}
+    if checks.keys() - {"drop_rate"}:
+        for dialogue in dialogues():
+            for check in checks.values():
+                check.add(dialogue)
+    if "unique_questions" in checks and questions.repeated():
         questions.collect_examples(dialogues())
-    return [check.report() for check in checks]
+    return [check.report() for check in checks.values()]
 
 
 @dataclass
@@ -140,13 +160,6 @@ class _Collector:
             {"looked_at": self.looked_at, "wrong": self.wrong, "share": round(self.share, 4)},
             tuple(self.examples),
         )
-
-
-def messages_of(dialogue: Dialogue) -> Iterator[tuple[int, str, str]]:
-    """(turn from 1, "user" or "assistant", text) of every message."""
-    for number, turn in enumerate(dialogue.turns, start=1):
-        yield number, "user", turn.user
-        yield number, "assistant", turn.assistant
 
 
 class _Schema(_Collector):
@@ -233,9 +246,10 @@ def _short_key(question: str) -> int:
 
 
 class _DropRate(_Collector):
-    def __init__(self, outcomes: Outcomes, config: ChecksConfig) -> None:
+    def __init__(self, outcomes: Outcomes, parts: Sequence[PartEnds], config: ChecksConfig) -> None:
         super().__init__(config)
         self._outcomes = outcomes
+        self._parts = parts
 
     def add(self, dialogue: Dialogue) -> None:
         pass
@@ -255,8 +269,24 @@ class _DropRate(_Collector):
         }
         text = f"{o.done} of {o.planned} dialogues are done, {o.dropped} were dropped"
         text += f" ({reasons})" if reasons else ""
-        passed = o.done > 0 and rate <= most
+        worst = max(self._parts, key=lambda part: part.drop_rate, default=None)
+        if worst is not None and worst.dropped and len(self._parts) > 1:
+            text += f", {worst.dropped} of {worst.done + worst.dropped} in {worst.name}"
+            figures["worst_drop_rate"] = round(worst.drop_rate, 4)
+        passed = o.done > 0 and rate <= most and not bad_parts(self._parts, self.config)
         return CheckReport("drop_rate", passed, f"{text}; at most {most:.0%} may be dropped", figures)
+
+
+def bad_parts(parts: Iterable[PartEnds], config: ChecksConfig) -> list[PartEnds]:
+    """The parts of which too many dialogues were dropped: few of a great set, but a hole in it all the same.
+
+    A few dialogues tell nothing of their part; they count in the whole set's rate.
+    """
+    return [
+        part
+        for part in parts
+        if part.done + part.dropped >= _PART_COUNTS_FROM and part.drop_rate > config.max_drop_rate
+    ]
 
 
 class _TurnCounts(_Collector):
@@ -293,24 +323,12 @@ class _Cut(_Collector):
 class _Leaks(_Collector):
     def add(self, dialogue: Dialogue) -> None:
         self.looked_at += 1
-        plan, n = dialogue.plan, self.config.leak_words
-        secret = _shingles(plan.user_persona.description, n) | _shingles(
-            plan.assistant_persona.description, n
-        )
-        for turn, role, text in messages_of(dialogue):
-            if match := _TEMPLATE.search(text):
-                return self.found(dialogue, turn, f"the {role} says {match[0]!r}", text)
-            if secret and (shared := secret & _shingles(text, n)):
-                return self.found(dialogue, turn, f"the {role} says {min(shared)!r}, a persona's text", text)
-        return None
+        for turn, role, text, problem in leaks(dialogue, self.config.leak_words):
+            return self.found(dialogue, turn, f"the {role} {problem}", text)
 
     def report(self) -> CheckReport:
-        return self.made("no_leaks", "dialogues repeat their instructions", self.config.max_leak_share)
-
-
-def _shingles(text: str, n: int) -> set[str]:
-    words = normal_form(text).split()
-    return {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}
+        what = "dialogues repeat their instructions or give away their material"
+        return self.made("no_leaks", what, self.config.max_leak_share)
 
 
 class _Language(_Collector):

@@ -15,9 +15,11 @@ from dlgforge_core.config import ChecksConfig
 from dlgforge_core.dialogue import (
     Dialogue,
     DialoguePlan,
+    Evidence,
     Judgement,
     Outcomes,
     Persona,
+    Role,
     SeedTopic,
     ToolEvent,
     Turn,
@@ -25,7 +27,7 @@ from dlgforge_core.dialogue import (
 )
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
-from dlgforge_core.quality.checks import CHECKS, CheckReport, run_checks
+from dlgforge_core.quality.checks import CHECKS, CheckReport, PartEnds, run_checks
 
 USER = Persona("u", "Careful buyer", "A careful buyer who asks about the price and then about the guarantee.")
 ASSISTANT = Persona(
@@ -121,6 +123,33 @@ def test_each_check_finds_what_it_is_for(said: list[tuple[str, str]], check: str
     assert {name for name, report in found.items() if not report.passed} == {check}
 
 
+QUOTING = "You do it like this, as they say:\n> Put a little oil on the hinges of the door.\nThat is all."
+
+
+@pytest.mark.parametrize(
+    ("user", "assistant", "grounded", "leaks"),
+    [
+        (*GOOD, True, False),
+        ("What does this passage say of the hinges?", GOOD[1], True, True),
+        ("What does the text above say of the hinges?", GOOD[1], True, True),
+        ("What does this passage say of the hinges?", GOOD[1], False, False),
+        (GOOD[0], QUOTING, True, True),
+        (GOOD[0], QUOTING, False, False),
+        (GOOD[0], f"Write it so:\n```\n{QUOTING}\n```", True, False),
+        (GOOD[0], f"{GOOD[1]}\n</passages>", False, True),
+        ("<passage> What is it that squeaks in here?", GOOD[1], False, True),
+    ],
+)
+def test_who_gives_away_the_material_leaks(user: str, assistant: str, grounded: bool, leaks: bool) -> None:
+    made = dialogue([(user, assistant)])
+    if grounded:
+        evidence = tuple(Evidence("c", "doors.md", role) for role in (Role.USER_SIMULATOR, Role.ASSISTANT))
+        made = replace(made, turns=(replace(made.turns[0], details=TurnDetails(evidence)),))
+    report = reports([made])["no_leaks"]
+    assert report.passed is not leaks
+    assert report.figures["wrong"] == leaks
+
+
 def test_a_question_asked_in_two_dialogues_is_found_and_both_are_shown() -> None:
     report = reports([dialogue(ENGLISH[:1], 1), dialogue(ENGLISH[1:], 2), dialogue(ENGLISH[:1], 3)])[
         "unique_questions"
@@ -143,6 +172,31 @@ def test_too_many_drops_or_nothing_at_all_block() -> None:
     assert failed(good, Outcomes(5, 2, {"refused": 3}), max_drop_rate=0.6) == set()
     assert failed([], Outcomes(5, 0, {})) == {"drop_rate"}
     assert reports(good, Outcomes(9, 1, {"refused": 1}))["drop_rate"].figures["unfinished"] == 7
+
+
+def test_a_part_of_which_too_many_were_dropped_blocks_and_is_named() -> None:
+    def report(*parts: PartEnds) -> CheckReport:
+        done, dropped = sum(part.done for part in parts), sum(part.dropped for part in parts)
+        outcomes = Outcomes(done + dropped, done, {"refused": dropped})
+        (made,) = run_checks(lambda: (), outcomes, (), ChecksConfig(), parts=parts, only={"drop_rate"})
+        return made
+
+    good = PartEnds("en|good", 20, 1)
+    bad = report(good, PartEnds("en|bad", 1, 9))
+    assert not bad.passed
+    assert "9 of 10 in en|bad" in bad.summary
+    assert bad.figures["worst_drop_rate"] == 0.9
+    assert report(good, PartEnds("en|few", 1, 2)).passed, "three dialogues tell nothing"
+    assert not report(good, PartEnds("en|none", 0, 4)).passed
+    assert report(good, PartEnds("en|half", 10, 10)).passed
+    assert not report(PartEnds("en|few", 1, 2)).passed
+
+
+def test_chosen_checks_alone_are_run() -> None:
+    made = run_checks(
+        lambda: [dialogue()], Outcomes(1, 1, {}), ["en"], ChecksConfig(), only=("no_leaks", "schema")
+    )
+    assert [report.name for report in made] == ["schema", "no_leaks"]
 
 
 def test_low_scores_fail_the_pass_rate_and_the_lowest_are_shown() -> None:

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlgforge_core.generation.dialogue_run import question_kinds
-from dlgforge_core.generation.said import names_material, question_of, without_quotes
+from dlgforge_core.generation.said import question_of, without_quotes
+from dlgforge_core.material import names_material
 
 
 @pytest.mark.parametrize(

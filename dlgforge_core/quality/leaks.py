@@ -1,0 +1,61 @@
+"""What a message gives away of what is behind it: instructions, a persona, passages that were shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from dlgforge_core.dialogue import Dialogue, Role, Turn
+from dlgforge_core.material import FRAME, QUOTE_MARK, names_material
+from dlgforge_core.quality.questions import normal_form
+
+_TEMPLATE = re.compile(
+    r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|</?s>|Ask me (a|another) short question|How you answer:"
+    r"|Who the user is:|Write the user's side of a chat",
+    re.IGNORECASE,
+)
+
+
+def messages_of(dialogue: Dialogue) -> Iterator[tuple[int, str, str]]:
+    """(turn from 1, "user" or "assistant", text) of every message."""
+    for number, turn in enumerate(dialogue.turns, start=1):
+        yield number, "user", turn.user
+        yield number, "assistant", turn.assistant
+
+
+def leaks(dialogue: Dialogue, leak_words: int) -> Iterator[tuple[int, str, str, str]]:
+    """(turn from 1, role, text, what it does) of every message that gives something away.
+
+    `leak_words` in a row, the same as in a persona's text, count as repeating it.
+    """
+    plan = dialogue.plan
+    secret = _shingles(plan.user_persona.description, leak_words)
+    secret |= _shingles(plan.assistant_persona.description, leak_words)
+    for number, role, text in messages_of(dialogue):
+        problem = _of_material(dialogue, dialogue.turns[number - 1], role, text)
+        if match := _TEMPLATE.search(text):
+            problem = f"says {match[0]!r}"
+        elif secret and (shared := secret & _shingles(text, leak_words)):
+            problem = f"says {min(shared)!r}, a persona's text"
+        if problem:
+            yield number, role, text, problem
+
+
+def _of_material(dialogue: Dialogue, turn: Turn, role: str, text: str) -> str:
+    """How a message gives away the passages that its writer was shown; "" when it does not."""
+    if match := FRAME.search(text):
+        return f"says {match[0]!r}, the frame of passages"
+    details = turn.details
+    if role == "user":
+        asked_from = any(evidence.given_to is Role.USER_SIMULATOR for evidence in details.evidence)
+        if asked_from and names_material(text, dialogue.plan.topic.topic):
+            return "speaks of the passage that the question was asked from"
+    # In code, and where no passage was shown, ">" is markdown like any other.
+    elif (details.evidence or details.tools) and "```" not in text and QUOTE_MARK.search(text):
+        return "quotes lines as passages are quoted"
+    return ""
+
+
+def _shingles(text: str, n: int) -> set[str]:
+    words = normal_form(text).split()
+    return {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}
