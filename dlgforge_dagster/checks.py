@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of checks as types.
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -11,12 +11,13 @@ from dlgforge_core.config import ChecksConfig, validate
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.judging.reading import judged_dialogues
-from dlgforge_core.quality.checks import CHECKS, CheckReport, run_checks
-from dlgforge_core.store.finished import Scope
-from dlgforge_core.store.run_store import RunStore
+from dlgforge_core.quality.checks import CHECKS, CheckReport, PartEnds, run_checks
+from dlgforge_core.store.finished import Part, Scope
+from dlgforge_core.store.run_store import RunRecord, RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
-from dlgforge_dagster.tags import RUN_ID_TAG
+from dlgforge_dagster.partitions import PARTITION, RANGE_START, dialogue_key
+from dlgforge_dagster.tags import NOTHING_TAG, RUN_ID_TAG
 
 
 def build_checks(dataset: DatasetSpec) -> list[dg.AssetChecksDefinition]:
@@ -39,6 +40,7 @@ def _dialogue_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
             for check in CHECKS
         ],
         required_resource_keys={"store"},
+        can_subset=True,
     )
     def dialogue_checks(
         context: dg.AssetCheckExecutionContext, config: DialogueChecksConfig
@@ -53,34 +55,89 @@ def _dialogue_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
 def _check(
     dataset: DatasetSpec, context: dg.AssetCheckExecutionContext, thresholds: ChecksConfig
 ) -> Iterator[dg.AssetCheckResult]:
-    """Check what this Dagster run has made, or, when checks are run by themselves, what was made last."""
+    """Check what the dataset would be written from: a run that is fine does not hide an earlier one."""
     run_store = dataset.store(context).run_store(dataset.name)
-    run_id = _run_id(context, run_store)
-    scope = Scope(run_id=run_id)
-    languages = run_store.progress(run_id).done_by_language
-    blocking = {check.name: check.blocking for check in CHECKS}
-    for report in run_checks(
-        lambda: judged_dialogues(run_store, scope), run_store.outcomes(scope), languages, thresholds
-    ):
+    chosen = {key.name for key in context.selected_asset_check_keys}
+    run = context.instance.get_run_by_id(context.run.run_id)  # `dialogues` has tagged it meanwhile
+    tags = run.tags if run is not None else {}
+    record = run_store.run(tags.get(RUN_ID_TAG))
+    if record is None and NOTHING_TAG not in tags:
+        raise dg.Failure("there are no dialogues to check yet: materialize `dialogues` first")
+    reports = _reports(run_store, record, thresholds, chosen) if record is not None else _nothing(chosen)
+    blocking = {check.name for check in CHECKS if check.blocking}
+    for report in reports:
+        told = report.summary
+        if NOTHING_TAG in tags and record is not None:
+            told = f"nothing was to be made here; of what was made before: {told}"
         if not report.passed:
-            context.log.warning(f"{report.name}: {report.summary}")
+            context.log.warning(f"{report.name}: {told}")
+        fails = report.name in blocking and not _is_of_others(dataset, run, report, run_store, thresholds)
         yield dg.AssetCheckResult(
             asset_key=dataset.key("dialogues"),
             check_name=report.name,
             passed=report.passed,
-            severity=dg.AssetCheckSeverity.ERROR if blocking[report.name] else dg.AssetCheckSeverity.WARN,
-            description=report.summary,
-            metadata=_metadata(report, run_id),
+            severity=dg.AssetCheckSeverity.ERROR if fails else dg.AssetCheckSeverity.WARN,
+            description=told,
+            metadata=_metadata(report, record.run_id if record is not None else ""),
         )
 
 
-def _run_id(context: dg.AssetCheckExecutionContext, store: RunStore) -> str:
-    run = context.instance.get_run_by_id(context.run.run_id)  # `dialogues` has tagged it meanwhile
-    tagged = run.tags.get(RUN_ID_TAG) if run is not None else None
-    record = store.run(tagged)
-    if record is None:
-        raise dg.Failure("there are no dialogues to check yet: materialize `dialogues` first")
-    return record.run_id
+def _nothing(chosen: Collection[str]) -> list[CheckReport]:
+    """Of a run that had nothing to make where nothing was made before."""
+    told = "nothing was to be made here"
+    return [CheckReport(check.name, True, told, {}) for check in CHECKS if check.name in chosen]
+
+
+def _reports(
+    run_store: RunStore, record: RunRecord, thresholds: ChecksConfig, chosen: Collection[str]
+) -> list[CheckReport]:
+    scope = Scope(fingerprint=record.fingerprint)
+    outcomes = run_store.outcomes(scope)
+    if not outcomes.planned:  # all of former seeds, as when an earlier run was resumed
+        scope = Scope(run_id=record.run_id)
+        outcomes = run_store.outcomes(scope)
+    parts = run_store.parts(scope)
+    return run_checks(
+        lambda: judged_dialogues(run_store, scope),
+        outcomes,
+        {part.language for part in parts if part.done},
+        thresholds,
+        parts=_ends(parts),
+        only=chosen,
+    )
+
+
+def _ends(parts: Iterable[Part]) -> list[PartEnds]:
+    """How the parts ended, by the names of their partitions."""
+    return [
+        PartEnds(
+            dialogue_key(part.language, part.batch), part.done, part.planned - part.done - part.unfinished
+        )
+        for part in parts
+    ]
+
+
+def _is_of_others(
+    dataset: DatasetSpec,
+    run: dg.DagsterRun | None,
+    report: CheckReport,
+    run_store: RunStore,
+    thresholds: ChecksConfig,
+) -> bool:
+    """Whether other partitions than those of this run are what fails: they stop the dataset, not the run."""
+    if run is None or not {PARTITION, RANGE_START} & run.tags.keys():
+        return False
+    whole = run.job_name == dataset.label("generate_dialogues")
+    if dataset.key("dialogue_dataset") in run.asset_selection if run.asset_selection else whole:
+        return False  # it would go on to write the dataset
+    if NOTHING_TAG in run.tags:
+        return True
+    run_id = run.tags.get(RUN_ID_TAG)
+    if run_id is None or report.name != "drop_rate":
+        return False
+    outcomes, parts = run_store.outcomes(run_id), _ends(run_store.parts(run_id))
+    (own,) = run_checks(lambda: (), outcomes, (), thresholds, parts=parts, only=("drop_rate",))
+    return own.passed
 
 
 def _metadata(report: CheckReport, run_id: str) -> Mapping[str, Any]:
@@ -94,7 +151,7 @@ def _metadata(report: CheckReport, run_id: str) -> Mapping[str, Any]:
                 for e in report.examples
             ]
         )
-    return {**metadata, "dlgforge_run_id": run_id}
+    return {**metadata, "dlgforge_run_id": run_id} if run_id else metadata
 
 
 def _files_valid(dataset: DatasetSpec) -> dg.AssetChecksDefinition:

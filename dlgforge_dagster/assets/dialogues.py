@@ -30,10 +30,10 @@ from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.coverage import coverage_metadata
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import dialogues_metadata
-from dlgforge_dagster.partitions import dialogue_key, is_mislabelled
+from dlgforge_dagster.partitions import dialogue_key, is_mislabelled, seed_batch_of
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
 from dlgforge_dagster.sitting import endpoints_place, tell_status
-from dlgforge_dagster.tags import FINGERPRINT_TAG, OWNERS, RUN_ID_TAG
+from dlgforge_dagster.tags import FINGERPRINT_TAG, NOTHING_TAG, OWNERS, RUN_ID_TAG
 
 
 def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
@@ -81,6 +81,7 @@ def _dialogues(
         raise dg.Failure("the documents are not indexed yet: materialize `knowledge_index` first")
     run = _prepare(dataset, context, run_store, generation, settings, batches, index)
     if run is None:
+        context.instance.add_run_tags(context.run.run_id, {NOTHING_TAG: "true"})
         return dg.MaterializeResult(metadata={"dialogues_planned": 0, "complete": True})
     for note in run.notes:
         context.log.info(note)
@@ -119,12 +120,24 @@ def _prepare(
     batches: Sequence[SeedBatch],
     index: CurrentIndex | None,
 ) -> PreparedRun | None:
-    """The run of the selected partitions, all without a selection; None when they have no topics at all."""
+    """The run of the selected partitions, all without a selection; None when they have no topics at all.
+
+    Partitions outlive their files: a selection of several leaves out those whose file is gone.
+    """
     index_id = index.index_id if index is not None else ""
     chosen = dataset.partitions.selected(context)
     if chosen is None:
         return prepare_run(run_store, generation, settings, batches, index_id=index_id)
     languages, names = chosen
+    known = {batch.name for batch in batches}
+    if gone := [name for name in names if name not in known]:
+        told = f"{', '.join(gone)}: there is no seed file for it any more, or none that can be read"
+        if seed_batch_of(context.run.tags):  # asked for by itself, unlike the others of a backfill
+            raise dg.Failure(f"{told}; put the file back, or delete the partition")
+        context.log.warning(f"{told}: nothing to make there")
+        names = [name for name in names if name in known]
+    if not names:
+        return None
     fallback = generation.run.fallback_language
     there = {
         language
