@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -40,45 +40,63 @@ def seed_place(path: str, env: Mapping[str, str] = os.environ) -> str:
     return path or env.get(SEED_FOLDER_ENV, "").strip()
 
 
-def read_seed_batches(place: str, *, strict: bool = False, only: str | None = None) -> list[SeedBatch]:
+@dataclass(frozen=True, slots=True)
+class SeedReading:
+    """What was read at a place: the batches, and by file name why others could not be used."""
+
+    batches: tuple[SeedBatch, ...]
+    unusable: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[str]:
+        """All that was left out and why: whole files first, then entries."""
+        return [*self.unusable.values(), *(problem for batch in self.batches for problem in batch.problems)]
+
+
+def read_seed_batches(place: str, *, strict: bool = False, only: str | None = None) -> SeedReading:
     """The seed batches at a place, or `only` the one of this name.
 
     A place is a file, a folder of .yaml, .yml and .jsonl files, or a folder's address that fsspec knows;
-    empty: the shipped topics. With `strict` the first bad entry of a file fails it. Raises SeedError when
-    files cannot be used, naming every such file, or two of them share one batch name.
+    empty: the shipped topics. Files of a folder that cannot be used, or would share one batch name, are left
+    out. Raises SeedError, naming every such file, when none is left, or with `strict`, where the first bad
+    entry of a file fails it too.
     """
     if "://" not in place and not (place and Path(place).is_dir()):
-        return _named(read_seeds(place, strict=strict), only)
+        return SeedReading(tuple(_named(read_seeds(place, strict=strict), only)))
     files = [file for file in list_seed_files(place) if only in (None, file.batch)]
     if not files and only is not None:
         raise SeedError(f"{place} holds no seed file for the seed batch {only!r}")
     if not files:
         raise SeedError(f"{place} holds no seed file; seed files end in {', '.join(SUFFIXES)}")
-    _no_batch_twice(place, files)
+    unusable = {name: f"{place.rstrip('/')}/{problem}" for name, problem in same_batch(files).items()}
     batches: list[SeedBatch] = []
-    errors: list[str] = []
     for file in files:
+        if file.name in unusable:
+            continue
         label = f"{place.rstrip('/')}/{file.name}"
         try:
             batches.append(
                 parse_seed_batch(file.name, read_seed_bytes(place, file), label=label, strict=strict)
             )
         except SeedError as error:
-            errors.append(str(error))
-    if errors:
-        raise SeedError("\n".join(errors))
-    return batches
+            unusable[file.name] = str(error)
+    if unusable and (strict or not batches):
+        raise SeedError("\n".join(unusable.values()))
+    return SeedReading(tuple(batches), unusable)
 
 
-def _no_batch_twice(place: str, files: list[SeedFile]) -> None:
-    by_batch: dict[str, str] = {}
+def same_batch(files: Sequence[SeedFile]) -> dict[str, str]:
+    """By file name what is wrong with files that would be one seed batch; none of them can be used."""
+    by_batch: dict[str, list[str]] = {}
     for file in files:
-        if file.batch in by_batch:
-            raise SeedError(
-                f"{place}: {by_batch[file.batch]} and {file.name} would both be the seed batch "
-                f"{file.batch!r}; rename one of them"
-            )
-        by_batch[file.batch] = file.name
+        by_batch.setdefault(file.batch, []).append(file.name)
+    return {
+        name: f"{name} would be the seed batch {batch!r}, and so would "
+        f"{', '.join(other for other in names if other != name)}; rename one of them"
+        for batch, names in by_batch.items()
+        if len(names) > 1
+        for name in names
+    }
 
 
 def _named(batches: list[SeedBatch], only: str | None) -> list[SeedBatch]:

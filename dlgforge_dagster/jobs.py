@@ -34,7 +34,10 @@ def build_jobs(dataset: DatasetSpec) -> Jobs:
         ),
         partition=dg.define_asset_job(
             dataset.label("generate_partition"),
-            selection=of("seed_topics", "dialogues"),
+            # What the recipe's documents are by then: unchanged ones are not read again.
+            selection=of(
+                "seed_topics", *(["knowledge_index"] if dataset.recipe.knowledge.path else []), "dialogues"
+            ),
             description="Read one seed batch and generate its dialogues in one language: what sensors and "
             "backfills start. The dataset follows by itself.",
         ),

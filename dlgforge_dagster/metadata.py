@@ -17,7 +17,7 @@ from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.session import RunReport
 from dlgforge_core.quality.figures import DialogueFigures
 from dlgforge_core.runtime.vllm_metrics import ReplicaMetrics
-from dlgforge_core.seeds import SeedBatch
+from dlgforge_core.seed_folder import SeedReading
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunStore
 
@@ -47,10 +47,10 @@ def _type_name(kind: Any) -> str:
     return str(kind)
 
 
-def seed_topics_metadata(batches: Sequence[SeedBatch]) -> Mapping[str, Any]:
+def seed_topics_metadata(reading: SeedReading) -> Mapping[str, Any]:
     """Of seed files that were read."""
+    batches, problems = reading.batches, reading.problems
     topics = [topic for batch in batches for topic in batch.topics]
-    problems = [problem for batch in batches for problem in batch.problems]
     spread = topics[:: max(1, len(topics) // 8)]
     examples = "\n".join(
         f"- *{t.language}* **{escape_markdown(t.topic, 200)}**: {escape_markdown(t.question or '', 300)}"
@@ -61,7 +61,8 @@ def seed_topics_metadata(batches: Sequence[SeedBatch]) -> Mapping[str, Any]:
         "topics": len(topics),
         "seed_batches": [batch.name for batch in batches[:200]],
         "languages": count_table("language", "topics", Counter(topic.language for topic in topics)),
-        "skipped_entries": len(problems),
+        "skipped_files": len(reading.unusable),
+        "skipped_entries": len(problems) - len(reading.unusable),
     }
     if problems:
         metadata["problems"] = dg.MetadataValue.md(

@@ -5,9 +5,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from dlgforge_core.seed_folder import (
     list_seed_files,
     read_seed_batches,
     read_seed_bytes,
+    same_batch,
     seed_place,
 )
-from dlgforge_core.seeds import SeedBatch, parse_seed_batch
+from dlgforge_core.seeds import SeedBatch, batch_name, parse_seed_batch
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.alive import has_no_process, is_watched
+from dlgforge_dagster.assets.seed_topics import seed_problem
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import Jobs
 from dlgforge_dagster.partitions import PARTITION, RANGE_END, RANGE_START, dialogue_key
@@ -51,6 +54,10 @@ class _Seen:
     state: str
     digest: str = ""
     done: bool = False
+    twin: bool = False  # it was told that another file would be the same seed batch
+
+
+_GONE = "gone"  # the state of a file that was there at the last tick: it may just be replaced
 
 
 def build_new_seed_batches(dataset: DatasetSpec, jobs: Jobs) -> dg.SensorDefinition:
@@ -95,32 +102,60 @@ def _look(
     requests: list[dg.RunRequest] = []
     names: list[str] = []
     notes: list[str] = []
+    problems: dict[str, str] = {}
     looked_into = 0
     run_config = {} if dataset.name else _run_config()
+    twins = same_batch(files)
     for file in files:
         seen = before.get(file.name)
         if seen is None or seen.state != file.state:
             # New or changed: it may be half written. Wait until it is the same for two ticks.
             cursor[file.name] = _Seen(file.state, seen.digest if seen else "")
             notes.append(f"{file.name}: waiting for it to be written whole")
+        elif twin := twins.get(file.name):
+            cursor[file.name] = _Seen(file.state, seen.digest, twin=True)
+            if not seen.twin:
+                problems[file.name] = twin
         elif seen.done or looked_into >= _FILES_A_TICK:
             cursor[file.name] = seen
         else:
             looked_into += 1
             digest, batch, problem = _read(place, file)
             cursor[file.name] = _Seen(file.state, digest or seen.digest, done=True)
-            if problem:
-                notes.append(problem)
-                context.log.error(f"{problem}\nIt is not tried again until it changes.")
-            elif batch is not None and digest != seen.digest:
+            if batch is not None and digest != seen.digest:
                 names.append(batch.name)
-                requests += _requests(dataset, batch, digest, run_config)
+                of_batch = list(_requests(dataset, batch, digest, run_config))
+                requests += of_batch
+                problem = "" if of_batch else _no_language(dataset, file, batch, run_config)
+            if problem:
+                problems[file.name] = problem
+    for name, problem in problems.items():
+        again = "" if name in twins else "\nIt is not tried again until it changes."
+        context.log.error(problem + again)
+    notes = [*problems.values(), *notes]
+    gone = _gone(before, cursor, files)
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else "\n".join(notes[:20]) or f"nothing new in {place}",
         cursor=_write_cursor(cursor),
-        dynamic_partitions_requests=_added(context, dataset, names),
+        dynamic_partitions_requests=[
+            *_added(context, dataset, names),
+            *_deleted(context, dataset, gone | _shipped_names() - {file.batch for file in files}),
+        ],
+        # On the page of `seed_files`: of a tick that asks for runs no reason is shown.
+        asset_events=[seed_problem(dataset, name, problem) for name, problem in problems.items()],
     )
+
+
+def _gone(before: Mapping[str, _Seen], cursor: dict[str, _Seen], files: Sequence[SeedFile]) -> set[str]:
+    """The seed batches of files that are gone since two ticks; others are remembered in `cursor`."""
+    gone = set()
+    for name in before.keys() - cursor.keys():
+        if before[name].state == _GONE:
+            gone.add(batch_name(name))
+        else:
+            cursor[name] = _Seen(_GONE, before[name].digest)
+    return gone - {file.batch for file in files}
 
 
 def _added(
@@ -131,9 +166,26 @@ def _added(
     return [dataset.partitions.seed_batches.build_add_request(new)] if new else []
 
 
+def _deleted(
+    context: dg.SensorEvaluationContext, dataset: DatasetSpec, names: Collection[str]
+) -> list[dg.DeleteDynamicPartitionsRequest]:
+    """Partitions that nothing stands behind any more: a backfill of all would ask for them."""
+    known = context.instance.get_dynamic_partitions(dataset.partitions.batches) if names else ()
+    old = [name for name in known if name in names]
+    if old:
+        context.log.info(f"there is no seed file for the partition {', '.join(old)} any more: it is deleted")
+    return [dataset.partitions.seed_batches.build_delete_request(old)] if old else []
+
+
+@cache
+def _shipped_names() -> frozenset[str]:
+    """The seed batches that are partitions while no folder is watched."""
+    return frozenset(batch.name for batch in read_seed_batches("").batches)
+
+
 def _shipped(context: dg.SensorEvaluationContext, dataset: DatasetSpec) -> dg.SensorResult | dg.SkipReason:
     folder = "seeds.path" if dataset.name else SEED_FOLDER_ENV
-    added = _added(context, dataset, [batch.name for batch in read_seed_batches("")])
+    added = _added(context, dataset, sorted(_shipped_names()))
     if not added:
         return dg.SkipReason(f"{folder} names no folder to watch")
     return dg.SensorResult(
@@ -154,17 +206,38 @@ def _read(place: str, file: SeedFile) -> tuple[str, SeedBatch | None, str]:
 def _requests(
     dataset: DatasetSpec, batch: SeedBatch, digest: str, run_config: Mapping[str, Any]
 ) -> Iterator[dg.RunRequest]:
-    asked = run_config.get("ops", {}).get(dataset.op("dialogues"), {}).get("config", {}).get("run", {})
-    wanted = asked.get("target_languages") or dataset.partitions.languages
-    fallback = asked.get("fallback_language", dataset.recipe.run.fallback_language)
-    for language in dataset.partitions.languages:
-        if language in wanted and topics_for(batch, language, fallback):
+    fallback = _run_of(dataset, run_config).get("fallback_language", dataset.recipe.run.fallback_language)
+    for language in _wanted(dataset, run_config):
+        if topics_for(batch, language, fallback):
             yield dg.RunRequest(
                 run_key=f"{batch.name}:{language}:{digest}",
                 partition_key=dialogue_key(language, batch.name),
                 run_config=run_config,
                 tags={"dlgforge/seed_digest": digest},
             )
+
+
+def _run_of(dataset: DatasetSpec, run_config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the run config says under `run` of `dialogues`."""
+    of_dialogues = run_config.get("ops", {}).get(dataset.op("dialogues"), {})
+    run: Mapping[str, Any] = of_dialogues.get("config", {}).get("run", {})
+    return run
+
+
+def _wanted(dataset: DatasetSpec, run_config: Mapping[str, Any]) -> list[str]:
+    """The languages that runs are asked for."""
+    asked = _run_of(dataset, run_config).get("target_languages") or dataset.partitions.languages
+    return [language for language in dataset.partitions.languages if language in asked]
+
+
+def _no_language(
+    dataset: DatasetSpec, file: SeedFile, batch: SeedBatch, run_config: Mapping[str, Any]
+) -> str:
+    wanted = ", ".join(_wanted(dataset, run_config)) or "none that the run config asks for"
+    return (
+        f"{file.name} has topics in {', '.join(batch.languages)}; the partitions' languages are {wanted}: "
+        "there is nothing to make of it"
+    )
 
 
 def _run_config() -> Mapping[str, Any]:
@@ -182,8 +255,8 @@ def _read_cursor(text: str | None) -> dict[str, _Seen]:
 
 
 def _write_cursor(files: Mapping[str, _Seen]) -> str:
-    """Only of files that are there: bounded by the folder."""
-    return json.dumps({name: [seen.state, seen.digest, seen.done] for name, seen in files.items()})
+    """Only of files that are there, or were a tick ago: bounded by the folder."""
+    return json.dumps({name: [seen.state, seen.digest, seen.done, seen.twin] for name, seen in files.items()})
 
 
 def build_stale_runs(datasets: Mapping[str, tuple[DatasetSpec, Jobs]]) -> dg.SensorDefinition:

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dlgforge_core.config import SeedsConfig, validate
+from dlgforge_core.errors import SeedError
 from dlgforge_core.seed_folder import read_seed_batches, seed_place
 from dlgforge_core.seeds import SeedBatch
 from dlgforge_dagster.config import config_class, plain
@@ -57,8 +58,12 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         # In a run of one partition that file alone: another one that is broken is not this run's matter.
         only = seed_batch_of(context.run.tags)
         place = seeds.path if dataset.name else seed_place(seeds.path)
-        batches = read_seed_batches(place, strict=seeds.strict, only=only)
-        for problem in [problem for batch in batches for problem in batch.problems][:50]:
+        try:
+            found = read_seed_batches(place, strict=seeds.strict, only=only)
+        except SeedError as error:
+            raise dg.Failure(str(error)) from None
+        batches = found.batches
+        for problem in found.problems[:50]:
             context.log.warning(problem)
         run_store = dataset.store(context).run_store(dataset.name)
         run_store.save_seed_batches(batches, all_there_are=only is None)
@@ -67,6 +72,8 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
             context.log_event(_read(dataset, batch))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(_digest(run_store.seed_batches())),
+        for name, problem in found.unusable.items():
+            context.log_event(seed_problem(dataset, name, problem))
             metadata=seed_topics_metadata(batches),
         )
 
@@ -89,3 +96,12 @@ def _read(dataset: DatasetSpec, batch: SeedBatch) -> dg.AssetMaterialization:
 
 def _digest(batches: Sequence[SeedBatch]) -> str:
     return hashlib.sha256("".join(batch.digest for batch in batches).encode()).hexdigest()[:16]
+def seed_problem(dataset: DatasetSpec, file: str, problem: str) -> dg.AssetObservation:
+    """What is wrong with a seed file, for the page of `seed_files`."""
+    return dg.AssetObservation(
+        dataset.key("seed_files"),
+        description=f"nothing is made of {file}",
+        metadata={"file": file, "problem": problem},
+    )
+
+

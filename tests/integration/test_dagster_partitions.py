@@ -16,7 +16,7 @@ from dlgforge_core.store import lock_keys
 from dlgforge_core.store.advisory import generation_slot, hold_process_lock, process_lock_is_free
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import defs
-from dlgforge_dagster.partitions import SEED_BATCHES, dialogue_key
+from dlgforge_dagster.partitions import RANGE_END, RANGE_START, SEED_BATCHES, dialogue_key
 from tests.support.simulated_endpoint import SimulatedEndpoint
 
 
@@ -142,20 +142,125 @@ def test_a_dataset_is_of_the_seeds_it_was_given(
     assert planned == [8, 4, 4, 4]
 
 
+def test_a_broken_seed_file_stops_no_run_unless_strict(
+    sim: SimulatedEndpoint, dsn: str, seeds: Path, instance: dg.DagsterInstance
+) -> None:
+    (seeds / "broken.yaml").write_text("en: [")
+    settings = config(sim, dsn, seeds)
+    job = defs.resolve_job_def("generate_dialogues")
+
+    def read() -> dg.ExecuteInProcessResult:
+        return job.execute_in_process(
+            {"ops": {"seed_topics": settings["ops"]["seed_topics"]}, "resources": settings["resources"]},
+            instance=instance,
+            asset_selection=[dg.AssetKey("seed_topics")],
+            raise_on_error=False,
+        )
+
+    result = read()
+    assert result.success
+    events = result.asset_materializations_for_node("seed_topics")
+    (made,) = (event for event in events if event.asset_key == dg.AssetKey("seed_topics"))
+    assert (made.metadata["skipped_files"].value, made.metadata["topics"].value) == (1, 16)
+    assert "broken.yaml:1" in str(made.metadata["problems"].value)
+    seen = instance.fetch_observations(dg.AssetKey("seed_files"), limit=10).records
+    assert ["broken.yaml:1" in str(o.asset_observation.metadata["problem"].value) for o in seen] == [True]
+    settings["ops"]["seed_topics"]["config"]["strict"] = True
+    (failed,) = (event for event in read().all_events if event.is_step_failure)
+    assert failed.step_failure_data.user_failure_data is not None, "said plainly, without a traceback of ours"
+    assert "broken.yaml:1" in (failed.step_failure_data.user_failure_data.description or "")
+
+
+def drop_rate(instance: dg.DagsterInstance) -> tuple[str, bool, dg.AssetCheckSeverity]:
+    """What the check of that name said last."""
+    key = dg.AssetCheckKey(dg.AssetKey("dialogues"), "drop_rate")
+    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+    assert record.event is not None
+    found = record.event.get_dagster_event().asset_check_evaluation_data
+    return found.description or "", found.passed, found.severity
+
+
 def test_a_partition_without_topics_is_empty_and_no_failure(
     sim: SimulatedEndpoint, dsn: str, seeds: Path, instance: dg.DagsterInstance
 ) -> None:
     write_seeds(seeds, "english", ("en",))
     instance.add_dynamic_partitions(SEED_BATCHES, ["english"])
     calls = sim.stats()["calls"]
-    job = defs.resolve_job_def("generate_partition").get_subset(
-        asset_selection={dg.AssetKey("seed_topics"), dg.AssetKey("dialogues")}, asset_check_selection=set()
-    )
-    result = job.execute_in_process(
-        config(sim, dsn, seeds), instance=instance, partition_key=dialogue_key("fr", "english")
-    )
-    assert result.success
+    settings = config(sim, dsn, seeds)
+    assert execute("generate_partition", settings, instance, dialogue_key("fr", "english")).success
     assert sim.stats()["calls"] == calls
+    assert drop_rate(instance)[:2] == ("nothing was to be made here", True)
+    assert execute("generate_partition", settings, instance, dialogue_key("en", "english")).success
+    assert execute("generate_partition", settings, instance, dialogue_key("fr", "english")).success
+    said, passed, _ = drop_rate(instance)
+    assert passed
+    assert said.startswith("nothing was to be made here; of what was made before: 2 of 2 dialogues are done")
+
+
+def test_a_partition_whose_file_is_gone_fails_by_itself_and_among_others_is_left_out(
+    sim: SimulatedEndpoint, dsn: str, seeds: Path, instance: dg.DagsterInstance
+) -> None:
+    instance.add_dynamic_partitions(SEED_BATCHES, ["alpha", "gone", "zeta"])
+    (seeds / "beta.jsonl").unlink()
+    settings = config(sim, dsn, seeds)
+    job = defs.resolve_job_def("generate_partition")
+
+    def backfill(start: str, end: str) -> dg.ExecuteInProcessResult:
+        tags = {RANGE_START: start, RANGE_END: end, "dagster/backfill": "b"}
+        return job.execute_in_process(settings, instance=instance, tags=tags)
+
+    assert backfill("en|alpha", "en|zeta").success
+    assert sim.stats()["calls"] == 2 * 3
+    assert backfill("en|gone", "en|zeta").success
+    for asked in (None, [dg.AssetKey("dialogues")]):
+        alone = job.execute_in_process(
+            settings,
+            instance=instance,
+            partition_key=dialogue_key("en", "gone"),
+            asset_selection=asked,
+            raise_on_error=False,
+        )
+        assert not alone.success
+        (failure,) = (event.step_failure_data.error for event in alone.all_events if event.is_step_failure)
+        assert failure is not None
+        assert "no seed file" in str(failure)
+
+
+def test_a_good_partition_does_not_hide_a_bad_one(
+    sim: SimulatedEndpoint, dsn: str, seeds: Path, instance: dg.DagsterInstance
+) -> None:
+    settings = config(sim, dsn, seeds, total_samples=16)
+    instance.add_dynamic_partitions(SEED_BATCHES, ["alpha", "beta"])
+    job = defs.resolve_job_def("generate_partition")
+
+    def run(batch: str) -> bool:
+        key = dialogue_key("en", batch)
+        return job.execute_in_process(
+            settings, instance=instance, partition_key=key, raise_on_error=False
+        ).success
+
+    sim.configure(faults={"refusal": 1.0})
+    assert not run("alpha")
+    sim.configure(faults={})
+    assert run("beta"), "its own dialogues are fine"
+    said, passed, severity = drop_rate(instance)
+    assert "8 of 8 in en|alpha" in said
+    assert (passed, severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert execute("generate_partition", settings, instance, dialogue_key("fr", "beta")).success
+    assert not drop_rate(instance)[1], "the dataset is not written, for that is of all partitions"
+
+
+def test_one_check_can_be_run_by_itself(
+    sim: SimulatedEndpoint, dsn: str, seeds: Path, instance: dg.DagsterInstance
+) -> None:
+    settings = config(sim, dsn, seeds)
+    assert execute("generate_dialogues", settings, instance).success
+    key = dg.AssetCheckKey(dg.AssetKey("dialogues"), "language")
+    job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_check_selection={key})
+    result = job.execute_in_process(
+        {"resources": {"store": settings["resources"]["store"]}}, instance=instance
+    )
+    assert [found.check_name for found in result.get_asset_check_evaluations()] == ["language"]
 
 
 def test_a_blocking_check_stops_the_dataset(

@@ -218,17 +218,25 @@ def test_a_folder_gives_a_batch_for_each_file_in_order(tmp_path: Path) -> None:
         (tmp_path / name).write_text("en:\n  cooking:\n")
     (tmp_path / "d.jsonl").write_text(GOOD)
     (tmp_path / "e.yaml").mkdir()
-    assert [b.name for b in read_seed_batches(str(tmp_path))] == ["a", "b", "c", "d"]
+    assert [b.name for b in read_seed_batches(str(tmp_path)).batches] == ["a", "b", "c", "d"]
 
 
-def test_every_broken_file_of_a_folder_is_named(tmp_path: Path) -> None:
+def test_broken_files_of_a_folder_are_left_out_and_named_or_with_strict_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("en:\n  cooking:\n")
     (tmp_path / "b.yaml").write_text("[")
     (tmp_path / "c.jsonl").write_text("{}")
+    found = read_seed_batches(str(tmp_path))
+    assert [batch.name for batch in found.batches] == ["a"]
+    assert list(found.unusable) == ["b.yaml", "c.jsonl"]
+    assert "b.yaml:1" in found.problems[0]
+    assert "c.jsonl:1" in found.problems[1]
     with pytest.raises(SeedError) as raised:
-        read_seed_batches(str(tmp_path))
+        read_seed_batches(str(tmp_path), strict=True)
     assert "b.yaml:1" in str(raised.value)
     assert "c.jsonl:1" in str(raised.value)
+    (tmp_path / "a.yaml").unlink()
+    with pytest.raises(SeedError, match=r"c\.jsonl:1"):
+        read_seed_batches(str(tmp_path))
 
 
 def test_links_are_files_as_a_kubernetes_volume_has_them(tmp_path: Path) -> None:
@@ -241,20 +249,24 @@ def test_links_are_files_as_a_kubernetes_volume_has_them(tmp_path: Path) -> None
     (folder / "b.yaml").symlink_to("nowhere")
     (folder / "c.yaml").symlink_to("..v1")
     (before,) = list_seed_files(str(folder))
-    assert [b.topics[0].topic for b in read_seed_batches(str(folder), only="a")] == ["cooking"]
+    assert [b.topics[0].topic for b in read_seed_batches(str(folder), only="a").batches] == ["cooking"]
     (folder / "..next").symlink_to("..v2")
     (folder / "..next").replace(folder / "..data")
     (after,) = list_seed_files(str(folder))
     assert after.state != before.state
-    assert [b.topics[0].topic for b in read_seed_batches(str(folder))] == ["walking"]
+    assert [b.topics[0].topic for b in read_seed_batches(str(folder)).batches] == ["walking"]
 
 
 @pytest.mark.parametrize("names", [("a.yaml", "a.jsonl"), ("a b.yaml", "a-b.yaml")])
 def test_two_files_cannot_be_one_batch(tmp_path: Path, names: tuple[str, str]) -> None:
     for name in names:
         (tmp_path / name).write_text(GOOD)
-    with pytest.raises(SeedError, match="would both be the seed batch"):
+    with pytest.raises(SeedError, match="would be the seed batch"):
         read_seed_batches(str(tmp_path))
+    (tmp_path / "c.jsonl").write_text(GOOD)
+    found = read_seed_batches(str(tmp_path))
+    assert [batch.name for batch in found.batches] == ["c"]
+    assert found.unusable.keys() == set(names)
 
 
 def test_paths_that_hold_no_seeds(tmp_path: Path) -> None:
