@@ -25,6 +25,14 @@ def cluster_line() -> str:
     return f"free are {' and '.join(parts)}"
 
 
+def largest_node(resource: str) -> float:
+    """How much of a resource the living node with most of it has, free or not."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return max((node["Resources"].get(resource, 0.0) for node in nodes if node["Alive"]), default=0.0)
+
+
 def cause_of(error: object) -> object:
     """What was raised inside the actor, where `error` wraps that; else `error` itself."""
     return getattr(error, "cause", None) or error

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from dlgforge_core.config import RayConfig, VllmConfig
-from dlgforge_core.errors import BackendError, ConfigError, RayError
+from dlgforge_core.errors import BackendError, RayError
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.ray_calls import ask_all, cluster_line, first_line, kill_quietly
+from dlgforge_core.runtime.ray_calls import ask_all, cluster_line, first_line, kill_quietly, largest_node
 from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.runtime.vllm_actor import CONCURRENT_CALLS, Placement, VllmReplica
 from dlgforge_core.runtime.vllm_fleet import VllmFleet
-from dlgforge_core.runtime.vllm_server import RESERVED_ARGS, ReplicaState, ReplicaStatus, missing_binary
+from dlgforge_core.runtime.vllm_server import ReplicaState, ReplicaStatus, missing_binary
+from dlgforge_core.runtime.vllm_settings import check_settings
 
 PROGRESS_S = 5.0
 STOP_TIMEOUT_S = 30.0
@@ -65,7 +66,7 @@ class VllmManagedProvisioner:
             self._session.connect()
         elif not ray.is_initialized():
             raise RayError("backend vllm_managed needs Ray; connect first (RaySession.connect)")
-        self._check_capacity()
+        self._check_capacity(progress)
         deadline = time.monotonic() + self._config.health_timeout_s
         for name in self._names:
             self._actors.append(self._actor(name))
@@ -136,7 +137,7 @@ class VllmManagedProvisioner:
             and status.state not in (ReplicaState.FAILED, ReplicaState.STOPPED)
         )
 
-    def _check_capacity(self) -> None:
+    def _check_capacity(self, progress: Callable[[str], None]) -> None:
         """Raises BackendError when a cluster of our own, which cannot grow, has too few GPUs."""
         import ray
 
@@ -144,6 +145,8 @@ class VllmManagedProvisioner:
         available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         if self._is_local() and wanted * self._config.replicas > available.get("GPU", 0.0):
             raise BackendError(self._not_placed(0))
+        if too_large := self._too_large():  # it may yet grow
+            progress(f"no node of the cluster can hold a vLLM server now: {too_large}")
 
     def _await_placed(self, deadline: float, progress: Callable[[str], None]) -> list[Placement]:
         import ray
@@ -163,7 +166,7 @@ class VllmManagedProvisioner:
                 told = now
                 progress(
                     f"{len(pending)} of {len(refs)} vLLM servers wait for a place on the cluster, for "
-                    f"{now - started:.0f} s ({self._asked()}; {cluster_line()})"
+                    f"{now - started:.0f} s ({self._asked()}; {self._room()})"
                 )
         placements: list[Placement] = []
         for name, ref in zip(self._names, refs, strict=True):
@@ -204,24 +207,22 @@ class VllmManagedProvisioner:
         each = f"{self._config.num_gpus_per_replica:g} GPU and {REPLICA_CPUS:g} CPU"
         return f"llm.vllm asks for {self._config.replicas} replicas of {each}"
 
+    def _too_large(self) -> str:
+        """Why no node there is now could hold a server; empty when one could."""
+        largest = largest_node("GPU")
+        if self._config.num_gpus_per_replica <= largest:
+            return ""
+        return (
+            f"a server runs on one node, the one with most GPUs has {largest:g} of them, and "
+            f"llm.vllm.num_gpus_per_replica = {self._config.num_gpus_per_replica:g}"
+        )
+
+    def _room(self) -> str:
+        return "; ".join(part for part in (cluster_line(), self._too_large()) if part)
+
     def _not_placed(self, placed: int) -> str:
         return (
             f"the vLLM servers cannot be placed ({placed} of {self._config.replicas} were): {self._asked()}; "
-            f"{cluster_line()}. Lower llm.vllm.replicas or llm.vllm.num_gpus_per_replica (0 for a CPU build "
+            f"{self._room()}. Lower llm.vllm.replicas or llm.vllm.num_gpus_per_replica (0 for a CPU build "
             "of vLLM), or give the cluster more nodes"
-        )
-
-
-def check_settings(config: VllmConfig) -> None:
-    """Raises ConfigError for settings that no server could start with."""
-    for argument in config.extra_args:
-        if argument.split("=", 1)[0] in RESERVED_ARGS:
-            raise ConfigError(
-                f"llm.vllm.extra_args holds {argument.split('=', 1)[0]}, which dlgforge sets; leave it out"
-            )
-    gpus = config.num_gpus_per_replica
-    if 0 < gpus < config.tensor_parallel_size and config.tensor_parallel_size > 1:
-        raise ConfigError(
-            f"llm.vllm.tensor_parallel_size = {config.tensor_parallel_size} needs as many GPUs, and "
-            f"llm.vllm.num_gpus_per_replica = {gpus:g}; set it to {config.tensor_parallel_size}"
         )

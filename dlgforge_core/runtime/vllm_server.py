@@ -33,8 +33,6 @@ _HEALTH_CHECK_S = 5.0
 _PORT_TRIES = 3
 _GUARD = (sys.executable, "-I", "-S", str(Path(__file__).with_name("vllm_guard.py")), str(STOP_GRACE_S))
 _MIDDLEWARE = Path(__file__).with_name("vllm_middleware")
-# What dlgforge sets itself; VLLM_API_KEY keeps the key out of argv.
-RESERVED_ARGS = ("--api-key", "--host", "--port", "--uds", "--served-model-name", "--model", "--ssl-keyfile")
 
 
 class ReplicaState(StrEnum):

@@ -14,8 +14,8 @@ from dlgforge_core.config import VllmConfig
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.runtime.vllm_metrics import replica_metrics, sums_by_name
 from dlgforge_core.runtime.vllm_middleware.dlgforge_require_key import RequireKey
-from dlgforge_core.runtime.vllm_provisioner import check_settings
 from dlgforge_core.runtime.vllm_server import ReplicaState, ReplicaStatus, serve_command, serve_environment
+from dlgforge_core.runtime.vllm_settings import check_settings
 
 PAGE = """# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -72,17 +72,73 @@ def test_the_key_travels_in_the_environment_and_cannot_be_replaced() -> None:
     assert "secret" not in repr(status) + status.line()
 
 
-@pytest.mark.parametrize("argument", ["--api-key", "--host=0.0.0.0", "--port", "--served-model-name"])
+@pytest.mark.parametrize(
+    "argument", ["--api-key", "--api_key=S", "--api-ke", "--host=0.0.0.0", "--port", "--served_model_name"]
+)
 def test_arguments_that_we_set_are_refused(argument: str) -> None:
-    with pytest.raises(ConfigError, match=f"extra_args holds {argument.split('=')[0]}"):
-        check_settings(VllmConfig(model="m", extra_args=[argument, "x"]))
+    named = "--api-key" if "api" in argument else argument.split("=")[0].replace("_", "-")
+    with pytest.raises(ConfigError, match=f"extra_args holds {named}, which dlgforge sets") as error:
+        check_settings(VllmConfig(model="m", extra_args=["--dtype", "half", argument, "x"]))
+    assert "=S" not in str(error.value)
 
 
-def test_tensor_parallelism_needs_as_many_gpus() -> None:
-    with pytest.raises(ConfigError, match="set it to 4"):
-        check_settings(VllmConfig(model="m", tensor_parallel_size=4))
-    check_settings(VllmConfig(model="m", tensor_parallel_size=2, num_gpus_per_replica=0.0))
-    check_settings(VllmConfig(model="m", num_gpus_per_replica=0.5))
+@pytest.mark.parametrize(
+    "arguments", [["--hf-token", "S3cret"], ["--hf_token=S3cret"], ["--hf-tok", "S3cret"]]
+)
+def test_a_token_on_the_command_line_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match="set HF_TOKEN in the environment of the Ray nodes") as error:
+        check_settings(VllmConfig(model="m", extra_args=arguments))
+    assert "S3cret" not in str(error.value)
+    check_settings(VllmConfig(model="m", extra_args=["--hf-overrides", "{}", "--api-server-count", "2"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"tensor_parallel_size": 4}, r"uses 4 GPUs, and .*replica = 1; set it to 4"),
+        (
+            {"num_gpus_per_replica": 1.5},
+            r"replica = 1\.5: above 1, Ray gives whole GPUs only; set it to 1 or 2",
+        ),
+        (
+            {"num_gpus_per_replica": 4.0},
+            r"uses 1 GPU, and .*replica = 4 would leave 3 of them idle; set it to 1",
+        ),
+        (
+            {"num_gpus_per_replica": 0.5},
+            r"2 servers on one GPU.*utilization = 0\.9.*set that to 0\.5 or less",
+        ),
+        (
+            {"num_gpus_per_replica": 0.5, "tensor_parallel_size": 2, "gpu_memory_utilization": 0.4},
+            r"uses 2 GPUs, and .*replica = 0\.5; set it to 2",
+        ),
+        (
+            {"extra_args": ["--tensor_parallel_size=2", "-pp", "2"]},
+            r"--tensor-parallel-size = 2 in .*extra_args and --pipeline-parallel-size = 2 there: .*4 GPUs",
+        ),
+        (
+            {"num_gpus_per_replica": 2.0, "extra_args": ["--data-parallel-size", "4"]},
+            r"--data-parallel-size = 4 there: a server uses 4 GPUs, and .*replica = 2; set it to 4",
+        ),
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_settings(VllmConfig(model="m", **settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tensor_parallel_size": 2, "num_gpus_per_replica": 0.0},
+        {"num_gpus_per_replica": 0.5, "gpu_memory_utilization": 0.45},
+        {"num_gpus_per_replica": 0.5, "extra_args": ["--gpu-memory-utilization=0.4"]},
+        {"num_gpus_per_replica": 8.0, "tensor_parallel_size": 4, "extra_args": ["-dp=2"]},
+        {"num_gpus_per_replica": 8.0, "extra_args": ["--nnodes", "2", "-tp", "16"]},
+    ],
+)
+def test_sizes_that_can_work_are_taken(settings: dict[str, Any]) -> None:
+    check_settings(VllmConfig(model="m", **settings))
 
 
 def test_figures_are_added_up_over_engines() -> None:

@@ -67,7 +67,8 @@ def test_health_time_out_shows_the_end_of_the_log(session: RaySession, tiny_llam
 
 
 def test_too_few_gpus_says_what_is_asked_and_what_is_there(session: RaySession) -> None:
-    text, took = failure(settings("any", replicas=2, num_gpus_per_replica=4.0), session)
+    config = settings("any", replicas=2, num_gpus_per_replica=4.0, tensor_parallel_size=4)
+    text, took = failure(config, session)
     assert "2 replicas of 4 GPU" in text
     assert "0 of 0 GPUs" in text
     assert took < 5
@@ -77,4 +78,5 @@ def test_a_borrowed_cluster_is_waited_for_only_so_long(session: RaySession) -> N
     session_borrowed = RaySession(RAY)  # in a process that is connected already
     text, took = failure(settings("any", num_gpus_per_replica=1.0, health_timeout_s=6.0), session_borrowed)
     assert "cannot be placed (0 of 1 were)" in text
+    assert "a server runs on one node, the one with most GPUs has 0 of them" in text
     assert took < 20
