@@ -70,11 +70,11 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         context.instance.add_dynamic_partitions(dataset.partitions.batches, [batch.name for batch in batches])
         for batch in batches:
             context.log_event(_read(dataset, batch))
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(_digest(run_store.seed_batches())),
         for name, problem in found.unusable.items():
             context.log_event(seed_problem(dataset, name, problem))
-            metadata=seed_topics_metadata(batches),
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(_digest(run_store.seed_batches())),
+            metadata=seed_topics_metadata(found),
         )
 
     return seed_topics
@@ -94,8 +94,6 @@ def _read(dataset: DatasetSpec, batch: SeedBatch) -> dg.AssetMaterialization:
     )
 
 
-def _digest(batches: Sequence[SeedBatch]) -> str:
-    return hashlib.sha256("".join(batch.digest for batch in batches).encode()).hexdigest()[:16]
 def seed_problem(dataset: DatasetSpec, file: str, problem: str) -> dg.AssetObservation:
     """What is wrong with a seed file, for the page of `seed_files`."""
     return dg.AssetObservation(
@@ -105,3 +103,5 @@ def seed_problem(dataset: DatasetSpec, file: str, problem: str) -> dg.AssetObser
     )
 
 
+def _digest(batches: Sequence[SeedBatch]) -> str:
+    return hashlib.sha256("".join(batch.digest for batch in batches).encode()).hexdigest()[:16]
