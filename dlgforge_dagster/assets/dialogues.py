@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,6 @@ import dagster as dg
 
 from dlgforge_core.config import GenerationConfig, LlmConfig, validate, web_search_key
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.fingerprint import CONTENT_VERSION
 from dlgforge_core.generation.local import WorkerSpec, WorkerThread, knowledge_access
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.generation.session import Runner, RunReport, Status, generate
@@ -25,6 +24,7 @@ from dlgforge_core.runtime.bootstrap import (
 )
 from dlgforge_core.runtime.ray_runner import PLACEMENT_TIMEOUT_S, RayRunner
 from dlgforge_core.seeds import SeedBatch
+from dlgforge_core.store.finished import Part
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.coverage import coverage_metadata
@@ -34,6 +34,7 @@ from dlgforge_dagster.partitions import dialogue_key, is_mislabelled, seed_batch
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
 from dlgforge_dagster.sitting import endpoints_place, tell_status
 from dlgforge_dagster.tags import FINGERPRINT_TAG, NOTHING_TAG, OWNERS, RUN_ID_TAG
+from dlgforge_dagster.versions import Provenance, dialogues_version, digest, told_versions
 
 
 def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
@@ -53,23 +54,27 @@ def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
         partitions_def=dataset.partitions.dialogues,
         # One fleet serves a whole backfill.
         backfill_policy=dg.BackfillPolicy.single_run(),
-        code_version=str(CONTENT_VERSION),
+        code_version=dialogues_version(dataset.recipe),
         required_resource_keys=dataset.resource_keys,
+        # Of partitions that a budget has left unfinished nothing is yielded: they are still missing.
+        output_required=False,
         description="Multi-turn dialogues between a user simulator and an assistant, each judged, kept in "
         "Postgres. Run it again to resume: what was committed is never made twice.",
     )
-    def dialogues(context: dg.AssetExecutionContext, config: DialoguesConfig) -> dg.MaterializeResult[None]:
+    def dialogues(
+        context: dg.AssetExecutionContext, config: DialoguesConfig
+    ) -> Iterator[dg.MaterializeResult[None]]:
         generation = validate(
             GenerationConfig, plain(config, GenerationConfig), f"ops.{dataset.op('dialogues')}.config"
         )
-        return _dialogues(dataset, context, generation)
+        yield from _dialogues(dataset, context, generation)
 
     return dialogues
 
 
 def _dialogues(
     dataset: DatasetSpec, context: dg.AssetExecutionContext, generation: GenerationConfig
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None]]:
     ray, store, llm = dataset.ray(context), dataset.store(context), dataset.llm(context)
     settings = llm.settings
     run_store = store.run_store(dataset.name)
@@ -82,7 +87,8 @@ def _dialogues(
     run = _prepare(dataset, context, run_store, generation, settings, batches, index)
     if run is None:
         context.instance.add_run_tags(context.run.run_id, {NOTHING_TAG: "true"})
-        return dg.MaterializeResult(metadata={"dialogues_planned": 0, "complete": True})
+        yield dg.MaterializeResult(metadata={"dialogues_planned": 0, "complete": True})
+        return
     for note in run.notes:
         context.log.info(note)
     before = run_store.progress(run.run_id)
@@ -93,6 +99,7 @@ def _dialogues(
     context.instance.add_run_tags(
         context.run.run_id, {RUN_ID_TAG: run.run_id, FINGERPRINT_TAG: run.fingerprint[:16]}
     )
+    made_from = Provenance.of(context, [dataset.key("seed_topics"), dataset.key("knowledge_index")])
     with endpoints_place(context, run_store, generation.run.max_concurrent_runs):
         report = _generate(context, run, run_store, ray, store, llm, settings, index)
     if report.stop_reason is not None:
@@ -100,15 +107,21 @@ def _dialogues(
     replicas = llm.replica_metrics()
     for replica in replicas:
         context.log.info(replica.line())
-    if dataset.partitions.selected(context) is None or is_mislabelled(context.run.tags):
-        _tell_partitions(dataset, context, run_store, run.run_id)
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(f"{run.run_id}-{report.progress.done}"),
-        metadata={
-            **dialogues_metadata(run_store, run, report, replicas),
-            **coverage_metadata(run_store, run),
-        },
-    )
+    metadata = {
+        **dialogues_metadata(run_store, run, report, replicas),
+        **coverage_metadata(run_store, run),
+    }
+    versions = _versions(run, run_store.parts(run.run_id), batches, made_from)
+    whole = dataset.partitions.selected(context) is None
+    unfinished = not whole and not report.progress.complete
+    if whole or unfinished or is_mislabelled(context.run.tags):
+        _tell_partitions(dataset, context, versions, made_from)
+    if unfinished:
+        context.log.warning("not materialized: run the same again with a larger budget, or none, to finish")
+        context.log_event(dg.AssetObservation(context.asset_key, metadata=metadata))
+        return
+    version = digest([*versions.values()]) if whole or len(versions) != 1 else next(iter(versions.values()))
+    yield dg.MaterializeResult(data_version=dg.DataVersion(version), metadata=metadata)
 
 
 def _prepare(
@@ -159,15 +172,38 @@ def _prepare(
     )
 
 
+def _versions(
+    run: PreparedRun, parts: Sequence[Part], batches: Sequence[SeedBatch], made_from: Provenance
+) -> dict[Part, str]:
+    """The data version of each partition of a run: the same until there is more in it, or it is made anew."""
+    digests = {batch.name: batch.digest for batch in batches}
+    return {
+        part: digest([run.fingerprint, made_from.version, digests.get(part.batch), part.planned, part.done])
+        for part in parts
+    }
+
+
 def _tell_partitions(
-    dataset: DatasetSpec, context: dg.AssetExecutionContext, run_store: RunStore, run_id: str
+    dataset: DatasetSpec,
+    context: dg.AssetExecutionContext,
+    versions: Mapping[Part, str],
+    made_from: Provenance,
 ) -> None:
-    """Say of each partition that was finished that it is there: where Dagster itself does not."""
-    for part in run_store.parts(run_id):
-        if part.language in dataset.partitions.languages and not part.unfinished:
-            key = dialogue_key(part.language, part.batch)
-            figures = {"dialogues_planned": part.planned, "dialogues_done": part.done}
-            context.log_event(dg.AssetMaterialization(context.asset_key, metadata=figures, partition=key))
+    """Say of each partition that was finished that it is there, where Dagster itself does not.
+
+    Of those alone that Dagster knows otherwise: an unchanged run writes down nothing.
+    """
+    told = told_versions(context.instance, context.asset_key)
+    for part, version in versions.items():
+        key = dialogue_key(part.language, part.batch)
+        if part.language not in dataset.partitions.languages or part.unfinished or told.get(key) == version:
+            continue
+        figures = {"dialogues_planned": part.planned, "dialogues_done": part.done}
+        context.log_event(
+            dg.AssetMaterialization(
+                context.asset_key, metadata=figures, partition=key, tags=made_from.tags(version)
+            )
+        )
 
 
 def _generate(

@@ -14,6 +14,7 @@ from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.tags import OWNERS
+from dlgforge_dagster.versions import code_version
 
 
 def build_hf_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
@@ -31,6 +32,7 @@ def build_hf_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         deps=[dataset.key("dialogue_dataset")],
         automation_condition=keep_fresh() if dataset.recipe.saving.hf_push.enabled else None,
+        code_version=code_version(1, dataset.recipe.saving.hf_push),
         required_resource_keys={"store"},
         # With the push turned off the step yields nothing, and Dagster calls the asset skipped.
         output_required=False,

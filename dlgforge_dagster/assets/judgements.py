@@ -28,6 +28,7 @@ from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import table
 from dlgforge_dagster.sitting import endpoints_place, run_and_scope, tell_status
 from dlgforge_dagster.tags import OWNERS
+from dlgforge_dagster.versions import code_version
 
 _N_LOWEST = 5
 
@@ -52,6 +53,7 @@ def build_judgements(dataset: DatasetSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         deps=[dataset.key("dialogues")],
         automation_condition=keep_fresh() if dataset.recipe.judge.mode == "offline" else None,
+        code_version=code_version(1, dataset.recipe.judge),
         required_resource_keys=dataset.resource_keys,
         description="Verdicts on finished dialogues by one or more judges, with `mode: offline`: each judges "
         "what it has not judged yet. Run it again to resume. In another mode it does nothing.",

@@ -20,6 +20,7 @@ from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import count_table
 from dlgforge_dagster.tags import OWNERS
+from dlgforge_dagster.versions import code_version
 
 _KEPT = 3  # indexes, beside those of runs that may be resumed
 
@@ -37,6 +38,7 @@ def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
         group_name=dataset.group,
         kinds={"postgres"},
         owners=OWNERS,
+        code_version=code_version(1, dataset.recipe.knowledge),
         required_resource_keys={"store"},
         description="The documents that dialogues are grounded in, cut into chunks and indexed. Files that "
         "have not changed are not read again. Without knowledge.path there is no index, and dialogues are "

@@ -17,6 +17,7 @@ from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import seed_topics_metadata
 from dlgforge_dagster.partitions import seed_batch_of
 from dlgforge_dagster.tags import OWNERS
+from dlgforge_dagster.versions import code_version
 
 
 def build_seed_files(dataset: DatasetSpec) -> dg.AssetSpec:
@@ -48,6 +49,7 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         kinds={"yaml", "postgres"},
         owners=OWNERS,
         deps=[dataset.key("seed_files")],
+        code_version=code_version(1, dataset.recipe.seeds),
         required_resource_keys={"store"},
         description="What the dialogues are about: topics read from the seed files, one seed batch a file.",
     )

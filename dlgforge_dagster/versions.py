@@ -1,0 +1,86 @@
+"""Versions of code and data, by which Dagster tells what is stale."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel
+
+from dlgforge_core.config import Recipe
+from dlgforge_core.fingerprint import CONTENT_VERSION, ContentSource, content_config
+from dlgforge_core.personas import read_personas
+
+DATA_VERSION = "dagster/data_version"
+_USER_PROVIDED = "dagster/data_version_is_user_provided"
+_CODE_VERSION = "dagster/code_version"
+_INPUT_DATA_VERSION, _INPUT_EVENT_POINTER = "dagster/input_data_version/", "dagster/input_event_pointer/"
+_NEVER_MADE, _NO_EVENT = "INITIAL", "NULL"  # what Dagster writes of an input that is not there
+
+
+def code_version(version: int, config: BaseModel) -> str:
+    """Of an asset: another one when its code gives other results, or its section of the recipe was edited."""
+    return f"{version}-{digest(config.model_dump(mode='json'))}"
+
+
+def dialogues_version(recipe: Recipe) -> str:
+    """Of `dialogues`: without what decides how fast and how far a run goes."""
+    content = content_config(
+        recipe.generation,
+        recipe.llm,
+        read_personas(),  # the file that the recipe names is read in runs alone; its name counts
+        ContentSource(index_id="indexed" if recipe.knowledge.path else ""),
+    )
+    run = recipe.run
+    others = [run.total_samples, list(run.target_languages), recipe.personas.path]
+    return f"{CONTENT_VERSION}-{digest([content, others])}"
+
+
+def digest(data: Any) -> str:
+    """A short digest of plain data."""
+    text = json.dumps(data, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What an asset is made from, as Dagster notes it down with what an asset's step returns by itself."""
+
+    code_version: str
+    inputs: Mapping[str, tuple[str, str]]
+
+    @classmethod
+    def of(cls, context: dg.AssetExecutionContext, deps: Sequence[dg.AssetKey]) -> Provenance:
+        """Of the asset at work: its code version, and its inputs' latest data versions and events."""
+        inputs: dict[str, tuple[str, str]] = {}
+        for key in deps:
+            records = context.instance.fetch_materializations(key, limit=1).records
+            made = records[0].asset_materialization if records else None
+            version = (made.tags or {}).get(DATA_VERSION) if made is not None else None
+            pointer = str(records[0].storage_id) if records else _NO_EVENT
+            inputs[key.to_user_string()] = (version or _NEVER_MADE, pointer)
+        return cls(context.assets_def.specs_by_key[context.asset_key].code_version or "", inputs)
+
+    @property
+    def version(self) -> str:
+        """The same for as long as code and inputs are."""
+        return digest([self.code_version, {name: version for name, (version, _) in self.inputs.items()}])
+
+    def tags(self, data_version: str) -> dict[str, str]:
+        """The tags of a materialization that is written down by hand."""
+        tags = {DATA_VERSION: data_version, _USER_PROVIDED: "true", _CODE_VERSION: self.code_version}
+        for name, (version, pointer) in self.inputs.items():
+            tags[_INPUT_DATA_VERSION + name] = version
+            tags[_INPUT_EVENT_POINTER + name] = pointer
+        return tags
+
+
+def told_versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, str]:
+    """The data version of every partition of an asset that was ever made, by one query."""
+    made = dg.DagsterEventType.ASSET_MATERIALIZATION
+    found = instance.event_log_storage.get_latest_tags_by_partition(key, made, [DATA_VERSION])
+    return {partition: tags[DATA_VERSION] for partition, tags in found.items() if DATA_VERSION in tags}
