@@ -81,6 +81,7 @@ class Worker:
         slots = self._context.slots
         store.in_a_hurry = lambda: not slots.all_wanted
         self._open: set[asyncio.Task[None]] = set()
+        client.on_answer(self._check_budget)
         self._refused: dict[str, RequestRefusedError] = {}
         """Dialogues whose request was refused by an endpoint that has never answered its role: held back."""
         self._counts = WorkerCounts()
@@ -139,7 +140,8 @@ class Worker:
         lease.add_done_callback(self._lease_ended)
         try:
             # First what others began and left behind, then the rest.
-            await self._store.take_over()
+            self._tokens_elsewhere = await self._store.take_over_and_count_tokens()
+            self._check_budget()
             await self._roll()
         finally:
             await self._let_go()  # under the lease, for calls that are waited for may take long
@@ -229,6 +231,8 @@ class Worker:
 
     def _count_turn(self) -> None:
         self._counts.turns += 1
+
+    def _check_budget(self) -> None:
         limit = self._run_config.max_tokens
         if limit is not None and self._tokens_elsewhere + self._tokens() >= limit:
             self.stop(f"run.max_tokens = {limit} is used up", drain=True)
@@ -257,6 +261,7 @@ class Worker:
         pause = min(5.0, self._run_config.lease_s / 3)
         while True:
             self._tokens_elsewhere = await self._store.take_over_and_count_tokens()
+            self._check_budget()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._lease_in_doubt.wait(), pause)
             self._lease_in_doubt.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -97,7 +97,10 @@ class Attempts:
             # Before one call alone has used up its attempts at a dead endpoint.
             failures_to_open=max(1, min(FAILURES_TO_OPEN, routing.max_attempts - 1)),
         )
+        self.on_answer: Callable[[], None] = lambda: None
+        """Called whenever an answer has been counted."""
         self._stats = stats
+        self._without_usage: set[str] = set()
         self._patience_s = patience_s
         self._max_attempts = routing.max_attempts
         self._dialects: dict[tuple[str, str], Dialect] = {}
@@ -179,12 +182,26 @@ class Attempts:
             self._failed(call, slot, counts, FailureKind.INVALID_BODY, str(error))
         self.router.answered(slot)
         dialect.answered.add(call.role)
+        if not answer.tells_usage:
+            self._note_missing_usage(name)
+            answer = answer.with_estimated_usage(body)
         counts.calls += 1
         counts.prompt_tokens += answer.prompt_tokens
         counts.completion_tokens += answer.completion_tokens
         counts.cached_tokens += answer.cached_tokens or 0
         counts.latency.add(latency_s)
+        self.on_answer()
         return Reply(answer, name, dialect, mode, tools_offered, latency_s)
+
+    def _note_missing_usage(self, name: str) -> None:
+        if name not in self._without_usage:
+            self._without_usage.add(name)
+            _log.warning(
+                "endpoint %s does not tell how many tokens it uses (`usage` is missing): they are estimated, "
+                "%d characters a token",
+                name,
+                chat.CHARS_PER_TOKEN,
+            )
 
     # Failures
 

@@ -21,6 +21,8 @@ from dlgforge_core.llm.tool_calls import Message, ToolCall, ToolDefinition
 from dlgforge_core.llm.transport import HttpAnswer
 
 MAX_REASON_CHARS = 300
+CHARS_PER_TOKEN = 4
+"""Roughly, of most texts and tokenizers."""
 
 
 class CallError(DlgforgeError):
@@ -154,7 +156,7 @@ def without_system(messages: Sequence[Message]) -> list[Message]:
 
 
 class Answer(NamedTuple):
-    """What a 200 carried. Tokens are 0 when the server does not tell; `text` is as it came."""
+    """What a 200 carried. `text` is as it came; tokens are 0 when the server does not tell."""
 
     text: str
     finish_reason: str
@@ -164,6 +166,19 @@ class Answer(NamedTuple):
     cached_tokens: int | None
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether the server told how many tokens were used: there is no prompt of none."""
+        return self.prompt_tokens > 0
+
+    def with_estimated_usage(self, sent: bytes) -> Answer:
+        """The answer to the request `sent` with tokens estimated from its characters."""
+        said = len(self.text) + len(self.reasoning) + sum(len(str(call)) for call in self.tool_calls)
+        return self._replace(
+            prompt_tokens=len(sent.decode()) // CHARS_PER_TOKEN + 1,
+            completion_tokens=self.completion_tokens or said // CHARS_PER_TOKEN + 1,
+        )
 
 
 def read_completion(body: bytes) -> Answer:

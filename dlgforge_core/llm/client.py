@@ -59,6 +59,10 @@ class LlmClient:
         """Follow endpoints that came back elsewhere: of each name known, take the address and key given."""
         await self._attempts.move(endpoints)
 
+    def on_answer(self, notify: Callable[[], None]) -> None:
+        """Call `notify` whenever an answer, usable or not, has been counted in `stats`."""
+        self._attempts.on_answer = notify
+
     def health(self) -> list[EndpointHealth]:
         """The state of every endpoint, for progress lines."""
         return self._attempts.router.health()

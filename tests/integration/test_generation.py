@@ -9,6 +9,7 @@ import pytest
 
 from dlgforge_core.config import CoverageConfig, JudgeConfig
 from dlgforge_core.errors import ConfigError, RunStoppedError
+from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
 from tests.support.runs import MODEL, calls, planned, spec, work
@@ -224,7 +225,8 @@ def test_the_token_budget_stops_cleanly_and_a_larger_one_goes_on(store: RunStore
         assert result.stop_reason is not None
         assert "run.max_tokens = 5000" in result.stop_reason
         used = calls(store, run).total()
-        assert 5_000 <= used.prompt_tokens + used.completion_tokens < 11_000
+        mean = (used.prompt_tokens + used.completion_tokens) / used.calls
+        assert 5_000 <= used.prompt_tokens + used.completion_tokens < 5_000 + 8 * mean, "four under way"
         progress = store.progress(run.run_id)
         assert progress.pending > 0
         assert progress.dropped == progress.leased == 0
@@ -233,6 +235,46 @@ def test_the_token_budget_stops_cleanly_and_a_larger_one_goes_on(store: RunStore
         work(spec(store, more, endpoint(sim)))
         assert sim.stats()["calls"] == 12 * 9, "no call was made twice"
     assert store.progress(run.run_id).done == 12
+
+
+def _tokens(store: RunStore, run: PreparedRun) -> int:
+    used = calls(store, run).total()
+    return used.prompt_tokens + used.completion_tokens
+
+
+def test_a_used_up_token_budget_pays_for_no_further_call(store: RunStore) -> None:
+    run = planned(store, 40, max_tokens=2_000, concurrency=8)
+    with simulated_endpoint(latency_s=0.005) as sim:
+        work(spec(store, run, endpoint(sim)))
+        made = sim.stats()["calls"]
+        assert 2_000 <= _tokens(store, run) < 4_000
+        for _ in range(2):
+            result = work(spec(store, planned(store, 40, max_tokens=2_000), endpoint(sim)))
+            assert result.stop_reason == "run.max_tokens = 2000 is used up"
+        assert sim.stats()["calls"] == made
+
+
+def test_the_token_budget_counts_what_brings_no_dialogue_forward(store: RunStore) -> None:
+    run = planned(store, 60, max_tokens=4_000, concurrency=4)
+    with simulated_endpoint(faults={"bad_json": 1.0}) as sim:
+        result = work(spec(store, run, endpoint(sim)))
+    assert result.stop_reason is not None
+    assert 4_000 <= _tokens(store, run) < 7_000
+    assert store.progress(run.run_id).pending > 0
+
+
+def test_without_usage_tokens_are_estimated_and_the_budget_holds(
+    store: RunStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = planned(store, 40, max_tokens=4_000, concurrency=4)
+    with simulated_endpoint(usage=False) as sim:
+        result = work(spec(store, run, endpoint(sim)))
+        stats = sim.stats()
+    assert result.stop_reason == "run.max_tokens = 4000 is used up"
+    assert 0.3 < (stats["prompt_tokens"] + stats["completion_tokens"]) / _tokens(store, run) < 1.5
+    warned = [r.getMessage() for r in caplog.records if "`usage` is missing" in r.getMessage()]
+    assert len(warned) == 1
+    assert "simulated" in warned[0]
 
 
 def test_the_dialogue_budget_stops_cleanly(store: RunStore) -> None:
