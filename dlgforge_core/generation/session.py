@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -83,17 +83,27 @@ def generate(
         store.set_status(run_id, "complete")
         return _report(store, run_id, started, None)
     store.set_status(run_id, "running")
-    runner = make_runner()
-    started = time.monotonic()
-    runner.start()
+    with _reason_kept(store, run_id):
+        runner = make_runner()
 
-    def report(elapsed_s: float) -> None:
-        # The workers have patience with a Postgres that is away; so has the one who only looks on.
-        with contextlib.suppress(StoreError):
-            on_status(_status(store.progress(run_id), before, runner.stats(), elapsed_s))
+        def report(elapsed_s: float) -> None:
+            # The workers have patience with a Postgres that is away; so has the one who only looks on.
+            with contextlib.suppress(StoreError):
+                on_status(_status(store.progress(run_id), before, runner.stats(), elapsed_s))
 
-    try:
+        started = time.monotonic()
+        runner.start()
         result = report_while(runner, report, started, poll_s=poll_s, first_report_s=first_report_s)
+    came_to = _report(store, run_id, started, result.stop_reason)
+    store.set_status(run_id, "complete" if came_to.progress.complete else "stopped", result.stop_reason)
+    return came_to
+
+
+@contextlib.contextmanager
+def _reason_kept(store: RunStore, run_id: str) -> Iterator[None]:
+    """Whatever ends the sitting before its time is written down with the run, and raised again."""
+    try:
+        yield
     except BaseException as error:
         reason = str(error) or type(error).__name__
         with contextlib.suppress(StoreError):  # it must not hide what really happened
@@ -103,9 +113,6 @@ def generate(
                 f"{reason}\nRun the same configuration again to resume run {run_id}."
             ) from None
         raise
-    came_to = _report(store, run_id, started, result.stop_reason)
-    store.set_status(run_id, "complete" if came_to.progress.complete else "stopped", result.stop_reason)
-    return came_to
 
 
 def _report(store: RunStore, run_id: str, started: float, stop_reason: str | None) -> RunReport:

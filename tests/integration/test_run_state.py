@@ -14,8 +14,9 @@ import pytest
 
 from dlgforge_core.config import QUESTION_KINDS, GenerationConfig, LlmConfig, PostgresConfig, RunConfig
 from dlgforge_core.dialogue import DropReason, Judgement, SeedTopic, Turn
-from dlgforge_core.errors import LeaseLostError, StoreError
+from dlgforge_core.errors import BackendError, LeaseLostError, StoreError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
+from dlgforge_core.generation.session import Runner, generate
 from dlgforge_core.seeds import SeedBatch, read_seeds
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.migrate import migrations
@@ -327,3 +328,19 @@ def test_sorts_of_questions_are_those_that_the_model_can_follow(
     assert run.generation.run.question_kinds == kinds
     own = GenerationConfig(run=RunConfig(question_kinds=["why"]))
     assert prepare_run(store, own, llm, read_seeds("")).generation.run.question_kinds == ["why"]
+
+
+def test_a_run_whose_endpoints_cannot_be_had_says_so(store: RunStore) -> None:
+    run = plan(store, 2)
+
+    def no_runner() -> Runner:
+        record = store.run(run.run_id)
+        assert record is not None
+        assert record.status == "running", "starting servers is part of it"
+        raise BackendError("vllm-0 ended with exit status 1")
+
+    with pytest.raises(BackendError):
+        generate(store, run.run_id, no_runner, lambda _: None)
+    record = store.run(run.run_id)
+    assert record is not None
+    assert (record.status, record.stop_reason) == ("stopped", "vllm-0 ended with exit status 1")
