@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -30,6 +31,18 @@ class ActorSize(ConfigModel):
 
     num_cpus: Annotated[float, Field(ge=0.0)] = Field(1.0, description="CPUs an actor reserves.")
     num_gpus: Annotated[float, Field(ge=0.0)] = Field(0.0, description="GPUs an actor reserves.")
+
+    @model_validator(mode="after")
+    def _as_ray_counts(self) -> Self:
+        for name, size in (("num_cpus", self.num_cpus), ("num_gpus", self.num_gpus)):
+            if not math.isfinite(size) or round(size, 4) != size:
+                raise ValueError(f"{name} = {size:g}: Ray counts in steps of 0.0001; use 0, 0.0001 or more")
+        if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
+            raise ValueError(
+                f"num_gpus = {self.num_gpus:g}: above 1, Ray gives whole GPUs only; set it to "
+                f"{int(self.num_gpus)} or {int(self.num_gpus) + 1}"
+            )
+        return self
 
 
 class ActorConfig(ActorSize):

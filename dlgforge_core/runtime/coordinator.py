@@ -17,7 +17,13 @@ from dlgforge_core.config import ActorConfig
 from dlgforge_core.errors import StoreError
 from dlgforge_core.generation.local import WorkerSpec
 from dlgforge_core.generation.worker import WorkerCounts, WorkerResult
-from dlgforge_core.runtime.ray_calls import PLACEMENT_PROGRESS_S, cluster_line, kill_quietly, quietly
+from dlgforge_core.runtime.ray_calls import (
+    PLACEMENT_PROGRESS_S,
+    cluster_line,
+    kill_quietly,
+    quietly,
+    told_again_after,
+)
 from dlgforge_core.runtime.restarts import RestartBudget
 from dlgforge_core.runtime.vllm_fleet import VllmFleet
 from dlgforge_core.runtime.worker_actor import Outcome, WorkerActor, add_counts, loss_reason
@@ -208,7 +214,11 @@ class Coordinator:
                     self._say(f"a worker runs on {worker.place[0]}, process {worker.place[1]}")
         now = time.monotonic()
         waiting = [worker for worker in waiting if worker.where not in ready]
-        late = [worker for worker in waiting if now - worker.told_at > PLACEMENT_PROGRESS_S]
+        late = [
+            worker
+            for worker in waiting
+            if now - worker.told_at > told_again_after(PLACEMENT_PROGRESS_S, now - worker.asked_at)
+        ]
         asked = (
             f"each asks for {self._config.num_cpus:g} CPU and {self._config.num_gpus:g} GPU (ray.workers); "
         )

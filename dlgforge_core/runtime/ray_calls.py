@@ -8,11 +8,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 PLACEMENT_PROGRESS_S = 10.0
-"""How often to say that something waits for a place on the cluster."""
+"""After how long to say that something waits for a place on the cluster."""
 
 CALL_TIMEOUT_S = 15.0
 
 _log = logging.getLogger(__name__)
+
+
+def told_again_after(first_s: float, waited_s: float) -> float:
+    """Seconds until a wait is told of again: ever more rarely, so that one of days does not fill the log."""
+    return max(first_s, waited_s / 4)
 
 
 def cluster_line() -> str:

@@ -13,7 +13,7 @@ from dlgforge_core.config import RayConfig, SpawnConfig
 from dlgforge_core.generation.local import WorkerSpec
 from dlgforge_core.generation.worker import WorkerResult
 from dlgforge_core.runtime.coordinator import Coordinator
-from dlgforge_core.runtime.ray_calls import PLACEMENT_PROGRESS_S, kill_quietly, quietly
+from dlgforge_core.runtime.ray_calls import PLACEMENT_PROGRESS_S, kill_quietly, quietly, told_again_after
 from dlgforge_core.runtime.restarts import RestartBudget
 from dlgforge_core.runtime.vllm_fleet import VllmFleet
 from dlgforge_core.runtime.worker_actor import Outcome, loss_reason
@@ -238,7 +238,7 @@ class RayRunner:
             self._outcome = Outcome.stopped(
                 f"the coordinator got no place on the local Ray cluster within {waited:.0f} s; {asked}"
             )
-        elif now - self._told_at > PLACEMENT_PROGRESS_S:
+        elif now - self._told_at > told_again_after(PLACEMENT_PROGRESS_S, waited):
             self._told_at = now
             self._progress(f"the coordinator waits for a place on the cluster, for {waited:.0f} s; {asked}")
 

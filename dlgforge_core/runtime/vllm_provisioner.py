@@ -10,7 +10,14 @@ from typing import Any
 from dlgforge_core.config import RayConfig, VllmConfig
 from dlgforge_core.errors import BackendError, RayError
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.ray_calls import ask_all, cluster_line, first_line, kill_quietly, largest_node
+from dlgforge_core.runtime.ray_calls import (
+    ask_all,
+    cluster_line,
+    first_line,
+    kill_quietly,
+    largest_node,
+    told_again_after,
+)
 from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.runtime.vllm_actor import CONCURRENT_CALLS, Placement, VllmReplica
 from dlgforge_core.runtime.vllm_fleet import VllmFleet
@@ -162,7 +169,7 @@ class VllmManagedProvisioner:
                 raise BackendError(reason)
             if now > deadline:
                 raise BackendError(self._not_placed(len(ready)))
-            if now - told >= PROGRESS_S:
+            if now - told >= told_again_after(PROGRESS_S, now - started):
                 told = now
                 progress(
                     f"{len(pending)} of {len(refs)} vLLM servers wait for a place on the cluster, for "
@@ -195,7 +202,8 @@ class VllmManagedProvisioner:
                 if lost or status.state in (ReplicaState.FAILED, ReplicaState.STOPPED):
                     raise BackendError(f"{status.name} on {status.node or 'its node'}: {status.error}")
                 if seen.get(status.name) is not status.state or (
-                    status.state is not ReplicaState.HEALTHY and now - told[status.name] >= PROGRESS_S
+                    status.state is not ReplicaState.HEALTHY
+                    and now - told[status.name] >= told_again_after(PROGRESS_S, status.seconds)
                 ):
                     told[status.name], seen[status.name] = now, status.state
                     progress(status.line())
