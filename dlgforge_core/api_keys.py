@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import AnyStr
 
 from dlgforge_core.errors import ConfigError
@@ -18,14 +20,32 @@ def sendable(key: str, name: str) -> str:
     return key
 
 
-def redact(said: AnyStr, key: str) -> AnyStr:
-    """`said` without the key, as it is and as JSON may write it.
+def secret_parts(value: str) -> list[str]:
+    """The words of a header's value that may be a secret: long, or letters mixed with digits.
+
+    Others, the name of a team for instance, are no secret, and may well be in a text that is to stay whole.
+    """
+    return [
+        word
+        for word in value.split()
+        if len(word) >= _LONG
+        or (len(word) >= _RANDOM and re.search("[A-Za-z]", word) and re.search("[0-9]", word))
+    ]
+
+
+_LONG = 20
+_RANDOM = 8
+
+
+def redact(said: AnyStr, secrets: str | Iterable[str]) -> AnyStr:
+    """`said` without the key, or each of the secrets, as it is and as JSON may write it.
 
     Give it the whole text: once shortened for a message, half a key may be left in it.
     """
-    for form in (key, key.replace("/", "\\/")):
-        if form and isinstance(said, bytes):
-            said = said.replace(form.encode(), b"***")
-        elif form and isinstance(said, str):
-            said = said.replace(form, "***")
+    for secret in [secrets] if isinstance(secrets, str) else secrets:
+        for form in (secret, secret.replace("/", "\\/")):
+            if form and isinstance(said, bytes):
+                said = said.replace(form.encode(), b"***")
+            elif form and isinstance(said, str):
+                said = said.replace(form, "***")
     return said

@@ -66,13 +66,15 @@ def content_config(
         "coverage": generation.coverage.model_dump(mode="json", exclude=_GROUNDED_COVERAGE),
         "llm": {
             "weights": weights_of(llm),
-            "agents": {
-                role.value: {**llm.agents.of(role).model_dump(mode="json"), "model": llm.model_of(role)}
-                for role in Role
-                if judged or role is not Role.JUDGE
-            },
+            "agents": {role.value: _agent(llm, role) for role in Role if judged or role is not Role.JUDGE},
         },
     }
+
+
+def _agent(llm: LlmConfig, role: Role) -> dict[str, Any]:
+    agent = llm.agents.of(role)
+    unset = set() if agent.extra_body else {"extra_body"}
+    return {**agent.model_dump(mode="json", exclude=unset), "model": llm.model_of(role)}
 
 
 def _tools(generation: GenerationConfig) -> dict[str, Any]:

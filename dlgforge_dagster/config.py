@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import dagster as dg
 from pydantic import BaseModel, Field, SecretStr, create_model
@@ -89,4 +89,10 @@ def _annotation(annotation: Any) -> Any:
         return config_class(annotation)
     if get_origin(annotation) is list:
         return list[_annotation(get_args(annotation)[0])]  # type: ignore[misc]
+    if get_origin(annotation) is dict:
+        # Any JSON: Dagster takes no null in a dict[str, Any].
+        values = _annotation(get_args(annotation)[1])
+        return dict if values is Any else dict[str, values]  # type: ignore[valid-type]
+    if get_origin(annotation) is Annotated:  # the core checks, without repeating what may be a secret
+        return _annotation(get_args(annotation)[0])
     return annotation

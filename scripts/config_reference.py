@@ -270,6 +270,8 @@ def _type(annotation: Any) -> str:
         name = _type(inner)
         return "list" if _is_model(inner) else f"list of {name}"
     if origin is dict:
+        if arguments[1] is Any:
+            return "mapping, as JSON"
         return "mapping of names" if _is_model(arguments[1]) else f"mapping of names to {_type(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return ", ".join(f"`{item.value}`" for item in annotation)

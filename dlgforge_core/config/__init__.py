@@ -22,6 +22,7 @@ from dlgforge_core.config.knowledge import (
     RetrievalMode,
 )
 from dlgforge_core.config.llm import (
+    CALL_TIMEOUT_S,
     EMBEDDED_MODEL_NAME,
     AgentConfig,
     AgentsConfig,
@@ -57,6 +58,7 @@ from dlgforge_core.config.saving import (
 from dlgforge_core.config.tools import ToolsConfig, web_search_key
 
 __all__ = [
+    "CALL_TIMEOUT_S",
     "EFFORT_KEYS",
     "EMBEDDED_MODEL_NAME",
     "OFFLINE_KEYS",

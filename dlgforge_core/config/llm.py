@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Annotated, Literal, Self, assert_never
+from typing import Annotated, Any, Literal, Self, assert_never
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from dlgforge_core.config.base import (
     ConfigModel,
@@ -22,6 +24,63 @@ Backend = Literal["embedded", "openai", "vllm_attach", "vllm_managed"]
 
 RoutingStrategy = Literal["weighted_least_inflight", "round_robin", "prefix_affinity"]
 
+CALL_TIMEOUT_S = 120.0
+
+# Parameters of a call that the engine sets itself, and with what; of others it says that there is no use.
+_SET_BY = {
+    "model": "set the role's `model`",
+    "temperature": "set the role's `temperature`",
+    "top_p": "set the role's `top_p`",
+    "max_tokens": "set the role's `max_tokens`",
+    "max_completion_tokens": "set the role's `max_tokens`, which is sent by this name where that is wanted",
+    "seed": "it follows from `run.seed`",
+    "messages": "they are the dialogue; `instructions` adds to the system prompt",
+    "response_format": "it is the form of a verdict",
+    "tools": "set `tools`, a section of its own",
+    "tool_choice": "set `tools`, a section of its own",
+    "functions": "set `tools`, a section of its own",
+    "function_call": "set `tools`, a section of its own",
+    "n": "one answer is asked for at a time",
+    "stream": "answers are read whole",
+    "stream_options": "answers are read whole",
+}
+
+
+def _extra_body(value: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted(value.keys() & _SET_BY.keys()):
+        told = "; ".join(f"{name}: {_SET_BY[name]}" for name in taken)
+        raise ValueError(f"holds what dlgforge sets itself; leave it out ({told})")
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("holds what JSON has no form for, a date or an infinite number, say") from None
+    return value
+
+
+# RFC 9110's form of a header's name.
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OWN_HEADERS = frozenset(
+    {
+        *("host", "connection", "content-type", "content-length", "transfer-encoding"),
+        *("accept", "accept-encoding", "cookie"),
+    }
+)
+
+
+def _headers_env(value: dict[str, str]) -> dict[str, str]:
+    names = [name.lower() for name in value]
+    for name in value:
+        if not _HEADER.fullmatch(name):
+            raise ValueError("one of its keys is no name of an HTTP header, like OpenAI-Organization")
+        if name.lower() in _OWN_HEADERS:
+            raise ValueError(f"{name} is a header that dlgforge sets itself; leave it out")
+        if names.count(name.lower()) > 1:
+            raise ValueError(f"{name} is there twice: headers are told apart without regard to capitals")
+    return value
+
+
+HeadersEnv = Annotated[dict[str, VariableName], AfterValidator(_headers_env)]
+
 
 class AgentConfig(ConfigModel):
     """One role's model and sampling."""
@@ -32,6 +91,11 @@ class AgentConfig(ConfigModel):
     max_tokens: PositiveInt = Field(512, description="Most tokens of one answer.")
     instructions: str = Field(
         "", description="What the role is told beside its task, at the end of its system prompt."
+    )
+    extra_body: Annotated[dict[str, Any], AfterValidator(_extra_body)] = Field(
+        {},
+        description="Further parameters of the role's calls, as the server takes them: presence_penalty, "
+        "min_p, reasoning_effort, chat_template_kwargs and the like.",
     )
 
 
@@ -78,20 +142,29 @@ class EndpointConfig(ConfigModel):
         1.0, description="Share of the calls relative to the others."
     )
     max_in_flight: PositiveInt = Field(256, description="Most calls under way at once.")
-    timeout_s: Seconds = Field(120.0, description="Time-out of one call.")
+    timeout_s: Seconds | None = Field(None, description="Time-out of one call. Unset: llm.timeout_s.")
     api_key_env: OptionalVariableName = Field(
         "", description="Environment variable that holds the key. Empty: llm.api_key_env."
+    )
+    headers_env: HeadersEnv = Field(
+        {},
+        description="Further HTTP headers: by name the environment variable that holds the value, secret or "
+        "not. Empty: llm.headers_env.",
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_base_url(self.base_url)
+        if self.api_key_env and any(name.lower() == "authorization" for name in self.headers_env):
+            raise ValueError(
+                "api_key_env and headers_env.Authorization would both set the header Authorization; keep one"
+            )
         return self
 
     @property
     def label(self) -> str:
         """`name`, or host and port."""
-        return self.name or re.sub(r"^https?://([^/@]*@)?", "", self.base_url).split("/", 1)[0]
+        return self.name or urlsplit(self.base_url).netloc
 
 
 class RoutingConfig(ConfigModel):
@@ -157,7 +230,17 @@ class LlmConfig(ConfigModel):
     model: str = Field("", description="Model of every role that names none of its own.")
     base_url: str = Field("", description="Address of the endpoint, up to and including /v1.")
     api_key_env: VariableName = Field(
-        "OPENAI_API_KEY", description="Environment variable that holds the key."
+        "OPENAI_API_KEY", description="Environment variable that holds the key, sent as a bearer token."
+    )
+    headers_env: HeadersEnv = Field(
+        {},
+        description="Further HTTP headers of endpoints without their own: by name the environment variable "
+        "that holds the value, secret or not. The key of llm.api_key_env is not sent to an endpoint with "
+        "one of the headers Authorization, api-key and x-api-key, which take its place.",
+    )
+    timeout_s: Seconds = Field(
+        CALL_TIMEOUT_S,
+        description="Time-out of one call at endpoints without their own; for managed vLLM as well.",
     )
     agents: AgentsConfig = Field(default_factory=AgentsConfig, description="Settings by role.")
     routing: RoutingConfig = Field(
@@ -229,11 +312,23 @@ class LlmConfig(ConfigModel):
         return self.embedded.served_name
 
 
-def check_base_url(url: str) -> None:
-    """Raises ValueError unless `url` is an http(s) address without a password."""
-    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):
-        # What stands before an @ may be a password.
-        said = "base_url" if "@" in url else f"base_url = {url!r}"
+_SECRET_PARAMETER = re.compile(
+    r"key$|token|secret|passw|pwd|credential|^auth|^(x-amz-)?sig(nature)?$|^code$", re.IGNORECASE
+)
+
+
+def check_base_url(url: str, name: str = "base_url") -> None:
+    """Raises ValueError, never repeating a secret, unless `url` is an http(s) address that holds none."""
+    if not re.fullmatch(r"https?://[^\s/?#]+([/?]\S*)?", url):
+        # What stands before an @, or in a query, may be a secret.
+        said = name if re.search("[@?]", url) else f"{name} = {url!r}"
         raise ValueError(f"{said} is not an address; it looks like 'http://host:8000/v1'")
-    if "@" in url.split("//", 1)[1].split("/", 1)[0]:
-        raise ValueError("base_url holds a password; put the key into an environment variable (api_key_env)")
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError(f"{name} holds a password; put the key into an environment variable (api_key_env)")
+    for parameter, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if _SECRET_PARAMETER.search(parameter):
+            raise ValueError(
+                f"{name} holds a secret, in its parameter {parameter!r}: addresses are shown and logged; put "
+                "it into an environment variable (api_key_env, or headers_env for a header of another name)"
+            )

@@ -43,11 +43,7 @@ class ToolsConfig(ConfigModel):
             raise ValueError("web_search is true, but enabled is false; set tools.enabled to true as well")
         if self.web_search and not self.web_search_key_env:
             raise ValueError("web_search_key_env is empty; name the environment variable that holds the key")
-        try:
-            check_base_url(self.web_search_url)
-        except ValueError:
-            said = "" if "@" in self.web_search_url else f" = {self.web_search_url!r}"
-            raise ValueError(f"web_search_url{said} is not an http(s) address without a password") from None
+        check_base_url(self.web_search_url, "web_search_url")
         return self
 
 

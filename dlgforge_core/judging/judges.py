@@ -50,7 +50,8 @@ class Judge:
     @property
     def settings(self) -> dict[str, Any]:
         """Its sampling, as plain data."""
-        return {"temperature": self.agent.temperature, "top_p": self.agent.top_p}
+        settings = {"temperature": self.agent.temperature, "top_p": self.agent.top_p}
+        return {**settings, "extra_body": self.agent.extra_body} if self.agent.extra_body else settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,9 @@ def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str) ->
         prompts.turn_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS[:1], _SAMPLE_TURNS[1], **shown),
         prompts.verdict_schema(config),
     ]
-    sampling = [agent.temperature, agent.top_p]
+    sampling: list[Any] = [agent.temperature, agent.top_p]
+    if agent.extra_body:
+        sampling.append(orjson.dumps(agent.extra_body, option=orjson.OPT_SORT_KEYS).decode())
     return _digest([weights_of(llm), model, sampling, config.granularity, sample]).hex()
 
 

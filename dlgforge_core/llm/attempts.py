@@ -226,7 +226,7 @@ class Attempts:
             error,
             sent,
             pause_s=pause_s,
-            has_key=bool(slot.endpoint.api_key),
+            has_key=slot.endpoint.has_key,
             location=self.transports[slot.endpoint.name].redact(http.headers.get("location", "")),
         )
         kind, reason = refusal.kind, refusal.reason

@@ -142,7 +142,7 @@ def request_body(
             body["response_format"] = wanted
     for name in dialect.unsupported:
         body.pop(name, None)
-    return orjson.dumps(body)
+    return orjson.dumps({**body, **agent.extra_body})
 
 
 def without_system(messages: Sequence[Message]) -> list[Message]:
@@ -343,7 +343,8 @@ def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
         return True
     if error.names("response_format", "json_schema", "json_object", "grammar", "guided", "structured output"):
         return _lower_json_mode(dialect, sent)
-    if error.names("max_completion_tokens") and b'"max_tokens":' in sent:
+    parameters = orjson.loads(sent).keys()
+    if error.names("max_completion_tokens") and "max_tokens" in parameters:
         dialect.token_parameter = "max_completion_tokens"
         return True
     for name in ("temperature", "top_p", "seed"):
@@ -351,8 +352,7 @@ def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
             error.names(name)
             and error.names("unsupported", "not support", "not permitted", "extra", "unrecognized", "unknown")
         ):
-            # The quoted name may be in a message too, but there its quotes are escaped.
-            if f'"{name}":'.encode() not in sent:
+            if name not in parameters:
                 continue
             dialect.unsupported.add(name)
             return True

@@ -54,8 +54,8 @@ async def _problem(endpoint: Endpoint, models: Collection[str], timeout_s: float
     finally:
         await transport.aclose()
     if answer.status in (401, 403):
-        what = "its key was refused" if endpoint.api_key else "it wants a key and none is set"
-        return f"{what}; set the variable named by api_key_env ({read_error(answer)!s})"
+        what = "its key was refused" if endpoint.has_key else "it wants a key and none is set"
+        return f"{what}; set the variable named by api_key_env or headers_env ({read_error(answer)!s})"
     if answer.status != 200:
         reason = str(read_error(answer))
         return f"GET /models answered {reason}; base_url must be the address up to and including /v1"

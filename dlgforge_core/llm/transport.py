@@ -13,12 +13,14 @@ import ssl
 import urllib.request
 from collections.abc import Callable
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from dlgforge_core.api_keys import redact, sendable
+from dlgforge_core.errors import ConfigError
 from dlgforge_core.hosts import is_loopback
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.stats import FailureKind
@@ -49,7 +51,8 @@ class EndpointTransport:
     """The connections to one endpoint. HTTP/1.1, kept alive, no redirects, no cookies.
 
     Proxies named in the environment (HTTPS_PROXY, NO_PROXY, ...) are used, but never for loopback.
-    Raises ConfigError when the key cannot be sent in a header.
+    Raises ConfigError when the key or a value of the headers cannot be sent in one, or the environment names
+    a proxy that cannot be used.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -57,8 +60,7 @@ class EndpointTransport:
         base = httpx.URL(endpoint.base_url)
         self._chat_url = _below(base, "/chat/completions")
         self._models_url = _below(base, "/models")
-        key = sendable(endpoint.api_key, f"the key of endpoint {endpoint.name}")
-        self._headers = httpx.Headers(_headers(key, base))
+        self._headers = _headers(endpoint, base)
         connect = min(CONNECT_TIMEOUT_S, endpoint.timeout_s)
         # `pool` is aiohttp's time-out for getting a connection, making a new one included.
         self._timeout = {"connect": connect, "pool": None, "read": None, "write": None}
@@ -82,13 +84,9 @@ class EndpointTransport:
         """Close all connections."""
         await self._transport.aclose()
 
-    @property
-    def _key(self) -> str:  # no attribute: a dump of those shows no key
-        return self.endpoint.api_key.strip()
-
     def redact(self, text: str) -> str:
-        """`text` without the key."""
-        return redact(text, self._key)
+        """`text` without the key and other secrets."""
+        return redact(text, self.endpoint.secrets)
 
     async def _send(self, method: str, url: httpx.URL, body: bytes | None, timeout_s: float) -> HttpAnswer:
         request = httpx.Request(
@@ -98,7 +96,7 @@ class EndpointTransport:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
                 try:
-                    body_read = redact(await _read(response), self._key)
+                    body_read = redact(await _read(response), self.endpoint.secrets)
                     return HttpAnswer(response.status_code, response.headers, body_read)
                 finally:
                     # A body that was read whole gives its connection back; any other loses it.
@@ -143,15 +141,26 @@ def _explain(error: BaseException) -> str:
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
 
-def _headers(key: str, base: httpx.URL) -> dict[str, str]:
-    headers = {
-        "Host": base.netloc.decode("ascii"),
-        "Accept": "application/json",
-        "Accept-Encoding": "identity",
-        "Content-Type": "application/json",
-        "User-Agent": "dlgforge",
-    }
-    if key:
+class _SilentHeaders(httpx.Headers):
+    """Headers without a repr of their values: httpx leaves out only the header Authorization."""
+
+    def __repr__(self) -> str:
+        return f"<headers {', '.join(self)}>"
+
+
+def _headers(endpoint: Endpoint, base: httpx.URL) -> httpx.Headers:
+    headers = _SilentHeaders(
+        {
+            "Host": base.netloc.decode("ascii"),
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            "User-Agent": "dlgforge",
+        }
+    )
+    for name, value in endpoint.headers:
+        headers[name] = sendable(value, f"the header {name} of endpoint {endpoint.name}")
+    if key := sendable(endpoint.api_key, f"the key of endpoint {endpoint.name}"):
         headers["Authorization"] = f"Bearer {key}"
     return headers
 
@@ -177,4 +186,21 @@ def _session_factory(context: ssl.SSLContext | None, connections: int) -> Callab
 def _proxy(url: httpx.URL) -> str | None:
     if is_loopback(url.host) or urllib.request.proxy_bypass(url.host):
         return None
-    return urllib.request.getproxies().get(url.scheme)
+    proxy = urllib.request.getproxies().get(url.scheme)
+    if not proxy:
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"  # as curl takes it
+    try:
+        parts = urlsplit(proxy)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        httpx.Proxy(proxy)
+    except (ValueError, httpx.InvalidURL):
+        usable = False
+    if not usable:
+        # Without the value: it may hold a password.
+        raise ConfigError(
+            f"the proxy that {url.scheme.upper()}_PROXY names in the environment cannot be used; it looks "
+            "like http://host:3128, or http://user:password@host:3128 with special characters "
+            "percent-encoded"
+        )
+    return proxy

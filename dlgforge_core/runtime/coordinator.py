@@ -17,6 +17,7 @@ from dlgforge_core.config import ActorConfig
 from dlgforge_core.errors import StoreError
 from dlgforge_core.generation.local import WorkerSpec
 from dlgforge_core.generation.worker import WorkerCounts, WorkerResult
+from dlgforge_core.llm.endpoints import Credentials
 from dlgforge_core.runtime.ray_calls import (
     PLACEMENT_PROGRESS_S,
     cluster_line,
@@ -90,15 +91,15 @@ class Coordinator:
         self._loss = ""
         self._own = WorkerActor()
 
-    def run(self, spec: WorkerSpec, keys: Mapping[str, str]) -> Outcome:
+    def run(self, spec: WorkerSpec, credentials: Mapping[str, Credentials]) -> Outcome:
         """Have the run worked on until nothing is left; counts are those of this coordinator's workers.
 
         Never raises: what failed is the outcome.
         """
         if not self._spawn_workers:
-            return self._own.work(spec, keys, self._fleet)
+            return self._own.work(spec, credentials, self._fleet)
         try:
-            return self._watch(spec, keys)
+            return self._watch(spec, credentials)
         except Exception as error:
             return Outcome.of(error)
         finally:
@@ -133,11 +134,11 @@ class Coordinator:
     def _say(self, text: str) -> None:
         self._events.append(text)
 
-    def _watch(self, spec: WorkerSpec, keys: Mapping[str, str]) -> Outcome:
+    def _watch(self, spec: WorkerSpec, credentials: Mapping[str, Credentials]) -> Outcome:
         ends, done_at = _Ends(), None
         store = RunStore(spec.dsn, spec.postgres)
         while self._stop_reason is None:
-            self._start_missing(spec, keys)
+            self._start_missing(spec, credentials)
             if (problem := self._watch_placement()) is not None:
                 return problem
             self._watch_leases(store, spec)
@@ -180,7 +181,7 @@ class Coordinator:
         else:
             ends.stop_reason = ends.stop_reason or outcome.result.stop_reason
 
-    def _start_missing(self, spec: WorkerSpec, keys: Mapping[str, str]) -> None:
+    def _start_missing(self, spec: WorkerSpec, credentials: Mapping[str, Credentials]) -> None:
         import ray
 
         if time.monotonic() < self._start_at:
@@ -196,7 +197,7 @@ class Coordinator:
             ).remote()
             now = time.monotonic()
             # Keys and the DSN go in a method call: the arguments of a creation are kept by the cluster.
-            work = actor.work.remote(spec, dict(keys), self._fleet)
+            work = actor.work.remote(spec, dict(credentials), self._fleet)
             self._workers.append(_Worker(actor, work, actor.where.remote(), now, now))
 
     def _watch_placement(self) -> Outcome | None:

@@ -112,4 +112,4 @@ def provisioner_for(
         return AttachProvisioner(llm, env)
     if llm.backend == "embedded":
         return EmbeddedProvisioner(llm, slots)
-    return VllmManagedProvisioner(llm.vllm, ray_session)
+    return VllmManagedProvisioner(llm.vllm, ray_session, timeout_s=llm.timeout_s)

@@ -52,7 +52,7 @@ class RayRunner:
         alive: Callable[[], bool] = lambda: True,
         head_lost: Callable[[], str] = lambda: "",
     ) -> None:
-        self._keys = {endpoint.name: endpoint.api_key for endpoint in spec.endpoints}
+        self._credentials = {endpoint.name: endpoint.credentials for endpoint in spec.endpoints}
         # Actors take the endpoints from their environment, see worker_actor.spec_in_place.
         in_actor = spawn.coordinator or spawn.workers
         told = in_actor and "LLM_ROUTING_ENDPOINTS_JSON" in environment
@@ -145,7 +145,7 @@ class RayRunner:
         self._events_seen, self._events_ref, self._answered = 0, None, False
         self._asked_at = self._told_at = time.monotonic()
         self._restart_at = None
-        self._ref = self._actor.run.remote(self._spec, self._keys)
+        self._ref = self._actor.run.remote(self._spec, self._credentials)
 
     def _new_actor(self) -> Any:
         import ray
@@ -273,7 +273,7 @@ class RayRunner:
 
     def _run_local(self) -> None:
         assert self._local is not None
-        self._outcome = self._local.run(self._spec, self._keys)
+        self._outcome = self._local.run(self._spec, self._credentials)
 
     def _wait_local(self, timeout_s: float) -> None:
         assert self._local is not None

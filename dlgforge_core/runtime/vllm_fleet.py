@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dlgforge_core.config import VllmConfig
+from dlgforge_core.config import CALL_TIMEOUT_S, VllmConfig
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_calls import ask_all, first_line
 from dlgforge_core.runtime.vllm_metrics import ReplicaMetrics
@@ -23,6 +23,7 @@ class VllmFleet:
     config: VllmConfig
     names: tuple[str, ...]
     actors: tuple[Any, ...]
+    timeout_s: float = CALL_TIMEOUT_S
 
     def statuses(self) -> list[ReplicaStatus]:
         """Every server's state, in at most 15 s. A server whose actor was placed anew is started again."""
@@ -45,7 +46,7 @@ class VllmFleet:
         """The endpoint of one server."""
         # vLLM batches max_num_seqs; as many again may wait, so that no place in the batch stays empty.
         batch = self.config.max_num_seqs
-        endpoint = Endpoint(status.name, status.base_url, status.api_key)
+        endpoint = Endpoint(status.name, status.base_url, status.api_key, timeout_s=self.timeout_s)
         return replace(endpoint, max_in_flight=2 * batch) if batch else endpoint
 
     def metrics(self) -> list[ReplicaMetrics]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dlgforge_core.config import RayConfig, VllmConfig
+from dlgforge_core.config import CALL_TIMEOUT_S, RayConfig, VllmConfig
 from dlgforge_core.errors import BackendError, RayError
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_calls import (
@@ -42,13 +42,16 @@ class VllmManagedProvisioner:
 
     Without a session it uses the Ray connection that this process has. Servers end with this process unless
     `auto_stop_on_exit` is false; then they stay on a borrowed cluster, and the next run with the same
-    settings uses them.
+    settings uses them. `timeout_s` is that of one call to them.
     """
 
-    def __init__(self, config: VllmConfig, session: RaySession | None = None) -> None:
+    def __init__(
+        self, config: VllmConfig, session: RaySession | None = None, *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> None:
         check_settings(config)
         self._config = config
         self._session = session
+        self._timeout_s = timeout_s
         self._names = [f"vllm-{i}" for i in range(config.replicas)]
         self._actors: list[Any] = []
         self._asked_to_start = False
@@ -56,7 +59,8 @@ class VllmManagedProvisioner:
     @property
     def fleet(self) -> VllmFleet:
         """The servers, to be asked from anywhere in the cluster."""
-        return VllmFleet(self._config, tuple(self._names[: len(self._actors)]), tuple(self._actors))
+        names = tuple(self._names[: len(self._actors)])
+        return VllmFleet(self._config, names, tuple(self._actors), self._timeout_s)
 
     def start(self, progress: Callable[[str], None]) -> list[Endpoint]:
         """Place the actors, check that vLLM is there, start the servers, and await them healthy.

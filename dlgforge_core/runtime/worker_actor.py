@@ -14,7 +14,7 @@ from dlgforge_core.config import EndpointConfig, RoutingConfig, validate
 from dlgforge_core.errors import DlgforgeError, RunStoppedError, StoreError
 from dlgforge_core.generation.local import WorkerSpec, WorkerThread
 from dlgforge_core.generation.worker import WorkerCounts, WorkerResult
-from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.endpoints import Credentials, endpoint_at
 from dlgforge_core.runtime.ray_calls import cause_of
 from dlgforge_core.runtime.vllm_fleet import VllmFleet
 
@@ -50,8 +50,10 @@ class Outcome:
         raise kinds.get(self.error_kind, DlgforgeError)(self.error)
 
 
-def spec_in_place(spec: WorkerSpec, keys: Mapping[str, str], env: Mapping[str, str]) -> WorkerSpec:
-    """The spec with what an actor's environment says of routing; `keys` are by endpoint name.
+def spec_in_place(
+    spec: WorkerSpec, credentials: Mapping[str, Credentials], env: Mapping[str, str]
+) -> WorkerSpec:
+    """The spec with what an actor's environment says of routing; `credentials` are by endpoint name.
 
     A spec that names its endpoints is taken as it is: the environment may then be the user's own.
     """
@@ -61,8 +63,7 @@ def spec_in_place(spec: WorkerSpec, keys: Mapping[str, str], env: Mapping[str, s
     if text := env.get("LLM_ROUTING_ENDPOINTS_JSON"):
         configs = [validate(EndpointConfig, item, "LLM_ROUTING_ENDPOINTS_JSON") for item in json.loads(text)]
         changes["endpoints"] = tuple(
-            Endpoint(c.label, c.base_url, keys.get(c.label, ""), c.weight, c.max_in_flight, c.timeout_s)
-            for c in configs
+            endpoint_at(config, credentials.get(config.label, Credentials())) for config in configs
         )
     if strategy := env.get("LLM_ROUTING_STRATEGY"):
         settings = {**spec.routing.model_dump(), "strategy": strategy}
@@ -81,11 +82,13 @@ class WorkerActor:
         self._thread: WorkerThread | None = None
         self._stop_reason: str | None = None
 
-    def work(self, spec: WorkerSpec, keys: Mapping[str, str], fleet: VllmFleet | None) -> Outcome:
+    def work(
+        self, spec: WorkerSpec, credentials: Mapping[str, Credentials], fleet: VllmFleet | None
+    ) -> Outcome:
         """Work until nothing is left or `stop` is called; never raises."""
         try:
             refresh = fleet.endpoints if fleet is not None else None
-            thread = WorkerThread(spec_in_place(spec, keys, os.environ), refresh)
+            thread = WorkerThread(spec_in_place(spec, credentials, os.environ), refresh)
             with self._lock:  # `stop` may come before, while this process is still starting
                 if self._stop_reason is not None:
                     return Outcome(WorkerResult(WorkerCounts(), self._stop_reason))

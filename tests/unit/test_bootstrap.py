@@ -32,7 +32,8 @@ from dlgforge_core.runtime.worker_actor import Outcome, loss_reason, spec_in_pla
 NETWORK_DSN = "postgresql://u:p@db.example.org/d"
 ENDPOINTS = [
     Endpoint("a", "http://gpu-1:8000/v1", "sk-secret-a", 2.0, 32, 60.0),
-    Endpoint("b", "http://gpu-2:8000/v1", "sk-secret-b"),
+    Endpoint("b", "http://gpu-2:8000/v1", "sk-secret-b", timeout_s=900.0),
+    Endpoint("c", "http://gateway/v1?api-version=1", headers=(("api-key", "secret-c"),)),
 ]
 
 
@@ -57,6 +58,7 @@ def test_overrides_are_those_of_the_seed_and_hold_no_key() -> None:
     assert [item["base_url"] for item in json.loads(env["LLM_ROUTING_ENDPOINTS_JSON"])] == [
         "http://gpu-1:8000/v1",
         "http://gpu-2:8000/v1",
+        "http://gateway/v1?api-version=1",
     ]
     assert "secret" not in str(env)
 
@@ -98,10 +100,10 @@ def spec(*endpoints: Endpoint) -> WorkerSpec:
 
 def test_an_actor_takes_its_endpoints_from_its_environment_and_keys_by_name() -> None:
     env = overrides(llm(routing={"strategy": "prefix_affinity"}), ENDPOINTS)
-    placed = spec_in_place(spec(), {"a": "sk-secret-a", "b": "sk-secret-b"}, env)
+    placed = spec_in_place(spec(), {e.name: e.credentials for e in ENDPOINTS}, env)
     assert list(placed.endpoints) == ENDPOINTS
     assert placed.routing.strategy == "prefix_affinity"
-    assert "secret" not in repr(placed)
+    assert "secret" not in repr(placed) + repr([e.credentials for e in ENDPOINTS])
 
 
 def test_the_users_own_environment_does_not_move_endpoints_that_are_given() -> None:

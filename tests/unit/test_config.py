@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from typing import Any
 
@@ -18,6 +19,7 @@ from dlgforge_core.config import (
 )
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.llm.endpoints import endpoints_from_config
 
 ATTACH = {"backend": "vllm_attach", "model": "m"}
 ENDPOINT = {"base_url": "http://gpu-1:8000/v1"}
@@ -100,6 +102,52 @@ def test_all_problems_are_listed_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         validate(GenerationConfig, {"run": {"seed": "x", "concurrency": -1}, "judge": {"mode": "?"}}, "c")
     assert {"run.seed", "run.concurrency", "judge.mode"} <= set(str(error.value).replace("=", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"model": "x"}, "model: set the role's `model`"),
+        ({"temperature": 1, "stream": True}, "stream: answers are read whole; temperature: set the role's"),
+        ({"max_completion_tokens": 5}, "set the role's `max_tokens`"),
+        ({"tool_choice": "required"}, "set `tools`, a section of its own"),
+        ({"min_p": float("nan")}, "JSON has no form for"),
+        ({"until": datetime.date(2026, 1, 1)}, "JSON has no form for"),
+    ],
+)
+def test_further_parameters_are_json_and_not_what_is_set_already(extra: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=r"agents\.kb_responder\.extra_body: holds what") as error:
+        validate(LlmConfig, {"agents": {"kb_responder": {"extra_body": extra}}}, "c")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"headers_env": {"Host": "H"}}, "headers_env: Host is a header that dlgforge sets itself"),
+        ({"headers_env": {"api-key": "A", "Api-Key": "B"}}, "is there twice"),
+        (
+            {
+                "routing": {
+                    "endpoints": [{**ENDPOINT, "api_key_env": "A", "headers_env": {"authorization": "B"}}]
+                }
+            },
+            "would both set the header Authorization",
+        ),
+    ],
+)
+def test_headers_that_cannot_be_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        validate(LlmConfig, settings, "c")
+
+
+def test_a_call_may_take_as_long_as_is_said_for_all_or_for_its_endpoint() -> None:
+    plain = validate(LlmConfig, {"backend": "openai", "model": "m", "base_url": "http://h/v1"}, "c")
+    assert [e.timeout_s for e in endpoints_from_config(plain, {})] == [120.0]
+    own = {"base_url": "http://own/v1", "timeout_s": 5.0}
+    data = {**plain.model_dump(mode="json"), "base_url": "", "timeout_s": 900.0}
+    several = validate(LlmConfig, {**data, "routing": {"endpoints": [ENDPOINT, own]}}, "c")
+    assert [e.timeout_s for e in endpoints_from_config(several, {})] == [900.0, 5.0]
 
 
 def test_roles_ask_for_the_model_that_is_named_nearest() -> None:

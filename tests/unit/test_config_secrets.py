@@ -42,7 +42,14 @@ def told(model: type[ConfigModel], data: Any) -> str:
         (LlmConfig, {"base_url": "u:hunter2@h/v1"}, "base_url is not an address"),
         (LlmConfig, {"base_url": "https://u:hunter2@h/v1"}, "base_url holds a password"),
         (LlmConfig, {"vllm": {"env": {"HF_TOKEN": ["hunter2"]}}}, "vllm.env.HF_TOKEN: input should be"),
-        (ToolsConfig, {"web_search_url": "u:hunter2@h"}, "web_search_url is not an http(s) address"),
+        (LlmConfig, {"base_url": "htp://u:hunter2@h/v1"}, "base_url is not an address"),
+        (LlmConfig, {"base_url": "https://h/v1?api-key=hunter2"}, "in its parameter 'api-key'"),
+        (LlmConfig, {"base_url": "h/v1?key=hunter2"}, "base_url is not an address"),
+        (LlmConfig, {"routing": {"endpoints": ["http://u:hunter2@h"]}}, "endpoints.0 is text; it must be"),
+        (LlmConfig, {"headers_env": {"X Y: hunter2": "K"}}, "is no name of an HTTP header"),
+        (ToolsConfig, {"web_search_url": "u:hunter2@h"}, "web_search_url is not an address"),
+        (ToolsConfig, {"web_search_url": "https://h/s?token=hunter2"}, "its parameter 'token'"),
+        (RerankConfig, {"backend": "endpoint", "base_url": "https://h/v1?sig=hunter2"}, "parameter 'sig'"),
     ],
 )
 def test_a_secret_is_not_in_the_error(model: type[ConfigModel], data: Any, said: str) -> None:
@@ -70,6 +77,28 @@ def test_a_key_in_place_of_a_variable_is_refused_and_not_shown(
     assert "hunter2" not in text
     for fine in ("MY_KEY", "_key2", "AZURE_OPENAI_API_KEY_EASTUS2", "LLAMA31_70B_INSTRUCT_ENDPOINT_TOKEN"):
         assert getattr(validate(model, {**data, name: fine}, "c"), name) == fine
+
+
+@pytest.mark.parametrize(
+    "name", ["key", "api_key", "apiKey", "subscription-key", "access_token", "sig", "code"]
+)
+def test_an_address_holds_no_secret_parameter(name: str) -> None:
+    text = told(LlmConfig, {"base_url": f"https://h/v1?api-version=1&{name}=hunter2"})
+    assert f"base_url holds a secret, in its parameter {name!r}" in text
+    assert "headers_env" in text
+    assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("query", ["api-version=2024-10-21", "deployment=d&region=eu", "keyword=a"])
+def test_an_address_may_hold_other_parameters(query: str) -> None:
+    assert validate(LlmConfig, {"base_url": f"https://h/openai/d?{query}"}, "c").base_url.endswith(query)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_in_place_of_a_headers_variable_is_refused(key: str) -> None:
+    text = told(LlmConfig, {"headers_env": {"api-key": key}})
+    assert "headers_env.api-key: does not name an environment variable" in text
+    assert "hunter2" not in text
 
 
 @pytest.mark.parametrize("key", KEYS)

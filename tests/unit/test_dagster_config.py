@@ -10,6 +10,7 @@ import pytest
 from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig, StoreConfig, validate
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.definitions import defs
+from dlgforge_dagster.resources.llm import LlmResource
 
 
 @pytest.mark.parametrize("model", [GenerationConfig, LlmConfig, RayConfig, StoreConfig])
@@ -34,6 +35,36 @@ def test_values_reach_the_core_through_a_run() -> None:
     assert seen[0].run.distributed.spawn.coordinator is True
     assert seen[0].judge.reasons == ["a"]
     assert seen[0].run.max_turns == 6
+
+
+LLM = {
+    "backend": "openai",
+    "model": "m",
+    "timeout_s": 900.0,
+    "headers_env": {"api-key": "AZURE_KEY"},
+    "agents": {
+        "kb_responder": {"extra_body": {"a": {"b": [1, None, {"c": False}]}, "min_p": 0.1, "d": None}}
+    },
+    "routing": {"endpoints": [{"base_url": "http://h/v1?api-version=1", "headers_env": {"x-org": "ORG"}}]},
+}
+
+
+@pytest.mark.parametrize("place", ["run config", "defaults"])
+def test_request_options_reach_the_core_from_the_run_config_and_from_a_recipe(place: str) -> None:
+    seen: list[LlmConfig] = []
+
+    @dg.op(required_resource_keys={"llm"})
+    def look(context) -> None:  # type: ignore[no-untyped-def]
+        seen.append(context.resources.llm.settings)
+
+    # As `definitions` makes it of a recipe.
+    recipe = validate(LlmConfig, LLM, "recipe").model_dump(mode="json", exclude_unset=True)
+    resource = LlmResource(**(recipe if place == "defaults" else {}))
+    job = dg.GraphDefinition("g", node_defs=[look]).to_job(resource_defs={"llm": resource})
+    config = {"resources": {"llm": {"config": LLM}}} if place == "run config" else {}
+    assert job.execute_in_process(run_config=config).success
+    assert seen == [validate(LlmConfig, LLM, "c")]
+    assert seen[0].agents.kb_responder.extra_body == LLM["agents"]["kb_responder"]["extra_body"]  # type: ignore[index]
 
 
 def test_an_unknown_key_in_a_run_config_is_refused() -> None:

@@ -60,6 +60,7 @@ def test_without_judges_the_judge_of_the_agents_judges() -> None:
         ({"show_evidence": False}, {}),
         ({}, {"model": "n"}),
         ({}, {"agents": {"qa_judge": {"top_p": 0.5}}}),
+        ({}, {"agents": {"qa_judge": {"extra_body": {"min_p": 0.1}}}}),
     ],
 )
 def test_what_makes_another_judge(judge: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -74,6 +75,7 @@ def test_what_makes_another_judge(judge: dict[str, Any], settings: dict[str, Any
         ({"concurrency": 99, "patience_s": 1.0}, {}),
         ({}, {"base_url": "http://127.0.0.1:2/v1"}),
         ({}, {"agents": {"kb_responder": {"temperature": 0.1}}}),
+        ({}, {"agents": {"qa_judge": {"extra_body": {}}}}),
     ],
 )
 def test_what_does_not(judge: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -62,7 +62,8 @@ def test_newer_models_get_the_parameters_they_take() -> None:
 
 def test_other_complaints_change_nothing() -> None:
     dialect = Dialect()
-    assert not adapt(dialect, error(400, message="messages must alternate between user and assistant"), b"")
+    told = error(400, message="messages must alternate between user and assistant")
+    assert not adapt(dialect, told, body(dialect))
     assert dialect == Dialect()
 
 
@@ -269,3 +270,22 @@ def test_garbage_is_told_from_text() -> None:
     assert text.is_garbage("")
     for fine in ("Yes", "42", "مرحبا بكم", "¿Qué?\n\n- Sí\t☺", "a" * 99 + "\ufffd"):
         assert not text.is_garbage(fine)
+
+
+def test_further_parameters_go_along_and_are_no_matter_of_what_was_refused() -> None:
+    # Names of parameters within others: what is refused is another one, or is not sent at all.
+    agent = AgentConfig(extra_body={"reasoning": {"max_tokens": 9, "seed": 1}, "min_p": 0.1})
+    dialect = Dialect()
+    told = error(400, message="Unsupported parameter: 'seed' is not supported", param="seed")
+
+    def body() -> bytes:
+        return request_body(dialect, agent, "m", MESSAGES, seed=1, schema=None)
+
+    assert orjson.loads(body()).items() >= agent.extra_body.items()
+    assert adapt(dialect, told, body())
+    assert "seed" not in orjson.loads(body())
+    assert not adapt(dialect, told, body())
+    longer = error(400, message="Use 'max_completion_tokens' instead.", param="max_tokens")
+    assert adapt(dialect, longer, body())
+    assert not adapt(dialect, longer, body())
+    assert orjson.loads(body()).items() >= agent.extra_body.items()

@@ -1,6 +1,7 @@
 """Circuit and limit of one endpoint, on a clock of the test's own; and the choice among several."""
 
 import asyncio
+import traceback
 from collections import Counter
 
 import pytest
@@ -273,3 +274,31 @@ def test_loopback_is_never_reached_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -
         assert proxy(f"http://{host}:8000/v1") is None
     assert proxy("http://internal.example/v1") is None
     assert proxy("https://api.example.com/v1") is not None
+
+
+@pytest.mark.parametrize(
+    ("value", "url"),
+    [
+        ("http://u:hunter2@proxy.invalid:3128", "http://proxy.invalid:3128"),
+        ("u:hunter2@proxy.invalid:3128", "http://proxy.invalid:3128"),
+        ("proxy.invalid:3128", "http://proxy.invalid:3128"),
+        ("http://u:hunter2@proxy.invalid:31x8", None),
+        ("socks5://u:hunter2@proxy.invalid:1", None),
+        ("http://u:hunter2@", None),
+    ],
+)
+def test_a_proxy_is_used_or_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, value: str, url: str | None
+) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, value)
+    endpoint = Endpoint("a", "https://api.example.com/v1")
+    if url is not None:
+        used = EndpointTransport(endpoint)._transport.proxy
+        assert used is not None
+        assert str(used.url) == url
+        return
+    with pytest.raises(ConfigError, match="HTTPS_PROXY") as error:
+        EndpointTransport(endpoint)
+    assert error.value.__cause__ is None
+    assert "hunter2" not in "".join(traceback.format_exception(error.value))

@@ -370,6 +370,7 @@ ATTACHED = {"backend": "vllm_attach", "model": "m", "base_url": "http://gpu:8000
         {"who": personas(4)},
         {"llm": {"agents": {"kb_responder": {"temperature": 0.1}}}},
         {"llm": {"agents": {"qa_judge": {"model": "other"}}}},
+        {"llm": {"agents": {"qa_generator": {"extra_body": {"min_p": 0.1}}}}},
         {"llm": {"model": "other"}},
         {"llm": {"embedded": EmbeddedConfig(model_path="/models/other.gguf")}},
     ],
@@ -387,6 +388,8 @@ def test_what_changes_the_content_changes_the_fingerprint(change) -> None:
         {"run": {"max_tokens": 1, "max_dialogues": 1, "resume_run_id": "x"}},
         {"run": {"turn_count_mean": 4.0}},  # what it is anyhow
         {"paths": {"path": "personas.yaml"}},
+        {"llm": {"agents": {"qa_generator": {"extra_body": {}}}, "timeout_s": 9.0}},
+        {"llm": {"api_key_env": "MY_KEY", "headers_env": {"x": "MY_ORG"}}},
         {"llm": {"api_key_env": "MY_KEY", "embedded": EmbeddedConfig(threads=1, context_tokens=512)}},
     ],
 )

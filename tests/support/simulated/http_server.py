@@ -77,6 +77,8 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(name) == 13 and name.lower() == b"authorization":
             self._authorization = value
+        elif len(name) == 7 and name.lower() == b"api-key":  # Azure's way
+            self._authorization = b"Bearer " + value
         elif len(name) == 9 and name.lower() == b"x-api-key":
             self._search_key = value
 
@@ -102,10 +104,11 @@ class Connection(asyncio.Protocol):
         keep_alive: bool,
     ) -> None:
         self._busy, self._keep_alive = True, keep_alive
+        path = path.partition(b"?")[0]
         if method == "POST" and path == b"/v1/chat/completions" and not self._server.service.options.down:
             self._call = self._server.service.chat(self, body, authorization)
         else:
-            self._server.route(self, method, path.partition(b"?")[0], body, authorization, search_key)
+            self._server.route(self, method, path, body, authorization, search_key)
 
     # What the service calls
 
