@@ -14,7 +14,9 @@ class ChecksConfig(ConfigModel):
     """What a set of dialogues must be like to pass. Shares are between 0 and 1."""
 
     max_drop_rate: Probability = Field(
-        0.5, description="Greatest share of dialogues dropped, among those that ended."
+        0.5,
+        description="Greatest share of dialogues dropped, among those that ended: of all, and of each "
+        "partition with 4 or more.",
     )
     max_cut_share: Probability = Field(
         0.1, description="Greatest share of messages that end in the middle of a sentence."

@@ -256,6 +256,8 @@ def test_one_check_can_be_run_by_itself(
     settings = config(sim, dsn, seeds)
     assert execute("generate_dialogues", settings, instance).success
     key = dg.AssetCheckKey(dg.AssetKey("dialogues"), "language")
+    graph = defs.resolve_asset_graph()
+    assert graph.get_execution_set_identifier(key) is None, "the UI offers to run it by itself"
     job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_check_selection={key})
     result = job.execute_in_process(
         {"resources": {"store": settings["resources"]["store"]}}, instance=instance
