@@ -11,7 +11,7 @@ from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
 
 # Settings of `judge` that say who judges afterwards and how hard to work on it. They have no part in what
 # is generated.
-OFFLINE_KEYS = frozenset({"judges", "concurrency", "patience_s"})
+OFFLINE_KEYS = frozenset({"judges", "concurrency", "max_tokens", "patience_s"})
 
 
 class JudgeModelConfig(ConfigModel):
@@ -59,6 +59,11 @@ class JudgeConfig(ConfigModel):
     )
     concurrency: PositiveInt = Field(
         8, description="Calls that may be under way at once in mode offline, over all judges."
+    )
+    max_tokens: PositiveInt | None = Field(
+        None,
+        description="Budget of one sitting in mode offline: stop cleanly, to go on another time, once it has "
+        "used this many tokens (in and out).",
     )
     patience_s: Seconds = Field(
         60.0, description="Seconds for which no endpoint may answer before offline judging stops."

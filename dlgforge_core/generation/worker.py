@@ -128,8 +128,7 @@ class Worker:
         }
 
     def _tokens(self) -> int:
-        counts = self._client.stats.by_key.values()
-        return sum(c.prompt_tokens + c.completion_tokens for c in counts)
+        return self._client.stats.tokens
 
     async def run(self) -> WorkerResult:
         """Work until nothing is left to claim, a budget is used up or `stop` is called.

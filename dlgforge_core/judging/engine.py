@@ -99,6 +99,13 @@ class Engine:
         self._open: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
+        self._draining = False
+
+    def drain(self) -> None:
+        """Begin no further call; those under way go on, and their verdicts are kept."""
+        self._draining = True
+        self._slots.close()
+        self._changed.set()
 
     async def run(self, more: Callable[[int], Sequence[Chain]]) -> None:
         """Judge what `more(n)` gives, at most n chains at a time, until it gives none.
@@ -112,7 +119,7 @@ class Engine:
             while self._failure is None:
                 self._changed.clear()
                 room = most - len(self._open)
-                if not exhausted and room >= worthwhile:
+                if not exhausted and not self._draining and room >= worthwhile:
                     found = await asyncio.to_thread(more, room)
                     exhausted = not found
                     for chain in found:

@@ -76,6 +76,7 @@ class JudgingReport:
     tallies: Mapping[str, Tally]
     calls: CallStats
     elapsed_s: float
+    stop_reason: str | None = None
 
     @property
     def kept(self) -> int:
@@ -132,6 +133,7 @@ def judge_dialogues(
             todo = chains(reader, scope, config, judges, tallies)
             first = next(todo, None)  # without it no endpoint is needed, and perhaps no server started
             calls = CallStats()
+            stop_reason = None
             if first is not None:
                 work = _Work(store, config, llm.routing, tallies, itertools.chain([first], todo), stopping)
                 sitting = _Sitting(work, tuple(endpoints()), refresh())
@@ -139,9 +141,12 @@ def judge_dialogues(
                 sitting.start()
                 watch = _Watch(wanted, min(present, wanted), tallies, sitting.stats, started)
                 _see_through(sitting, lambda _: on_status(watch.status()), started, poll_s, first_report_s)
-                calls = sitting.stats()
-            reader.run(lambda c: finish_judging(c, store.dataset, fingerprint, begun))
-    return JudgingReport(fingerprint, judges, wanted, tallies, calls, time.monotonic() - started)
+                calls, stop_reason = sitting.stats(), sitting.stop_reason
+            if sum(tally.kept + tally.given for tally in tallies.values()) >= wanted:
+                stop_reason = None  # the last verdict cost the last token
+            if stop_reason is None:
+                reader.run(lambda c: finish_judging(c, store.dataset, fingerprint, begun))
+    return JudgingReport(fingerprint, judges, wanted, tallies, calls, time.monotonic() - started, stop_reason)
 
 
 def _see_through(
@@ -201,6 +206,8 @@ class _Sitting:
         endpoints: Sequence[Endpoint],
         refresh: Callable[[], Sequence[Endpoint]] | None,
     ) -> None:
+        self.stop_reason: str | None = None
+        """Why it ended before everything was judged: the budget."""
         self._work = work
         self._endpoints = endpoints
         self._refresh = refresh
@@ -232,6 +239,12 @@ class _Sitting:
         """Raises what it failed with. To be called once `wait` has returned True."""
         self._thread.result()
 
+    def _check_budget(self, engine: Engine, tokens: int) -> None:
+        limit = self._work.config.max_tokens
+        if limit is not None and tokens >= limit:
+            self.stop_reason = f"judge.max_tokens = {limit} is used up"
+            engine.drain()
+
     async def _judge(self) -> None:
         self._task = asyncio.current_task()
         work = self._work
@@ -255,6 +268,7 @@ class _Sitting:
                 following = asyncio.create_task(follow_endpoints(client, self._refresh))
             try:
                 engine = Engine(client, slots, writer.submit, work.config, work.tallies)
+                client.on_answer(lambda: self._check_budget(engine, client.stats.tokens))
                 await engine.run(lambda n: list(itertools.islice(work.todo, n)))
             finally:
                 if following is not None:

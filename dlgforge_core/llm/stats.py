@@ -162,6 +162,11 @@ class CallStats:
             counts = self.by_key[(endpoint, role)] = Counts()
         return counts
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all calls, in and out."""
+        return sum(c.prompt_tokens + c.completion_tokens for c in self.by_key.values())
+
     def merge(self, other: CallStats) -> None:
         """Add all of `other`'s figures."""
         for (endpoint, role), counts in other.by_key.items():

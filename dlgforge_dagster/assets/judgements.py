@@ -89,6 +89,8 @@ def _judgements(
             context.log.warning(
                 f"{tally.failures[reason]} verdicts could not be had: {reason}, as: {example}"
             )
+    if report.stop_reason is not None:
+        context.log.warning(f"stopped before everything was judged: {report.stop_reason}")
     names = {one.key: one.name for one in report.judges}
     with run_store.connection() as connection:
         found = agreement(connection, scope, names)
@@ -156,6 +158,8 @@ def judgements_metadata(
         "completion_tokens": total.completion_tokens,
         "fingerprint": report.fingerprint[:16],
     }
+    if report.stop_reason is not None:
+        metadata["stop_reason"] = report.stop_reason
     if found.mean is not None:
         metadata["mean_score"] = round(found.mean, 3)
     if found.alpha is not None:

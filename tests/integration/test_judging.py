@@ -244,6 +244,19 @@ def test_faults_are_counted_and_what_could_not_be_had_is_asked_for_again(store: 
         assert again.missing == 0
 
 
+def test_the_token_budget_ends_a_sitting_and_another_one_goes_on(store: RunStore) -> None:
+    with simulated_endpoint(latency_s=0.005) as sim:
+        run = generated(store, sim, 12, n_turns=2)
+        report = judge(store, run, judging(max_tokens=1_500, concurrency=2), endpoint(sim))
+        assert report.stop_reason == "judge.max_tokens = 1500 is used up"
+        mean = report.calls.tokens / report.calls.total().calls
+        assert 1_500 <= report.calls.tokens < 1_500 + 4 * mean, "two under way"
+        assert 0 < report.given < 24
+        assert report.given == report.calls.total().calls, "what was paid for is kept"
+        rest = judge(store, run, judging(), endpoint(sim))
+        assert (rest.stop_reason, rest.kept, rest.missing) == (None, report.given, 0)
+
+
 def test_when_no_endpoint_answers_judging_stops_soon_and_can_go_on(store: RunStore) -> None:
     with simulated_endpoint() as sim:
         run = generated(store, sim, 10)
