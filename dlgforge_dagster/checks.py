@@ -11,18 +11,19 @@ from dlgforge_core.config import ChecksConfig, validate
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.judging.reading import judged_dialogues
-from dlgforge_core.quality.checks import CHECKS, CheckReport, PartEnds, run_checks
+from dlgforge_core.quality.checks import CHECKS, PASS_RATE, CheckReport, PartEnds, run_checks
 from dlgforge_core.store.finished import Part, Scope
 from dlgforge_core.store.run_store import RunRecord, RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.judgement_checks import build_judgement_checks, examples_metadata
 from dlgforge_dagster.partitions import PARTITION, RANGE_START, dialogue_key
 from dlgforge_dagster.tags import NOTHING_TAG, RUN_ID_TAG
 
 
 def build_checks(dataset: DatasetSpec) -> list[dg.AssetChecksDefinition]:
     """The checks of a dataset."""
-    return [_dialogue_checks(dataset), _files_valid(dataset)]
+    return [_dialogue_checks(dataset), build_judgement_checks(dataset), _files_valid(dataset)]
 
 
 def _dialogue_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
@@ -38,6 +39,7 @@ def _dialogue_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
         specs=[
             dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.blocking)
             for check in CHECKS
+            if check.name != PASS_RATE or dataset.recipe.judge.mode != "offline"  # `judgements` has it then
         ],
         required_resource_keys={"store"},
         can_subset=True,
@@ -141,16 +143,7 @@ def _is_of_others(
 
 
 def _metadata(report: CheckReport, run_id: str) -> Mapping[str, Any]:
-    metadata: dict[str, Any] = dict(report.figures)
-    if report.examples:
-        metadata["examples"] = dg.MetadataValue.table(
-            records=[
-                dg.TableRecord(
-                    {"problem": e.problem, "text": e.excerpt, "turn": e.turn, "dialogue": e.dialogue_id}
-                )
-                for e in report.examples
-            ]
-        )
+    metadata = {**report.figures, **examples_metadata(report)}
     return {**metadata, "dlgforge_run_id": run_id} if run_id else metadata
 
 

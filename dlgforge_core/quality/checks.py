@@ -60,6 +60,7 @@ class CheckInfo:
     blocking: bool
 
 
+PASS_RATE = "judge_pass_rate"
 CHECKS: tuple[CheckInfo, ...] = (
     CheckInfo("schema", "Every dialogue has its id, language, topic, and turns in order; scores fit.", True),
     CheckInfo("roles_alternate", "User and assistant take turns; the user begins, the assistant ends.", True),
@@ -72,7 +73,7 @@ CHECKS: tuple[CheckInfo, ...] = (
         "no_leaks", "Nobody repeats instructions or a persona's text, or gives away what it was shown.", False
     ),
     CheckInfo("language", "Messages are in the language that was asked for.", False),
-    CheckInfo("judge_pass_rate", "Enough of the judge's verdicts are passes.", False),
+    CheckInfo(PASS_RATE, "Enough of the judge's verdicts are passes.", False),
 )
 
 
@@ -122,7 +123,7 @@ def run_checks(
         "no_cut_messages": _Cut(config),
         "no_leaks": _Leaks(config),
         "language": _Language(languages, config),
-        "judge_pass_rate": _PassRate(config),
+        PASS_RATE: _PassRate(config),
     }
     checks = {name: check for name, check in checks.items() if only is None or name in only}
     if checks.keys() - {"drop_rate"}:
@@ -367,29 +368,31 @@ class _PassRate(_Collector):
 
     def __init__(self, config: ChecksConfig) -> None:
         super().__init__(config)
-        self._lowest: list[tuple[int, Finding]] = []
+        self._lowest: list[tuple[float, Finding]] = []
 
     def add(self, dialogue: Dialogue) -> None:
         verdicts = [(i, turn.judgement, turn.assistant) for i, turn in enumerate(dialogue.turns, start=1)]
+        scores = iter(dialogue.scores)
         for turn, verdict, text in (*verdicts, (0, dialogue.judgement, "")):
             if verdict is None:
                 continue
+            score = next(scores)
             self.looked_at += 1
-            if verdict.score >= self.config.pass_score:
+            if score >= self.config.pass_score:
                 continue
             self.wrong += 1
-            problem = f"{verdict.score}/{MAX_SCORE}: {', '.join(verdict.reasons)}"
+            problem = f"{score:g}/{MAX_SCORE}: {', '.join(verdict.reasons)}"
             finding = Finding(dialogue.plan.dialogue_id, turn, problem, text[:_EXCERPT_CHARS])
-            self._lowest.append((verdict.score, finding))
+            self._lowest.append((score, finding))
             self._lowest.sort(key=lambda item: item[0])
             del self._lowest[self.config.max_examples :]
 
     def report(self) -> CheckReport:
         if not self.looked_at:
-            return CheckReport("judge_pass_rate", True, "nothing was judged", {"verdicts": 0})
+            return CheckReport(PASS_RATE, True, "nothing was judged", {"verdicts": 0})
         rate, least = 1 - self.share, self.config.min_pass_rate
         return CheckReport(
-            "judge_pass_rate",
+            PASS_RATE,
             rate >= least,
             f"{rate:.0%} of {self.looked_at} verdicts are {self.config.pass_score} or better; "
             f"at least {least:.0%} must be",

@@ -12,24 +12,32 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from dlgforge_core.config import GenerationConfig, JudgeConfig, validate
+from dlgforge_core.config import GenerationConfig, JudgeConfig, Recipe, validate
 from dlgforge_core.store.advisory import generation_slot
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.assets.judgements import build_judgements
+from dlgforge_dagster.checks import build_checks
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.judgement_checks import build_judgement_checks
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
 from tests.support.judging import generated, verdicts
-from tests.support.simulated_endpoint import SimulatedEndpoint
+from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
 TWO = [{"name": "strict", "model": "judge-a"}, {"name": "kind", "model": "judge-b"}]
 
 
 def materialize(
-    store: RunStore, base_url: str, instance: dg.DagsterInstance | None = None, **judge: Any
+    store: RunStore,
+    base_url: str,
+    instance: dg.DagsterInstance | None = None,
+    *,
+    spec: DatasetSpec | None = None,
+    **judge: Any,
 ) -> dg.ExecuteInProcessResult:
+    spec = spec or DatasetSpec()
     return dg.materialize(
-        [build_judgements(DatasetSpec())],
+        [build_judgements(spec), build_judgement_checks(spec)],
         resources={
             "ray": RayResource(),
             "store": StoreResource(postgres={"dsn": store.dsn}),
@@ -63,6 +71,44 @@ def test_the_asset_judges_and_shows_what_came_out(store: RunStore, sim: Simulate
     again = metadata(materialize(store, sim.base_url, mode="offline", judges=TWO))
     assert (again["verdicts_given"], again["verdicts_kept"]) == (0, 40)
     assert sim.stats()["calls"] == 40
+
+
+@pytest.mark.parametrize(("score", "passes"), [(2, False), (9, True)])
+def test_the_offline_verdicts_are_checked_once_they_are_there(
+    store: RunStore, score: int, passes: bool
+) -> None:
+    recipe = Recipe(judge=validate(JudgeConfig, {"mode": "offline"}, "judge"))
+    with simulated_endpoint(verdict={"score": score}) as endpoint:
+        generated(store, endpoint, 3)
+        result = materialize(store, endpoint.base_url, mode="offline", spec=DatasetSpec("", recipe))
+    (found,) = result.get_asset_check_evaluations()
+    assert (found.asset_key.path, found.check_name, found.passed) == (
+        ["judgements"],
+        "judge_pass_rate",
+        passes,
+    )
+    assert found.metadata["verdicts"].value == 6
+    on_dialogues = build_checks(DatasetSpec("", recipe))[0]
+    assert "judge_pass_rate" not in {key.name for key in on_dialogues.check_keys}
+
+
+def test_without_offline_verdicts_the_check_says_where_to_look(
+    store: RunStore, sim: SimulatedEndpoint
+) -> None:
+    (found,) = materialize(store, sim.base_url, mode="off").get_asset_check_evaluations()
+    assert found.passed
+    assert "see the check of `dialogues`" in (found.description or "")
+    on_dialogues = build_checks(DatasetSpec())[0]
+    assert "judge_pass_rate" in {key.name for key in on_dialogues.check_keys}
+
+
+def test_judges_that_give_no_verdict_do_not_pass(store: RunStore, sim: SimulatedEndpoint) -> None:
+    generated(store, sim, 2)
+    with simulated_endpoint(faults={"bad_json": 1.0}) as broken:
+        result = materialize(store, broken.base_url, mode="offline")
+    (found,) = result.get_asset_check_evaluations()
+    assert not found.passed
+    assert "gave no verdict" in (found.description or "")
 
 
 @pytest.mark.timeout(60)

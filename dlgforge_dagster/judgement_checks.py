@@ -1,0 +1,89 @@
+"""The check of `judgements`: verdicts that are given after the dialogues can be checked no earlier."""
+
+# No `from __future__ import annotations` here: Dagster reads the annotations of checks as types.
+
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+
+from dlgforge_core.config import ChecksConfig, validate
+from dlgforge_core.judging.reading import judged_dialogues
+from dlgforge_core.judging.store import latest_judging
+from dlgforge_core.quality.checks import PASS_RATE, CheckReport, run_checks
+from dlgforge_core.store.finished import Scope
+from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster.config import config_class, plain
+from dlgforge_dagster.dataset import DatasetSpec
+
+
+def build_judgement_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
+    """The checks of a dataset's offline verdicts.
+
+    It is there in every mode, for run config may set another one than the recipe.
+    """
+    base: Any = config_class(dataset.recipe.checks)
+
+    class JudgementChecksConfig(base):  # type: ignore[misc]
+        """Config of the check of `judgements`: `pass_score`, `min_pass_rate` and `max_examples` count."""
+
+    @dg.multi_asset_check(
+        name=dataset.op("judgement_checks"),
+        description="One pass over the verdicts; no model is asked and no server is started.",
+        specs=[
+            dg.AssetCheckSpec(
+                PASS_RATE,
+                asset=dataset.key("judgements"),
+                description="Enough of the offline verdicts are passes; of several judges their means count.",
+            )
+        ],
+        required_resource_keys={"store"},
+    )
+    def judgement_checks(
+        context: dg.AssetCheckExecutionContext, config: JudgementChecksConfig
+    ) -> dg.AssetCheckResult:
+        source = f"ops.{dataset.op('judgement_checks')}.config"
+        thresholds = validate(ChecksConfig, plain(config, ChecksConfig), source)
+        report = _report(dataset.store(context).run_store(dataset.name), thresholds)
+        if not report.passed:
+            context.log.warning(f"{report.name}: {report.summary}")
+        return dg.AssetCheckResult(
+            asset_key=dataset.key("judgements"),
+            check_name=report.name,
+            passed=report.passed,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=report.summary,
+            metadata={**report.figures, **examples_metadata(report)},
+        )
+
+    return judgement_checks
+
+
+def examples_metadata(report: CheckReport) -> dict[str, Any]:
+    """The examples of a report as a table; nothing without any."""
+    if not report.examples:
+        return {}
+    rows = [
+        dg.TableRecord({"problem": e.problem, "text": e.excerpt, "turn": e.turn, "dialogue": e.dialogue_id})
+        for e in report.examples
+    ]
+    return {"examples": dg.MetadataValue.table(records=rows)}
+
+
+def _report(run_store: RunStore, thresholds: ChecksConfig) -> CheckReport:
+    """Of everything that was made with the latest config, as `judgements` judges it."""
+    nothing = CheckReport(PASS_RATE, True, "nothing is judged offline; see the check of `dialogues`", {})
+    record = run_store.run()
+    if record is None:
+        return nothing
+    with run_store.connection() as connection:
+        if not latest_judging(connection, run_store.dataset, record.fingerprint):
+            return nothing
+    scope = Scope(fingerprint=record.fingerprint)
+    outcomes = run_store.outcomes(scope)
+    (report,) = run_checks(
+        lambda: judged_dialogues(run_store, scope), outcomes, (), thresholds, only=(PASS_RATE,)
+    )
+    if not report.figures["verdicts"]:
+        return replace(report, passed=False, summary="the judges gave no verdict: `judgements` tells why")
+    return report
