@@ -94,14 +94,14 @@ def process_keys(connection: psycopg.Connection, name: str) -> tuple[int, int]:
 
 def hold_process_lock(dsn: str, config: PostgresConfig, name: str) -> HeldLock | None:
     """Show that a process works on `name`, for as long as it lives; None when another one does already."""
-    with connect(dsn, config) as connection:
+    with _open(dsn, config) as connection:
         keys = process_keys(connection, name)
     return try_lock(dsn, config, [keys])
 
 
 def process_lock_is_free(dsn: str, config: PostgresConfig, name: str) -> bool:
     """Whether no living process works on `name`."""
-    with connect(dsn, config) as connection, connection.transaction():
+    with _open(dsn, config) as connection, connection.transaction():
         row = connection.execute(
             "SELECT pg_try_advisory_xact_lock(%s, %s)", process_keys(connection, name)
         ).fetchone()
