@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 LOCK_NAME = ".lock"
 WRITING_PREFIX = ".writing-"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextlib.contextmanager
@@ -33,16 +35,24 @@ def writing_folder(folder: Path) -> Iterator[Path]:
 def move_into_place(writing: Path, folder: Path, names: Sequence[str], ours: Sequence[str]) -> None:
     """Rename the files `names` (with "/" between folders) from `writing` into `folder`, each synced to disk.
 
-    Other files that match a pattern of `ours` are what an earlier writing left: they are removed.
+    Other files that match a pattern of `ours` are what an earlier writing left: they are removed. A folder
+    that holds nothing but ours is exchanged whole, so that its readers meet either the old files or the new
+    ones; where that cannot be, file by file.
     """
     for name in names:
         fsync(writing / name)
     touched = {folder}
     with locked(folder):
+        whole = {
+            top
+            for top in {name.split("/")[0] for name in names if "/" in name}
+            if _is_ours(folder, top, ours) and _exchange(writing, folder, top, names)
+        }
         for name in names:
             target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(writing / name, target)
+            if name.split("/")[0] not in whole:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(writing / name, target)
             touched |= {parent for parent in target.parents if parent.is_relative_to(folder)}
         keep = {folder / name for name in names}
         for pattern in ours:
@@ -53,6 +63,37 @@ def move_into_place(writing: Path, folder: Path, names: Sequence[str], ours: Seq
                         left.parent.rmdir()
         for place in sorted(touched):
             fsync(place)
+
+
+def _is_ours(folder: Path, top: str, ours: Sequence[str]) -> bool:
+    """Whether all files in the folder `top` match one of the patterns."""
+    mine = {path for pattern in ours for path in folder.glob(pattern)}
+    return all(path in mine or path.is_dir() for path in (folder / top).rglob("*"))
+
+
+def _exchange(writing: Path, folder: Path, top: str, names: Sequence[str]) -> bool:
+    """Put the new folder `top` in the old one's place in one step; false where the system cannot."""
+    new, place = writing / top, folder / top
+    wanted = {writing / name for name in names}
+    for path in [path for path in new.rglob("*") if path.is_file() and path not in wanted]:
+        path.unlink()
+    for path in sorted((path for path in new.rglob("*") if path.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):  # it holds something
+            path.rmdir()
+    if not place.exists():
+        os.rename(new, place)
+        return True
+    return _rename_exchange(new, place)
+
+
+def _rename_exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders atomically (Linux's renameat2); false where there is no such call."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    done: int = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return done == 0
 
 
 def _remove_unless_in_use(left: Path) -> None:

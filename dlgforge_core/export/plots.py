@@ -174,16 +174,18 @@ def _bars(axes: Any, counts: Mapping[str, int], unit: str) -> None:
 def _languages(axes: Any, dataset: DatasetFigures) -> None:
     most = sorted(dataset.by_language.items(), key=lambda item: (-item[1], item[0]))[:_DOCUMENTS_SHOWN]
     left = [0] * len(most)
-    for colour, split in zip(
-        (_BLUE, _ORANGE, _GREY) * len(dataset.by_split), dataset.language_by_split, strict=False
-    ):
+    # In the order of the configuration, whatever dialogue came first.
+    for colour, split in zip((_BLUE, _ORANGE, _GREY) * len(dataset.by_split), dataset.by_split, strict=False):
+        if split not in dataset.language_by_split:
+            continue
         counts = [dataset.language_by_split[split][language] for language, _ in most]
         axes.barh(range(len(most)), counts, left=left, color=colour, height=0.7, label=split)
         left = [a + b for a, b in zip(left, counts, strict=True)]
     axes.set_yticks(range(len(most)), [_label(language) for language, _ in most])
     axes.invert_yaxis()
     axes.set_xlabel("dialogues", fontsize=9)
-    axes.legend(fontsize=9, frameon=False)
+    # Beside the bars: there is room for it nowhere among them.
+    axes.legend(fontsize=9, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
     whole_numbers(axes.xaxis)
 
 

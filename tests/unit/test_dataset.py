@@ -765,6 +765,14 @@ class TestStatsAndPlots:
         assert figures["lengths"]["user"]["p50"] == pytest.approx(6, abs=1)
         assert sum(f["dialogues"] for f in figures["formats"]["sharegpt"]) == 11
 
+    def test_splits_have_their_colours_in_the_order_of_the_configuration(self, tmp_path: Path) -> None:
+        def order(numbers: list[int]) -> list[str]:
+            write(tmp_path, [grounded(i) for i in numbers], splits={"train": 0.5, "test": 0.5})
+            svg = (tmp_path / "plots/languages.svg").read_text("utf-8")
+            return sorted(("train", "test"), key=lambda split: svg.index(f">{split}<"))
+
+        assert order(list(range(10))) == order(list(range(10))[::-1]) == ["train", "test"]
+
     def test_plots_are_named_in_the_card_and_hold_text(self, tmp_path: Path) -> None:
         write(tmp_path, [grounded(i, language="العربية") for i in range(3)] + [judged(9, GOOD)])
         names = {path.name for path in (tmp_path / "plots").iterdir()}

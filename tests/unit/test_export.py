@@ -23,6 +23,7 @@ from markdown_it import MarkdownIt
 
 from dlgforge_core.config.saving import JUDGED_COLUMNS, SHAREGPT_COLUMNS, DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Persona, SeedTopic, Turn
+from dlgforge_core.export import folder as folder_module
 from dlgforge_core.export import writer
 from dlgforge_core.export.filters import EmptyDatasetError
 from dlgforge_core.export.formats import clean
@@ -251,6 +252,51 @@ class TestWholeOrNotAtAll:
         }
         assert not (tmp_path / "data" / "parquet").exists()
         assert [r["id"] for r in lines(of(tmp_path, "sharegpt"))] == ["d2"]
+
+    def test_a_reader_meets_no_mixture_of_old_files_and_new_ones(self, tmp_path: Path) -> None:
+        write([make_dialogue(0)], tmp_path)
+        stop = threading.Event()
+        met: list[set[str]] = []
+
+        def read() -> None:
+            while not stop.is_set():
+                data = os.open(tmp_path / "data", os.O_RDONLY)  # the folder as it is now, wherever it goes
+                try:
+                    found = set()
+                    for name in ("sharegpt/train.jsonl", "openai_messages/train.jsonl"):
+                        with open(os.open(name, os.O_RDONLY, dir_fd=data), encoding="utf-8") as file:
+                            found.add(len(file.readlines()))
+                    met.append({str(n) for n in found})
+                except FileNotFoundError:
+                    pass  # what was read is gone: it was the old one
+                finally:
+                    os.close(data)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for n in range(2, 6):
+            write([make_dialogue(i) for i in range(n)], tmp_path)
+        stop.set()
+        reader.join()
+        assert met
+        assert [mixed for mixed in met if len(mixed) > 1] == []
+        assert files(tmp_path) == FILES
+
+    @pytest.mark.parametrize("exchange", [True, False])
+    def test_what_others_put_into_its_folders_stays(
+        self, tmp_path: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not exchange:
+            monkeypatch.setattr(folder_module, "_rename_exchange", lambda one, other: False)
+        write([make_dialogue(0)], tmp_path)
+        (tmp_path / "data" / "notes.txt").write_text("mine")
+        write([make_dialogue(1)], tmp_path, ["sharegpt"])
+        assert (tmp_path / "data" / "notes.txt").read_text() == "mine"
+        assert [r["id"] for r in lines(of(tmp_path, "sharegpt"))] == ["d1"]
+        assert not (tmp_path / "data" / "parquet").exists()
+        (tmp_path / "data" / "notes.txt").unlink()
+        write([make_dialogue(2)], tmp_path, ["openai_messages"])
+        assert files(tmp_path) == {"README.md", "dataset_stats.json", "data/openai_messages/train.jsonl"}
 
     def test_nothing_shows_before_all_is_written(self, tmp_path: Path) -> None:
         seen: list[set[str]] = []
