@@ -80,7 +80,9 @@ def build_new_seed_batches(dataset: DatasetSpec, jobs: Jobs) -> dg.SensorDefinit
         "a folder it only keeps the partitions of the shipped topics. Each content makes runs once."
         + ("" if dataset.name else f" Run config of the runs: the YAML file in {RUN_CONFIG_ENV}."),
     )
-    def new_seed_batches(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def new_seed_batches(
+        context: dg.SensorEvaluationContext, store: StoreResource
+    ) -> dg.SensorResult | dg.SkipReason:
         place = dataset.recipe.seeds.path if dataset.name else seed_place("")
         if not place:
             return _shipped(context, dataset)
@@ -88,19 +90,23 @@ def build_new_seed_batches(dataset: DatasetSpec, jobs: Jobs) -> dg.SensorDefinit
             files = list_seed_files(place)
         except SeedError as error:
             return dg.SkipReason(str(error))
-        return _look(context, dataset, place, files)
+        return _look(context, dataset, store, place, files)
 
     return new_seed_batches
 
 
 def _look(
-    context: dg.SensorEvaluationContext, dataset: DatasetSpec, place: str, files: Sequence[SeedFile]
+    context: dg.SensorEvaluationContext,
+    dataset: DatasetSpec,
+    store: StoreResource,
+    place: str,
+    files: Sequence[SeedFile],
 ) -> dg.SensorResult:
     """Each content once: the run keys are made of the content's digest."""
     before = _read_cursor(context.cursor)
     cursor: dict[str, _Seen] = {}
     requests: list[dg.RunRequest] = []
-    names: list[str] = []
+    read: list[SeedBatch] = []
     notes: list[str] = []
     problems: dict[str, str] = {}
     looked_into = 0
@@ -123,7 +129,7 @@ def _look(
             digest, batch, problem = _read(place, file)
             cursor[file.name] = _Seen(file.state, digest or seen.digest, done=True)
             if batch is not None and digest != seen.digest:
-                names.append(batch.name)
+                read.append(batch)
                 of_batch = list(_requests(dataset, batch, digest, run_config))
                 requests += of_batch
                 problem = "" if of_batch else _no_language(dataset, file, batch, run_config)
@@ -134,13 +140,20 @@ def _look(
         context.log.error(problem + again)
     notes = [*problems.values(), *notes]
     gone = _gone(before, cursor, files)
+    gone |= _known(context, dataset) & _shipped_names() - {file.batch for file in files}
+    run_store = store.run_store(dataset.name) if gone or read else None
+    if run_store is not None and gone:
+        context.log.info(f"there is no seed file for {', '.join(sorted(gone))} any more: former seeds now")
+        run_store.forget_seed_batches(gone)
+    if run_store is not None and read:
+        run_store.save_seed_batches(read)  # a file that came back as it was makes no run that would read it
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else "\n".join(notes[:20]) or f"nothing new in {place}",
         cursor=_write_cursor(cursor),
         dynamic_partitions_requests=[
-            *_added(context, dataset, names),
-            *_deleted(context, dataset, gone | _shipped_names() - {file.batch for file in files}),
+            *_added(context, dataset, [batch.name for batch in read]),
+            *_deleted(context, dataset, gone),
         ],
         # On the page of `seed_files`: of a tick that asks for runs no reason is shown.
         asset_events=[seed_problem(dataset, name, problem) for name, problem in problems.items()],
@@ -158,10 +171,15 @@ def _gone(before: Mapping[str, _Seen], cursor: dict[str, _Seen], files: Sequence
     return gone - {file.batch for file in files}
 
 
+def _known(context: dg.SensorEvaluationContext, dataset: DatasetSpec) -> set[str]:
+    """The seed batches that are partitions."""
+    return set(context.instance.get_dynamic_partitions(dataset.partitions.batches))
+
+
 def _added(
-    context: dg.SensorEvaluationContext, dataset: DatasetSpec, names: Sequence[str]
+    context: dg.SensorEvaluationContext, dataset: DatasetSpec, names: Collection[str]
 ) -> list[dg.AddDynamicPartitionsRequest]:
-    known = context.instance.get_dynamic_partitions(dataset.partitions.batches)
+    known = _known(context, dataset) if names else set()
     new = [name for name in names if name not in known]
     return [dataset.partitions.seed_batches.build_add_request(new)] if new else []
 
@@ -170,10 +188,7 @@ def _deleted(
     context: dg.SensorEvaluationContext, dataset: DatasetSpec, names: Collection[str]
 ) -> list[dg.DeleteDynamicPartitionsRequest]:
     """Partitions that nothing stands behind any more: a backfill of all would ask for them."""
-    known = context.instance.get_dynamic_partitions(dataset.partitions.batches) if names else ()
-    old = [name for name in known if name in names]
-    if old:
-        context.log.info(f"there is no seed file for the partition {', '.join(old)} any more: it is deleted")
+    old = sorted(_known(context, dataset) & set(names)) if names else []
     return [dataset.partitions.seed_batches.build_delete_request(old)] if old else []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -134,6 +134,13 @@ class RunStore:
                         _json([asdict(topic) for topic in batch.topics]),
                     ),
                 )
+
+    def forget_seed_batches(self, names: Collection[str]) -> None:
+        """Make these batches former seeds, as `save_seed_batches` does with those that are not there."""
+        with self.connection() as connection:
+            connection.execute(
+                "DELETE FROM seed_batches WHERE dataset = %s AND name = ANY(%s)", (self.dataset, list(names))
+            )
 
     def seed_batches(self, names: Sequence[str] | None = None) -> list[SeedBatch]:
         """The kept batches, by name; all of them when `names` is None."""

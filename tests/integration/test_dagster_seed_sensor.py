@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
 
+from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import build_definitions
 from dlgforge_dagster.partitions import SEED_BATCHES
+from dlgforge_dagster.resources import StoreResource
 
 NAME = "new_seed_batches"
 
@@ -20,9 +21,12 @@ NAME = "new_seed_batches"
 class Watch:
     """A folder, and the ticks of the sensor that watches it."""
 
-    def __init__(self, folder: Path, instance: dg.DagsterInstance, sensor: dg.SensorDefinition) -> None:
+    def __init__(
+        self, folder: Path, dsn: str, instance: dg.DagsterInstance, sensor: dg.SensorDefinition
+    ) -> None:
         self.folder = folder
         self.instance, self._sensor = instance, sensor
+        self._dsn = dsn
         self._cursor: str | None = None
 
     def write(self, name: str, *languages: str) -> None:
@@ -32,7 +36,7 @@ class Watch:
     def tick(self) -> dg.SensorResult:
         """One evaluation, with what the daemon does of its result."""
         with dg.build_sensor_context(instance=self.instance, cursor=self._cursor) as context:
-            result = self._sensor(context)
+            result = self._sensor(context, store=StoreResource(postgres={"dsn": self._dsn}))
         assert isinstance(result, dg.SensorResult)
         self._cursor = result.cursor
         for request in result.dynamic_partitions_requests or ():
@@ -52,6 +56,11 @@ class Watch:
     def partitions(self) -> set[str]:
         return set(self.instance.get_dynamic_partitions(SEED_BATCHES))
 
+    @property
+    def current(self) -> set[str]:
+        """The seed batches that a dataset is written from."""
+        return {batch.name for batch in RunStore(self._dsn).seed_batches()}
+
 
 def keys(result: dg.SensorResult) -> list[str]:
     return [str(request.partition_key) for request in result.run_requests or ()]
@@ -65,15 +74,14 @@ def told(result: dg.SensorResult) -> list[str]:
 
 
 @pytest.fixture
-def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+def watch(tmp_path: Path, dsn: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Watch:
     folder = tmp_path / "seeds"
     folder.mkdir()
     monkeypatch.setenv("DLGFORGE_SEED_FOLDER", str(folder))
     monkeypatch.setenv("DLGFORGE_LANGUAGES", "en,fr")
     monkeypatch.delenv("DLGFORGE_RUN_CONFIG", raising=False)
     sensor = build_definitions(str(tmp_path / "none")).resolve_sensor_def(NAME)
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield Watch(folder, instance, sensor)
+    return Watch(folder, dsn, instance, sensor)
 
 
 def test_partitions_go_with_their_files(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,10 +100,15 @@ def test_partitions_go_with_their_files(watch: Watch, monkeypatch: pytest.Monkey
     assert watch.partitions == {"one", "two", "elsewhere"}, "it may be replaced just now"
     shutil.copy(aside, watch.folder)
     assert keys(watch.settled()) == [], "the same content makes no run again"
+    assert watch.current == {"one", "two"}
     (watch.folder / "two.jsonl").unlink()
     watch.tick()
     watch.tick()
     assert watch.partitions == {"one", "elsewhere"}
+    assert watch.current == {"one"}, "what was made of it leaves the dataset"
+    shutil.copy(aside, watch.folder)
+    assert keys(watch.settled()) == ["en|two"], "under the key of the run that was made of it before"
+    assert watch.current == {"one", "two"}
 
 
 def test_two_files_of_one_batch_are_one_problem_and_no_run(watch: Watch) -> None:
