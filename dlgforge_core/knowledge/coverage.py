@@ -106,7 +106,10 @@ class KnownUses:
             if len(self.pool) > _FEW and self.counts.min() > self._least_when_read:
                 break
             places = choice.best(self.counts, n) if n < len(self.pool) else np.arange(n)
+            before = self.counts[places]
             await self._look_up(connection, names, places)
+            if n < len(self.pool) and (self.counts[places] == before).all():
+                return int(places[0])
             looked_up.update(places.tolist())
             if (place := int(choice.best(self.counts)[0])) in looked_up:
                 return place

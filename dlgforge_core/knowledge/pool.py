@@ -114,7 +114,9 @@ class Choice:
                 above, level = fit, places[relevance[places] <= 0]
             left = n - len(above)
             if len(level) > left > 0:
-                level = level[np.argpartition(self._draws(level), left - 1)[:left]]
+                draws = self._draws(level)
+                lowest = [draws.argmin()] if left == 1 else np.argpartition(draws, left - 1)[:left]
+                level = level[lowest]
             places = np.concatenate([above, level[:left]])
         return places[np.lexsort((self._draws(places), -relevance[places]))]
 
