@@ -8,7 +8,7 @@ that Dagster's launchpad can show them.
 from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Probability, Seconds, validate
 from dlgforge_core.config.checks import ChecksConfig
 from dlgforge_core.config.coverage import CoverageConfig
-from dlgforge_core.config.environment import llm_from_environment
+from dlgforge_core.config.environment import addresses_replaced, llm_from_environment
 from dlgforge_core.config.generation import GenerationConfig
 from dlgforge_core.config.inputs import PersonasConfig, SeedsConfig
 from dlgforge_core.config.judging import OFFLINE_KEYS, JudgeConfig, JudgeModelConfig
@@ -110,6 +110,7 @@ __all__ = [
     "ToolsConfig",
     "UserSimulatorConfig",
     "VllmConfig",
+    "addresses_replaced",
     "check_base_url",
     "llm_from_environment",
     "read_recipe",

@@ -35,9 +35,33 @@ def llm_from_environment(data: Mapping[str, Any], env: Mapping[str, str] = os.en
             )
         routing["endpoints"] = endpoints
         llm["base_url"] = ""
-    elif (url := env.get("OPENAI_BASE_URL")) and llm.get("backend", "embedded") == "openai":
+    elif url := _openai_base_url(llm, env):
         llm["base_url"] = url
         routing["endpoints"] = []
     if routing:
         llm["routing"] = routing
     return llm
+
+
+def addresses_replaced(data: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> str:
+    """What to tell of addresses in `data` that OPENAI_BASE_URL takes the place of; empty when it does not.
+
+    A shell may have that variable for other programs. Give it settings that were found to be right.
+    """
+    backend = {"backend": env.get("LLM_BACKEND") or data.get("backend", "embedded")}
+    url = "" if env.get("LLM_ROUTING_ENDPOINTS_JSON") else _openai_base_url(backend, env)
+    if not url:
+        return ""
+    endpoints = (data.get("routing") or {}).get("endpoints") or []
+    configured = data.get("base_url") or ""
+    if endpoints:
+        replaced = f"llm.routing.endpoints ({len(endpoints)})"
+    elif configured and configured != url:
+        replaced = "llm.base_url"  # not checked, now that it is replaced: it may hold a password
+    else:
+        return ""
+    return f"OPENAI_BASE_URL is set in the environment and replaces {replaced}: all calls go to {url}"
+
+
+def _openai_base_url(llm: Mapping[str, Any], env: Mapping[str, str]) -> str:
+    return env.get("OPENAI_BASE_URL", "") if llm.get("backend", "embedded") == "openai" else ""

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig, SpawnConfig
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.generation.local import WorkerSpec
 from dlgforge_core.hosts import is_loopback
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_session import RaySession
@@ -43,10 +44,31 @@ def starts_servers(llm: LlmConfig) -> bool:
     return llm.backend in ("embedded", "vllm_managed")
 
 
+def worker_addresses(spec: WorkerSpec) -> dict[str, str]:
+    """What workers call beside the LLM, as far as the run uses it: the addresses by their keys."""
+    tools, knowledge = spec.run.generation.tools, spec.knowledge
+    embedding = knowledge.embedding if knowledge is not None else None
+    reranker = knowledge.reranker if knowledge is not None else None
+    found = {
+        "knowledge.embedding.base_url": embedding.base_url if embedding is not None else "",
+        "retrieval.rerank.base_url": reranker.base_url if reranker is not None else "",
+        "tools.web_search_url": tools.web_search_url if tools.web_search else "",
+    }
+    return {key: url for key, url in found.items() if url}
+
+
 def check_reach(
-    session: RaySession, dsn: str, dsn_source: str, llm: LlmConfig, spawn: SpawnConfig | None = None
+    session: RaySession,
+    dsn: str,
+    dsn_source: str,
+    llm: LlmConfig,
+    spawn: SpawnConfig | None = None,
+    *,
+    addresses: Mapping[str, str],
 ) -> None:
     """Raises ConfigError when workers on other machines could not reach what only this one can.
+
+    `addresses` are those of `worker_addresses`.
 
     To be called once the session is connected, before anything else is started. With neither actor spawned
     everything is in this process, and nothing needs to be reached from elsewhere.
@@ -72,6 +94,12 @@ def check_reach(
             "give llm.base_url or llm.routing.endpoints addresses that the workers can reach, or set "
             "ray.address to 'local'"
         )
+    for key, url in addresses.items():
+        if is_loopback(urlsplit(url).hostname or ""):
+            raise ConfigError(
+                f"{key} = {url} can be reached from this machine only, and the Ray cluster has others: give "
+                "an address that the workers can reach, or set ray.address to 'local'"
+            )
 
 
 def call_slots(generation: GenerationConfig, ray: RayConfig) -> int:

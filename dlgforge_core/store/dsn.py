@@ -125,6 +125,14 @@ def redact_dsn(dsn: str) -> str:
     return f"postgresql://{user}{'@' if user else ''}{','.join(places)}/{values.get('dbname', '')}"
 
 
+def has_password(dsn: str) -> bool:
+    """Say whether a DSN holds a password itself; a malformed one counts as one that does not."""
+    try:
+        return "password" in _parse(_DRIVER.sub("postgresql://", dsn.strip()), "")
+    except StoreError:
+        return False
+
+
 def reach(dsn: str) -> Reach:
     """Say from where the server of a DSN can be reached. Raises StoreError when it is malformed."""
     values = _parse(check_dsn(dsn), "the Postgres DSN")

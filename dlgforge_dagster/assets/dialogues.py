@@ -21,6 +21,7 @@ from dlgforge_core.runtime.bootstrap import (
     is_bootstrapped,
     overrides,
     starts_servers,
+    worker_addresses,
 )
 from dlgforge_core.runtime.ray_runner import PLACEMENT_TIMEOUT_S, RayRunner
 from dlgforge_core.seeds import SeedBatch
@@ -266,7 +267,8 @@ def _runner(
         llm.endpoints(slots, progress, ray)  # what is wrong with them is known before Ray starts
     if distributed:
         session.connect()
-        check_reach(session, spec.dsn, store.resolve().source.value, settings, spawn)
+        source = store.resolve().source.value
+        check_reach(session, spec.dsn, source, settings, spawn, addresses=worker_addresses(spec))
     endpoints = llm.endpoints(slots, progress, ray)
     for endpoint in endpoints:
         progress(f"endpoint {endpoint.name}: {endpoint.base_url}")

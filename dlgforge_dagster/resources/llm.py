@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
-from dlgforge_core.config import LlmConfig, llm_from_environment, validate
+from dlgforge_core.config import LlmConfig, addresses_replaced, llm_from_environment, validate
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.provisioners import Provisioner, provisioner_for
 from dlgforge_core.runtime.vllm_fleet import VllmFleet
@@ -45,6 +45,8 @@ class LlmResource(_Base):  # type: ignore[misc]
         """
         if self._endpoints is None:
             provisioner = provisioner_for(self.settings, slots=slots, ray_session=ray.session(progress))
+            if said := addresses_replaced(plain(self, LlmConfig), os.environ):
+                progress(said)
             # Both, as Dagster may tear resources down in any order; stopping twice does no harm.
             ray.before_teardown(provisioner.stop)
             self.before_teardown(provisioner.stop)

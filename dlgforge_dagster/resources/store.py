@@ -1,13 +1,14 @@
 """The run state as a Dagster resource."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 from pydantic import PrivateAttr
 
 from dlgforge_core.config import PostgresConfig, StoreConfig, validate
-from dlgforge_core.store.dsn import ResolvedDsn, ping_blocking, resolve_dsn
+from dlgforge_core.store.dsn import ResolvedDsn, has_password, ping_blocking, resolve_dsn
 from dlgforge_core.store.embedded import dlgforge_home
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.alive import show_alive
@@ -31,6 +32,14 @@ class StoreResource(_Base):  # type: ignore[misc]
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         self._instance = context.instance
         self._run_id = context.run.run_id if context.run is not None else None
+        run = context.run
+        # After a run's end Dagster sets resources up once more.
+        shows = run is not None and not run.is_finished and _shows_password(run.run_config)
+        if shows and context.log is not None:
+            context.log.warning(
+                "store.postgres.dsn in the run config holds a password, and Dagster keeps and shows that "
+                "config; write dsn: {env: NAME} and set the variable, or set DLGFORGE_POSTGRES_DSN"
+            )
 
     @property
     def settings(self) -> PostgresConfig:
@@ -53,3 +62,10 @@ class StoreResource(_Base):  # type: ignore[misc]
             if self._instance is not None and self._run_id is not None:
                 show_alive(self._instance, self._run_id, store)
         return RunStore(self._store.dsn, self._store.config, dataset)
+
+
+def _shows_password(run_config: Mapping[str, Any]) -> bool:
+    found: Any = run_config
+    for key in ("resources", "store", "config", "postgres", "dsn"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return isinstance(found, str) and has_password(found)

@@ -20,10 +20,16 @@ from dlgforge_core.config import (
     validate,
 )
 from dlgforge_core.errors import ConfigError, DlgforgeError, RunStoppedError, StoreError
-from dlgforge_core.generation.local import WorkerSpec
+from dlgforge_core.generation.local import KnowledgeAccess, WorkerSpec
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.bootstrap import call_slots, check_reach, is_bootstrapped, overrides
+from dlgforge_core.runtime.bootstrap import (
+    call_slots,
+    check_reach,
+    is_bootstrapped,
+    overrides,
+    worker_addresses,
+)
 from dlgforge_core.runtime.provisioners import OpenAiProvisioner, provisioner_for
 from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.runtime.restarts import LONGEST_PAUSE_S, WINDOW_S, RestartBudget
@@ -143,10 +149,22 @@ class FakeSession:
 
 
 def check(
-    dsn: str = NETWORK_DSN, spawn: SpawnConfig | None = None, one: bool = False, **settings: Any
+    dsn: str = NETWORK_DSN,
+    spawn: SpawnConfig | None = None,
+    one: bool = False,
+    tools: dict[str, Any] | None = None,
+    knowledge: KnowledgeAccess | None = None,
+    **settings: Any,
 ) -> None:
     session = cast(RaySession, FakeSession(single_machine=one))
-    check_reach(session, dsn, "store.postgres.dsn", llm(**settings), spawn)
+    generation = GenerationConfig.model_validate({"tools": tools or {}})
+    run = PreparedRun("r", "f", generation, llm().agents, {}, ())
+    placed = WorkerSpec(run, dsn, PostgresConfig(), (), RoutingConfig(), knowledge)
+    addresses = worker_addresses(placed)
+    check_reach(session, dsn, "store.postgres.dsn", llm(**settings), spawn, addresses=addresses)
+
+
+HERE = Endpoint("here", "http://localhost:9/v1")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +176,18 @@ def check(
         ({"base_url": "http://127.0.0.1:8000/v1"}, r"http://127\.0\.0\.1:8000/v1 can be reached from this"),
         ({"base_url": "http://localhost:8000/v1"}, "http://localhost:8000/v1 can be reached from this"),
         ({"routing": {"endpoints": [{"base_url": "http://[::1]:8000/v1"}]}}, r"\[::1\]:8000/v1 can be"),
+        (
+            {"knowledge": KnowledgeAccess(embedding=HERE)},
+            r"knowledge\.embedding\.base_url = http://localhost:9",
+        ),
+        (
+            {"knowledge": KnowledgeAccess(reranker=HERE)},
+            r"retrieval\.rerank\.base_url = http://localhost:9/v1",
+        ),
+        (
+            {"tools": {"enabled": True, "web_search": True, "web_search_url": "http://127.0.0.1:9/s"}},
+            r"tools\.web_search_url = http://127\.0\.0\.1:9/s can be reached from this machine only",
+        ),
     ],
 )
 def test_what_only_this_machine_reaches_is_refused_on_several(settings: dict, message: str) -> None:
@@ -168,7 +198,8 @@ def test_what_only_this_machine_reaches_is_refused_on_several(settings: dict, me
 
 
 def test_what_all_machines_reach_is_taken() -> None:
-    check(base_url="http://gpu-1:8000/v1")
+    check(base_url="http://gpu-1:8000/v1", knowledge=KnowledgeAccess(Endpoint("e", "http://gpu-2:9/v1")))
+    check(tools={"web_search_url": "http://127.0.0.1:9/s"})  # which is not used
     check()
 
 

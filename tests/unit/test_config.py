@@ -14,6 +14,7 @@ from dlgforge_core.config import (
     LlmConfig,
     RayConfig,
     StoreConfig,
+    addresses_replaced,
     llm_from_environment,
     validate,
 )
@@ -188,6 +189,34 @@ def test_openai_base_url_is_for_the_backend_openai() -> None:
     env = {"OPENAI_BASE_URL": "http://proxy/v1"}
     assert llm_from_environment({"backend": "openai"}, env)["base_url"] == "http://proxy/v1"
     assert "base_url" not in llm_from_environment({"backend": "embedded"}, env)
+
+
+@pytest.mark.parametrize(
+    ("data", "env", "said"),
+    [
+        (
+            {"routing": {"endpoints": [ENDPOINT, ENDPOINT]}},
+            {},
+            "replaces llm.routing.endpoints (2): all calls",
+        ),
+        (
+            {"base_url": "http://mine/v1"},
+            {},
+            "replaces llm.base_url: all calls go to http://p/v1",
+        ),
+        ({"base_url": "http://p/v1"}, {}, ""),
+        ({}, {}, ""),
+        ({"base_url": "http://mine/v1", "backend": "vllm_attach"}, {}, ""),
+        ({"base_url": "http://mine/v1"}, {"LLM_ROUTING_ENDPOINTS_JSON": "[]"}, ""),
+        ({"base_url": "http://mine/v1"}, {"LLM_BACKEND": "vllm_attach"}, ""),
+    ],
+)
+def test_addresses_that_openai_base_url_replaces_are_told(
+    data: dict[str, Any], env: dict[str, str], said: str
+) -> None:
+    told = addresses_replaced({"backend": "openai", **data}, {"OPENAI_BASE_URL": "http://p/v1", **env})
+    assert said in told
+    assert bool(told) == bool(said)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '"http://x"'])

@@ -11,6 +11,7 @@ from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig, StoreCo
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.definitions import defs
 from dlgforge_dagster.resources.llm import LlmResource
+from dlgforge_dagster.resources.store import StoreResource
 
 
 @pytest.mark.parametrize("model", [GenerationConfig, LlmConfig, RayConfig, StoreConfig])
@@ -65,6 +66,34 @@ def test_request_options_reach_the_core_from_the_run_config_and_from_a_recipe(pl
     assert job.execute_in_process(run_config=config).success
     assert seen == [validate(LlmConfig, LLM, "c")]
     assert seen[0].agents.kb_responder.extra_body == LLM["agents"]["kb_responder"]["extra_body"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("dsn", "warned"),
+    [
+        ("postgresql://u:hunter2@h/d", True),
+        ("host=h user=u password=hunter2", True),
+        ({"env": "SOME_DSN"}, False),
+        ("postgresql://u@h/d", False),
+    ],
+)
+def test_a_password_in_the_run_config_is_warned_of(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, dsn: Any, warned: bool
+) -> None:
+    monkeypatch.setenv("SOME_DSN", "postgresql://u:hunter2@h/d")
+
+    @dg.op(required_resource_keys={"store"})
+    def look(context) -> str:  # type: ignore[no-untyped-def]
+        return str(context.resources.store.resolve().dsn)
+
+    job = dg.GraphDefinition("g", node_defs=[look]).to_job(resource_defs={"store": StoreResource()})
+    config = {"resources": {"store": {"config": {"postgres": {"dsn": dsn}}}}}
+    result = job.execute_in_process(run_config=config, instance=instance)
+    assert ("hunter2" in result.output_for_node("look")) == (dsn != "postgresql://u@h/d")
+    messages = [entry.message for entry in instance.all_logs(result.run_id)]
+    told = [message for message in messages if "in the run config holds a password" in message]
+    assert len(told) == warned
+    assert "hunter2" not in "".join(messages)
 
 
 def test_an_unknown_key_in_a_run_config_is_refused() -> None:
