@@ -29,6 +29,10 @@ class RunStoppedError(DlgforgeError):
     """The run stopped before its plan was complete; running it again resumes it."""
 
 
+class RunRefusedError(RunStoppedError):
+    """Every endpoint refuses what is asked: trying again needs another key, account or model."""
+
+
 class BackendError(DlgforgeError):
     """The endpoints of the chosen backend cannot be used."""
 

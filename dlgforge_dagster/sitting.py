@@ -8,9 +8,39 @@ from typing import Any
 
 import dagster as dg
 
+from dlgforge_core.errors import DlgforgeError, RayError, RunRefusedError, RunStoppedError, StoreError
 from dlgforge_core.store.advisory import generation_slot
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunRecord, RunStore
+from dlgforge_dagster.resources.run_scoped import RunScopedResource
+
+RETRY_DELAY_S = 30.0
+
+
+def retry_policy() -> dg.RetryPolicy:
+    """A step is tried once more, and goes on where it was; but see `failure`."""
+    return dg.RetryPolicy(max_retries=1, delay=RETRY_DELAY_S)
+
+
+def failure(error: DlgforgeError, **metadata: str) -> dg.Failure:
+    """An error as a failure in plain words; only what may pass by itself is worth another try."""
+    passing = isinstance(error, StoreError | RayError | RunStoppedError)
+    again = passing and not isinstance(error, RunRefusedError)
+    return dg.Failure(str(error), metadata=metadata, allow_retries=again)
+
+
+@contextmanager
+def as_failure(context: dg.AssetExecutionContext, *resources: RunScopedResource) -> Iterator[None]:
+    """Have errors raised as `failure`. Another try begins with nothing of `resources` started: that may be
+    what broke.
+    """
+    if context.retry_number:
+        for resource in resources:
+            resource.start_over()
+    try:
+        yield
+    except DlgforgeError as error:
+        raise failure(error) from error
 
 
 def run_and_scope(store: RunStore, run_id: str, purpose: str) -> tuple[RunRecord, Scope]:
@@ -22,7 +52,7 @@ def run_and_scope(store: RunStore, run_id: str, purpose: str) -> tuple[RunRecord
     if record is None:
         known = ", ".join(store.run_ids()) or "none yet: materialize `dialogues` first"
         wanted = f"run {run_id!r}" if run_id else "run"
-        raise dg.Failure(f"there is no {wanted} to {purpose}; runs: {known}")
+        raise dg.Failure(f"there is no {wanted} to {purpose}; runs: {known}", allow_retries=False)
     return record, Scope(run_id=record.run_id) if run_id else Scope(fingerprint=record.fingerprint)
 
 

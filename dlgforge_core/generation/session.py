@@ -109,9 +109,8 @@ def _reason_kept(store: RunStore, run_id: str) -> Iterator[None]:
         with contextlib.suppress(StoreError):  # it must not hide what really happened
             store.set_status(run_id, "stopped", reason)
         if isinstance(error, RunStoppedError):
-            raise RunStoppedError(
-                f"{reason}\nRun the same configuration again to resume run {run_id}."
-            ) from None
+            told = f"{reason}\nRun the same configuration again to resume run {run_id}."
+            raise type(error)(told) from None
         raise
 
 

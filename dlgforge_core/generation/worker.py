@@ -12,7 +12,7 @@ from typing import Any
 
 from dlgforge_core.config import AgentsConfig, GenerationConfig
 from dlgforge_core.dialogue import Role
-from dlgforge_core.errors import LeaseLostError, RunStoppedError
+from dlgforge_core.errors import LeaseLostError, RunRefusedError
 from dlgforge_core.generation.dialogue_run import DialogueContext, DialogueRun
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.slots import CallSlots, claim_threshold
@@ -180,7 +180,7 @@ class Worker:
         if self._refused:
             if not await self._store.finished():
                 error = next(iter(self._refused.values()))
-                self._fail(RunStoppedError(f"every call of {error.role.value} was refused; {error}"))
+                self._fail(RunRefusedError(f"every call of {error.role.value} was refused; {error}"))
                 return False
             await self._drop_refused()
         unfinished = await self._store.unfinished()

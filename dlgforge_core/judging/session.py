@@ -155,7 +155,7 @@ def _see_through(
     try:
         report_while(sitting, report, started, poll_s=poll_s, first_report_s=first_report_s)
     except RunStoppedError as error:
-        raise RunStoppedError(f"{error}\nRun the same configuration again to go on judging.") from None
+        raise type(error)(f"{error}\nRun the same configuration again to go on judging.") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from dlgforge_core.config import RoutingStrategy
-from dlgforge_core.errors import ConfigError, RunStoppedError
+from dlgforge_core.errors import ConfigError, RunRefusedError, RunStoppedError
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.health import (
     FAILURES_TO_OPEN,
@@ -300,7 +300,7 @@ class Router:
         if any(t.unknown_models for t in self.trackers):
             for waiter in self._waiters:
                 if reason := self._unusable(waiter.model):
-                    _fail(waiter, reason)
+                    _fail(waiter, RunRefusedError(reason))
         self._dispatch()
 
     async def _bring_back(self, tracker: HealthTracker) -> None:
@@ -358,23 +358,27 @@ class Router:
 
     def _check_usable(self, model: str) -> None:
         if any(t.unknown_models for t in self.trackers) and (reason := self._unusable(model)):
-            raise RunStoppedError(reason)
+            raise RunRefusedError(reason)
 
     def _stop(self, reason: str) -> None:
         if not self._stopped:
             self._stopped = reason
         for waiter in self._waiters:
-            _fail(waiter, self._stopped)
+            _fail(waiter, self._stop_error())
         self._waiters.clear()
+
+    def _stop_error(self) -> RunStoppedError:
+        refused = all(t.refused for t in self.trackers)
+        return RunRefusedError(self._stopped) if refused else RunStoppedError(self._stopped)
 
     def _raise_if_stopped(self) -> None:
         if self._stopped:
-            raise RunStoppedError(self._stopped)
+            raise self._stop_error()
 
 
-def _fail(waiter: _Waiter, reason: str) -> None:
+def _fail(waiter: _Waiter, error: RunStoppedError) -> None:
     if not waiter.future.done():
-        waiter.future.set_exception(RunStoppedError(reason))
+        waiter.future.set_exception(error)
 
 
 def rendezvous_score(affinity: str, endpoint: Endpoint) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dlgforge_core.config import EndpointConfig, RoutingConfig, validate
-from dlgforge_core.errors import DlgforgeError, RunStoppedError, StoreError
+from dlgforge_core.errors import DlgforgeError, RunRefusedError, RunStoppedError, StoreError
 from dlgforge_core.generation.local import WorkerSpec, WorkerThread
 from dlgforge_core.generation.worker import WorkerCounts, WorkerResult
 from dlgforge_core.llm.endpoints import Credentials, endpoint_at
@@ -45,6 +45,7 @@ class Outcome:
             return self.result
         kinds: Mapping[str, type[DlgforgeError]] = {
             RunStoppedError.__name__: RunStoppedError,
+            RunRefusedError.__name__: RunRefusedError,
             StoreError.__name__: StoreError,
         }
         raise kinds.get(self.error_kind, DlgforgeError)(self.error)

@@ -33,7 +33,7 @@ from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import dialogues_metadata
 from dlgforge_dagster.partitions import dialogue_key, is_mislabelled, seed_batch_of
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
-from dlgforge_dagster.sitting import endpoints_place, tell_status
+from dlgforge_dagster.sitting import as_failure, endpoints_place, failure, retry_policy, tell_status
 from dlgforge_dagster.tags import FINGERPRINT_TAG, NOTHING_TAG, OWNERS, RUN_ID_TAG
 from dlgforge_dagster.versions import Provenance, dialogues_version, digest, told_versions
 
@@ -56,6 +56,7 @@ def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
         # One fleet serves a whole backfill.
         backfill_policy=dg.BackfillPolicy.single_run(),
         code_version=dialogues_version(dataset.recipe),
+        retry_policy=retry_policy(),
         required_resource_keys=dataset.resource_keys,
         # Of partitions that a budget has left unfinished nothing is yielded: they are still missing.
         output_required=False,
@@ -65,10 +66,11 @@ def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
     def dialogues(
         context: dg.AssetExecutionContext, config: DialoguesConfig
     ) -> Iterator[dg.MaterializeResult[None]]:
-        generation = validate(
-            GenerationConfig, plain(config, GenerationConfig), f"ops.{dataset.op('dialogues')}.config"
-        )
-        yield from _dialogues(dataset, context, generation)
+        source = f"ops.{dataset.op('dialogues')}.config"
+        with as_failure(context, dataset.llm(context), dataset.ray(context)):
+            generation = validate(GenerationConfig, plain(config, GenerationConfig), source)
+            results = list(_dialogues(dataset, context, generation))
+        yield from results
 
     return dialogues
 
@@ -81,10 +83,12 @@ def _dialogues(
     run_store = store.run_store(dataset.name)
     batches = run_store.seed_batches()
     if not batches:
-        raise dg.Failure("there are no seed topics yet: materialize `seed_topics` first, or select it too")
+        missing = "there are no seed topics yet: materialize `seed_topics` first, or select it too"
+        raise dg.Failure(missing, allow_retries=False)
     index = current_index(run_store, dataset.name)
     if index is None and dataset.recipe.knowledge.path:
-        raise dg.Failure("the documents are not indexed yet: materialize `knowledge_index` first")
+        missing = "the documents are not indexed yet: materialize `knowledge_index` first"
+        raise dg.Failure(missing, allow_retries=False)
     run = _prepare(dataset, context, run_store, generation, settings, batches, index)
     if run is None:
         context.instance.add_run_tags(context.run.run_id, {NOTHING_TAG: "true"})
@@ -147,7 +151,7 @@ def _prepare(
     if gone := [name for name in names if name not in known]:
         told = f"{', '.join(gone)}: there is no seed file for it any more, or none that can be read"
         if seed_batch_of(context.run.tags):  # asked for by itself, unlike the others of a backfill
-            raise dg.Failure(f"{told}; put the file back, or delete the partition")
+            raise dg.Failure(f"{told}; put the file back, or delete the partition", allow_retries=False)
         context.log.warning(f"{told}: nothing to make there")
         names = [name for name in names if name in known]
     if not names:
@@ -246,7 +250,7 @@ def _generate(
 
         return generate(run_store, run.run_id, make_runner, on_status)
     except DlgforgeError as error:
-        raise dg.Failure(str(error), metadata={"dlgforge_run_id": run.run_id}) from error
+        raise failure(error, dlgforge_run_id=run.run_id) from error
 
 
 def _runner(

@@ -26,7 +26,14 @@ from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import table
-from dlgforge_dagster.sitting import endpoints_place, run_and_scope, tell_status
+from dlgforge_dagster.sitting import (
+    as_failure,
+    endpoints_place,
+    failure,
+    retry_policy,
+    run_and_scope,
+    tell_status,
+)
 from dlgforge_dagster.tags import OWNERS
 from dlgforge_dagster.versions import code_version
 
@@ -54,20 +61,21 @@ def build_judgements(dataset: DatasetSpec) -> dg.AssetsDefinition:
         deps=[dataset.key("dialogues")],
         automation_condition=keep_fresh() if dataset.recipe.judge.mode == "offline" else None,
         code_version=code_version(1, dataset.recipe.judge),
+        retry_policy=retry_policy(),
         required_resource_keys=dataset.resource_keys,
         description="Verdicts on finished dialogues by one or more judges, with `mode: offline`: each judges "
         "what it has not judged yet. Run it again to resume. In another mode it does nothing.",
     )
     def judgements(context: dg.AssetExecutionContext, config: JudgementsConfig) -> dg.MaterializeResult[None]:
-        judge = validate(JudgeConfig, plain(config, JudgeConfig), f"ops.{dataset.op('judgements')}.config")
+        source = f"ops.{dataset.op('judgements')}.config"
+        with as_failure(context, dataset.llm(context), dataset.ray(context)):
+            judge = validate(JudgeConfig, plain(config, JudgeConfig), source)
         if judge.mode != "offline":
-            note = (
-                f"nothing is judged here in mode {judge.mode!r}: "
-                f"set ops.{dataset.op('judgements')}.config.mode to 'offline'"
-            )
+            note = f"nothing is judged here in mode {judge.mode!r}: set {source}.mode to 'offline'"
             context.log.info(note)
             return dg.MaterializeResult(metadata={"note": note, "verdicts_given": 0})
-        return _judgements(dataset, context, judge, config.run_id)
+        with as_failure(context):
+            return _judgements(dataset, context, judge, config.run_id)
 
     return judgements
 
@@ -83,7 +91,7 @@ def _judgements(
     try:
         report = _judge(dataset, context, run_store, scope, judge, places)
     except DlgforgeError as error:
-        raise dg.Failure(str(error), metadata={"fingerprint": record.fingerprint[:16]}) from error
+        raise failure(error, fingerprint=record.fingerprint[:16]) from error
     for tally in report.tallies.values():
         for reason, example in tally.examples.items():
             context.log.warning(

@@ -32,5 +32,11 @@ class RunScopedResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             raise RuntimeError(f"{type(self).__name__} is used outside of a Dagster run")
         self._cleanup.callback(stop)
 
+    def start_over(self) -> None:
+        """Stop what was started, as at the end; the next use starts it again."""
+        if self._cleanup is not None:
+            self._cleanup.pop_all().close()
+        self._forget()
+
     def _forget(self) -> None:
         """Let go of what the run had started, which is about to be stopped."""

@@ -15,6 +15,7 @@ import pytest
 from dlgforge_core.config import GenerationConfig, JudgeConfig, Recipe, validate
 from dlgforge_core.store.advisory import generation_slot
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster import sitting
 from dlgforge_dagster.assets.judgements import build_judgements
 from dlgforge_dagster.checks import build_checks
 from dlgforge_dagster.config import config_class, plain
@@ -136,12 +137,16 @@ def test_several_judges_in_mode_online_are_an_error_that_says_so(store: RunStore
     assert "set mode to offline" in str(failure.event_specific_data)
 
 
-def test_a_dead_endpoint_fails_the_step_with_the_reason(store: RunStore, sim: SimulatedEndpoint) -> None:
+def test_a_dead_endpoint_fails_the_step_with_the_reason(
+    store: RunStore, sim: SimulatedEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sitting, "RETRY_DELAY_S", 0.0)
     generated(store, sim, 4)
     sim.configure(down=True)
     started = time.monotonic()
     result = materialize(store, sim.base_url, mode="offline", patience_s=1.0)
     assert time.monotonic() - started < 20
+    assert [event.event_type for event in result.all_events].count(dg.DagsterEventType.STEP_UP_FOR_RETRY) == 1
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert "Run the same configuration again" in str(failure.event_specific_data)
 
