@@ -40,7 +40,12 @@ PLACES = (
     Place(config.SeedsConfig, "ops.seed_topics.config", "seeds"),
     Place(config.KnowledgeConfig, "ops.knowledge_index.config", "knowledge"),
     Place(config.GenerationConfig, "ops.dialogues.config"),
-    Place(config.ChecksConfig, "ops.dialogue_checks.config", "checks"),
+    Place(
+        config.ChecksConfig,
+        "ops.dialogue_checks.config",
+        "checks",
+        "The check of offline verdicts reads them at `ops.judgement_checks.config`.",
+    ),
     Place(
         config.DatasetFilesConfig,
         "ops.dialogue_dataset.config",

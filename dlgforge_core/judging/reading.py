@@ -32,6 +32,8 @@ lowest AS (
     GROUP BY 1, 2 ORDER BY mean, 1, 2 LIMIT %(limit)s
 )
 SELECT l.dialogue_id, l.turn_index, p.language, d.plan, t.user_text, t.assistant_text, (
+    SELECT bool_or(o.details @> '{{"off_topic": true}}') FROM turns o WHERE o.dialogue_id = l.dialogue_id
+), (
     SELECT jsonb_agg(jsonb_build_array(j.judge_key, j.score, j.reasons, j.comment)
                      ORDER BY array_position(%(keys)s::text[], j.judge_key))
     FROM judgements j WHERE (j.dialogue_id, j.turn_index) = (l.dialogue_id, l.turn_index)
@@ -59,7 +61,8 @@ SELECT scores, count(*) FROM judged GROUP BY scores
 class LowScore:
     """Something the judges thought little of, and each one's verdict by judge key.
 
-    `turn_index` is WHOLE for a conversation, of which the first turn is shown.
+    `turn_index` is WHOLE for a conversation, of which the first turn is shown. `topic` is empty where the
+    document led the dialogue off its seed topic.
     """
 
     dialogue_id: str
@@ -155,14 +158,14 @@ def lowest_scores(
             dialogue_id=dialogue_id,
             turn_index=turn_index,
             language=language,
-            topic=DialoguePlan.from_json(plan).topic.topic,
+            topic="" if off_topic else DialoguePlan.from_json(plan).topic.topic,
             user=user or "",
             assistant=assistant or "",
             verdicts={
                 key: Judgement(score, tuple(reasons), comment) for key, score, reasons, comment in verdicts
             },
         )
-        for dialogue_id, turn_index, language, plan, user, assistant, verdicts in rows
+        for dialogue_id, turn_index, language, plan, user, assistant, off_topic, verdicts in rows
     ]
 
 
