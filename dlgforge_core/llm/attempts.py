@@ -221,7 +221,7 @@ class Attempts:
     ) -> NoReturn:
         """An answer with a status other than 200: find out whose fault it is."""
         error = chat.read_error(http)
-        pause_s = chat.retry_after_s(http.headers)
+        pause_s = chat.pause_s(http)
         refusal = refusals.judge(
             error,
             sent,
@@ -230,7 +230,9 @@ class Attempts:
             location=self.transports[slot.endpoint.name].redact(http.headers.get("location", "")),
         )
         kind, reason = refusal.kind, refusal.reason
-        if refusal.blame is Blame.ENDPOINT:
+        if refusal.blame is Blame.ENDPOINT or (
+            http.status in (401, 403, 404) and self._has_answered(slot, dialect, refusal)
+        ):
             self._failed(call, slot, counts, kind, reason)
         counts.failures[kind] += 1
         self._note(call, slot, reason)
@@ -292,6 +294,14 @@ class Attempts:
     def _note(self, call: Call, slot: Slot, reason: str) -> None:
         call.reasons.append(f"{slot.endpoint.name}: {reason}")
         del call.reasons[: -2 * self._max_attempts]
+
+    def _has_answered(self, slot: Slot, dialect: Dialect, refusal: refusals.Refusal) -> bool:
+        """Whether the endpoint has shown that it takes our key, or serves the model: it may do so again."""
+        if refusal.blame is Blame.SETUP:
+            return any(
+                known.answered for (name, _), known in self._dialects.items() if name == slot.endpoint.name
+            )
+        return refusal.blame is Blame.MODEL and bool(dialect.answered)
 
     # Endpoints
 

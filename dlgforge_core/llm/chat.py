@@ -21,6 +21,8 @@ from dlgforge_core.llm.tool_calls import Message, ToolCall, ToolDefinition
 from dlgforge_core.llm.transport import HttpAnswer
 
 MAX_REASON_CHARS = 300
+MAX_ERROR_BYTES = 20_000
+"""Of an error's body, where the pause it asks for is looked for."""
 CHARS_PER_TOKEN = 4
 """Roughly, of most texts and tokenizers."""
 
@@ -267,6 +269,8 @@ def read_error(answer: HttpAnswer) -> ErrorAnswer:
         data = orjson.loads(answer.body)
     except ValueError:
         return ErrorAnswer(answer.status, excerpt(answer.body), "", "", "")
+    if isinstance(data, list) and len(data) == 1:  # Gemini's
+        data = data[0]
     error = data.get("error", data) if isinstance(data, dict) else data
     if not isinstance(error, dict):
         return ErrorAnswer(answer.status, excerpt(str(error)), "", "", "")
@@ -366,6 +370,24 @@ def _lower_json_mode(dialect: Dialect, sent: bytes) -> bool:
                 dialect.json_mode = mode.lower()
             return True
     return False
+
+
+# As OpenAI ("try again in 1m12.5s", "in 350ms"), Gemini ("Please retry in 2.5s") and others write it.
+_WAIT = re.compile(
+    rb"(?:re)?try(?: again)? in (?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(ms|s\b| ?sec))?", re.IGNORECASE
+)
+
+
+def pause_s(answer: HttpAnswer) -> float | None:
+    """How long the server asks us to wait, in seconds: by its headers, or else in words."""
+    if (asked := retry_after_s(answer.headers)) is not None:
+        return asked
+    found = _WAIT.search(answer.body[:MAX_ERROR_BYTES])
+    if found is None or not any(found.groups()):
+        return None
+    hours, minutes, seconds, unit = found.groups()
+    last = float(seconds or 0) / (1000 if unit == b"ms" else 1)
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + last
 
 
 def retry_after_s(headers: httpx.Headers) -> float | None:

@@ -24,7 +24,9 @@ async def probe(transport: EndpointTransport) -> str:
         answer = await transport.get_models(min(PROBE_TIMEOUT_S, transport.endpoint.timeout_s))
     except TransportError as error:
         return str(error)
-    if answer.status >= 500 or answer.status in (401, 403):
+    if answer.status in (401, 403):
+        return f"the key was refused ({read_error(answer)!s})"
+    if answer.status >= 500:
         return str(read_error(answer))
     return ""
 

@@ -24,6 +24,8 @@ OVERLOAD_RATE_WEIGHT = 0.1
 FIRST_BACK_OFF_S = 0.25
 LONGEST_BACK_OFF_S = 15.0
 REFUSED_BACK_OFF_S = 60.0
+LONGEST_PAUSE_S = 900.0
+"""An endpoint that asks for a longer pause is not waited for."""
 GROWTH_PER_ANSWER = 0.05  # of the limit near a known ceiling: 5 % more in each round trip
 LOW_GROWTH = 0.5  # the same, shared among the calls of a round trip when the limit is small
 GROWTH_REST = 10.0  # after a Retry-After, stay at the limit found for this many times as long
@@ -64,7 +66,7 @@ class HealthTracker:
     __slots__ = (
         "_back_off_max_s", "_ceiling_known", "_failures_to_open", "_growth_from", "_last_cut",
         "_overload_rate", "_overloads_in_a_row", "_random", "consecutive_failures", "endpoint",
-        "failing_since", "failure_rate", "in_flight", "limit", "open_until", "opened",
+        "failing_since", "failure_rate", "in_flight", "limit", "longest_pause_s", "open_until", "opened",
         "paused_until", "reason", "refused", "state", "unknown_models", "waiting_for_probe",
     )  # fmt: skip
 
@@ -89,6 +91,8 @@ class HealthTracker:
         """The key or the address is wrong, so that waiting does not help."""
         self.unknown_models: dict[str, str] = {}
         self.paused_until = 0.0
+        self.longest_pause_s = 0.0
+        """The longest pause it has asked for after its last good answer."""
         self.open_until = 0.0
         self.opened = 0
         """How often in a row the circuit opened without a good answer in between."""
@@ -109,6 +113,16 @@ class HealthTracker:
             return self.in_flight < int(self.limit) and self.paused_until <= now
         return self.state is EndpointState.HALF_OPEN and self.in_flight == 0 and self.paused_until <= now
 
+    def patience_ends(self, patience_s: float) -> float | None:
+        """When an endpoint that fails has had its `patience_s`; the pause it asked for does not count."""
+        if self.failing_since is None:
+            return None
+        return self.failing_since + self.longest_pause_s + patience_s
+
+    def asks_too_much(self, now: float) -> bool:
+        """Whether the pause it asked for is longer than anybody waits."""
+        return self.paused_until - now > LONGEST_PAUSE_S
+
     def snapshot(self) -> EndpointHealth:
         """The state for progress lines."""
         return EndpointHealth(self.endpoint.name, self.state, int(self.limit), self.in_flight, self.reason)
@@ -122,6 +136,7 @@ class HealthTracker:
         self.consecutive_failures = 0
         self.failure_rate *= 1.0 - FAILURE_RATE_WEIGHT
         self.failing_since = None
+        self.longest_pause_s = 0.0
         self.reason = ""
         self._overloads_in_a_row = 0
         self._overload_rate *= 1.0 - OVERLOAD_RATE_WEIGHT
@@ -141,7 +156,9 @@ class HealthTracker:
         self._ceiling_known = True
         self._overloads_in_a_row += 1
         if retry_after_s is not None:
+            self.reason = f"{reason} (it asks for a pause of {retry_after_s:g} s)"
             self.paused_until = max(self.paused_until, now + retry_after_s)
+            self.longest_pause_s = max(self.longest_pause_s, retry_after_s)
             self._growth_from = max(self._growth_from, now + GROWTH_REST * retry_after_s)
         elif self.in_flight == 0:
             self.paused_until = now + self._jittered(min(self._overloads_in_a_row, 16))

@@ -36,7 +36,8 @@ def judge(error: ErrorAnswer, sent: bytes, *, pause_s: float | None, has_key: bo
     `pause_s` is what the server asked us to wait, if it did; `location` is where it redirects to.
     """
     status, reason = error.status, str(error)
-    if status == 429 and error.names("insufficient_quota", "billing"):
+    # Ordinary limits speak of quotas and billing as well: only this word, and no time to try again, is final.
+    if status == 429 and pause_s is None and "insufficient_quota" in (error.code, error.type):
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"out of quota: {reason}")
     if status in (429, 529) or (status == 503 and pause_s is not None):
         return Refusal(Blame.OVERLOAD, FailureKind.RATE_LIMITED, reason)

@@ -271,9 +271,9 @@ class Router:
     def _schedule_wake(self, now: float) -> None:
         """Wake up when a pause ends, or patience."""
         times = [t.paused_until for t in self.trackers if t.paused_until > now]
-        failing = [t.failing_since for t in self.trackers]
-        if None not in failing:
-            times.append(max(since for since in failing if since is not None) + self.patience_s)
+        ends = [t.patience_ends(self.patience_s) for t in self.trackers]
+        if None not in ends:
+            times.append(max(end for end in ends if end is not None))
         if self._wake:
             self._wake.cancel()
             self._wake = None
@@ -327,19 +327,20 @@ class Router:
     def _reason_to_stop(self, now: float) -> str:
         if all(t.refused for t in self.trackers):
             return f"no endpoint can be used; correct the key, the account or the address:\n{self._reasons()}"
-        out_of_patience = all(
-            t.refused
-            or (
-                t.failing_since is not None
-                and now - t.failing_since >= self.patience_s
-                # Calls under way to one that is not given up may still succeed.
-                and (t.in_flight == 0 or t.state is EndpointState.OPEN)
-            )
-            for t in self.trackers
-        )
-        if not out_of_patience:
+        if all(t.refused or t.asks_too_much(now) for t in self.trackers):
+            return f"no endpoint can be used for now; run again once it takes calls:\n{self._reasons()}"
+        if not all(self._out_of_patience(t, now) for t in self.trackers):
             return ""
         return f"no endpoint has given an answer for {self.patience_s:g} s:\n{self._reasons()}"
+
+    def _out_of_patience(self, tracker: HealthTracker, now: float) -> bool:
+        if tracker.refused or tracker.asks_too_much(now):
+            return True
+        end = tracker.patience_ends(self.patience_s)
+        # Calls under way to one that is not given up may still succeed.
+        return (
+            end is not None and now >= end and (tracker.in_flight == 0 or tracker.state is EndpointState.OPEN)
+        )
 
     def _unusable(self, model: str) -> str:
         """Why no endpoint will ever serve `model`, or an empty string."""

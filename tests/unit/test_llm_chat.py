@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dlgforge_core.config import AgentConfig
 from dlgforge_core.dialogue import DropReason, Role
-from dlgforge_core.llm import chat, text
+from dlgforge_core.llm import chat, refusals, text
 from dlgforge_core.llm.chat import (
     CallError,
     Dialect,
@@ -22,6 +22,7 @@ from dlgforge_core.llm.chat import (
     read_error,
     request_body,
 )
+from dlgforge_core.llm.refusals import Blame
 from dlgforge_core.llm.structured import JsonMode
 from dlgforge_core.llm.transport import HttpAnswer
 
@@ -211,6 +212,56 @@ def test_retry_after_as_seconds_date_or_milliseconds() -> None:
     assert read(retry_after="20", retry_after_ms="1500") == 1.5
     assert read(retry_after=email.utils.formatdate(time.time() + 30, usegmt=True)) == pytest.approx(30, abs=2)
     assert read(retry_after=email.utils.formatdate(0, usegmt=True)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("said", "wait_s"),
+    [
+        ("Rate limit reached for gpt-4o on tokens per min (TPM). Please try again in 6.2s. Visit", 6.2),
+        ("Please try again in 1m30s.", 90.0),
+        ("Please try again in 8h0m12.5s.", 28812.5),
+        ("Please try again in 350ms.", 0.35),
+        ("* Quota exceeded for metric: x, limit: 15\nPlease retry in 2s.", 2.0),
+        ("retry in 5 seconds", 5.0),
+        ("try again in a moment", None),
+        ("try again later", None),
+    ],
+)
+def test_the_pause_that_is_asked_for_in_words(said: str, wait_s: float | None) -> None:
+    body = orjson.dumps([{"error": {"message": "x" * 400 + said}}])
+    assert chat.pause_s(HttpAnswer(429, httpx.Headers(), body)) == wait_s
+    assert chat.pause_s(HttpAnswer(429, httpx.Headers({"retry-after": "7"}), body)) == 7.0
+
+
+_GEMINI = {
+    "code": 429,
+    "message": "You exceeded your current quota, please check your plan and billing details.",
+    "status": "RESOURCE_EXHAUSTED",
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "pause_s", "blame"),
+    [
+        (_GEMINI, None, Blame.OVERLOAD),
+        (_GEMINI, 2.0, Blame.OVERLOAD),
+        ({"message": "add a card at /account/billing", "code": "rate_limit_exceeded"}, None, Blame.OVERLOAD),
+        ({"message": "You exceeded your current quota", "code": "insufficient_quota"}, None, Blame.SETUP),
+        ({"message": "You exceeded your current quota", "type": "insufficient_quota"}, None, Blame.SETUP),
+        ({"message": "slow down", "type": "insufficient_quota"}, 3.0, Blame.OVERLOAD),
+    ],
+)
+def test_only_an_empty_account_is_out_of_quota(
+    fields: dict[str, object], pause_s: float | None, blame: Blame
+) -> None:
+    told = read_error(HttpAnswer(429, httpx.Headers(), orjson.dumps([{"error": fields}])))
+    refusal = refusals.judge(told, b"{}", pause_s=pause_s, has_key=True, location="")
+    assert refusal.blame is blame
+
+
+def test_an_error_in_a_list_is_read() -> None:
+    body = orjson.dumps([{"error": _GEMINI}])
+    assert read_error(HttpAnswer(429, httpx.Headers(), body)).message == _GEMINI["message"]
 
 
 def test_a_refused_request_survives_pickling() -> None:

@@ -76,6 +76,22 @@ def test_retry_after_pauses_the_endpoint_and_holds_growth_back() -> None:
     assert tracker.limit > before
 
 
+def test_patience_does_not_count_the_pause_that_was_asked_for() -> None:
+    tracker = HealthTracker(endpoint())
+    assert tracker.patience_ends(60.0) is None
+    tracker.overloaded(100.0, "429", 90.0)
+    assert tracker.patience_ends(60.0) == 250.0
+    tracker.overloaded(191.0, "429", 30.0)
+    assert tracker.patience_ends(60.0) == 250.0, "one that only asks for pauses does not get them for ever"
+    assert not tracker.asks_too_much(191.0)
+    tracker.overloaded(200.0, "429", 3600.0)
+    assert tracker.asks_too_much(200.0)
+    assert "a pause of 3600 s" in tracker.reason
+    tracker.answered(201.0, saturated=False)
+    tracker.failed(300.0, FailureKind.TIMEOUT, "slow", started=299.0)
+    assert tracker.patience_ends(60.0) == 360.0
+
+
 def test_the_circuit_opens_backs_off_longer_each_time_and_closes_after_one_good_call() -> None:
     tracker = HealthTracker(endpoint())
     for _ in range(5):
