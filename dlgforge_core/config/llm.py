@@ -196,7 +196,11 @@ class VllmConfig(ConfigModel):
     max_model_len: PositiveInt | None = Field(None, description="Context length in tokens.")
     health_timeout_s: Seconds = Field(600.0, description="Time a server may take to become healthy.")
     auto_stop_on_exit: bool = Field(True, description="Stop the servers when the run ends.")
-    extra_args: list[str] = Field([], description="Further arguments of `vllm serve`.")
+    extra_args: list[str] = Field(
+        [],
+        description="Further arguments of `vllm serve`. For tools: --enable-auto-tool-choice and "
+        "--tool-call-parser with the parser of the model.",
+    )
     env: dict[str, str] = Field({}, description="Further environment of the servers. Never a secret.")
 
     @property

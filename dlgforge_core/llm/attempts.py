@@ -266,9 +266,20 @@ class Attempts:
         if chat.is_content_filter(error):
             self.router.answered(slot)
             raise CallError(DropReason.REFUSED, f"{name}: {error}")
+        tools = dialect.tools
         if chat.adapt(dialect, error, sent):
             self.router.answered(slot)
-            _log.info("endpoint %s: %s; asking differently from now on", name, error)
+            if tools and not dialect.tools:
+                _log.warning(
+                    "endpoint %s takes no tools for the model %s, so its answers are made without them (%s); "
+                    "vLLM takes them with --enable-auto-tool-choice and --tool-call-parser, which go into "
+                    "llm.vllm.extra_args where dlgforge starts it",
+                    name,
+                    call.model,
+                    error,
+                )
+            else:
+                _log.info("endpoint %s: %s; asking differently from now on", name, error)
             return
         alike = dialect.refused_alike(call.role, error)
         if alike >= REFUSALS_TO_STOP:

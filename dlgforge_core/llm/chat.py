@@ -269,7 +269,7 @@ def read_error(answer: HttpAnswer) -> ErrorAnswer:
         data = orjson.loads(answer.body)
     except ValueError:
         return ErrorAnswer(answer.status, excerpt(answer.body), "", "", "")
-    if isinstance(data, list) and len(data) == 1:  # Gemini's
+    if isinstance(data, list) and data and isinstance(data[0], dict):  # Gemini's
         data = data[0]
     error = data.get("error", data) if isinstance(data, dict) else data
     if not isinstance(error, dict):

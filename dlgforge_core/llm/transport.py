@@ -125,6 +125,8 @@ def _explain(error: BaseException) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, aiohttp.ClientConnectorDNSError):
         return f"the host name cannot be resolved ({cause.os_error})"
+    if isinstance(cause, aiohttp.ClientSSLError):
+        return _explain_tls(cause)
     if isinstance(cause, aiohttp.ClientConnectorError):
         # asyncio's own text is "Connect call failed"; the number says why.
         code = cause.os_error.errno
@@ -139,6 +141,22 @@ def _explain(error: BaseException) -> str:
         return "the connection was reset"
     text = str(cause).strip()
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+
+
+def _explain_tls(error: aiohttp.ClientSSLError) -> str:
+    # OpenSSL's errors have numbers of their own, which are no errno.
+    told = (
+        error.certificate_error
+        if isinstance(error, aiohttp.ClientConnectorCertificateError)
+        else error.os_error
+    )
+    if isinstance(told, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate cannot be verified ({told.verify_message}); for an authority of your own set "
+            "SSL_CERT_FILE to a file with its certificate"
+        )
+    reason = (getattr(told, "reason", None) or str(told)).replace("_", " ").lower()
+    return f"no TLS connection can be made ({reason}); does the server speak https at this port?"
 
 
 class _SilentHeaders(httpx.Headers):

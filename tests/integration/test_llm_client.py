@@ -2,14 +2,22 @@
 
 import asyncio
 import contextlib
+import datetime
 import logging
 import socket
+import ssl
 import time
 import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from dlgforge_core.config import AgentConfig, RoutingConfig
 from dlgforge_core.dialogue import DropReason, Role
@@ -696,7 +704,9 @@ def test_the_key_is_in_no_log_record_no_repr_and_no_error(caplog: pytest.LogCapt
 
 
 @contextlib.asynccontextmanager
-async def canned(status: str, body: str, headers: str = "") -> AsyncIterator[Endpoint]:
+async def canned(
+    status: str, body: str, headers: str = "", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Endpoint]:
     """A server that answers everything with the same words."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -706,10 +716,10 @@ async def canned(status: str, body: str, headers: str = "") -> AsyncIterator[End
             writer.write(f"HTTP/1.1 {status}\r\n{headers}{length}\r\n{body}".encode())
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        yield Endpoint("a", f"http://127.0.0.1:{port}/v1", KEY)
+        yield Endpoint("a", f"{'https' if tls else 'http'}://127.0.0.1:{port}/v1", KEY)
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "500 Oops", "200 OK", "302 Found"])
@@ -730,6 +740,63 @@ def test_a_key_that_a_server_repeats_is_not_shown(status: str) -> None:
     said = asyncio.run(main())
     assert "***" in said
     assert KEY not in said
+
+
+# TLS
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody but itself has signed, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, key_pem = folder / "certificate.pem", folder / "key.pem"
+    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_pem.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return pem, key_pem
+
+
+def test_a_certificate_that_cannot_be_verified_is_told_with_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem, key = _certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem, key)
+
+    async def main() -> str:
+        async with canned("200 OK", '{"data": [{"id": "m"}]}', tls=context) as endpoint:
+            problems = await check_endpoints([endpoint], ["m"])
+            return problems[0] if problems else ""
+
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    said = asyncio.run(main())
+    assert "its certificate cannot be verified (self-signed certificate)" in said
+    assert "SSL_CERT_FILE" in said
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    assert asyncio.run(main()) == ""
+
+
+def test_https_to_a_port_that_speaks_http_is_told_so(sim: SimulatedEndpoint) -> None:
+    there = Endpoint("a", sim.base_url.replace("http:", "https:"))
+    (problem,) = asyncio.run(check_endpoints([there], ["m"]))
+    assert "no TLS connection can be made" in problem
+    assert "does the server speak https" in problem
 
 
 # Looking before calling

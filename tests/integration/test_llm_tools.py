@@ -88,7 +88,9 @@ def test_a_call_is_answered_and_the_model_goes_on() -> None:
     assert bodies[1]["messages"][3]["tool_call_id"] == called.tool_calls[0].id
 
 
-def test_an_endpoint_that_refuses_tools_is_asked_once_and_remembered() -> None:
+def test_an_endpoint_that_refuses_tools_is_asked_once_and_remembered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main() -> tuple[list[Completion], LlmClient]:
         async with client(at(sim)) as llm:
             return [await ask(llm), await ask(llm, AFTER), await ask(llm, AFTER, None)], llm
@@ -105,6 +107,9 @@ def test_an_endpoint_that_refuses_tools_is_asked_once_and_remembered() -> None:
     counts = llm.stats.of("a", Role.ASSISTANT)
     assert (counts.calls, counts.failures) == (3, {"bad_request": 1})
     assert llm.health()[0].in_flight == 0
+    (warned,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warned.startswith("endpoint a takes no tools for the model")
+    assert "llm.vllm.extra_args" in warned
 
 
 def test_a_conversation_with_tools_goes_on_where_there_are_none() -> None:
