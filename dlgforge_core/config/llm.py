@@ -201,7 +201,11 @@ class VllmConfig(ConfigModel):
         description="Further arguments of `vllm serve`. For tools: --enable-auto-tool-choice and "
         "--tool-call-parser with the parser of the model.",
     )
-    env: dict[str, str] = Field({}, description="Further environment of the servers. Never a secret.")
+    env: dict[str, str] = Field(
+        {},
+        description="Further environment of the servers. Never a secret: HF_TOKEN belongs into the "
+        "environment of the nodes.",
+    )
 
     @property
     def served_name(self) -> str:
