@@ -23,6 +23,7 @@ from dlgforge_core.runtime.bootstrap import (
     starts_servers,
     worker_addresses,
 )
+from dlgforge_core.runtime.ray_head import NeedsHead
 from dlgforge_core.runtime.ray_runner import PLACEMENT_TIMEOUT_S, RayRunner
 from dlgforge_core.seeds import SeedBatch
 from dlgforge_core.store.finished import Part
@@ -277,8 +278,10 @@ def _runner(
     for endpoint in endpoints:
         progress(f"endpoint {endpoint.name}: {endpoint.base_url}")
     spec = replace(spec, endpoints=tuple(endpoints))
+    if not distributed and llm.fleet is None:
+        return WorkerThread(spec)
     if not distributed:
-        return WorkerThread(spec, llm.fleet.endpoints if llm.fleet is not None else None)
+        return NeedsHead(WorkerThread(spec, llm.fleet.endpoints), lambda: session.head_lost)
     return RayRunner(
         spec,
         ray.settings,

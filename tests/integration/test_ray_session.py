@@ -19,13 +19,18 @@ import pytest
 import ray
 
 from dlgforge_core.config import ActorConfig, RayConfig
-from dlgforge_core.errors import RayError
+from dlgforge_core.errors import RayError, RunStoppedError
+from dlgforge_core.generation.local import WorkerThread
+from dlgforge_core.generation.session import generate
+from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime import ray_address, ray_session
+from dlgforge_core.runtime.ray_head import NeedsHead
 from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from tests.support.ports import closed_port, free_port
 from tests.support.processes import alive, descendants, line_of, program
-from tests.support.simulated_endpoint import SimulatedEndpoint
+from tests.support.runs import planned, spec
+from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 from tests.support.waiting import seconds_until
 
 OWNED_DRIVER = """
@@ -255,6 +260,27 @@ def test_a_server_that_is_no_ray_head_is_told_apart(monkeypatch: pytest.MonkeyPa
         server.server_close()
 
 
+def test_work_in_this_process_ends_in_order_when_the_head_of_its_servers_is_lost(store: RunStore) -> None:
+    lost: list[str] = []
+    run = planned(store, 200)
+    with simulated_endpoint(latency_s=0.2) as sim:
+        thread = WorkerThread(spec(store, run, Endpoint("s", sim.base_url)))
+        with pytest.raises(RunStoppedError, match=f"^the head is away\nRun .* to resume run {run.run_id}"):
+            generate(
+                store,
+                run.run_id,
+                lambda: NeedsHead(thread, lambda: "".join(lost)),
+                lambda status: lost.append("the head is away") if status.progress.turns else None,
+                poll_s=0.1,
+                first_report_s=0.2,
+            )
+    progress, record = store.progress(run.run_id), store.run(run.run_id)
+    assert 0 < progress.turns < progress.turns_planned
+    assert progress.leased == 0
+    assert record is not None
+    assert (record.status, record.stop_reason) == ("stopped", "the head is away")
+
+
 # A cluster that wants a token, and Ray's client
 
 GUARDED_HEAD = """
@@ -269,7 +295,10 @@ time.sleep(600)
 DOUBLING = """
 import sys
 from dlgforge_core.config import RayConfig
-from dlgforge_core.errors import RayError
+from dlgforge_core.errors import RayError, RunStoppedError
+from dlgforge_core.generation.local import WorkerThread
+from dlgforge_core.generation.session import generate
+from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_session import RaySession
 import ray
 try:
@@ -284,6 +313,7 @@ RUN = """
 import sys
 from dlgforge_core.config import RayConfig
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.runtime.ray_head import NeedsHead
 from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from tests.support.ray_runs import carry
