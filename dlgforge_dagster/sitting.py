@@ -14,25 +14,26 @@ from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunRecord, RunStore
 from dlgforge_dagster.resources.run_scoped import RunScopedResource
 
+_MAX_RETRIES = 1
 RETRY_DELAY_S = 30.0
 
 
-def retry_policy() -> dg.RetryPolicy:
-    """A step is tried once more, and goes on where it was; but see `failure`."""
-    return dg.RetryPolicy(max_retries=1, delay=RETRY_DELAY_S)
+def failure(context: dg.AssetExecutionContext, error: DlgforgeError, **metadata: str) -> Exception:
+    """What a step raises for an error: one in plain words, or, where it may pass by itself, another try.
 
-
-def failure(error: DlgforgeError, **metadata: str) -> dg.Failure:
-    """An error as a failure in plain words; only what may pass by itself is worth another try."""
+    Not by a RetryPolicy: with one Dagster also tries again what was cancelled.
+    """
     passing = isinstance(error, StoreError | RayError | RunStoppedError)
-    again = passing and not isinstance(error, RunRefusedError)
-    return dg.Failure(str(error), metadata=metadata, allow_retries=again)
+    if passing and not isinstance(error, RunRefusedError) and context.retry_number < _MAX_RETRIES:
+        context.log.warning(f"{error}\nThe step goes on where it was, in {RETRY_DELAY_S:g} s.")
+        return dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=RETRY_DELAY_S)
+    return dg.Failure(str(error), metadata=metadata, allow_retries=False)
 
 
 @contextmanager
 def as_failure(context: dg.AssetExecutionContext, *resources: RunScopedResource) -> Iterator[None]:
-    """Have errors raised as `failure`. Another try begins with nothing of `resources` started: that may be
-    what broke.
+    """Have errors raised as `failure` says. Another try begins with nothing of `resources` started: that may
+    be what broke.
     """
     if context.retry_number:
         for resource in resources:
@@ -40,7 +41,7 @@ def as_failure(context: dg.AssetExecutionContext, *resources: RunScopedResource)
     try:
         yield
     except DlgforgeError as error:
-        raise failure(error) from error
+        raise failure(context, error) from error
 
 
 def run_and_scope(store: RunStore, run_id: str, purpose: str) -> tuple[RunRecord, Scope]:

@@ -34,7 +34,7 @@ from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import dialogues_metadata
 from dlgforge_dagster.partitions import dialogue_key, is_mislabelled, seed_batch_of
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
-from dlgforge_dagster.sitting import as_failure, endpoints_place, failure, retry_policy, tell_status
+from dlgforge_dagster.sitting import as_failure, endpoints_place, failure, tell_status
 from dlgforge_dagster.tags import FINGERPRINT_TAG, NOTHING_TAG, OWNERS, RUN_ID_TAG
 from dlgforge_dagster.versions import Provenance, dialogues_version, digest, told_versions
 
@@ -57,7 +57,6 @@ def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
         # One fleet serves a whole backfill.
         backfill_policy=dg.BackfillPolicy.single_run(),
         code_version=dialogues_version(dataset.recipe),
-        retry_policy=retry_policy(),
         required_resource_keys=dataset.resource_keys,
         # Of partitions that a budget has left unfinished nothing is yielded: they are still missing.
         output_required=False,
@@ -251,7 +250,7 @@ def _generate(
 
         return generate(run_store, run.run_id, make_runner, on_status)
     except DlgforgeError as error:
-        raise failure(error, dlgforge_run_id=run.run_id) from error
+        raise failure(context, error, dlgforge_run_id=run.run_id) from error
 
 
 def _runner(

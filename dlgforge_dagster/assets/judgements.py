@@ -30,12 +30,11 @@ from dlgforge_dagster.sitting import (
     as_failure,
     endpoints_place,
     failure,
-    retry_policy,
     run_and_scope,
     tell_status,
 )
-from dlgforge_dagster.tags import OWNERS
-from dlgforge_dagster.versions import code_version
+from dlgforge_dagster.tags import JUDGED_TAG, OWNERS
+from dlgforge_dagster.versions import code_version, digest
 
 _N_LOWEST = 5
 
@@ -61,7 +60,6 @@ def build_judgements(dataset: DatasetSpec) -> dg.AssetsDefinition:
         deps=[dataset.key("dialogues")],
         automation_condition=keep_fresh() if dataset.recipe.judge.mode == "offline" else None,
         code_version=code_version(1, dataset.recipe.judge),
-        retry_policy=retry_policy(),
         required_resource_keys=dataset.resource_keys,
         description="Verdicts on finished dialogues by one or more judges, with `mode: offline`: each judges "
         "what it has not judged yet. Run it again to resume. In another mode it does nothing.",
@@ -73,7 +71,10 @@ def build_judgements(dataset: DatasetSpec) -> dg.AssetsDefinition:
         if judge.mode != "offline":
             note = f"nothing is judged here in mode {judge.mode!r}: set {source}.mode to 'offline'"
             context.log.info(note)
-            return dg.MaterializeResult(metadata={"note": note, "verdicts_given": 0})
+            # Not nothing at all: what follows in the same run would be skipped. See `keep_fresh`.
+            return dg.MaterializeResult(
+                data_version=dg.DataVersion("none"), metadata={"note": note, "verdicts_given": 0}
+            )
         with as_failure(context):
             return _judgements(dataset, context, judge, config.run_id)
 
@@ -85,13 +86,14 @@ def _judgements(
 ) -> dg.MaterializeResult[None]:
     run_store = dataset.store(context).run_store(dataset.name)
     record, scope = run_and_scope(run_store, run_id, "judge")
+    context.instance.add_run_tags(context.run.run_id, {JUDGED_TAG: record.fingerprint[:16]})
     # As many at once as the dialogues were made with, whether the recipe says so or the launchpad did.
     recorded = record.config.get("generation", {}).get("run", {})
     places = recorded.get("max_concurrent_runs", dataset.recipe.run.max_concurrent_runs)
     try:
         report = _judge(dataset, context, run_store, scope, judge, places)
     except DlgforgeError as error:
-        raise failure(error, fingerprint=record.fingerprint[:16]) from error
+        raise failure(context, error, fingerprint=record.fingerprint[:16]) from error
     for tally in report.tallies.values():
         for reason, example in tally.examples.items():
             context.log.warning(
@@ -103,7 +105,11 @@ def _judgements(
     with run_store.connection() as connection:
         found = agreement(connection, scope, names)
         lowest = lowest_scores(connection, scope, list(names), _N_LOWEST)
-    return dg.MaterializeResult(metadata=judgements_metadata(report, found, lowest))
+    verdicts = {key: tally.kept + tally.given for key, tally in report.tallies.items()}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(digest([report.fingerprint, verdicts])),
+        metadata=judgements_metadata(report, found, lowest),
+    )
 
 
 def _judge(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,21 @@ def test_a_step_whose_endpoint_comes_back_goes_on(
     (made,) = [m for m in result.asset_materializations_for_node("dialogues") if m.partition is None]
     assert made.metadata["dialogues_done"].value == 8
     assert sim.stats()["served"] < 8 * 3 + 8, "what was committed is not made again"
+
+
+def test_a_step_that_is_cancelled_is_not_tried_again(execute: Any, sim: SimulatedEndpoint) -> None:
+    sim.configure(latency_s=0.2)
+
+    def cancel_midway() -> None:
+        wait_until(lambda: sim.stats()["served"] >= 3, 60, "some calls are made")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=cancel_midway, daemon=True).start()
+    with contextlib.suppress(dg.DagsterExecutionInterruptedError, KeyboardInterrupt):
+        result = execute(concurrency=1)
+        assert not result.success
+        assert tries(result) == 1
+    assert sim.stats()["served"] < 8 * 3
 
 
 @pytest.mark.parametrize(
