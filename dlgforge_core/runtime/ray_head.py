@@ -67,12 +67,13 @@ class HeadWatch:
 class NeedsHead:
     """Work in this process that calls servers on a Ray cluster: it ends in order when the head is lost.
 
-    `head_lost` tells why the head counts as lost; empty while it is there.
+    `head_lost` tells why the head counts as lost; empty while it is there. `disconnect` is called once the
+    work has ended then, for Ray would soon end this process.
     """
 
-    def __init__(self, runner: Runner, head_lost: Callable[[], str]) -> None:
+    def __init__(self, runner: Runner, head_lost: Callable[[], str], disconnect: Callable[[], None]) -> None:
         self._runner = runner
-        self._head_lost = head_lost
+        self._head_lost, self._disconnect = head_lost, disconnect
         self._reason = ""
 
     def start(self) -> None:
@@ -81,10 +82,13 @@ class NeedsHead:
 
     def wait(self, timeout_s: float) -> bool:
         """Whether it has ended within `timeout_s` seconds."""
-        self._reason = self._reason or self._head_lost()
         if self._reason:
-            self._runner.stop(self._reason)
+            return True
+        if reason := self._head_lost():
+            self._reason = reason
+            self._runner.stop(reason)
             self._runner.wait(_STOP_S)
+            self._disconnect()
             return True
         return self._runner.wait(timeout_s)
 

@@ -36,7 +36,8 @@ class RayRunner:
     the DSN travel as arguments of a method call, never in the actors' environment, which Ray's dashboard
     shows. `placement_timeout_s` is for clusters that cannot grow: how long actors may wait for a place.
     `alive` tells whether the cluster is still there, so that nothing is waited for that cannot come;
-    `head_lost` why its head counts as lost: the actors then still work, for a while.
+    `head_lost` why its head counts as lost: the actors then still work, for a while. `disconnect` is called
+    once they have ended, for Ray would soon end this process.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class RayRunner:
         placement_timeout_s: float | None = None,
         alive: Callable[[], bool] = lambda: True,
         head_lost: Callable[[], str] = lambda: "",
+        disconnect: Callable[[], None] = lambda: None,
     ) -> None:
         self._credentials = {endpoint.name: endpoint.credentials for endpoint in spec.endpoints}
         # Actors take the endpoints from their environment, see worker_actor.spec_in_place.
@@ -63,7 +65,7 @@ class RayRunner:
         self._fleet = fleet
         self._progress = progress
         self._placement_timeout_s = placement_timeout_s
-        self._alive, self._head_lost = alive, head_lost
+        self._alive, self._head_lost, self._disconnect = alive, head_lost, disconnect
         self._store = RunStore(spec.dsn, spec.postgres)
         self._earlier_workers = 0
         self._budget = RestartBudget(COORDINATOR_RESTARTS)
@@ -102,6 +104,7 @@ class RayRunner:
             return True
         if reason := self._head_lost():
             self.stop(reason)  # in order, as far as that goes: later nobody could
+            self._disconnect()
             self._outcome = Outcome.stopped(reason)
             return True
         if self._local is not None:

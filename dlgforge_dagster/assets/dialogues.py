@@ -280,7 +280,8 @@ def _runner(
     if not distributed and llm.fleet is None:
         return WorkerThread(spec)
     if not distributed:
-        return NeedsHead(WorkerThread(spec, llm.fleet.endpoints), lambda: session.head_lost)
+        thread = WorkerThread(spec, llm.fleet.endpoints)
+        return NeedsHead(thread, lambda: session.head_lost, session.shutdown)
     return RayRunner(
         spec,
         ray.settings,
@@ -291,4 +292,5 @@ def _runner(
         placement_timeout_s=PLACEMENT_TIMEOUT_S if session.owned else None,
         alive=lambda: session.alive,
         head_lost=lambda: session.head_lost,
+        disconnect=session.shutdown,
     )

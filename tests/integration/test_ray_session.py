@@ -262,6 +262,7 @@ def test_a_server_that_is_no_ray_head_is_told_apart(monkeypatch: pytest.MonkeyPa
 
 def test_work_in_this_process_ends_in_order_when_the_head_of_its_servers_is_lost(store: RunStore) -> None:
     lost: list[str] = []
+    told: list[str] = []
     run = planned(store, 200)
     with simulated_endpoint(latency_s=0.2) as sim:
         thread = WorkerThread(spec(store, run, Endpoint("s", sim.base_url)))
@@ -269,7 +270,7 @@ def test_work_in_this_process_ends_in_order_when_the_head_of_its_servers_is_lost
             generate(
                 store,
                 run.run_id,
-                lambda: NeedsHead(thread, lambda: "".join(lost)),
+                lambda: NeedsHead(thread, lambda: "".join(lost), lambda: told.append("off")),
                 lambda status: lost.append("the head is away") if status.progress.turns else None,
                 poll_s=0.1,
                 first_report_s=0.2,
@@ -277,6 +278,7 @@ def test_work_in_this_process_ends_in_order_when_the_head_of_its_servers_is_lost
     progress, record = store.progress(run.run_id), store.run(run.run_id)
     assert 0 < progress.turns < progress.turns_planned
     assert progress.leased == 0
+    assert told == ["off"], "or Ray would end this process"
     assert record is not None
     assert (record.status, record.stop_reason) == ("stopped", "the head is away")
 
