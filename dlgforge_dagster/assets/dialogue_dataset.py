@@ -54,7 +54,7 @@ def build_dialogue_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         deps=[dataset.key("dialogues"), dataset.key("judgements")],
         automation_condition=keep_fresh(judgements=dataset.key("judgements")),
-        code_version=code_version(2, dataset.recipe.saving.files),
+        code_version=code_version(3, dataset.recipe.saving.files),
         required_resource_keys={"store"},
         description="The finished dialogues as training data: JSONL of several kinds, and Parquet.",
     )

@@ -236,7 +236,7 @@ def _lowest_markdown(lowest: Sequence[LowScore], names: Mapping[str, str]) -> st
     parts = []
     for low in lowest:
         what = "whole conversation" if low.turn_index == WHOLE else f"turn {low.turn_index + 1}"
-        topic = escape_markdown(low.topic, 120)
+        topic = escape_markdown(low.topic or "(off the seed topic)", 120)
         lines = [f"**{topic}** ({escape_markdown(low.language, 40)}, `{low.dialogue_id}`, {what})", ""]
         for key, verdict in low.verdicts.items():
             reasons = escape_markdown(", ".join(verdict.reasons), 200)
