@@ -44,7 +44,7 @@ def _class_with_values(values: BaseModel, base: Any) -> type[Any]:
         else:
             fields[name] = (
                 _annotation(field.annotation),
-                Field(default=value, description=field.description),
+                Field(default=_plain(value), description=field.description),
             )
     made: type[Any] = create_model(
         model.__name__, __base__=base, __module__=__name__, __doc__=model.__doc__, **fields

@@ -17,6 +17,7 @@ from dlgforge_dagster.checks import build_checks
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import Jobs, build_jobs
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
+from dlgforge_dagster.config import config_class
 from dlgforge_dagster.sensors import build_new_seed_batches, build_stale_runs
 
 RECIPES_ENV = "DLGFORGE_RECIPES"
@@ -63,7 +64,9 @@ def _of_dataset(spec: DatasetSpec, jobs: Jobs) -> dg.Definitions:
         asset_checks=build_checks(spec),
         jobs=[jobs.all, jobs.partition],
         sensors=[build_new_seed_batches(spec, jobs)],
-        resources={spec.llm_key: LlmResource(**spec.recipe.llm.model_dump(mode="json", exclude_unset=True))},
+        # The recipe's values as defaults of the class: given to an instance, they would all be dropped as
+        # soon as a run's config says anything of the resource.
+        resources={spec.llm_key: config_class(spec.recipe.llm, LlmResource)()},
     )
 
 

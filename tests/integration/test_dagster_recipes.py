@@ -143,3 +143,36 @@ def test_answers_that_call_tools_pass_the_checks_and_are_exported(
     roles = [[message["role"] for message in json.loads(line)["messages"]] for line in said]
     assert roles == [["user", "assistant", "tool", "assistant"]] * 6
     assert "The tool `vector_db_search` was called 6 times." in (tmp_path / "left" / "README.md").read_text()
+
+
+def test_headers_and_further_parameters_of_a_recipe_and_of_the_launchpad_arrive(
+    dsn: str, recipes: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_KEY", "azure-secret-0123456789")
+    no_thinking = {"chat_template_kwargs": {"enable_thinking": False}, "stop": None}
+    with simulated_endpoint(api_key="azure-secret-0123456789", record_requests=100) as sim:
+        path = recipes / "left.yaml"
+        recipe = yaml.safe_load(path.read_text())
+        recipe["llm"] |= {
+            "base_url": f"{sim.base_url}?api-version=2024-10-21",
+            "headers_env": {"api-key": "AZURE_KEY"},
+            "agents": {"kb_responder": {"extra_body": no_thinking}},
+        }
+        path.write_text(yaml.safe_dump(recipe))
+        job = build_definitions(str(recipes)).resolve_job_def("generate_dialogues_left")
+        config = {
+            "resources": {
+                "store": {"config": {"postgres": {"dsn": dsn}}},
+                "left_llm": {"config": {"agents": {"qa_generator": {"extra_body": {"min_p": 0.1}}}}},
+            }
+        }
+        result = job.execute_in_process(config, instance=instance)
+        assert result.success
+        bodies = [request["body"] for request in sim.requests("/chat/completions")]
+    plain = [body for body in bodies if not body.keys() & {"chat_template_kwargs", "min_p"}]
+    answers = [body for body in bodies if "chat_template_kwargs" in body]
+    questions = [body for body in bodies if body.get("min_p") == 0.1]
+    assert [len(plain), len(answers), len(questions)] == [6, 6, 6]
+    assert all(body.items() >= no_thinking.items() for body in answers)
+    logged = "".join(str(entry) for entry in instance.all_logs(result.run_id))
+    assert "azure-secret" not in logged + str(instance.get_run_by_id(result.run_id))

@@ -118,8 +118,12 @@ def test_a_worker_added_while_it_runs_shares_the_load(cluster: RaySession, store
     assert shares[0] >= 5, shares
 
 
-def test_the_actors_see_the_overrides_and_nobody_sees_a_secret(cluster: RaySession, store: RunStore) -> None:
+@pytest.mark.parametrize("told_by", ["key", "header"])
+def test_the_actors_see_the_overrides_and_nobody_sees_a_secret(
+    cluster: RaySession, store: RunStore, told_by: str
+) -> None:
     marks = ("sk-mark-of-the-key", "mark-of-the-password")
+    told = {"api_key": marks[0]} if told_by == "key" else {"headers": (("api-key", marks[0]),)}
     secret_store = RunStore(f"{store.dsn}&password={marks[1]}")
     run = planned(secret_store, 12, concurrency=2, max_open_dialogues=2)
     seen: dict[str, Any] = {}
@@ -142,7 +146,7 @@ def test_the_actors_see_the_overrides_and_nobody_sees_a_secret(cluster: RaySessi
         seen["argv"] = " ".join(" ".join(psutil.Process(pid).cmdline()) for pid in seen["pids"])
 
     with simulated_endpoint(latency_s=0.1, api_key=marks[0]) as sim:
-        carry(secret_store, run, endpoint(sim, api_key=marks[0]), on_status=look)
+        carry(secret_store, run, endpoint(sim, **told), on_status=look)
         base_url = sim.base_url
     assert secret_store.progress(run.run_id).done == 12
     assert len(seen["environments"]) == 3

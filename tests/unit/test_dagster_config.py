@@ -50,7 +50,7 @@ LLM = {
 }
 
 
-@pytest.mark.parametrize("place", ["run config", "defaults"])
+@pytest.mark.parametrize("place", ["run config", "recipe"])
 def test_request_options_reach_the_core_from_the_run_config_and_from_a_recipe(place: str) -> None:
     seen: list[LlmConfig] = []
 
@@ -59,13 +59,18 @@ def test_request_options_reach_the_core_from_the_run_config_and_from_a_recipe(pl
         seen.append(context.resources.llm.settings)
 
     # As `definitions` makes it of a recipe.
-    recipe = validate(LlmConfig, LLM, "recipe").model_dump(mode="json", exclude_unset=True)
-    resource = LlmResource(**(recipe if place == "defaults" else {}))
+    recipe = config_class(validate(LlmConfig, LLM, "recipe"), LlmResource)()
+    resource = recipe if place == "recipe" else LlmResource()
     job = dg.GraphDefinition("g", node_defs=[look]).to_job(resource_defs={"llm": resource})
     config = {"resources": {"llm": {"config": LLM}}} if place == "run config" else {}
     assert job.execute_in_process(run_config=config).success
     assert seen == [validate(LlmConfig, LLM, "c")]
     assert seen[0].agents.kb_responder.extra_body == LLM["agents"]["kb_responder"]["extra_body"]  # type: ignore[index]
+    if place == "recipe":  # what the launchpad says leaves the rest of the recipe as it is
+        more = {"agents": {"qa_generator": {"extra_body": {"min_p": 0.1}}}}
+        assert job.execute_in_process(run_config={"resources": {"llm": {"config": more}}}).success
+        both = {**LLM, "agents": {**LLM["agents"], **more["agents"]}}  # type: ignore[dict-item]
+        assert seen[1:] == [validate(LlmConfig, both, "c")]
 
 
 @pytest.mark.parametrize(
