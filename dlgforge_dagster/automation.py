@@ -13,11 +13,12 @@ def keep_fresh(judgements: dg.AssetKey | None = None) -> dg.AutomationCondition[
     Of `judgements`, if they are named, only runs count that have judged: in most modes they do nothing.
     Not `eager()`: that waits for every partition, and a seed batch need not have topics in every language.
     """
-    updated: dg.AutomationCondition[Any] = dg.AutomationCondition.any_deps_updated()
+    any_update = dg.AutomationCondition.any_deps_updated()
+    updated: dg.AutomationCondition[Any] = any_update
     if judgements is not None:
         theirs = dg.AssetSelection.assets(judgements)
         judged = dg.AutomationCondition.any_new_update_has_run_tags(tag_keys={JUDGED_TAG})
-        updated = updated.ignore(theirs) | dg.AutomationCondition.any_deps_match(judged).allow(theirs)
+        updated = any_update.ignore(theirs) | dg.AutomationCondition.any_deps_match(judged).allow(theirs)
     handled = dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
     failed = dg.AutomationCondition.any_deps_match(
         dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)

@@ -85,7 +85,8 @@ class DatasetSpec:
         """How its dialogues are partitioned."""
         if self.name:
             return DialoguePartitions(f"{self.name}_seed_batches", tuple(self.recipe.run.target_languages))
-        return DialoguePartitions("seed_batches", tuple(default_languages(self.recipe)))
+        # Of all languages, whichever the run config file asks for: partitions are not lost by an edit of it.
+        return DialoguePartitions("seed_batches", tuple(default_languages(Recipe())))
 
     def latest_folder(self, instance: dg.DagsterInstance) -> Path | None:
         """Where `dialogue_dataset` was written last; None when it never was."""

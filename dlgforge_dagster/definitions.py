@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from pathlib import Path
 
 import dagster as dg
 
-from dlgforge_core.config import read_recipes
+from dlgforge_core.config import Recipe, read_recipes
+from dlgforge_core.errors import ConfigError
 from dlgforge_dagster.assets.dialogue_dataset import build_dialogue_dataset
 from dlgforge_dagster.assets.dialogues import build_dialogues
 from dlgforge_dagster.assets.hf_dataset import build_hf_dataset
@@ -17,10 +20,12 @@ from dlgforge_dagster.checks import build_checks
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import Jobs, build_jobs
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
+from dlgforge_dagster.run_config import default_recipe, read_run_config
 from dlgforge_dagster.config import config_class
 from dlgforge_dagster.sensors import build_new_seed_batches, build_stale_runs
 
 RECIPES_ENV = "DLGFORGE_RECIPES"
+_log = logging.getLogger(__name__)
 _ASSETS = (
     build_seed_topics,
     build_knowledge_index,
@@ -35,7 +40,8 @@ _FOLLOWING = ("judgements", "dialogue_dataset", "hf_dataset")  # where the recip
 
 def build_definitions(recipes_folder: str) -> dg.Definitions:
     """Everything of the default dataset and of every recipe in a folder. Raises ConfigError for a bad one."""
-    specs = [DatasetSpec(), *(DatasetSpec(*item) for item in read_recipes(recipes_folder).items())]
+    recipes = {"": _default_recipe(), **read_recipes(recipes_folder)}
+    specs = [DatasetSpec(*item) for item in recipes.items()]
     datasets = {spec.name: (spec, build_jobs(spec)) for spec in specs}
     return dg.Definitions.merge(
         *(_of_dataset(spec, jobs) for spec, jobs in datasets.values()),
@@ -58,6 +64,23 @@ def build_definitions(recipes_folder: str) -> dg.Definitions:
     )
 
 
+def _default_recipe() -> Recipe:
+    """As the run config file says, if there is one; what is wrong with it the sensor's ticks tell, too."""
+    try:
+        return default_recipe(read_run_config())
+    except ConfigError as error:
+        _log.warning("%s\nThe default dataset has its usual defaults until that is right.", error)
+        return Recipe()
+
+
+def _recipes_folder() -> str:
+    """The folder in DLGFORGE_RECIPES, else `recipes`, which need not be there. Raises ConfigError."""
+    given = os.environ.get(RECIPES_ENV, "").strip()
+    if given and not Path(given).is_dir():
+        raise ConfigError(f"{RECIPES_ENV} names {given}, which is no folder (from {Path.cwd()})")
+    return given or "recipes"
+
+
 def _of_dataset(spec: DatasetSpec, jobs: Jobs) -> dg.Definitions:
     return dg.Definitions(
         assets=[build_seed_files(spec), *(build(spec) for build in _ASSETS)],
@@ -70,4 +93,4 @@ def _of_dataset(spec: DatasetSpec, jobs: Jobs) -> dg.Definitions:
     )
 
 
-defs = build_definitions(os.environ.get(RECIPES_ENV, "recipes"))
+defs = build_definitions(_recipes_folder())

@@ -9,14 +9,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import yaml
 from dagster import DagsterRunStatus
 
-from dlgforge_core.errors import SeedError
+from dlgforge_core.errors import ConfigError, SeedError
 from dlgforge_core.planning import topics_for
 from dlgforge_core.seed_folder import (
     SEED_FOLDER_ENV,
@@ -35,8 +33,8 @@ from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import Jobs
 from dlgforge_dagster.partitions import PARTITION, RANGE_END, RANGE_START, dialogue_key
 from dlgforge_dagster.resources import StoreResource
+from dlgforge_dagster.run_config import RUN_CONFIG_ENV, read_run_config
 
-RUN_CONFIG_ENV = "DLGFORGE_RUN_CONFIG"
 RESUMES_TAG, RESUME_NUMBER_TAG = "dlgforge/resumes", "dlgforge/resume_number"
 _INTERVAL_S = max(1, int(os.environ.get("DLGFORGE_SENSOR_INTERVAL_S", "30")))
 # By these a run that resumes another one counts to the same backfill, and is for the same partitions.
@@ -87,10 +85,11 @@ def build_new_seed_batches(dataset: DatasetSpec, jobs: Jobs) -> dg.SensorDefinit
         if not place:
             return _shipped(context, dataset)
         try:
+            run_config = {} if dataset.name else _run_config()
             files = list_seed_files(place)
-        except SeedError as error:
+        except (ConfigError, SeedError) as error:
             return dg.SkipReason(str(error))
-        return _look(context, dataset, store, place, files)
+        return _look(context, dataset, store, place, files, run_config)
 
     return new_seed_batches
 
@@ -101,6 +100,7 @@ def _look(
     store: StoreResource,
     place: str,
     files: Sequence[SeedFile],
+    run_config: Mapping[str, Any],
 ) -> dg.SensorResult:
     """Each content once: the run keys are made of the content's digest."""
     before = _read_cursor(context.cursor)
@@ -110,7 +110,6 @@ def _look(
     notes: list[str] = []
     problems: dict[str, str] = {}
     looked_into = 0
-    run_config = {} if dataset.name else _run_config()
     twins = same_batch(files)
     for file in files:
         seen = before.get(file.name)
@@ -256,9 +255,11 @@ def _no_language(
 
 
 def _run_config() -> Mapping[str, Any]:
-    """What the runs are configured with; what belongs to assets they do not run is left out."""
-    path = os.environ.get(RUN_CONFIG_ENV, "").strip()
-    config: dict[str, Any] = (yaml.safe_load(Path(path).read_text("utf-8")) or {}) if path else {}
+    """What the runs are configured with; what belongs to assets they do not run is left out.
+
+    Raises ConfigError.
+    """
+    config = read_run_config()
     known = ("seed_topics", "dialogues", "dialogue_checks")
     ops = {name: value for name, value in (config.get("ops") or {}).items() if name in known}
     return {**config, "ops": ops}

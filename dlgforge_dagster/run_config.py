@@ -1,0 +1,82 @@
+"""The run config file of the default dataset: for the runs that sensors start, and its recipe otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dlgforge_core.config import Recipe, validate
+from dlgforge_core.errors import ConfigError
+
+RUN_CONFIG_ENV = "DLGFORGE_RUN_CONFIG"
+# The sections of a recipe that are the config of one op.
+_SECTIONS = {
+    "seed_topics": "seeds",
+    "knowledge_index": "knowledge",
+    "judgements": "judge",
+    "dialogue_dataset": "saving",
+    "dialogue_checks": "checks",
+}
+
+
+def read_run_config(env: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """The content of the YAML file in DLGFORGE_RUN_CONFIG; empty without one. Raises ConfigError."""
+    path = env.get(RUN_CONFIG_ENV, "").strip()
+    if not path:
+        return {}
+    try:
+        config = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{RUN_CONFIG_ENV} names {path}: {error.strerror or error}") from None
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{RUN_CONFIG_ENV}: {path} is no YAML: {error}") from None
+    config = {} if config is None else config
+    _check(config, path, "")
+    for part in ("ops", "resources"):
+        _check(config.get(part) or {}, path, part)
+        for name, value in (config.get(part) or {}).items():
+            _check(value, path, f"{part}.{name}")
+            _check(value.get("config", {}), path, f"{part}.{name}.config")
+    return dict(config)
+
+
+def default_recipe(config: Mapping[str, Any]) -> Recipe:
+    """What a run config says of the default dataset, as its recipe: so that runs which are started without
+    it, those of automation, do the same. Raises ConfigError.
+    """
+    configs = {name: _config(value) for name, value in (config.get("ops") or {}).items()}
+    data: dict[str, Any] = {}
+    for op, section in _SECTIONS.items():
+        if op in configs:
+            data[section] = {key: value for key, value in configs[op].items() if key != "run_id"}
+    data |= configs.get("dialogues", {})
+    if "hf_dataset" in configs:
+        data.setdefault("saving", {})["hf_push"] = configs["hf_dataset"]
+    if llm := (config.get("resources") or {}).get("llm"):
+        data["llm"] = _config(llm)
+    return validate(Recipe, data, f"the file in {RUN_CONFIG_ENV}")
+
+
+def _config(value: Mapping[str, Any]) -> dict[str, Any]:
+    resolved = _resolved(value.get("config", {}))
+    return dict(resolved) if isinstance(resolved, Mapping) else {}
+
+
+def _resolved(value: Any) -> Any:
+    """With the environment in it, where Dagster's `{env: NAME}` asks for it."""
+    if isinstance(value, Mapping):
+        if list(value) == ["env"] and isinstance(value["env"], str):
+            return os.environ.get(value["env"], "")
+        return {key: _resolved(item) for key, item in value.items()}
+    return [_resolved(item) for item in value] if isinstance(value, list) else value
+
+
+def _check(value: Any, path: str, where: str) -> None:
+    if not isinstance(value, Mapping):
+        key = f"{where} " if where else ""
+        kind = "empty" if value is None else f"a {type(value).__name__}"
+        raise ConfigError(f"{RUN_CONFIG_ENV}: {path}: {key}must be a mapping, as run config is; it is {kind}")
