@@ -17,11 +17,11 @@ from dlgforge_dagster.assets.judgements import build_judgements
 from dlgforge_dagster.assets.knowledge_index import build_knowledge_index
 from dlgforge_dagster.assets.seed_topics import build_seed_files, build_seed_topics
 from dlgforge_dagster.checks import build_checks
+from dlgforge_dagster.config import config_class
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import Jobs, build_jobs
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
 from dlgforge_dagster.run_config import default_recipe, read_run_config
-from dlgforge_dagster.config import config_class
 from dlgforge_dagster.sensors import build_new_seed_batches, build_stale_runs
 
 RECIPES_ENV = "DLGFORGE_RECIPES"
