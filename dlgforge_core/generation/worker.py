@@ -72,7 +72,7 @@ class Worker:
             models=models,
             judge=generation.judge,
             coverage=generation.coverage,
-            question_kinds=tuple(generation.run.question_kinds),
+            question_kinds=tuple(generation.run.question_kinds or ()),
             grounding=grounding,
             toolbox=toolbox or Toolbox(generation.tools),
             tool_rounds=generation.tools.max_rounds,
