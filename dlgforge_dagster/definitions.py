@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
 
 import dagster as dg
@@ -81,9 +82,16 @@ def _recipes_folder() -> str:
     return given or "recipes"
 
 
+def _assets(spec: DatasetSpec) -> list[dg.AssetsDefinition]:
+    with warnings.catch_warnings():
+        # `backfill_policy` is said to be beta, once for each dataset and process; it is used knowingly.
+        warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
+        return [build(spec) for build in _ASSETS]
+
+
 def _of_dataset(spec: DatasetSpec, jobs: Jobs) -> dg.Definitions:
     return dg.Definitions(
-        assets=[build_seed_files(spec), *(build(spec) for build in _ASSETS)],
+        assets=[build_seed_files(spec), *_assets(spec)],
         asset_checks=build_checks(spec),
         jobs=[jobs.all, jobs.partition],
         sensors=[build_new_seed_batches(spec, jobs)],

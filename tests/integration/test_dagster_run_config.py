@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ def test_a_file_that_is_none_skips_ticks_with_the_reason(
     assert isinstance(result, dg.SkipReason)
     assert said in (result.skip_message or "")
     build_definitions(str(tmp_path / "none"))  # with the usual defaults
+
+
+def test_loading_warns_of_nothing(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", dg.BetaWarning)
+        build_definitions(str(tmp_path / "none"))
 
 
 def test_a_folder_of_recipes_that_is_not_there_is_an_error(
