@@ -83,8 +83,8 @@ ENVIRONMENT = {
     "DLGFORGE_LANGUAGES": "Languages that are partitions, like `en,fr`. Default: those of "
     "`run.target_languages`.",
     "DLGFORGE_RECIPES": "Folder of the recipes, one dataset each. Default: `recipes`.",
-    "DLGFORGE_RUN_CONFIG": "YAML file with the run config of the runs that sensors start, and the defaults of "
-    "the default dataset.",
+    "DLGFORGE_RUN_CONFIG": "YAML file with the run config of the runs that sensors start, and the defaults "
+    "of the default dataset.",
     "DLGFORGE_SENSOR_INTERVAL_S": "Seconds between two ticks of the sensors. Default: 30.",
 }
 

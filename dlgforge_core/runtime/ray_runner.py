@@ -37,7 +37,7 @@ class RayRunner:
     shows. `placement_timeout_s` is for clusters that cannot grow: how long actors may wait for a place.
     `alive` tells whether the cluster is still there, so that nothing is waited for that cannot come;
     `head_lost` why its head counts as lost: the actors then still work, for a while. `disconnect` is called
-    once they have ended, for Ray would soon end this process.
+    once nothing of the cluster is of use, for Ray would soon end this process.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class RayRunner:
             self._outcome = Outcome.stopped(
                 "the local Ray cluster of this run has died: its raylet was killed, or ran out of memory"
             )
+            self._disconnect()
             return True
         if reason := self._head_lost():
             self.stop(reason)  # in order, as far as that goes: later nobody could

@@ -277,17 +277,18 @@ def _runner(
     for endpoint in endpoints:
         progress(f"endpoint {endpoint.name}: {endpoint.base_url}")
     spec = replace(spec, endpoints=tuple(endpoints))
-    if not distributed and llm.fleet is None:
-        return WorkerThread(spec)
+    fleet = llm.fleet
     if not distributed:
-        thread = WorkerThread(spec, llm.fleet.endpoints)
+        if fleet is None:
+            return WorkerThread(spec)
+        thread = WorkerThread(spec, fleet.endpoints)
         return NeedsHead(thread, lambda: session.head_lost, session.shutdown)
     return RayRunner(
         spec,
         ray.settings,
         spawn,
         environment=overrides(settings, endpoints),
-        fleet=llm.fleet,
+        fleet=fleet,
         progress=progress,
         placement_timeout_s=PLACEMENT_TIMEOUT_S if session.owned else None,
         alive=lambda: session.alive,
