@@ -3,8 +3,8 @@
 A scope names plans and how many dialogues of each are wanted. Several runs may share a plan, when partitions
 are materialized one by one and then together; a scope holds every dialogue once all the same.
 
-What was made under a fingerprint is told of today's seeds alone: of plans whose seed batch is kept, with the
-content they were made from. So a seed file that was edited, renamed or deleted leaves the dataset. Its
+What was made under a fingerprint is told of today's seeds alone: of plans whose seed batch is kept, with
+the content they were made from. So a seed file that was edited, renamed or deleted leaves the dataset. Its
 dialogues stay in the database, and a run by its id shows all of its own.
 """
 
