@@ -57,6 +57,8 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: SeedTopicsConfig
     ) -> dg.MaterializeResult[None]:
         seeds = validate(SeedsConfig, plain(config, SeedsConfig), f"ops.{dataset.op('seed_topics')}.config")
+        # First of all: it shows that this run lives, and a folder far away takes its time.
+        run_store = dataset.store(context).run_store(dataset.name)
         # In a run of one partition that file alone: another one that is broken is not this run's matter.
         only = seed_batch_of(context.run.tags)
         place = seeds.path if dataset.name else seed_place(seeds.path)
@@ -67,7 +69,6 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         batches = found.batches
         for problem in found.problems[:50]:
             context.log.warning(problem)
-        run_store = dataset.store(context).run_store(dataset.name)
         run_store.save_seed_batches(batches, all_there_are=only is None)
         context.instance.add_dynamic_partitions(dataset.partitions.batches, [batch.name for batch in batches])
         for batch in batches:
