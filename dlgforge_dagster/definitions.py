@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from dlgforge_core.config import Recipe, read_recipes
+from dlgforge_core.config import Recipe, check_apart, read_recipes
 from dlgforge_core.errors import ConfigError
 from dlgforge_dagster.assets.dialogue_dataset import build_dialogue_dataset
 from dlgforge_dagster.assets.dialogues import build_dialogues
@@ -42,6 +42,7 @@ _FOLLOWING = ("judgements", "dialogue_dataset", "hf_dataset")  # where the recip
 def build_definitions(recipes_folder: str) -> dg.Definitions:
     """Everything of the default dataset and of every recipe in a folder. Raises ConfigError for a bad one."""
     recipes = {"": _default_recipe(), **read_recipes(recipes_folder)}
+    check_apart(recipes)
     specs = [DatasetSpec(*item) for item in recipes.items()]
     datasets = {spec.name: (spec, build_jobs(spec)) for spec in specs}
     return dg.Definitions.merge(

@@ -38,7 +38,7 @@ from dlgforge_core.config.llm import (
     VllmConfig,
     check_base_url,
 )
-from dlgforge_core.config.recipe import Recipe, read_recipe, read_recipes
+from dlgforge_core.config.recipe import Recipe, check_apart, read_recipe, read_recipes
 from dlgforge_core.config.run import EFFORT_KEYS, QUESTION_KINDS, DistributedConfig, RunConfig, SpawnConfig
 from dlgforge_core.config.runtime import (
     ActorConfig,
@@ -111,6 +111,7 @@ __all__ = [
     "UserSimulatorConfig",
     "VllmConfig",
     "addresses_replaced",
+    "check_apart",
     "check_base_url",
     "llm_from_environment",
     "read_recipe",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,6 +79,23 @@ def read_recipes(folder: str | Path) -> dict[str, Recipe]:
             raise ConfigError(f"{path}: there is another recipe {name!r} in {place}; rename one of the files")
         recipes[name] = read_recipe(path)
     return recipes
+
+
+def check_apart(recipes: Mapping[str, Recipe]) -> None:
+    """Raises ConfigError when two datasets, by name, would write to the same folder or repository."""
+    taken: dict[tuple[str, str], str] = {}
+    for name, recipe in recipes.items():
+        saving = recipe.saving
+        places = [("output_dir", os.path.realpath(saving.output_dir))] if saving.output_dir else []
+        if saving.hf_push.enabled:
+            places.append(("hf_push.repo_id", saving.hf_push.repo_id))
+        for key, place in places:
+            if (other := taken.setdefault((key, place), name)) != name:
+                both = " and ".join(repr(dataset or "the default one") for dataset in (other, name))
+                raise ConfigError(
+                    f"the datasets {both} have the same saving.{key} = {place!r} and would overwrite each "
+                    "other; give each one its own"
+                )
 
 
 def read_recipe(path: Path) -> Recipe:

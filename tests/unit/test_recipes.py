@@ -122,3 +122,12 @@ def test_resources_of_recipes_are_apart(folder: Path) -> None:
     assert resources["support_llm"].settings.model == "big"
     assert resources["support_llm"].settings.routing.endpoints[0].weight == 2.0
     assert resources["llm"].settings.backend == "embedded"
+
+
+@pytest.mark.parametrize("saving", ["output_dir: out/x", "hf_push: {enabled: true, repo_id: lab/x}"])
+def test_two_datasets_do_not_write_to_one_place(tmp_path: Path, saving: str) -> None:
+    (tmp_path / "left.yaml").write_text(f"saving: {{{saving}}}\n")
+    build_definitions(str(tmp_path))
+    (tmp_path / "right.yaml").write_text(f"saving: {{{saving.replace('out/x', './out/../out/x')}}}\n")
+    with pytest.raises(ConfigError, match=r"'left' and 'right' have the same saving\..* own"):
+        build_definitions(str(tmp_path))
