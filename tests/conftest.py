@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from tests.support.simulated.options import Options
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
 _numbers = itertools.count()
+
+# What runs in a shell's background inherits it ignored, and the tests interrupt runs by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
