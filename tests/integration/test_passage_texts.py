@@ -16,9 +16,9 @@ from dlgforge_core.knowledge.indexing import index_knowledge
 from dlgforge_core.knowledge.texts import with_texts
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
+from tests.support.dialogues import lines
 from tests.support.runs import planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint
-from tests.unit.test_export import lines
 
 FACTS = [f"Machine {n} needs part number {n * 7} and a drop of oil." for n in range(6)]
 

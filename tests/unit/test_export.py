@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from dlgforge_core.config.saving import JUDGED_COLUMNS, SHAREGPT_COLUMNS, DatasetFilesConfig
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Persona, SeedTopic, Turn
+from dlgforge_core.dialogue import Dialogue, Judgement, Turn
 from dlgforge_core.export import folder as folder_module
 from dlgforge_core.export import writer
 from dlgforge_core.export.filters import EmptyDatasetError
@@ -30,6 +29,7 @@ from dlgforge_core.export.formats import clean
 from dlgforge_core.export.markdown import escape_markdown, sample_markdown
 from dlgforge_core.export.schema import PARQUET_SCHEMA
 from dlgforge_core.export.writer import DatasetSummary, file_name, write_dataset
+from tests.support.dialogues import any_text, lines, make_dialogue
 
 ALL = ["sharegpt", "sharegpt_judged", "openai_messages", "parquet"]
 FILES = {
@@ -41,10 +41,6 @@ FILES = {
     "data/parquet/train.parquet",
     "data/parquet/train.jsonl",
 }
-# Any code point at all: models send lone surrogates, control characters and separators.
-any_text = st.text(
-    st.characters(exclude_categories=()) | st.characters(categories=["Cs", "Cc", "Zl", "Zp"]), max_size=40
-)
 judgements = st.none() | st.builds(
     Judgement,
     score=st.integers(0, 10),
@@ -57,28 +53,6 @@ def write(dialogues: Iterable[Dialogue], folder: Path, formats: list[str] = ALL)
     return write_dataset(dialogues, folder, saving=DatasetFilesConfig(formats=formats))
 
 
-def make_dialogue(
-    ordinal: int = 0,
-    turns: tuple[Turn, ...] = (Turn(0, "Why?", "Because."),),
-    language: str = "en",
-    topic: str = "rain",
-    judgement: Judgement | None = None,
-    batch: str = "weather.yaml",
-    model: str = "m",
-    seed_id: str = "s1",
-) -> Dialogue:
-    plan = DialoguePlan(
-        dialogue_id=f"d{ordinal}",
-        ordinal=ordinal,
-        language=language,
-        n_turns=len(turns),
-        topic=SeedTopic(seed_id, language, topic, batch=batch, metadata={"origin": "/home/someone/secret"}),
-        user_persona=Persona("u", "novice", "Asks."),
-        assistant_persona=Persona("a", "expert", "Answers."),
-    )
-    return Dialogue(plan, turns, judgement, {"kb_responder": model})
-
-
 any_dialogue = st.builds(
     make_dialogue,
     turns=st.lists(st.builds(Turn, st.just(0), any_text, any_text, judgements), max_size=4).map(tuple),
@@ -86,10 +60,6 @@ any_dialogue = st.builds(
     topic=any_text,
     judgement=judgements,
 )
-
-
-def lines(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
 def files(folder: Path) -> set[str]:

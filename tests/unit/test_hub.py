@@ -15,8 +15,8 @@ from dlgforge_core.export.hub import HubError, PushedDataset, dataset_files, hub
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from tests.support.datasets import load
+from tests.support.dialogues import make_dialogue
 from tests.support.hub import Fault, Hub, hub_server
-from tests.unit.test_export import make_dialogue
 
 REPO = "lab/talks"
 
