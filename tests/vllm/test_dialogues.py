@@ -68,7 +68,7 @@ def test_a_run_on_two_servers_outlives_one_of_them(servers: VllmManagedProvision
     run = prepare_run(store, generation, llm, read_seeds(""))
     endpoints = servers.start(lambda line: None)
     spec = WorkerSpec(run, store.dsn, PostgresConfig(), tuple(endpoints), llm.routing)
-    worker = WorkerThread(spec, servers.endpoints)
+    worker = WorkerThread(spec, servers.fleet.endpoints)
     worker.start()
     try:
         deadline = time.monotonic() + 300
