@@ -84,6 +84,10 @@ def serve_command(binary: str, config: VllmConfig, host: str, port: int) -> list
     command += ["--tensor-parallel-size", str(config.tensor_parallel_size)]
     if config.num_gpus_per_replica > 0:
         command += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
+    else:
+        # When the prompt of a call with a seed is read in parts, vLLM's engine on CPU (seen in 0.32) dies of
+        # "CPU Generator does not use offset". Our calls have seeds.
+        command += ["--no-enable-chunked-prefill"]
     if config.max_num_seqs is not None:
         command += ["--max-num-seqs", str(config.max_num_seqs)]
     if config.max_model_len is not None:

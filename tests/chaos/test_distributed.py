@@ -26,7 +26,7 @@ from dlgforge_core.store.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.run_store import RunStore
 from tests.end_to_end.job import Project, run_config
 from tests.support.postgres import postmaster_pid
-from tests.support.processes import alive
+from tests.support.processes import alive, command_line
 from tests.support.ray_runs import carry, committed, local_cluster
 from tests.support.runs import planned
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
@@ -251,7 +251,7 @@ def parts_of(job: subprocess.Popen[bytes], project: Project) -> list[psutil.Proc
 
 
 def named(parts: list[psutil.Process], text: str) -> list[psutil.Process]:
-    return [p for p in alive(parts) if text in " ".join(p.cmdline()) or text in p.name()]
+    return [p for p in alive(parts) if text in command_line(p)]
 
 
 SLOW = {"total_samples": 20, "n_turns": 3, "concurrency": 2}

@@ -20,6 +20,7 @@ from dlgforge_core.errors import BackendError
 from dlgforge_core.runtime import vllm_server
 from dlgforge_core.runtime.restarts import RestartBudget
 from dlgforge_core.runtime.vllm_server import ReplicaState, ReplicaStatus, VllmServer
+from tests.support.processes import command_line
 from tests.support.waiting import seconds_until
 
 STAND_IN = """#!{python}
@@ -78,7 +79,7 @@ def server(
         yield running
     finally:
         running.stop()
-        assert not [p for p in psutil.Process().children(recursive=True) if str(program) in p.cmdline()]
+        assert not [p for p in psutil.Process().children(recursive=True) if str(program) in command_line(p)]
 
 
 def until(running: VllmServer, state: ReplicaState, timeout_s: float = 20.0) -> ReplicaStatus:

@@ -45,7 +45,22 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Those that still run."""
-    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    return [p for p in processes if _alive(p)]
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # between the two looks
+        return False
+
+
+def command_line(process: psutil.Process) -> str:
+    """Its command line and name; empty when it has ended in the meantime."""
+    try:
+        return f"{' '.join(process.cmdline())} {process.name()}"
+    except psutil.Error:
+        return ""
 
 
 def runs(pid: int) -> bool:

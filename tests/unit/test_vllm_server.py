@@ -49,10 +49,12 @@ def test_every_key_becomes_an_argument() -> None:
     assert "--gpu-memory-utilization 0.8" in text
     assert "--max-num-seqs 64" in text
     assert "--max-model-len 4096" in text
+    assert "chunked" not in text
     assert text.endswith("--dtype bfloat16")
-    on_cpu = VllmConfig(model="m", num_gpus_per_replica=0.0)
-    assert "gpu" not in " ".join(serve_command("vllm", on_cpu, "127.0.0.1", 1))
-    assert "--served-model-name m" in " ".join(serve_command("vllm", on_cpu, "127.0.0.1", 1))
+    on_cpu = " ".join(serve_command("vllm", VllmConfig(model="m", num_gpus_per_replica=0.0), "127.0.0.1", 1))
+    assert "gpu" not in on_cpu
+    assert "--no-enable-chunked-prefill" in on_cpu
+    assert "--served-model-name m" in on_cpu
 
 
 def test_the_key_travels_in_the_environment_and_cannot_be_replaced() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from dlgforge_core.config import RayConfig, VllmConfig
+from tests.support.processes import command_line
 
 ROOT = Path(__file__).parents[2]
 VENV = ROOT / os.environ.get("VLLM_VENV", ".venv-vllm")
@@ -35,12 +36,5 @@ def settings(model: Path | str, **changes: object) -> VllmConfig:
 
 def vllm_processes() -> list[psutil.Process]:
     """Processes of vLLM below this one, its engines and workers included."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            said = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if "vllm serve" in said or said.startswith("VLLM::"):
-            found.append(process)
-    return found
+    below = [(process, command_line(process)) for process in psutil.Process().children(recursive=True)]
+    return [process for process, said in below if "vllm serve" in said or said.startswith("VLLM::")]

@@ -19,6 +19,7 @@ from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
 from dlgforge_core.seeds import read_seeds
 from dlgforge_core.store.run_store import RunStore
+from tests.support.processes import command_line
 from tests.vllm.servers import RAY, ROOT, VENV, settings, vllm_processes
 
 pytestmark = pytest.mark.timeout(900)
@@ -76,7 +77,7 @@ def test_a_run_on_two_servers_outlives_one_of_them(servers: VllmManagedProvision
             assert time.monotonic() < deadline, "no turns were committed"
         before = {m.name: m for m in servers.fleet.metrics()}
         assert all(m.generation_tokens > 0 for m in before.values()), "both servers have worked"
-        victim = next(p for p in vllm_processes() if "vllm serve" in " ".join(p.cmdline()))
+        victim = next(p for p in vllm_processes() if "vllm serve" in command_line(p))
         kill_with_children(victim)
         assert worker.wait(600), "the run did not end"
         worker.result()

