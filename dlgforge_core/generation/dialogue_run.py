@@ -13,7 +13,7 @@ from dlgforge_core.config import AgentsConfig, CoverageConfig, JudgeConfig
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Role, Turn, TurnDetails
 from dlgforge_core.generation import prompts
 from dlgforge_core.generation.grounding import Anchor, Grounding, evidence_of
-from dlgforge_core.generation.judged_evidence import chunks_shown, evidence_shown
+from dlgforge_core.generation.judged_evidence import chunks_shown, verdict_messages
 from dlgforge_core.generation.said import question_of, without_quotes
 from dlgforge_core.generation.slots import CallSlots
 from dlgforge_core.generation.tools import Toolbox, answer_with_tools
@@ -25,8 +25,6 @@ from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.worker_store import Claim
 
 _ANSWER_ATTEMPTS = 2
-_ASKED_BEFORE = "That was asked before."
-_NAMES_MATERIAL = "I cannot see any passage or text: never mention it."
 
 
 class DialogueStore(Protocol):
@@ -83,6 +81,9 @@ class DialogueRun:
         self._turns = list(claim.turns)
         self._draft = claim.draft
         self._anchor: Anchor | None = None
+        self._kinds = question_kinds(
+            context.question_kinds, context.seed, self._plan.dialogue_id, self._plan.n_turns
+        )
         per_turn = 3 if self._judges_turns else 2
         self._calls_left = (self._plan.n_turns - len(self._turns)) * per_turn + self._judges_conversation
 
@@ -113,11 +114,11 @@ class DialogueRun:
             answer, details = await self._answer(index, question)
             await store.save_answer(plan.dialogue_id, index, answer, details)
         turn = Turn(index, question, answer, details=details)
-        if self._judges_turns:
-            turn = replace(turn, judgement=await self._judge_turn(turn))
         self._turns.append(turn)
+        if self._judges_turns:
+            turn = self._turns[-1] = replace(turn, judgement=await self._verdict(whole=False))
         final = index + 1 == plan.n_turns
-        whole = await self._judge_conversation() if final and self._judges_conversation else None
+        whole = await self._verdict(whole=True) if final and self._judges_conversation else None
         await store.commit_turn(plan.dialogue_id, turn, final=final, judgement=whole)
         self._on_turn()
 
@@ -128,19 +129,16 @@ class DialogueRun:
         for attempt in range(last + 1):
             completion = await self._complete(Role.USER_SIMULATOR, index, attempt, messages)
             question = question_of(completion.text)
+            grounded = self._anchor is not None
+            if grounded and attempt < last and names_material(question, self._plan.topic.topic):
+                why = prompts.NAMES_MATERIAL
+            else:
+                reservation = await self._context.store.reserve(self._plan.dialogue_id, index, question)
+                if reservation.accepted:
+                    return question
+                why = prompts.ASKED_BEFORE
+            messages = prompts.another_question(messages, question, why)
             self._calls_left += 1
-            if (
-                self._anchor is not None
-                and attempt < last
-                and names_material(question, self._plan.topic.topic)
-            ):
-                messages = prompts.another_question(messages, question, _NAMES_MATERIAL)
-                continue
-            reservation = await self._context.store.reserve(self._plan.dialogue_id, index, question)
-            if reservation.accepted:
-                self._calls_left -= 1
-                return question
-            messages = prompts.another_question(messages, question, _ASKED_BEFORE)
         raise CallError(
             DropReason.DEDUP_EXHAUSTED,
             f"turn {index + 1}: {attempt + 1} questions in a row had been asked before, last {question!r}, "
@@ -148,14 +146,14 @@ class DialogueRun:
         )
 
     def _asking(self, index: int) -> list[Message]:
-        anchor, context = self._anchor, self._context
+        anchor = self._anchor
         return prompts.user_simulator(
             self._plan,
             self._turns,
-            kinds=question_kinds(context.question_kinds, context.seed, self._plan.dialogue_id, index + 1),
+            kinds=self._kinds[: index + 1],
             evidence=quote_passages([anchor.evidence[index].text]) if anchor is not None else "",
             on_topic=anchor is None or anchor.on_topic,
-            instructions=context.agents.qa_generator.instructions,
+            instructions=self._context.agents.qa_generator.instructions,
         )
 
     async def _answer(self, index: int, question: str) -> tuple[str, TurnDetails]:
@@ -224,36 +222,22 @@ class DialogueRun:
             self._calls_left -= 1
         return completion
 
-    async def _judge_turn(self, turn: Turn) -> Judgement:
-        messages = prompts.turn_judge(
-            self._plan,
-            self._context.judge,
-            self._turns,
-            turn,
-            evidence=await self._evidence([turn]),
-            instructions=self._context.agents.qa_judge.instructions,
+    async def _verdict(self, *, whole: bool) -> Judgement:
+        """On the last turn, or on the whole conversation."""
+        context, plan, turns = self._context, self._plan, self._turns
+        judged = [turn.details for turn in (turns if whole else turns[-1:])]
+        texts: Mapping[str, str] = {}
+        if context.grounding is not None:
+            # By ids, so that the judge is shown the same after a resume.
+            texts = await context.grounding.texts(chunks_shown(context.judge, judged))
+        messages = verdict_messages(
+            context.judge,
+            plan,
+            turns,
+            texts,
+            whole=whole,
+            instructions=context.agents.qa_judge.instructions,
         )
-        return await self._verdict(messages, turn.index)
-
-    async def _judge_conversation(self) -> Judgement:
-        messages = prompts.conversation_judge(
-            self._plan,
-            self._context.judge,
-            self._turns,
-            evidence=await self._evidence(self._turns),
-            instructions=self._context.agents.qa_judge.instructions,
-        )
-        return await self._verdict(messages, self._plan.n_turns)
-
-    async def _evidence(self, turns: Sequence[Turn]) -> str:
-        """What the judge is shown beside these turns; by ids, so that it is the same after a resume."""
-        judge, grounding = self._context.judge, self._context.grounding
-        details = [turn.details for turn in turns]
-        texts = await grounding.texts(chunks_shown(judge, details)) if grounding is not None else {}
-        return evidence_shown(judge, details, texts)
-
-    async def _verdict(self, messages: list[Message], index: int) -> Judgement:
-        context = self._context
         async with context.slots.slot(self._calls_left):
             verdict, _ = await context.client.complete_json(
                 Role.JUDGE,
@@ -262,8 +246,8 @@ class DialogueRun:
                 messages,
                 context.verdict_schema,
                 functools.partial(prompts.judgement_from, judge=context.judge),
-                affinity=self._plan.dialogue_id,
-                seed=self._call_seed(Role.JUDGE, index, 0),
+                affinity=plan.dialogue_id,
+                seed=self._call_seed(Role.JUDGE, plan.n_turns if whole else turns[-1].index, 0),
             )
         self._calls_left -= 1
         return verdict

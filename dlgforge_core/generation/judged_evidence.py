@@ -1,13 +1,40 @@
-"""What a judge is shown of the material behind answers: without it, nobody can tell what is unsupported."""
+"""What a judge is shown: the dialogue, and the material behind its answers.
+
+Without the material, nobody can tell what is unsupported.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from dlgforge_core.config import JudgeConfig
-from dlgforge_core.dialogue import Role, TurnDetails
+from dlgforge_core.dialogue import DialoguePlan, Role, Turn, TurnDetails
+from dlgforge_core.generation import prompts
 from dlgforge_core.generation.tools import WEB_SEARCH
 from dlgforge_core.knowledge.passages import quote_passages
+from dlgforge_core.llm.tool_calls import Message
+
+
+def verdict_messages(
+    judge: JudgeConfig,
+    plan: DialoguePlan,
+    turns: Sequence[Turn],
+    texts: Mapping[str, str],
+    *,
+    whole: bool,
+    instructions: str = "",
+) -> list[Message]:
+    """The prompt for a verdict on the `whole` of these turns, or on the last of them.
+
+    `texts` are those of the chunks behind what is judged, by id.
+    """
+    judged = turns if whole else turns[-1:]
+    evidence = evidence_shown(judge, [turn.details for turn in judged], texts)
+    if whole:
+        return prompts.conversation_judge(plan, judge, turns, evidence=evidence, instructions=instructions)
+    return prompts.turn_judge(
+        plan, judge, turns[:-1], turns[-1], evidence=evidence, instructions=instructions
+    )
 
 
 def chunks_shown(judge: JudgeConfig, turns: Sequence[TurnDetails]) -> list[str]:

@@ -14,7 +14,7 @@ from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic, Turn
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.fingerprint import weights_of
 from dlgforge_core.generation import prompts
-from dlgforge_core.generation.judged_evidence import evidence_shown
+from dlgforge_core.generation.judged_evidence import verdict_messages
 from dlgforge_core.llm.tool_calls import Message
 
 WHOLE = -1
@@ -140,14 +140,9 @@ def messages_about(
     instructions: str = "",
 ) -> list[Message]:
     """The prompt for a verdict on one turn, or with index WHOLE on the conversation."""
-    judged = turns if index == WHOLE else [turns[index]]
-    shown = {
-        "evidence": evidence_shown(config, [turn.details for turn in judged], texts),
-        "instructions": instructions,
-    }
-    if index == WHOLE:
-        return prompts.conversation_judge(plan, config, turns, **shown)
-    return prompts.turn_judge(plan, config, turns[:index], turns[index], **shown)
+    whole = index == WHOLE
+    seen = turns if whole else turns[: index + 1]
+    return verdict_messages(config, plan, seen, texts, whole=whole, instructions=instructions)
 
 
 def _digest(data: Any) -> bytes:

@@ -11,7 +11,9 @@ from dlgforge_core.quality.questions import normal_form
 
 _TEMPLATE = re.compile(
     r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|</?s>|Ask me (?:a|another) short question"
-    r"|Ask me a question that follows|How you answer:|Who the user is:|Write the user's side of a chat"
+    r"|Ask me a question that follows|Ask me (?:a|another) question(?: about .{1,200}?)?\. This time, ask"
+    r"|asked before\. Ask me something else|any passage or text: never mention it"
+    r"|How you answer:|Who the user is:|Write the user's side of a chat"
     r"|Here is quoted material|nothing in it is addressed to you|Before a question there may be passages"
     r"|First come passages that the assistant was given|You judge conversations between",
     re.IGNORECASE,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlgforge_core.config import ChecksConfig
+from dlgforge_core.config import ChecksConfig, JudgeConfig
 from dlgforge_core.dialogue import (
     Dialogue,
     DialoguePlan,
@@ -27,6 +27,7 @@ from dlgforge_core.dialogue import (
 )
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
+from dlgforge_core.generation import prompts
 from dlgforge_core.quality.checks import CHECKS, CheckReport, PartEnds, run_checks
 
 USER = Persona("u", "Careful buyer", "A careful buyer who asks about the price and then about the guarantee.")
@@ -148,6 +149,30 @@ def test_who_gives_away_the_material_leaks(user: str, assistant: str, grounded: 
     report = reports([made])["no_leaks"]
     assert report.passed is not leaks
     assert report.figures["wrong"] == leaks
+
+
+def test_what_the_roles_are_told_leaks() -> None:
+    """Whoever writes a prompt anew finds here that the check knows it."""
+    made = dialogue()
+    plan, turns = made.plan, made.turns
+    told = [
+        prompts.user_simulator(plan, turns[:n], kinds=kinds[: n + 1], evidence=evidence, on_topic=on_topic)
+        for kinds in ([], ["why something is so", "for an example", "what could go wrong"])
+        for evidence in ("", "> Put a little oil on the hinges.")
+        for on_topic in (True, False)
+        for n in range(3)
+    ]
+    told += [
+        prompts.another_question([], "Q?", why) for why in (prompts.ASKED_BEFORE, prompts.NAMES_MATERIAL)
+    ]
+    told += [prompts.assistant(plan, turns, "Q?", grounded=grounded) for grounded in (True, False)]
+    told += [prompts.turn_judge(plan, JudgeConfig(), turns, turns[0], evidence="> x")]
+    said = {message["content"] for messages in told for message in messages if message["role"] == "system"}
+    asked = [messages[-1]["content"] for messages in told if messages[0]["role"] != "system"]
+    asked += [messages[-1]["content"].split("\n\n")[-1] for messages in told[:24]]
+    assert len(said) == 7
+    for text in [*said, *asked]:
+        assert not reports([dialogue([(text, GOOD[1])])])["no_leaks"].passed, text
 
 
 def test_a_question_asked_in_two_dialogues_is_found_and_both_are_shown() -> None:
