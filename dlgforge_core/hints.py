@@ -6,8 +6,13 @@ import difflib
 from collections.abc import Iterable
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that is most like `name`; None where none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
 def hint(name: str, known: Iterable[str], otherwise: str = "known keys") -> str:
     """The one of `known` that is most like `name`, as a question; where none is like it, all of them."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"{otherwise}: {', '.join(names)}"
+    near = nearest(name, names)
+    return f"did you mean {near!r}?" if near else f"{otherwise}: {', '.join(names)}"

@@ -60,7 +60,7 @@ def is_known(language: str) -> bool:
     )
 
 
-def names() -> list[str]:
+def known_names() -> list[str]:
     """English and own names of all languages, lower-case."""
     return list(_codes_by_name())
 

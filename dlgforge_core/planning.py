@@ -15,7 +15,6 @@ without the ones before it.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import struct
@@ -29,8 +28,8 @@ from dlgforge_core.config import GenerationConfig, LlmConfig, RunConfig
 from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.fingerprint import NO_SOURCE, ContentSource, content_fingerprint
-from dlgforge_core.languages import base_code, is_known
-from dlgforge_core.languages import names as languages_by_name
+from dlgforge_core.hints import nearest
+from dlgforge_core.languages import base_code, is_known, known_names
 from dlgforge_core.personas import Personas
 from dlgforge_core.seeds import SeedBatch
 from dlgforge_core.turn_counts import TurnCounts
@@ -216,8 +215,8 @@ def topics_for(batch: SeedBatch, language: str, fallback: str = "") -> tuple[See
 
 
 def _unknown(language: str) -> str:
-    near = difflib.get_close_matches(language.casefold(), languages_by_name(), n=1)
-    meant = f"; did you mean {near[0].title()!r}?" if near else "."
+    near = nearest(language.casefold(), known_names())
+    meant = f"; did you mean {near.title()!r}?" if near else "."
     return (
         f"run.target_languages: no language is known as {language!r}{meant} "
         "The roles are told it as it stands, and its texts are not checked"

@@ -51,16 +51,17 @@ class Chain:
 
 def chains(
     connection: PatientConnection,
+    dataset: str,
     scope: Scope,
     config: JudgeConfig,
     judges: Sequence[Judge],
     tallies: Mapping[str, Tally],
 ) -> Iterator[Chain]:
-    """Everything of a scope that a judge has not judged, or has judged when it read otherwise.
+    """Everything of a scope of `dataset` that a judge has not judged, or has judged when it read otherwise.
 
     What stands is counted into `tallies` on the way.
     """
-    for dialogue in finished_dialogues(connection, scope, config, [judge.key for judge in judges]):
+    for dialogue in finished_dialogues(connection, dataset, scope, config, [judge.key for judge in judges]):
         wanted = subjects(config, dialogue.plan, dialogue.turns, dialogue.texts)
         for judge in judges:
             standing: dict[int, Judgement] = {}

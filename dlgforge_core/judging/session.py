@@ -130,7 +130,7 @@ def judge_dialogues(
             begun = reader.run(lambda c: begin_judging(c, store.dataset, fingerprint, judges))
             wanted, present = reader.run(lambda c: count_verdicts(c, scope, judges, config.granularity))
             started = time.monotonic()
-            todo = chains(reader, scope, config, judges, tallies)
+            todo = chains(reader, store.dataset, scope, config, judges, tallies)
             first = next(todo, None)  # without it no endpoint is needed, and perhaps no server started
             calls = CallStats()
             stop_reason = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from dlgforge_core.dialogue import DialoguePlan, Judgement, Turn
 from dlgforge_core.errors import StoreError
 from dlgforge_core.generation.judged_evidence import chunks_shown
 from dlgforge_core.judging.judges import Judge
+from dlgforge_core.knowledge.texts import chunk_texts
 from dlgforge_core.store import lock_keys
 from dlgforge_core.store.advisory import try_lock
 from dlgforge_core.store.finished import Scope
@@ -46,13 +47,6 @@ SELECT d.ordinal, d.plan, (
 FROM dialogues d
 WHERE d.plan_id = %(plan)s AND d.ordinal > %(after)s AND d.ordinal < %(n)s AND d.status = 'done'
 ORDER BY d.ordinal LIMIT %(limit)s
-"""
-
-# All runs of a scope are of one dataset.
-_TEXTS = """
-SELECT encode(chunk_id, 'hex'), text FROM knowledge_chunks
-WHERE chunk_id = ANY(%(chunks)s) AND dataset = (
-    SELECT dataset FROM generation_runs WHERE run_id = %(run_id)s OR fingerprint = %(fingerprint)s LIMIT 1)
 """
 
 _WANTED = """
@@ -137,9 +131,9 @@ def fingerprint_of(connection: psycopg.Connection, scope: Scope) -> str:
 
 
 def finished_dialogues(
-    connection: PatientConnection, scope: Scope, judge: JudgeConfig, keys: Sequence[str]
+    connection: PatientConnection, dataset: str, scope: Scope, judge: JudgeConfig, keys: Sequence[str]
 ) -> Iterator[Finished]:
-    """The finished dialogues of a scope with the verdicts of these judges.
+    """The finished dialogues of a scope of `dataset` with the verdicts of these judges.
 
     In pages: neither memory nor a transaction grows with their number, and a server that was restarted
     meanwhile is asked again.
@@ -150,7 +144,7 @@ def finished_dialogues(
         while True:
             values = {"plan": plan_id, "n": n_dialogues, "after": after, "keys": list(keys), "limit": _PAGE}
             rows = connection.run(partial(_page, values=values))
-            yield from _finished(connection, scope, judge, rows)
+            yield from _finished(connection, dataset, judge, rows)
             if len(rows) < _PAGE:
                 break
             after = rows[-1][0]
@@ -161,11 +155,12 @@ def _page(connection: psycopg.Connection, values: Mapping[str, Any]) -> list[tup
 
 
 def _finished(
-    connection: PatientConnection, scope: Scope, judge: JudgeConfig, rows: Sequence[Sequence[Any]]
+    connection: PatientConnection, dataset: str, judge: JudgeConfig, rows: Sequence[Sequence[Any]]
 ) -> Iterator[Finished]:
     turns = [tuple(Turn.from_row(turn) for turn in row[2] or ()) for row in rows]
     wanted = [chunks_shown(judge, [turn.details for turn in of_dialogue]) for of_dialogue in turns]
-    texts = _texts(connection, scope, {chunk for chunks in wanted for chunk in chunks})
+    shown = {chunk for chunks in wanted for chunk in chunks}
+    texts = connection.run(lambda c: chunk_texts(c, dataset, shown))
     for (_, plan, _, verdicts), of_dialogue, chunks in zip(rows, turns, wanted, strict=True):
         yield Finished(
             plan=DialoguePlan.from_json(plan),
@@ -176,13 +171,6 @@ def _finished(
                 for key, index, score, reasons, digest in verdicts or ()
             },
         )
-
-
-def _texts(connection: PatientConnection, scope: Scope, chunks: Collection[str]) -> dict[str, str]:
-    if not chunks:
-        return {}
-    values = {**scope.parameters, "chunks": [bytes.fromhex(chunk) for chunk in chunks]}
-    return dict(connection.run(lambda c: c.execute(_TEXTS, values).fetchall()))
 
 
 def count_verdicts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import psycopg
@@ -17,6 +17,14 @@ _TEXTS = """
 SELECT encode(chunk_id, 'hex'), text FROM knowledge_chunks
 WHERE dataset = %(dataset)s AND chunk_id = ANY(%(chunks)s)
 """
+
+
+def chunk_texts(connection: psycopg.Connection, dataset: str, chunk_ids: Collection[str]) -> dict[str, str]:
+    """Texts of a dataset's chunks, by id; those that are gone are left out. Raises psycopg.Error."""
+    if not chunk_ids:
+        return {}
+    values = {"dataset": dataset, "chunks": [bytes.fromhex(chunk) for chunk in chunk_ids]}
+    return dict(connection.execute(_TEXTS, values).fetchall())
 
 
 def with_texts(
@@ -35,11 +43,8 @@ def with_texts(
             for turn in dialogue.turns
             for evidence in turn.details.evidence
         }
-        texts: dict[str, str] = {}
-        if wanted:
-            values = {"dataset": dataset, "chunks": [bytes.fromhex(chunk) for chunk in wanted]}
-            rows = connection.execute(_TEXTS, values).fetchall()
-            texts = {chunk: neutralise(text) for chunk, text in rows}
+        found = chunk_texts(connection, dataset, wanted)
+        texts = {chunk: neutralise(text) for chunk, text in found.items()}
         for dialogue in batch:
             yield replace(dialogue, turns=tuple(_turn(turn, texts) for turn in dialogue.turns))
 

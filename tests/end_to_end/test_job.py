@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from dlgforge_core.config import RayConfig, validate
 from dlgforge_core.store.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.run_store import RunStore
 from tests.end_to_end.job import ROOT, Project, run_config
@@ -195,9 +196,12 @@ def test_shipped_examples_are_valid(example: str, monkeypatch: pytest.MonkeyPatc
     import dagster as dg
 
     from dlgforge_dagster.definitions import defs
+    from dlgforge_dagster.run_config import default_recipe
 
     config = yaml.safe_load((ROOT / "examples" / example).read_text())
     dg.validate_run_config(defs.resolve_job_def("generate_dialogues"), config)
+    default_recipe(config)  # Dagster knows the keys and types, our models what goes together
+    validate(RayConfig, config.get("resources", {}).get("ray", {}).get("config", {}), example)
 
 
 def test_the_core_imports_without_dagster() -> None:

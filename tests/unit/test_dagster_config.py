@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import dagster as dg
 import pytest
+from pydantic import BaseModel
 
 from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig, StoreConfig, validate
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.definitions import defs
 from dlgforge_dagster.resources.llm import LlmResource
 from dlgforge_dagster.resources.store import StoreResource
+from scripts.config_reference import PLACES
 
 
 @pytest.mark.parametrize("model", [GenerationConfig, LlmConfig, RayConfig, StoreConfig])
@@ -114,9 +117,15 @@ def test_every_field_is_described() -> None:
             where = f"{path}.{name}"
             if not field.description:
                 missing.append(where)
-            if isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields"):
-                missing += undescribed(field.annotation, where)
+            for inner in models(field.annotation):
+                missing += undescribed(inner, where)
         return missing
 
-    for model in (GenerationConfig, LlmConfig, RayConfig, StoreConfig):
-        assert undescribed(model, model.__name__) == []
+    def models(annotation: Any) -> Iterator[type[BaseModel]]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield annotation
+        for part in get_args(annotation):
+            yield from models(part)
+
+    for place in PLACES:
+        assert undescribed(place.model, place.model.__name__) == []

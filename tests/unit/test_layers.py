@@ -21,7 +21,7 @@ ARROWS = {
     "export": {"config", "quality"},
     "knowledge": {"config", "llm", "store"},
     "generation": {"config", "knowledge", "llm", "store"},
-    "judging": {"config", "export", "generation", "llm", "store"},
+    "judging": {"config", "export", "generation", "knowledge", "llm", "store"},
     "runtime": {"config", "generation", "llm", "store"},
 }
 """Folders, and those they use. Modules beside the folders are for everyone, and use only each other and
