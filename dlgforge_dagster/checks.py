@@ -2,7 +2,8 @@
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of checks as types.
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import dagster as dg
@@ -11,7 +12,10 @@ from dlgforge_core.config import ChecksConfig, validate
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.judging.reading import judged_dialogues
-from dlgforge_core.quality.checks import CHECKS, PASS_RATE, CheckReport, PartEnds, run_checks
+from dlgforge_core.judging.store import latest_judging
+from dlgforge_core.quality.checks import CHECKS, PartEnds, run_checks
+from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, CheckReport, Findings, findings_of
+from dlgforge_core.store.check_findings import kept_findings, questions_of
 from dlgforge_core.store.finished import Part, Scope
 from dlgforge_core.store.run_store import RunRecord, RunStore
 from dlgforge_dagster.config import config_class, plain
@@ -91,7 +95,7 @@ def _nothing(chosen: Collection[str]) -> list[CheckReport]:
 
 
 def _reports(
-    run_store: RunStore, record: RunRecord, thresholds: ChecksConfig, chosen: Collection[str]
+    run_store: RunStore, record: RunRecord, thresholds: ChecksConfig, chosen: Set[str]
 ) -> list[CheckReport]:
     scope = Scope(fingerprint=record.fingerprint)
     outcomes = run_store.outcomes(scope)
@@ -99,14 +103,23 @@ def _reports(
         scope = Scope(run_id=record.run_id)
         outcomes = run_store.outcomes(scope)
     parts = run_store.parts(scope)
-    return run_checks(
-        lambda: judged_dialogues(run_store, scope),
-        outcomes,
-        {part.language for part in parts if part.done},
-        thresholds,
-        parts=_ends(parts),
-        only=chosen,
-    )
+    names = chosen & COLLECTORS.keys()
+    with run_store.connection() as connection:
+        found: list[Findings] = []
+        if PASS_RATE in names and latest_judging(connection, run_store.dataset, record.fingerprint):
+            # The verdicts that count are those given afterwards, and these may change.
+            found = [findings_of(judged_dialogues(run_store, scope), (), thresholds, {PASS_RATE})]
+            names -= {PASS_RATE}
+        languages = {part.language for part in parts if part.done}
+        kept = kept_findings(connection, scope, languages, thresholds, names)
+        return run_checks(
+            itertools.chain(found, kept),
+            lambda: questions_of(connection, scope),
+            outcomes,
+            thresholds,
+            parts=_ends(parts),
+            only=chosen,
+        )
 
 
 def _ends(parts: Iterable[Part]) -> list[PartEnds]:
@@ -138,7 +151,7 @@ def _is_of_others(
     if run_id is None or report.name != "drop_rate":
         return False
     outcomes, parts = run_store.outcomes(run_id), _ends(run_store.parts(run_id))
-    (own,) = run_checks(lambda: (), outcomes, (), thresholds, parts=parts, only=("drop_rate",))
+    (own,) = run_checks((), tuple, outcomes, thresholds, parts=parts, only=("drop_rate",))
     return own.passed
 
 

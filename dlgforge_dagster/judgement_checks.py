@@ -10,7 +10,8 @@ import dagster as dg
 from dlgforge_core.config import ChecksConfig, validate
 from dlgforge_core.judging.reading import judged_dialogues
 from dlgforge_core.judging.store import latest_judging
-from dlgforge_core.quality.checks import PASS_RATE, CheckReport, run_checks
+from dlgforge_core.quality.checks import run_checks
+from dlgforge_core.quality.findings import PASS_RATE, CheckReport, findings_of
 from dlgforge_core.store.finished import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
@@ -80,10 +81,8 @@ def _report(run_store: RunStore, thresholds: ChecksConfig) -> CheckReport:
         if not latest_judging(connection, run_store.dataset, record.fingerprint):
             return nothing
     scope = Scope(fingerprint=record.fingerprint)
-    outcomes = run_store.outcomes(scope)
-    (report,) = run_checks(
-        lambda: judged_dialogues(run_store, scope), outcomes, (), thresholds, only=(PASS_RATE,)
-    )
+    found = findings_of(judged_dialogues(run_store, scope), (), thresholds, {PASS_RATE})
+    (report,) = run_checks([found], tuple, run_store.outcomes(scope), thresholds, only=(PASS_RATE,))
     if not report.figures["verdicts"]:
         return replace(report, passed=False, summary="the judges gave no verdict: `judgements` tells why")
     return report

@@ -95,6 +95,8 @@ class Scope:
 
     run_id: str | None = None
     fingerprint: str | None = None
+    plan_id: str | None = None
+    """Of those, the dialogues of one plan alone."""
 
     def __post_init__(self) -> None:
         if (self.run_id is None) == (self.fingerprint is None):
@@ -103,11 +105,14 @@ class Scope:
     @property
     def parameters(self) -> dict[str, Any]:
         """What the statements below are given."""
-        return {"run_id": self.run_id, "fingerprint": self.fingerprint}
+        return {"run_id": self.run_id, "fingerprint": self.fingerprint, "plan_id": self.plan_id}
 
     def sql(self, statement: str, **parts: str) -> str:
         """`statement` with the plans of this scope in it."""
-        return statement.format(wanted=_OF_RUN if self.run_id is not None else _OF_FINGERPRINT, **parts)
+        wanted = _OF_RUN if self.run_id is not None else _OF_FINGERPRINT
+        if self.plan_id is not None:
+            wanted = f"SELECT * FROM ({wanted}) AS plans_of_scope WHERE plan_id = %(plan_id)s"
+        return statement.format(wanted=wanted, **parts)
 
 
 @dataclass(frozen=True, slots=True)

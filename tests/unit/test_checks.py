@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -28,7 +29,8 @@ from dlgforge_core.dialogue import (
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.generation import prompts
-from dlgforge_core.quality.checks import CHECKS, CheckReport, PartEnds, run_checks
+from dlgforge_core.quality.checks import CHECKS, PartEnds, run_checks
+from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, CheckReport, findings_of
 
 USER = Persona("u", "Careful buyer", "A careful buyer who asks about the price and then about the guarantee.")
 ASSISTANT = Persona(
@@ -69,13 +71,37 @@ def dialogue(
     return Dialogue(plan, tuple(Turn(i, user, answer, verdict) for i, (user, answer) in enumerate(said)))
 
 
+def check(
+    dialogues: Sequence[Dialogue],
+    outcomes: Outcomes,
+    languages: Collection[str],
+    config: ChecksConfig,
+    parts: int = 1,
+    only: Collection[str] | None = None,
+) -> list[CheckReport]:
+    """The reports on a set that was looked at in so many parts."""
+    names = COLLECTORS if only is None else only
+    size = -(-len(dialogues) // parts) or 1
+    found = [
+        findings_of(dialogues[start : start + size], languages, config, names)
+        for start in range(0, len(dialogues), size)
+    ]
+    found = orjson.loads(orjson.dumps(found))  # as they come from the store
+    asked = [
+        (dialogue.plan.dialogue_id, number, turn.user)
+        for dialogue in dialogues
+        for number, turn in enumerate(dialogue.turns, start=1)
+    ]
+    return run_checks(found, lambda: asked, outcomes, config, only=only)
+
+
 def reports(
     dialogues: Sequence[Dialogue], outcomes: Outcomes | None = None, **config: object
 ) -> dict[str, CheckReport]:
     settings = ChecksConfig.model_validate(config)
     languages = {d.plan.language for d in dialogues}
     outcomes = outcomes or Outcomes(len(dialogues), len(dialogues), {})
-    made = run_checks(lambda: dialogues, outcomes, languages, settings)
+    made = check(dialogues, outcomes, languages, settings)
     assert [report.name for report in made] == [check.name for check in CHECKS]
     return {report.name: report for report in made}
 
@@ -203,7 +229,7 @@ def test_a_part_of_which_too_many_were_dropped_blocks_and_is_named() -> None:
     def report(*parts: PartEnds) -> CheckReport:
         done, dropped = sum(part.done for part in parts), sum(part.dropped for part in parts)
         outcomes = Outcomes(done + dropped, done, {"refused": dropped})
-        (made,) = run_checks(lambda: (), outcomes, (), ChecksConfig(), parts=parts, only={"drop_rate"})
+        (made,) = run_checks((), tuple, outcomes, ChecksConfig(), parts=parts, only={"drop_rate"})
         return made
 
     good = PartEnds("en|good", 20, 1)
@@ -218,9 +244,7 @@ def test_a_part_of_which_too_many_were_dropped_blocks_and_is_named() -> None:
 
 
 def test_chosen_checks_alone_are_run() -> None:
-    made = run_checks(
-        lambda: [dialogue()], Outcomes(1, 1, {}), ["en"], ChecksConfig(), only=("no_leaks", "schema")
-    )
+    made = check([dialogue()], Outcomes(1, 1, {}), ["en"], ChecksConfig(), only=("no_leaks", "schema"))
     assert [report.name for report in made] == ["schema", "no_leaks"]
 
 
@@ -237,6 +261,17 @@ def test_a_language_without_a_code_is_not_judged() -> None:
     report = reports([dialogue(language="Klingon")])["language"]
     assert report.passed
     assert report.figures["not_told"] == 6
+
+
+@given(st.integers(1, 9))
+def test_the_parts_of_a_set_make_the_same_reports_as_the_whole(parts: int) -> None:
+    made = [dialogue([(f"{q} {n % 6}", a) for q, a in ENGLISH], n, score=n) for n in range(7)]
+    made += [dialogue(FRENCH, 7, "fr"), dialogue([("What for?", "It is the oil that stops the"), GOOD], 8)]
+    made += [dialogue([(GOOD[0], f"I am {USER.description}"), ("", "")], 9), dialogue(FRENCH, 10, "en")]
+    outcomes, config = Outcomes(11, 11, {}), ChecksConfig(max_examples=2)
+    whole = check(made, outcomes, ["en", "fr"], config)
+    assert {r.name for r in whole if r.examples} >= {"no_leaks", "no_cut_messages", "language", PASS_RATE}
+    assert check(made, outcomes, ["en", "fr"], config, parts) == whole
 
 
 @given(

@@ -1,0 +1,357 @@
+"""What the checks of single dialogues find: counts and a few examples, which add up over parts of a set."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+
+from dlgforge_core.config import ChecksConfig
+from dlgforge_core.dialogue import MAX_SCORE, Dialogue
+from dlgforge_core.languages import base_code
+from dlgforge_core.quality.language import LanguageDetector
+from dlgforge_core.quality.leaks import leaks, messages_of
+
+PASS_RATE = "judge_pass_rate"
+
+Findings = dict[str, dict[str, Any]]
+"""What was found in a part of a set, by check: plain data."""
+
+EXCERPT_CHARS = 160
+_SENTENCE_END = re.compile(r"""[.!?…。！？؟۔:;)\]}»”"'’`*|>~-]\s*$""")
+# Below this many words a message without a full stop is an answer ("Paris"), not a cut one.
+_CUT_MIN_WORDS = 6
+# What decides whether a message is found beside the configuration.
+_CODE = (
+    "quality.findings",
+    "quality.leaks",
+    "quality.language",
+    "quality.questions",
+    "material",
+    "languages",
+)
+_DETECTOR = "lingua-language-detector"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a check found; `turn` counts from 1, 0 for the dialogue as a whole."""
+
+    dialogue_id: str
+    turn: int
+    problem: str
+    excerpt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """How a check went: `figures` by name, and some examples of what is wrong."""
+
+    name: str
+    passed: bool
+    summary: str
+    figures: Mapping[str, int | float]
+    examples: Sequence[Finding] = ()
+
+
+def findings_of(
+    dialogues: Iterable[Dialogue], languages: Iterable[str], config: ChecksConfig, names: Collection[str]
+) -> Findings:
+    """What the checks in `names` find in some dialogues, in one pass; memory does not grow with their number.
+
+    `languages` are those of the whole set, which the detector chooses from.
+    """
+    checks = [check(config, languages) for name, check in COLLECTORS.items() if name in names]
+    for dialogue in dialogues:
+        for check in checks:
+            check.add(dialogue)
+    return {check.name: check.to_json() for check in checks}
+
+
+def findings_key(languages: Iterable[str], config: ChecksConfig) -> bytes:
+    """Digest of all that findings depend on beside the dialogues: configuration, languages, and code."""
+    settings = [config.leak_words, config.pass_score, config.max_examples, sorted(set(languages))]
+    return hashlib.blake2b(orjson.dumps([settings, _code()]), digest_size=16).digest()
+
+
+@lru_cache(maxsize=1)
+def _code() -> list[str]:
+    """Whoever changes a check need not remember to say so somewhere."""
+    modules = (import_module(f"dlgforge_core.{name}") for name in _CODE)
+    sources = (inspect.getsource(module).encode() for module in modules)
+    return [*(hashlib.blake2b(source).hexdigest() for source in sources), version(_DETECTOR)]
+
+
+class Collector(ABC):
+    """Counts what was looked at and what is wrong, and keeps a few examples."""
+
+    name: str
+    what: str = ""
+    """What is wrong, after the numbers."""
+
+    def __init__(self, config: ChecksConfig, languages: Iterable[str] = ()) -> None:
+        self.config = config
+        self.looked_at = 0
+        self.wrong = 0
+        self.examples: list[Finding] = []
+
+    @abstractmethod
+    def add(self, dialogue: Dialogue) -> None:
+        """Look at one more."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What was found, as plain data."""
+        examples = [astuple(example) for example in self.examples]
+        return {"looked_at": self.looked_at, "wrong": self.wrong, "examples": examples}
+
+    def merge(self, data: Mapping[str, Any]) -> None:
+        """Count what was found elsewhere, given as plain data."""
+        self.looked_at += data["looked_at"]
+        self.wrong += data["wrong"]
+        self.examples += [Finding(*example) for example in data["examples"]]
+        del self.examples[self.config.max_examples :]
+
+    @property
+    def share(self) -> float:
+        """Of what is wrong."""
+        return self.wrong / self.looked_at if self.looked_at else 0.0
+
+    @property
+    def most(self) -> float:
+        """Share that may be wrong."""
+        return 0.0
+
+    def figures(self) -> dict[str, int | float]:
+        """Of the report."""
+        return {"looked_at": self.looked_at, "wrong": self.wrong, "share": round(self.share, 4)}
+
+    def report(self) -> CheckReport:
+        """On all that was added and merged."""
+        may = f" (at most {self.most:.0%} may)" if self.most else ""
+        told = f"{self.wrong} of {self.looked_at} {self.what}{may}"
+        return CheckReport(self.name, self.share <= self.most, told, self.figures(), tuple(self.examples))
+
+    def found(self, dialogue_id: str, turn: int, problem: str, text: str = "") -> None:
+        """Count one thing that is wrong; the first ones are kept as examples."""
+        self.wrong += 1
+        if len(self.examples) < self.config.max_examples:
+            self.examples.append(Finding(dialogue_id, turn, problem, text[:EXCERPT_CHARS]))
+
+
+class _Schema(Collector):
+    name = "schema"
+    what = "dialogues are not as they must be"
+
+    def add(self, dialogue: Dialogue) -> None:
+        self.looked_at += 1
+        if problem := _malformed(dialogue):
+            self.found(dialogue.plan.dialogue_id, 0, problem)
+
+
+def _malformed(dialogue: Dialogue) -> str:
+    plan = dialogue.plan
+    for key, value in (("id", plan.dialogue_id), ("language", plan.language), ("topic", plan.topic.topic)):
+        if not value:
+            return f"{key} is empty"
+    if [turn.index for turn in dialogue.turns] != list(range(len(dialogue.turns))) or not dialogue.turns:
+        return f"turns are numbered {[turn.index for turn in dialogue.turns]}"
+    for verdict in dialogue.verdicts:
+        if not 0 <= verdict.score <= MAX_SCORE:
+            return f"a score is {verdict.score}; it must be 0 to {MAX_SCORE}"
+    return ""
+
+
+class _Roles(Collector):
+    name = "roles_alternate"
+    what = "dialogues do not alternate"
+
+    def add(self, dialogue: Dialogue) -> None:
+        self.looked_at += 1
+        # Tool calls are part of an answer. Who says nothing leaves the other speaking twice in a row.
+        roles = [role for _, role, text in messages_of(dialogue) if text.strip()]
+        if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+            self.found(dialogue.plan.dialogue_id, 0, f"the roles are {', '.join(roles) or 'none'}")
+
+
+class _Empty(Collector):
+    name = "no_empty_messages"
+    what = "messages are empty"
+
+    def add(self, dialogue: Dialogue) -> None:
+        for turn, role, text in messages_of(dialogue):
+            self.looked_at += 1
+            if not any(map(str.isalnum, text)):
+                self.found(dialogue.plan.dialogue_id, turn, f"the {role}'s message has no word", text)
+
+
+class _TurnCounts(Collector):
+    name = "turn_counts"
+    what = "dialogues have another number of turns than planned"
+
+    def __init__(self, config: ChecksConfig, languages: Iterable[str] = ()) -> None:
+        super().__init__(config, languages)
+        self._numbers: set[int] = set()
+
+    def add(self, dialogue: Dialogue) -> None:
+        self.looked_at += 1
+        turns, planned = len(dialogue.turns), dialogue.plan.n_turns
+        self._numbers |= {turns}
+        if turns != planned:
+            self.found(dialogue.plan.dialogue_id, 0, f"{turns} turns, planned were {planned}")
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "numbers": sorted(self._numbers)}
+
+    def merge(self, data: Mapping[str, Any]) -> None:
+        super().merge(data)
+        self._numbers |= set(data["numbers"])
+
+    def figures(self) -> dict[str, int | float]:
+        least, most = min(self._numbers, default=0), max(self._numbers, default=0)
+        return {**super().figures(), "fewest_turns": least, "most_turns": most}
+
+
+class _Cut(Collector):
+    name = "no_cut_messages"
+    what = "messages seem cut"
+
+    @property
+    def most(self) -> float:
+        return self.config.max_cut_share
+
+    def add(self, dialogue: Dialogue) -> None:
+        for turn, role, text in messages_of(dialogue):
+            self.looked_at += 1
+            # A script without spaces between words has few "words"; its length tells as well.
+            long = len(text.split()) >= _CUT_MIN_WORDS or len(text) >= 8 * _CUT_MIN_WORDS
+            if long and not _SENTENCE_END.search(text):
+                problem = f"the {role}'s message seems cut"
+                self.found(dialogue.plan.dialogue_id, turn, problem, text[-EXCERPT_CHARS:])
+
+
+class _Leaks(Collector):
+    name = "no_leaks"
+    what = "dialogues repeat their instructions or give away their material"
+
+    @property
+    def most(self) -> float:
+        return self.config.max_leak_share
+
+    def add(self, dialogue: Dialogue) -> None:
+        self.looked_at += 1
+        for turn, role, text, problem in leaks(dialogue, self.config.leak_words):
+            self.found(dialogue.plan.dialogue_id, turn, f"the {role} {problem}", text)
+            break
+
+
+class _Language(Collector):
+    name = "language"
+    what = "messages are in another language"
+
+    def __init__(self, config: ChecksConfig, languages: Iterable[str] = ()) -> None:
+        super().__init__(config, languages)
+        self._languages = languages
+        self._detector: LanguageDetector | None = None  # takes its time, and merging needs none
+        self._not_told = 0
+        self._spoken: Counter[str] = Counter()
+
+    @property
+    def most(self) -> float:
+        return round(1 - self.config.min_language_share, 6)
+
+    def add(self, dialogue: Dialogue) -> None:
+        detector = self._detector = self._detector or LanguageDetector(self._languages)
+        language = dialogue.plan.language
+        if not detector.knows(language):
+            self._not_told += 2 * len(dialogue.turns)
+            return
+        for turn, role, text in messages_of(dialogue):
+            found = detector.detect(text)
+            if found is None:
+                self._not_told += 1
+                continue
+            self.looked_at += 1
+            self._spoken[found] += 1
+            if found != base_code(language):
+                problem = f"the {role} speaks {found}, asked was {language}"
+                self.found(dialogue.plan.dialogue_id, turn, problem, text)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "not_told": self._not_told, "spoken": dict(self._spoken)}
+
+    def merge(self, data: Mapping[str, Any]) -> None:
+        super().merge(data)
+        self._not_told += data["not_told"]
+        self._spoken.update(data["spoken"])
+
+    def figures(self) -> dict[str, int | float]:
+        spoken = {f"messages_in_{language}": n for language, n in sorted(self._spoken.items())}
+        return {**super().figures(), "not_told": self._not_told, **spoken}
+
+
+class _PassRate(Collector):
+    """Its examples are the lowest scores."""
+
+    name = PASS_RATE
+
+    def __init__(self, config: ChecksConfig, languages: Iterable[str] = ()) -> None:
+        super().__init__(config, languages)
+        self._lowest: list[tuple[float, Finding]] = []
+
+    def add(self, dialogue: Dialogue) -> None:
+        verdicts = [(i, turn.judgement, turn.assistant) for i, turn in enumerate(dialogue.turns, start=1)]
+        scores = iter(dialogue.scores)
+        for turn, verdict, text in (*verdicts, (0, dialogue.judgement, "")):
+            if verdict is None:
+                continue
+            score = next(scores)
+            self.looked_at += 1
+            if score >= self.config.pass_score:
+                continue
+            self.wrong += 1
+            problem = f"{score:g}/{MAX_SCORE}: {', '.join(verdict.reasons)}"
+            finding = Finding(dialogue.plan.dialogue_id, turn, problem, text[:EXCERPT_CHARS])
+            self._keep([(score, finding)])
+
+    def _keep(self, low: Iterable[tuple[float, Finding]]) -> None:
+        self._lowest += low
+        self._lowest.sort(key=lambda item: item[0])
+        del self._lowest[self.config.max_examples :]
+
+    def to_json(self) -> dict[str, Any]:
+        lowest = [[score, *astuple(finding)] for score, finding in self._lowest]
+        return {**super().to_json(), "lowest": lowest}
+
+    def merge(self, data: Mapping[str, Any]) -> None:
+        super().merge(data)
+        self._keep((score, Finding(*finding)) for score, *finding in data["lowest"])
+
+    def report(self) -> CheckReport:
+        if not self.looked_at:
+            return CheckReport(self.name, True, "nothing was judged", {"verdicts": 0})
+        rate, least = 1 - self.share, self.config.min_pass_rate
+        return CheckReport(
+            self.name,
+            rate >= least,
+            f"{rate:.0%} of {self.looked_at} verdicts are {self.config.pass_score} or better; "
+            f"at least {least:.0%} must be",
+            {"verdicts": self.looked_at, "passes": self.looked_at - self.wrong, "pass_rate": round(rate, 4)},
+            tuple(finding for _, finding in self._lowest),
+        )
+
+
+COLLECTORS: dict[str, type[Collector]] = {
+    collector.name: collector
+    for collector in (_Schema, _Roles, _Empty, _TurnCounts, _Cut, _Leaks, _Language, _PassRate)
+}
+"""The checks that look at each dialogue by itself."""

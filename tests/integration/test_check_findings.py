@@ -1,0 +1,149 @@
+"""What checks found is kept with the plan: only what is new is looked at, and the reports are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from dlgforge_core.config import ChecksConfig, JudgeConfig
+from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.quality import findings
+from dlgforge_core.quality.checks import CheckReport, run_checks
+from dlgforge_core.quality.findings import COLLECTORS, Collector, findings_of
+from dlgforge_core.store.check_findings import kept_findings, questions_of
+from dlgforge_core.store.finished import Scope
+from dlgforge_core.store.run_store import RunStore
+from tests.support.runs import planned, spec, work
+from tests.support.simulated_endpoint import SimulatedEndpoint
+
+LANGUAGES = ["en", "fr"]
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of the dialogues that a check has looked at."""
+    seen: list[str] = []
+    add = COLLECTORS["schema"].add
+
+    def counting(self: Collector, dialogue: Dialogue) -> None:
+        seen.append(dialogue.plan.dialogue_id)
+        add(self, dialogue)
+
+    monkeypatch.setattr(COLLECTORS["schema"], "add", counting)
+    return seen
+
+
+def made(store: RunStore, sim: SimulatedEndpoint, total: int = 6, **run: Any) -> Scope:
+    """Dialogues of two languages, and their scope."""
+    prepared = planned(store, total, judge=JudgeConfig(), **{"target_languages": LANGUAGES, **run})
+    work(spec(store, prepared, Endpoint("simulated", sim.base_url)))
+    return Scope(fingerprint=prepared.fingerprint)
+
+
+def reports(
+    store: RunStore, scope: Scope, names: Collection[str] = tuple(COLLECTORS), **config: Any
+) -> list[CheckReport]:
+    settings = ChecksConfig.model_validate(config)
+    outcomes = store.outcomes(scope)
+    with store.connection() as connection:
+        found = kept_findings(connection, scope, LANGUAGES, settings, names)
+        return run_checks(
+            found,
+            lambda: questions_of(connection, scope),
+            outcomes,
+            settings,
+            only={*names, "unique_questions"},
+        )
+
+
+def anew(store: RunStore, scope: Scope, **config: Any) -> list[CheckReport]:
+    """The same with nothing kept."""
+    settings = ChecksConfig.model_validate(config)
+    found = findings_of(store.dialogues(scope), LANGUAGES, settings, COLLECTORS)
+    with store.connection() as connection:
+        return run_checks(
+            [found],
+            lambda: questions_of(connection, scope),
+            store.outcomes(scope),
+            settings,
+            only={*COLLECTORS, "unique_questions"},
+        )
+
+
+def test_what_was_looked_at_is_not_looked_at_again(
+    store: RunStore, sim: SimulatedEndpoint, looked_at: list[str]
+) -> None:
+    scope = made(store, sim)
+    first = reports(store, scope)
+    assert len(looked_at) == len(set(looked_at)) == 6
+    assert reports(store, scope) == first
+    assert len(looked_at) == 6
+    assert first == anew(store, scope)
+    assert next(r for r in first if r.name == "unique_questions").figures["looked_at"] == 12
+
+
+def test_of_a_plan_that_has_grown_everything_is_looked_at(
+    store: RunStore, sim: SimulatedEndpoint, looked_at: list[str]
+) -> None:
+    reports(store, made(store, sim))
+    del looked_at[:]
+    # The French half stays as it is: a partition's run, as Dagster makes them.
+    scope = made(store, sim, 8, target_languages=["en"])
+    languages = {d.plan.dialogue_id: d.plan.language for d in store.dialogues(scope)}
+    after = reports(store, scope)
+    assert {languages[dialogue_id] for dialogue_id in looked_at} == {"en"}
+    assert after == anew(store, scope)
+
+
+@pytest.mark.parametrize("change", ["deleted", "configuration", "code"])
+def test_findings_are_kept_while_they_are_true(
+    store: RunStore,
+    sim: SimulatedEndpoint,
+    looked_at: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    scope = made(store, sim)
+    reports(store, scope)
+    config: dict[str, Any] = {}
+    left = 6
+    if change == "deleted":
+        with store.connection() as connection:
+            connection.execute("DELETE FROM dialogues WHERE dialogue_id = %s", (looked_at[-1],))
+        left, expected = 5, 2  # of the plan that it was of
+    elif change == "configuration":
+        config, expected = {"leak_words": 3}, 6
+    else:
+        monkeypatch.setattr(findings, "_code", lambda: ["another"])
+        expected = 6
+    del looked_at[:]
+    after = reports(store, scope, **config)
+    assert len(looked_at) == expected
+    assert next(r for r in after if r.name == "schema").figures["looked_at"] == left
+    assert after == anew(store, scope, **config)
+
+
+def test_a_threshold_may_change_without_another_look(
+    store: RunStore, sim: SimulatedEndpoint, looked_at: list[str]
+) -> None:
+    scope = made(store, sim)
+    assert next(r for r in reports(store, scope) if r.name == "judge_pass_rate").passed
+    del looked_at[:]
+    strict = reports(store, scope, min_pass_rate=1.0, min_language_share=1.0)
+    assert looked_at == []
+    assert strict == anew(store, scope, min_pass_rate=1.0, min_language_share=1.0)
+
+
+def test_checks_chosen_one_by_one_are_kept_together(
+    store: RunStore, sim: SimulatedEndpoint, looked_at: list[str]
+) -> None:
+    scope = made(store, sim)
+    reports(store, scope, ["language"])
+    reports(store, scope, ["schema"])
+    assert len(looked_at) == 6
+    both = reports(store, scope, ["schema", "language"])
+    assert [report.name for report in both] == ["schema", "unique_questions", "language"]
+    assert len(looked_at) == 6
