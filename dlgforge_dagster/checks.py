@@ -13,7 +13,7 @@ from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.judging.reading import judged_dialogues
 from dlgforge_core.judging.store import latest_judging
-from dlgforge_core.quality.checks import CHECKS, PartEnds, run_checks
+from dlgforge_core.quality.checks import CHECKS, DROP_RATE, PartEnds, run_checks
 from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, CheckReport, Findings, findings_of
 from dlgforge_core.store.check_findings import kept_findings, questions_of
 from dlgforge_core.store.finished import Part, Scope
@@ -148,10 +148,10 @@ def _is_of_others(
     if NOTHING_TAG in run.tags:
         return True
     run_id = run.tags.get(RUN_ID_TAG)
-    if run_id is None or report.name != "drop_rate":
+    if run_id is None or report.name != DROP_RATE:
         return False
     outcomes, parts = run_store.outcomes(run_id), _ends(run_store.parts(run_id))
-    (own,) = run_checks((), tuple, outcomes, thresholds, parts=parts, only=("drop_rate",))
+    (own,) = run_checks((), tuple, outcomes, thresholds, parts=parts, only=(DROP_RATE,))
     return own.passed
 
 

@@ -25,8 +25,8 @@ from dlgforge_core.quality.findings import (
 )
 from dlgforge_core.quality.questions import question_key
 
-_REPEATS = "unique_questions"
-_DROPS = "drop_rate"
+REPEATS = "unique_questions"
+DROP_RATE = "drop_rate"
 # Dialogues that must have ended in a part for its own drop rate to say anything.
 _PART_COUNTS_FROM = 4
 
@@ -47,8 +47,8 @@ CHECKS: tuple[CheckInfo, ...] = (
     CheckInfo("schema", "Every dialogue has its id, language, topic, and turns in order; scores fit.", True),
     CheckInfo("roles_alternate", "User and assistant take turns; the user begins, the assistant ends.", True),
     CheckInfo("no_empty_messages", "Every message has words in it.", True),
-    CheckInfo("unique_questions", "No question is asked twice, wherever in the set.", True),
-    CheckInfo("drop_rate", "Enough of the planned dialogues were finished.", True),
+    CheckInfo(REPEATS, "No question is asked twice, wherever in the set.", True),
+    CheckInfo(DROP_RATE, "Enough of the planned dialogues were finished.", True),
     CheckInfo("turn_counts", "Every dialogue has as many turns as were planned.", False),
     CheckInfo("no_cut_messages", "Messages do not end in the middle of a sentence.", False),
     CheckInfo(
@@ -97,10 +97,10 @@ def run_checks(
         for name in found.keys() & collectors.keys():
             collectors[name].merge(found[name])
     reports = {name: collector.report() for name, collector in collectors.items()}
-    if _REPEATS in names:
-        reports[_REPEATS] = _repeated_questions(asked, config)
-    if _DROPS in names:
-        reports[_DROPS] = _drop_rate(outcomes, parts, config)
+    if REPEATS in names:
+        reports[REPEATS] = _repeated_questions(asked, config)
+    if DROP_RATE in names:
+        reports[DROP_RATE] = _drop_rate(outcomes, parts, config)
     return [reports[name] for name in names]
 
 
@@ -118,7 +118,7 @@ def _repeated_questions(asked: Callable[[], Iterable[Asked]], config: ChecksConf
     examples = tuple(itertools.islice(found, config.max_examples))
     figures = {"looked_at": len(keys), "wrong": len(again), "share": round(len(again) / max(len(keys), 1), 4)}
     told = f"{len(again)} of {len(keys)} questions repeat an earlier one"
-    return CheckReport(_REPEATS, not len(again), told, figures, examples)
+    return CheckReport(REPEATS, not len(again), told, figures, examples)
 
 
 def _short_key(question: str) -> int:
@@ -145,7 +145,7 @@ def _drop_rate(outcomes: Outcomes, parts: Sequence[PartEnds], config: ChecksConf
         text += f", {worst.dropped} of {worst.done + worst.dropped} in {worst.name}"
         figures["worst_drop_rate"] = round(worst.drop_rate, 4)
     passed = o.done > 0 and rate <= most and not bad_parts(parts, config)
-    return CheckReport(_DROPS, passed, f"{text}; at most {most:.0%} may be dropped", figures)
+    return CheckReport(DROP_RATE, passed, f"{text}; at most {most:.0%} may be dropped", figures)
 
 
 def bad_parts(parts: Iterable[PartEnds], config: ChecksConfig) -> list[PartEnds]:

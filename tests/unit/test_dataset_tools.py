@@ -81,6 +81,16 @@ class TestTools:
             "required": ["query", "top_k"],
         }
 
+    def test_a_huge_number_in_a_call_stops_no_export(self, tmp_path: Path) -> None:
+        # As it comes back from Postgres where a model wrote 1e23.
+        call = ToolEvent("vector_db_search", {"query": "rain", "top_k": 10**23}, "found", call_id="a")
+        turn = Turn(0, "Why?", "Because.", details=TurnDetails(tools=(call,)))
+        write(tmp_path, [make_dialogue(turns=(turn,))])
+        assert verify_dataset(tmp_path)["openai_messages"] == 1
+        (record,) = lines(tmp_path / "data/openai_messages/train.jsonl")
+        (told,) = record["messages"][1]["tool_calls"]
+        assert json.loads(told["function"]["arguments"]) == {"query": "rain", "top_k": 10**23}
+
     def test_parquet_keeps_evidence_and_calls_by_turn(self, tmp_path: Path) -> None:
         write(tmp_path, [grounded(0)])
         (row,) = pq.read_table(tmp_path / "data/parquet/train.parquet").to_pylist()

@@ -1,0 +1,101 @@
+"""What a partition's checks cost beside the whole set's: `python -m bench.checks`.
+
+20,000 dialogues are written straight into the run state, one plan for each of six languages, of four turns
+with answers of about 80 words. All plans but one are checked; then the last is finished, and what its run
+takes to check is compared with the same checks of the same set with nothing kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+
+from bench.fixture import fresh_store, peak_mb
+from bench.questions import LANGUAGES
+from dlgforge_core.config import ChecksConfig, GenerationConfig, JudgeConfig, RunConfig
+from dlgforge_core.quality.checks import run_checks
+from dlgforge_core.quality.findings import COLLECTORS
+from dlgforge_core.store.check_findings import kept_findings, questions_of
+from dlgforge_core.store.finished import Scope
+from dlgforge_core.store.run_store import RunStore
+from tests.support.runs import prepared
+
+_TURNS = 4
+_QUESTIONS_AN_ANSWER = 8
+
+
+def finish(store: RunStore, language: str, draw: random.Random) -> None:
+    """Make the pending dialogues of a language done, with turns of made-up text."""
+    phrases = LANGUAGES[language]
+    with store.connection() as connection, connection.transaction():
+        ids = connection.execute(
+            "SELECT dialogue_id FROM dialogues JOIN plans USING (plan_id) WHERE language = %s", (language,)
+        ).fetchall()
+        with (
+            connection.cursor() as cursor,
+            cursor.copy(
+                "COPY turns (dialogue_id, turn_index, user_text, assistant_text, worker_id) FROM STDIN"
+            ) as copy,
+        ):
+            for (dialogue_id,) in ids:
+                for index in range(_TURNS):
+                    answer = " ".join(phrases.question(draw) for _ in range(_QUESTIONS_AN_ANSWER))
+                    question = f"{phrases.question(draw)} ({dialogue_id[:8]}-{index})"
+                    copy.write_row((dialogue_id, index, question, answer, 0))
+        connection.execute(
+            "UPDATE dialogues SET status = 'done', turns_done = %s, ended_at = now() "
+            "WHERE dialogue_id = ANY(%s)",
+            (_TURNS, [row[0] for row in ids]),
+        )
+
+
+def check(store: RunStore, scope: Scope) -> tuple[float, float]:
+    """Check everything finished, as the asset checks do; seconds of wall clock and of this process's CPU."""
+    wall, cpu = time.monotonic(), time.process_time()
+    config = ChecksConfig()
+    parts = store.parts(scope)
+    with store.connection() as connection:
+        reports = run_checks(
+            kept_findings(connection, scope, sorted(LANGUAGES), config, COLLECTORS),
+            lambda: questions_of(connection, scope),
+            store.outcomes(scope),
+            config,
+        )
+    looked_at = next(report for report in reports if report.name == "schema").figures["looked_at"]
+    if looked_at != sum(part.done for part in parts):
+        raise SystemExit(f"{looked_at} dialogues were looked at, done are {sum(part.done for part in parts)}")
+    return time.monotonic() - wall, time.process_time() - cpu
+
+
+def main() -> None:
+    """Print what each check run took."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--dialogues", type=int, default=20_000)
+    arguments = parser.parse_args()
+    languages = sorted(LANGUAGES)
+    run = RunConfig(
+        total_samples=arguments.dialogues, target_languages=languages, n_turns=_TURNS, fallback_language="en"
+    )
+    draw = random.Random(1)
+    with fresh_store("bench") as store:
+        made = prepared(store, GenerationConfig(run=run, judge=JudgeConfig(mode="off")))
+        scope = Scope(fingerprint=made.fingerprint)
+        *earlier, last = languages
+        for language in earlier:
+            finish(store, language, draw)
+        rows = {"all but the last language, nothing kept": check(store, scope)}
+        finish(store, last, draw)
+        rows["the last one's run"] = check(store, scope)
+        rows["again, with nothing new"] = check(store, scope)
+        with store.connection() as connection:
+            connection.execute("TRUNCATE check_findings")
+        rows["all, nothing kept"] = check(store, scope)
+    for name, (wall, cpu) in rows.items():
+        print(f"{name:42} {wall:7.2f} s, {cpu:7.2f} s of CPU")
+    whole, one = rows["all, nothing kept"][1], rows["the last one's run"][1]
+    print(f"ratio of CPU, all to the last one's run: {whole / one:.1f}; peak {peak_mb():.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
