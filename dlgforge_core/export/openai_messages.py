@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -89,9 +90,11 @@ def _call(event: ToolEvent) -> Record:
 
 def arguments_json(event: ToolEvent) -> str:
     """The arguments of a call as JSON text."""
-    return orjson.dumps(
-        dict(event.arguments), option=orjson.OPT_NON_STR_KEYS, default=lambda value: str(value)
-    ).decode()
+    arguments = dict(event.arguments)
+    try:
+        return orjson.dumps(arguments, option=orjson.OPT_NON_STR_KEYS, default=str).decode()
+    except TypeError:  # of a whole number beyond 64 bits: what was 1e23 is one when Postgres gives it back
+        return json.dumps(arguments, default=str, separators=(",", ":"))
 
 
 def tool_content(event: ToolEvent) -> str:
