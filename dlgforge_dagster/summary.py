@@ -35,7 +35,6 @@ def summary(
         raise LookupError(_no_run(job, run_id, tags or {}))
     run = runs[0]
     assets: dict[str, Any] = {}
-    observed: dict[str, Any] = {}
     checks: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
     for entry in instance.all_logs(run.run_id):
@@ -48,8 +47,9 @@ def summary(
                 assets[made.asset_key.to_user_string()] = _figures(made.metadata)
         elif event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
             seen = event.asset_observation_data.asset_observation
+            # What was not finished is told of, but not materialized: at most some partitions of it are.
             if "complete" in seen.metadata:
-                observed[seen.asset_key.to_user_string()] = _figures(seen.metadata)
+                assets[seen.asset_key.to_user_string()] = _figures(seen.metadata)
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             data = event.asset_check_evaluation_data
             checks.append(
@@ -70,9 +70,8 @@ def summary(
         "job": run.job_name,
         "status": run.status.value,
         "tags": {key: value for key, value in run.tags.items() if key.startswith("dlgforge/")},
-        "complete": all(figures.get("complete", True) for figures in {**observed, **assets}.values()),
-        # What was not finished in a run of one partition is told of, but not materialized.
-        "assets": {**observed, **assets},
+        "complete": all(figures.get("complete", True) for figures in assets.values()),
+        "assets": assets,
         "checks": checks,
         "failures": failures,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from dlgforge_dagster.definitions import defs
+from dlgforge_dagster.partitions import RANGE_END, RANGE_START, SEED_BATCHES
 from dlgforge_dagster.summary import junit, main, summary
 from tests.end_to_end.job import ROOT
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
@@ -115,6 +117,29 @@ def test_a_plan_that_a_budget_has_stopped_is_told(
     assert told is not None
     assert "run.max_dialogues" in told.get("message", "")
     assert suite.get("failures") == "0"
+
+
+def test_a_range_of_partitions_that_is_done_in_part_is_not_complete(
+    dsn: str, tmp_path: Path, sim: SimulatedEndpoint, instance: dg.DagsterInstance
+) -> None:
+    seeds = tmp_path / "seeds"
+    seeds.mkdir()
+    topics = [{"language": language, "topic": f"roses in {language}"} for language in ("en", "fr")]
+    (seeds / "plants.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    run = {"total_samples": 4, "target_languages": ["en", "fr"], "max_dialogues": 3, "concurrency": 1}
+    config = run_config(dsn, sim, tmp_path / "out", **run)
+    config["ops"] = {
+        "dialogues": config["ops"]["dialogues"],
+        "seed_topics": {"config": {"path": str(seeds)}},
+    }
+    instance.add_dynamic_partitions(SEED_BATCHES, ["plants"])
+    tags = {RANGE_START: "en|plants", RANGE_END: "fr|plants"}
+    job = defs.resolve_job_def("generate_partition")
+    assert job.execute_in_process(config, instance=instance, tags=tags).success
+    assert len(instance.get_materialized_partitions(dg.AssetKey("dialogues"))) == 1
+    data = summary(instance, "generate_partition")
+    assert data["complete"] is False
+    assert data["assets"]["dialogues"]["dialogues_done"] == 3
 
 
 def test_the_example_workflow_runs_what_is_shipped() -> None:
