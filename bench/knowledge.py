@@ -36,7 +36,7 @@ from dlgforge_core.knowledge.folder import KnowledgeFolder
 from dlgforge_core.knowledge.indexing import index_knowledge
 from dlgforge_core.knowledge.lexical import best
 from dlgforge_core.knowledge.retrieval import Knowledge, open_knowledge
-from dlgforge_core.seeds import read_seeds
+from dlgforge_core.planning.seeds import read_seeds
 from dlgforge_core.store.run_store import RunStore
 
 _CHARS_OF_DOCUMENT = 5_760  # some nine chunks

@@ -17,8 +17,8 @@ import uvloop
 
 from bench.fixture import fresh_store, peak_mb
 from dlgforge_core.config import GenerationConfig, JudgeConfig, RunConfig
-from dlgforge_core.generation.local import WorkerSpec, run_worker
 from dlgforge_core.generation.worker import Worker
+from dlgforge_core.generation.worker_thread import WorkerSpec, run_worker
 from dlgforge_core.llm.endpoints import Endpoint
 from tests.support.runs import MODEL, prepared, spec
 from tests.support.simulated_endpoint import simulated_endpoint

@@ -23,9 +23,9 @@ import uvloop
 from bench.fixture import fresh_store
 from bench.memory import rss_mb
 from bench.questions import NEAR_COPIES, question
+from dlgforge_core.common.questions import normal_form
 from dlgforge_core.config import GenerationConfig, PostgresConfig, RunConfig
-from dlgforge_core.quality.near_duplicates import banding_for
-from dlgforge_core.quality.questions import normal_form
+from dlgforge_core.store.near_duplicates import banding_for
 from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_core.store.worker_store import WorkerStore

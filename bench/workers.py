@@ -23,9 +23,9 @@ import psutil
 
 from bench.fixture import fresh_store
 from dlgforge_core.config import ActorConfig, GenerationConfig, RayConfig, RunConfig
-from dlgforge_core.generation.session import Status, generate
+from dlgforge_core.generation.run import Status, generate
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.ray_session import RaySession
+from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from tests.support.ray_runs import runner
 from tests.support.runs import prepared

@@ -11,12 +11,12 @@ import dagster as dg
 from dlgforge_core.config import ChecksConfig, validate
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.verify import verify_dataset
-from dlgforge_core.judging.reading import judged_dialogues
+from dlgforge_core.judging.results import judged_dialogues
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.quality.checks import CHECKS, DROP_RATE, PartEnds, run_checks
 from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, CheckReport, Findings, findings_of
-from dlgforge_core.store.check_findings import kept_findings, questions_of
-from dlgforge_core.store.finished import Part, Scope
+from dlgforge_core.quality.stored_findings import kept_findings, questions_of
+from dlgforge_core.store.results import Part, Scope
 from dlgforge_core.store.run_store import RunRecord, RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec

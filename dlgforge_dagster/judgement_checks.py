@@ -8,11 +8,11 @@ from typing import Any
 import dagster as dg
 
 from dlgforge_core.config import ChecksConfig, validate
-from dlgforge_core.judging.reading import judged_dialogues
+from dlgforge_core.judging.results import judged_dialogues
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.quality.checks import run_checks
 from dlgforge_core.quality.findings import PASS_RATE, CheckReport, findings_of
-from dlgforge_core.store.finished import Scope
+from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec

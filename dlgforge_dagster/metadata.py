@@ -9,16 +9,16 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from dlgforge_core.export.markdown import escape_markdown, sample_markdown
+from dlgforge_core.export.markdown import escape_inline, sample_markdown
 from dlgforge_core.export.plots import markdown_image, overview_png
 from dlgforge_core.export.schema import COLUMN_TEXTS, PARQUET_SCHEMA
 from dlgforge_core.generation.endpoint_figures import EndpointFigures, endpoint_figures
 from dlgforge_core.generation.prepare import PreparedRun
-from dlgforge_core.generation.session import RunReport
+from dlgforge_core.generation.run import RunReport
+from dlgforge_core.planning.seed_folder import SeedReading
 from dlgforge_core.quality.figures import DialogueFigures
-from dlgforge_core.runtime.vllm_metrics import ReplicaMetrics
-from dlgforge_core.seed_folder import SeedReading
-from dlgforge_core.store.finished import Scope
+from dlgforge_core.runtime.serving.vllm_metrics import ReplicaMetrics
+from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 
 N_SAMPLES = 3
@@ -53,7 +53,7 @@ def seed_topics_metadata(reading: SeedReading) -> Mapping[str, Any]:
     topics = [topic for batch in batches for topic in batch.topics]
     spread = topics[:: max(1, len(topics) // 8)]
     examples = "\n".join(
-        f"- *{t.language}* **{escape_markdown(t.topic, 200)}**: {escape_markdown(t.question or '', 300)}"
+        f"- *{t.language}* **{escape_inline(t.topic, 200)}**: {escape_inline(t.question or '', 300)}"
         for t in spread
     )
     metadata: dict[str, Any] = {
@@ -66,7 +66,7 @@ def seed_topics_metadata(reading: SeedReading) -> Mapping[str, Any]:
     }
     if problems:
         metadata["problems"] = dg.MetadataValue.md(
-            "\n".join(f"- {escape_markdown(p, 500)}" for p in problems[:50])
+            "\n".join(f"- {escape_inline(p, 500)}" for p in problems[:50])
         )
     return metadata
 

@@ -15,8 +15,8 @@ import dagster as dg
 from dagster import DagsterRunStatus
 
 from dlgforge_core.errors import ConfigError, SeedError
-from dlgforge_core.planning import topics_for
-from dlgforge_core.seed_folder import (
+from dlgforge_core.planning.plan import topics_for
+from dlgforge_core.planning.seed_folder import (
     SEED_FOLDER_ENV,
     SeedFile,
     list_seed_files,
@@ -25,12 +25,12 @@ from dlgforge_core.seed_folder import (
     same_batch,
     seed_place,
 )
-from dlgforge_core.seeds import SeedBatch, batch_name, parse_seed_batch
+from dlgforge_core.planning.seeds import SeedBatch, batch_name, parse_seed_batch
 from dlgforge_core.store.run_store import RunStore
-from dlgforge_dagster.alive import has_no_process, is_watched
 from dlgforge_dagster.assets.seed_topics import seed_problem
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import Jobs
+from dlgforge_dagster.liveness import has_no_process, is_watched
 from dlgforge_dagster.partitions import PARTITION, RANGE_END, RANGE_START, dialogue_key
 from dlgforge_dagster.resources import StoreResource
 from dlgforge_dagster.run_config import RUN_CONFIG_ENV, read_run_config

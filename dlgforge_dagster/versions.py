@@ -12,8 +12,8 @@ import dagster as dg
 from pydantic import BaseModel
 
 from dlgforge_core.config import Recipe
-from dlgforge_core.fingerprint import CONTENT_VERSION, ContentSource, content_config
-from dlgforge_core.personas import read_personas
+from dlgforge_core.planning.fingerprint import CONTENT_VERSION, ContentSource, content_config
+from dlgforge_core.planning.personas import read_personas
 
 DATA_VERSION = "dagster/data_version"
 _USER_PROVIDED = "dagster/data_version_is_user_provided"

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from dlgforge_core.store.embedded import dlgforge_home, embedded_dsn
+from dlgforge_core.database.embedded import dlgforge_home, embedded_dsn
 
 CONFIG = "examples/demo.yaml"
 MODULE = "dlgforge_dagster.definitions"

@@ -12,7 +12,7 @@ import dagster as dg
 import psycopg
 import pytest
 
-from dlgforge_core.store.embedded import embedded_dsn
+from dlgforge_core.database.embedded import embedded_dsn
 from dlgforge_core.store.run_store import RunStore
 from tests.support.simulated.options import Options
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint

@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from dlgforge_core.common.hints import hint
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.hints import hint
 
 M = TypeVar("M", bound="ConfigModel")
 

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from dlgforge_core.common.hints import hint
 from dlgforge_core.config.base import ConfigModel, VariableName
 from dlgforge_core.config.knowledge import EmbeddingConfig
 from dlgforge_core.dialogue import MAX_SCORE
-from dlgforge_core.hints import hint
 
 FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "parquet")
 # The columns of the ShareGPT files, which `output_columns` may rename; `dlgforge_core.export` fills them.

@@ -26,7 +26,7 @@ def sample_markdown(dialogues: Iterable[Dialogue], limit: int = 5, max_chars: in
 def _sample(dialogue: Dialogue, max_chars: int) -> Iterator[str]:
     plan = dialogue.plan
     about = topic_of(plan, dialogue.turns) or ", ".join(documents_of(dialogue.turns))
-    yield f"### {_inline(about, 200)} ({_inline(plan.language, 20)})"
+    yield f"### {escape_inline(about, 200)} ({escape_inline(plan.language, 20)})"
     for turn in dialogue.turns:
         yield f"**User**\n\n{escape_markdown(turn.user, max_chars)}"
         yield f"**Assistant**\n\n{escape_markdown(turn.assistant, max_chars)}"
@@ -37,13 +37,9 @@ def _sample(dialogue: Dialogue, max_chars: int) -> Iterator[str]:
 
 
 def _verdict(who: str, judgement: Judgement) -> str:
-    reasons = ", ".join(_inline(reason, 60) for reason in judgement.reasons)
-    comment = f" · {_inline(judgement.comment, 400)}" if judgement.comment.strip() else ""
+    reasons = ", ".join(escape_inline(reason, 60) for reason in judgement.reasons)
+    comment = f" · {escape_inline(judgement.comment, 400)}" if judgement.comment.strip() else ""
     return f"*{who}: {judgement.score}/{MAX_SCORE}* · {reasons}{comment}"
-
-
-def _inline(text: str, max_chars: int) -> str:
-    return escape_markdown(" ".join(text.split()), max_chars)
 
 
 def escape_markdown(text: str, max_chars: int) -> str:
@@ -59,3 +55,8 @@ def escape_markdown(text: str, max_chars: int) -> str:
         else:
             paragraphs.append([])
     return "\n\n".join("\\\n".join(lines) for lines in paragraphs if lines)
+
+
+def escape_inline(text: str, max_chars: int) -> str:
+    """As `escape_markdown`, in one line: for list items, headings, and what stands between markup of ours."""
+    return escape_markdown(" ".join(text.split()), max_chars)

@@ -11,16 +11,16 @@ from typing import Any, Protocol
 
 from dlgforge_core.config import AgentsConfig, CoverageConfig, JudgeConfig
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Role, Turn, TurnDetails
-from dlgforge_core.generation import prompts
 from dlgforge_core.generation.grounding import Anchor, Grounding, evidence_of
-from dlgforge_core.generation.judged_evidence import chunks_shown, verdict_messages
-from dlgforge_core.generation.said import question_of, without_quotes
-from dlgforge_core.generation.slots import CallSlots
 from dlgforge_core.generation.tools import Toolbox, answer_with_tools
-from dlgforge_core.knowledge.passages import quote_passages
 from dlgforge_core.knowledge.types import Hit
 from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message, ToolDefinition
-from dlgforge_core.material import names_material
+from dlgforge_core.prompting import dialogue_prompts as prompts
+from dlgforge_core.prompting.model_output import question_of, without_quotes
+from dlgforge_core.prompting.passage_marks import names_material
+from dlgforge_core.prompting.quoting import quote_passages
+from dlgforge_core.prompting.verdict_evidence import chunks_shown, verdict_messages
+from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.worker_store import Claim
 

@@ -16,10 +16,10 @@ from dlgforge_core.config import (
 )
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.fingerprint import NO_SOURCE, ContentSource
-from dlgforge_core.personas import read_personas
-from dlgforge_core.planning import plan_run
-from dlgforge_core.seeds import SeedBatch
+from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource
+from dlgforge_core.planning.personas import read_personas
+from dlgforge_core.planning.plan import plan_run
+from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.store.run_store import RunStore
 
 

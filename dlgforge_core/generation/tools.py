@@ -16,7 +16,6 @@ from dlgforge_core.config.tools import ToolsConfig
 from dlgforge_core.dialogue import DropReason, ToolEvent
 from dlgforge_core.errors import RunStoppedError, StoreError
 from dlgforge_core.generation.web_search import WebSearch, WebSearchError
-from dlgforge_core.knowledge.passages import quote_passages
 from dlgforge_core.knowledge.types import Hit
 from dlgforge_core.llm import structured
 from dlgforge_core.llm.chat import CallError, Completion
@@ -28,37 +27,14 @@ from dlgforge_core.llm.tool_calls import (
     fold,
     result_message,
 )
+from dlgforge_core.prompting.quoting import quote_passages
+from dlgforge_core.prompting.tool_definitions import MAX_TOP_K, VECTOR_DB_SEARCH, WEB_SEARCH
 
 _log = logging.getLogger(__name__)
 
-MAX_TOP_K = 10
 MAX_QUERY_CHARS = 1000
 MAX_CALLS_AT_ONCE = 8
 MAX_NAME_CHARS = 64
-
-_QUERY = {"type": "string", "description": "What to look for, in a few words or as a question."}
-VECTOR_DB_SEARCH = ToolDefinition(
-    "vector_db_search",
-    "Searches the knowledge base and returns the passages that fit best.",
-    {
-        "type": "object",
-        "properties": {
-            "query": _QUERY,
-            "top_k": {
-                "type": "integer",
-                "minimum": 1,
-                "maximum": MAX_TOP_K,
-                "description": "How many passages.",
-            },
-        },
-        "required": ["query"],
-    },
-)
-WEB_SEARCH = ToolDefinition(
-    "web_search",
-    "Searches the web and returns titles and snippets of the pages that fit best.",
-    {"type": "object", "properties": {"query": _QUERY}, "required": ["query"]},
-)
 
 
 class PassageSearch(Protocol):

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from dlgforge_core.api_keys import redact
-from dlgforge_core.hosts import is_loopback
+from dlgforge_core.common.hosts import is_loopback
+from dlgforge_core.common.secrets import redact
 from dlgforge_core.knowledge.types import Chunk, Hit
 from dlgforge_core.llm.chat import excerpt
 

@@ -15,9 +15,9 @@ from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import LeaseLostError, RunRefusedError
 from dlgforge_core.generation.dialogue_run import DialogueContext, DialogueRun
 from dlgforge_core.generation.grounding import Grounding
-from dlgforge_core.generation.slots import CallSlots, claim_threshold
 from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.llm.client import CallError, LlmClient, RequestRefusedError
+from dlgforge_core.scheduling.call_slots import CallSlots, claim_threshold
 from dlgforge_core.store.worker_store import Claim, WorkerStore
 
 _log = logging.getLogger(__name__)

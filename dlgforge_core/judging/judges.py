@@ -12,10 +12,10 @@ import orjson
 from dlgforge_core.config import AgentConfig, JudgeConfig, JudgeModelConfig, LlmConfig
 from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic, Turn
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.fingerprint import weights_of
-from dlgforge_core.generation import prompts
-from dlgforge_core.generation.judged_evidence import verdict_messages
 from dlgforge_core.llm.tool_calls import Message
+from dlgforge_core.planning.fingerprint import weights_of
+from dlgforge_core.prompting import dialogue_prompts as prompts
+from dlgforge_core.prompting.verdict_evidence import verdict_messages
 
 WHOLE = -1
 """The turn index of a verdict on the whole conversation."""

@@ -14,15 +14,15 @@ import orjson
 import psycopg
 
 from dlgforge_core.config import JudgeConfig, PostgresConfig
+from dlgforge_core.database import lock_keys
+from dlgforge_core.database.locks import try_lock
+from dlgforge_core.database.reconnecting import PatientConnection
 from dlgforge_core.dialogue import DialoguePlan, Judgement, Turn
 from dlgforge_core.errors import StoreError
-from dlgforge_core.generation.judged_evidence import chunks_shown
 from dlgforge_core.judging.judges import Judge
 from dlgforge_core.knowledge.texts import chunk_texts
-from dlgforge_core.store import lock_keys
-from dlgforge_core.store.advisory import try_lock
-from dlgforge_core.store.finished import Scope
-from dlgforge_core.store.patience import PatientConnection
+from dlgforge_core.prompting.verdict_evidence import chunks_shown
+from dlgforge_core.store.results import Scope
 from dlgforge_core.store.writes import storable
 
 _PAGE = 100

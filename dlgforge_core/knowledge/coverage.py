@@ -12,12 +12,12 @@ import orjson
 import psycopg
 
 from dlgforge_core.config import CoverageConfig
+from dlgforge_core.database import lock_keys
+from dlgforge_core.database.connection import AsyncConnection
 from dlgforge_core.knowledge.index_store import index_documents
 from dlgforge_core.knowledge.pool import Candidates, Choice, DocumentPool, Places, Uses
 from dlgforge_core.languages import base_code
-from dlgforge_core.store import lock_keys
-from dlgforge_core.store.connection import AsyncConnection
-from dlgforge_core.store.finished import FORMER_PLANS
+from dlgforge_core.store.results import FORMER_PLANS
 
 # Taken before anything is read or written, so that nobody holds a row while waiting for another: no
 # deadlock, and no count that two workers have read at once.

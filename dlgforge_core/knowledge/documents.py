@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from dlgforge_core.knowledge.folder import SourceFile
 from dlgforge_core.knowledge.html_text import html_text
-from dlgforge_core.knowledge.passages import neutralise
+from dlgforge_core.prompting.quoting import neutralise
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 MAX_LINE_BYTES = 16 * 1024 * 1024

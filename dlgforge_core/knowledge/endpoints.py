@@ -10,10 +10,10 @@ import httpx
 import orjson
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from dlgforge_core.api_keys import redact, sendable
+from dlgforge_core.common.hosts import is_loopback
+from dlgforge_core.common.secrets import redact, sendable
 from dlgforge_core.config import EmbeddingConfig, RerankConfig
 from dlgforge_core.errors import BackendError, ConfigError
-from dlgforge_core.hosts import is_loopback
 from dlgforge_core.llm.chat import excerpt
 from dlgforge_core.llm.endpoints import Endpoint
 

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dlgforge_core.config import PostgresConfig
+from dlgforge_core.database.connection import AsyncConnection
+from dlgforge_core.database.reconnecting import AsyncPatientConnection
 from dlgforge_core.errors import KnowledgeError
 from dlgforge_core.knowledge.dense import vectors_from_rows
 from dlgforge_core.knowledge.types import Chunk
-from dlgforge_core.store.connection import AsyncConnection
-from dlgforge_core.store.patience import AsyncPatientConnection
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import orjson
 import psycopg
 
+from dlgforge_core.database import lock_keys
 from dlgforge_core.knowledge.types import Document
-from dlgforge_core.store import lock_keys
 
 _POLL_S = 0.2
 ID_BYTES = 16

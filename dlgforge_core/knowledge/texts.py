@@ -9,7 +9,7 @@ from dataclasses import replace
 import psycopg
 
 from dlgforge_core.dialogue import Dialogue, Turn
-from dlgforge_core.knowledge.passages import neutralise
+from dlgforge_core.prompting.quoting import neutralise
 
 _BATCH = 200  # dialogues
 

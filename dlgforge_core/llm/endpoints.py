@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlgforge_core.api_keys import secret_parts
+from dlgforge_core.common.secrets import secret_parts
 from dlgforge_core.config import CALL_TIMEOUT_S, EndpointConfig, LlmConfig
 from dlgforge_core.errors import ConfigError
 

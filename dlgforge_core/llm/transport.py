@@ -19,9 +19,9 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from dlgforge_core.api_keys import redact, sendable
+from dlgforge_core.common.hosts import is_loopback
+from dlgforge_core.common.secrets import redact, sendable
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.hosts import is_loopback
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.stats import FailureKind
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlgforge_core.common.questions import question_key
 from dlgforge_core.config import ChecksConfig
 from dlgforge_core.dialogue import Outcomes
 from dlgforge_core.quality.findings import (
@@ -23,9 +24,8 @@ from dlgforge_core.quality.findings import (
     Finding,
     Findings,
 )
-from dlgforge_core.quality.questions import question_key
 
-REPEATS = "unique_questions"
+_REPEATS = "unique_questions"
 DROP_RATE = "drop_rate"
 # Dialogues that must have ended in a part for its own drop rate to say anything.
 _PART_COUNTS_FROM = 4
@@ -47,7 +47,7 @@ CHECKS: tuple[CheckInfo, ...] = (
     CheckInfo("schema", "Every dialogue has its id, language, topic, and turns in order; scores fit.", True),
     CheckInfo("roles_alternate", "User and assistant take turns; the user begins, the assistant ends.", True),
     CheckInfo("no_empty_messages", "Every message has words in it.", True),
-    CheckInfo(REPEATS, "No question is asked twice, wherever in the set.", True),
+    CheckInfo(_REPEATS, "No question is asked twice, wherever in the set.", True),
     CheckInfo(DROP_RATE, "Enough of the planned dialogues were finished.", True),
     CheckInfo("turn_counts", "Every dialogue has as many turns as were planned.", False),
     CheckInfo("no_cut_messages", "Messages do not end in the middle of a sentence.", False),
@@ -97,8 +97,8 @@ def run_checks(
         for name in found.keys() & collectors.keys():
             collectors[name].merge(found[name])
     reports = {name: collector.report() for name, collector in collectors.items()}
-    if REPEATS in names:
-        reports[REPEATS] = _repeated_questions(asked, config)
+    if _REPEATS in names:
+        reports[_REPEATS] = _repeated_questions(asked, config)
     if DROP_RATE in names:
         reports[DROP_RATE] = _drop_rate(outcomes, parts, config)
     return [reports[name] for name in names]
@@ -118,7 +118,7 @@ def _repeated_questions(asked: Callable[[], Iterable[Asked]], config: ChecksConf
     examples = tuple(itertools.islice(found, config.max_examples))
     figures = {"looked_at": len(keys), "wrong": len(again), "share": round(len(again) / max(len(keys), 1), 4)}
     told = f"{len(again)} of {len(keys)} questions repeat an earlier one"
-    return CheckReport(REPEATS, not len(again), told, figures, examples)
+    return CheckReport(_REPEATS, not len(again), told, figures, examples)
 
 
 def _short_key(question: str) -> int:

@@ -36,8 +36,8 @@ _CODE = (
     "quality.findings",
     "quality.leaks",
     "quality.language",
-    "quality.questions",
-    "material",
+    "common.questions",
+    "prompting.passage_marks",
     "languages",
 )
 _DETECTOR = "lingua-language-detector"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from dlgforge_core.common.questions import normal_form
 from dlgforge_core.dialogue import Dialogue, Role, Turn
-from dlgforge_core.material import FRAME, QUOTE_MARK, names_material
-from dlgforge_core.quality.questions import normal_form
+from dlgforge_core.prompting.passage_marks import FRAME, QUOTE_MARK, names_material
 
 _TEMPLATE = re.compile(
     r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|</?s>|Ask me (?:a|another) short question"

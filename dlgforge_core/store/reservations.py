@@ -11,7 +11,9 @@ from typing import Any
 import orjson
 import psycopg
 
-from dlgforge_core.quality.near_duplicates import (
+from dlgforge_core.common.questions import normal_form
+from dlgforge_core.store import statements as sql
+from dlgforge_core.store.near_duplicates import (
     Marks,
     banding_for,
     greatest_distance,
@@ -19,8 +21,6 @@ from dlgforge_core.quality.near_duplicates import (
     marks,
     shingles,
 )
-from dlgforge_core.quality.questions import normal_form
-from dlgforge_core.store import statements as sql
 
 # Candidates verified for one question. Unrelated ones are rarely among them; only in a dataset of very like
 # questions could a near-copy stand behind so many.

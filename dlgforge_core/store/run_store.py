@@ -12,12 +12,13 @@ import orjson
 import psycopg
 
 from dlgforge_core.config import PostgresConfig
+from dlgforge_core.database.connection import connect
+from dlgforge_core.database.migrate import migrate
 from dlgforge_core.dialogue import Dialogue, DropReason, Outcomes, SeedTopic
 from dlgforge_core.errors import StoreError
-from dlgforge_core.planning import Plan
-from dlgforge_core.seeds import SeedBatch
-from dlgforge_core.store.connection import connect
-from dlgforge_core.store.finished import (
+from dlgforge_core.planning.plan import Plan
+from dlgforge_core.planning.seeds import SeedBatch
+from dlgforge_core.store.results import (
     Part,
     Scope,
     former_dialogues,
@@ -26,7 +27,6 @@ from dlgforge_core.store.finished import (
     stream_dialogues,
     throughput,
 )
-from dlgforge_core.store.migrate import migrate
 from dlgforge_core.store.writes import storable
 
 _COPY_CHUNK = 2_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlgforge_core.store import lock_keys
+from dlgforge_core.database import lock_keys
 
 # The advisory lock of a worker is held while it lives, and free when its connection is gone. It is taken
 # before the row can be seen, so that a worker without its lock is known to be dead.

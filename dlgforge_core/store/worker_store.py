@@ -12,14 +12,14 @@ from typing import Any
 import orjson
 import psycopg
 
+from dlgforge_core.common.questions import normal_form
 from dlgforge_core.config import PostgresConfig
+from dlgforge_core.database.connection import AsyncConnection
+from dlgforge_core.database.group_writer import GroupWriter
+from dlgforge_core.database.reconnecting import AsyncPatientConnection
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn, TurnDetails
-from dlgforge_core.quality.questions import normal_form
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store import writes
-from dlgforge_core.store.connection import AsyncConnection
-from dlgforge_core.store.group_writer import GroupWriter
-from dlgforge_core.store.patience import AsyncPatientConnection
 from dlgforge_core.store.reservations import ACCEPTED, Reservation, UnlikeQuestions
 
 # How long writes gather while every call slot is taken and calls wait: the delay costs nothing then.

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import psycopg
 
+from dlgforge_core.common.questions import question_key
 from dlgforge_core.dialogue import DropReason, Judgement, Turn, TurnDetails
 from dlgforge_core.errors import LeaseLostError
-from dlgforge_core.quality.questions import question_key
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store.reservations import Question, Reservation, UnlikeQuestions
 

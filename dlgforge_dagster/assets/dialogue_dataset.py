@@ -12,24 +12,24 @@ import dagster as dg
 from pydantic import Field
 
 from dlgforge_core.config import DatasetFilesConfig, SemanticDedupConfig, validate
+from dlgforge_core.database.embedded import dlgforge_home
 from dlgforge_core.dialogue import Outcomes
 from dlgforge_core.export.filters import EmptyDatasetError
 from dlgforge_core.export.markdown import sample_markdown
 from dlgforge_core.export.writer import DatasetSummary, write_dataset
-from dlgforge_core.generation.tools import VECTOR_DB_SEARCH, WEB_SEARCH
-from dlgforge_core.judging.reading import agreement, judged_dialogues
+from dlgforge_core.judging.results import agreement, judged_dialogues
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.knowledge.embedding import blocking_embedder
 from dlgforge_core.knowledge.endpoints import embedding_endpoint
 from dlgforge_core.knowledge.texts import with_texts
+from dlgforge_core.prompting.tool_definitions import VECTOR_DB_SEARCH, WEB_SEARCH
 from dlgforge_core.quality.semantic import SemanticDedup
-from dlgforge_core.store.embedded import dlgforge_home
 from dlgforge_core.store.run_store import RunRecord
 from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import N_SAMPLES, count_table, dataset_metadata, table
-from dlgforge_dagster.sitting import run_and_scope
+from dlgforge_dagster.steps import run_and_scope
 from dlgforge_dagster.tags import OWNERS
 from dlgforge_dagster.versions import code_version
 

@@ -10,12 +10,14 @@ import dagster as dg
 
 from dlgforge_core.config import GenerationConfig, LlmConfig, validate, web_search_key
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.generation.local import WorkerSpec, WorkerThread, knowledge_access
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
-from dlgforge_core.generation.session import Runner, RunReport, Status, generate
+from dlgforge_core.generation.run import Runner, RunReport, Status, generate
+from dlgforge_core.generation.worker_thread import WorkerSpec, WorkerThread, knowledge_access
 from dlgforge_core.knowledge.current import CurrentIndex, current_index
-from dlgforge_core.planning import topics_for
-from dlgforge_core.runtime.bootstrap import (
+from dlgforge_core.planning.plan import topics_for
+from dlgforge_core.planning.seeds import SeedBatch
+from dlgforge_core.runtime.cluster.head import NeedsHead
+from dlgforge_core.runtime.distributed.bootstrap import (
     call_slots,
     check_reach,
     is_bootstrapped,
@@ -23,10 +25,8 @@ from dlgforge_core.runtime.bootstrap import (
     starts_servers,
     worker_addresses,
 )
-from dlgforge_core.runtime.ray_head import NeedsHead
-from dlgforge_core.runtime.ray_runner import PLACEMENT_TIMEOUT_S, RayRunner
-from dlgforge_core.seeds import SeedBatch
-from dlgforge_core.store.finished import Part
+from dlgforge_core.runtime.distributed.ray_runner import PLACEMENT_TIMEOUT_S, RayRunner
+from dlgforge_core.store.results import Part
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.coverage import coverage_metadata
@@ -34,7 +34,7 @@ from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import dialogues_metadata
 from dlgforge_dagster.partitions import dialogue_key, is_mislabelled, seed_batch_of
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
-from dlgforge_dagster.sitting import as_failure, endpoints_place, failure, tell_status
+from dlgforge_dagster.steps import as_failure, endpoints_place, failure, tell_status
 from dlgforge_dagster.tags import FINGERPRINT_TAG, NOTHING_TAG, OWNERS, RUN_ID_TAG
 from dlgforge_dagster.versions import Provenance, dialogues_version, digest, told_versions
 

@@ -12,21 +12,21 @@ from pydantic import Field
 from dlgforge_core.config import JudgeConfig, validate
 from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.export.markdown import escape_markdown
+from dlgforge_core.export.markdown import escape_inline
 from dlgforge_core.export.plots import markdown_image
 from dlgforge_core.judging.agreement import Agreement
 from dlgforge_core.judging.judges import WHOLE
 from dlgforge_core.judging.plots import judges_png
-from dlgforge_core.judging.reading import LowScore, agreement, lowest_scores
-from dlgforge_core.judging.session import JudgingReport, JudgingStatus, judge_dialogues
+from dlgforge_core.judging.results import LowScore, agreement, lowest_scores
+from dlgforge_core.judging.run import JudgingReport, JudgingStatus, judge_dialogues
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.store.finished import Scope
+from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import table
-from dlgforge_dagster.sitting import (
+from dlgforge_dagster.steps import (
     as_failure,
     endpoints_place,
     failure,
@@ -236,21 +236,22 @@ def _lowest_markdown(lowest: Sequence[LowScore], names: Mapping[str, str]) -> st
     parts = []
     for low in lowest:
         what = "whole conversation" if low.turn_index == WHOLE else f"turn {low.turn_index + 1}"
-        topic = escape_markdown(low.topic or "(off the seed topic)", 120)
-        lines = [f"**{topic}** ({escape_markdown(low.language, 40)}, `{low.dialogue_id}`, {what})", ""]
+        topic = escape_inline(low.topic or "(off the seed topic)", 120)
+        lines = [f"**{topic}** ({escape_inline(low.language, 40)}, `{low.dialogue_id}`, {what})", ""]
         for key, verdict in low.verdicts.items():
-            reasons = escape_markdown(", ".join(verdict.reasons), 200)
-            comment = escape_markdown(verdict.comment, 300)
+            reasons = escape_inline(", ".join(verdict.reasons), 200)
+            comment = escape_inline(verdict.comment, 300)
             lines.append(
-                f"- {escape_markdown(names[key], 60)}: {verdict.score}/{MAX_SCORE}, {reasons}. {comment}"
+                f"- {escape_inline(names[key], 60)}: {verdict.score}/{MAX_SCORE}, {reasons}. {comment}"
             )
-        lines += ["", f"> user: {_quoted(low.user)}", ">", f"> assistant: {_quoted(low.assistant)}"]
+        lines += [
+            "",
+            f"> user: {escape_inline(low.user, 400)}",
+            ">",
+            f"> assistant: {escape_inline(low.assistant, 400)}",
+        ]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
-
-
-def _quoted(text: str) -> str:
-    return " ".join(escape_markdown(text, 400).split())
 
 
 def _told(figure: float | None, digits: int) -> str:

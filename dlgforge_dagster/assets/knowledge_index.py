@@ -9,7 +9,7 @@ import dagster as dg
 
 from dlgforge_core.config import KnowledgeConfig, validate
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.export.markdown import escape_markdown
+from dlgforge_core.export.markdown import escape_inline
 from dlgforge_core.knowledge.coverage import unused_languages
 from dlgforge_core.knowledge.current import choose_index
 from dlgforge_core.knowledge.index_store import prune_indexes
@@ -99,11 +99,9 @@ def _metadata(report: IndexReport, notes: Sequence[str]) -> Mapping[str, Any]:
         named = {language or "not told": n for language, n in report.by_language.items()}
         metadata["languages"] = count_table("language", "documents", named)
     if notes:
-        metadata["notes"] = dg.MetadataValue.md(
-            "\n".join(f"- {escape_markdown(note, 500)}" for note in notes)
-        )
+        metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {escape_inline(note, 500)}" for note in notes))
     if report.problems:
         metadata["problems"] = dg.MetadataValue.md(
-            "\n".join(f"- {escape_markdown(problem, 500)}" for problem in report.problems[:50])
+            "\n".join(f"- {escape_inline(problem, 500)}" for problem in report.problems[:50])
         )
     return metadata

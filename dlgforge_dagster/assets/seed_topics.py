@@ -10,8 +10,8 @@ import dagster as dg
 
 from dlgforge_core.config import SeedsConfig, validate
 from dlgforge_core.errors import SeedError
-from dlgforge_core.seed_folder import read_seed_batches, seed_place
-from dlgforge_core.seeds import SeedBatch
+from dlgforge_core.planning.seed_folder import read_seed_batches, seed_place
+from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import seed_topics_metadata

@@ -8,10 +8,10 @@ from pydantic import PrivateAttr
 
 from dlgforge_core.config import LlmConfig, addresses_replaced, llm_from_environment, validate
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.provisioners import Provisioner, provisioner_for
-from dlgforge_core.runtime.vllm_fleet import VllmFleet
-from dlgforge_core.runtime.vllm_metrics import ReplicaMetrics
-from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
+from dlgforge_core.runtime.serving.provisioners import Provisioner, provisioner_for
+from dlgforge_core.runtime.serving.vllm_fleet import VllmFleet
+from dlgforge_core.runtime.serving.vllm_metrics import ReplicaMetrics
+from dlgforge_core.runtime.serving.vllm_provisioner import VllmManagedProvisioner
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.resources.ray import RayResource
 from dlgforge_dagster.resources.run_scoped import RunScopedResource

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import PrivateAttr
 
 from dlgforge_core.config import RayConfig, validate
-from dlgforge_core.runtime.ray_session import RaySession
+from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.resources.run_scoped import RunScopedResource
 

@@ -8,11 +8,11 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from dlgforge_core.config import PostgresConfig, StoreConfig, validate
-from dlgforge_core.store.dsn import ResolvedDsn, has_password, ping_blocking, resolve_dsn
-from dlgforge_core.store.embedded import dlgforge_home
+from dlgforge_core.database.dsn import ResolvedDsn, has_password, ping_blocking, resolve_dsn
+from dlgforge_core.database.embedded import dlgforge_home
 from dlgforge_core.store.run_store import RunStore
-from dlgforge_dagster.alive import show_alive
 from dlgforge_dagster.config import config_class, plain
+from dlgforge_dagster.liveness import show_alive
 from dlgforge_dagster.storage import instance_dsn
 
 _Base: Any = config_class(StoreConfig, dg.ConfigurableResource)

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from dlgforge_core.store.embedded import release_embedded
-from dlgforge_core.store.finished import Scope
+from dlgforge_core.database.embedded import release_embedded
+from dlgforge_core.store.results import Scope
 from tests.browser.test_sensors import Site, ended
 from tests.support.dagster_dev import DagsterDev, dagster_dev, run_workers
 from tests.support.postgres import wait_until_stopped

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from dlgforge_core.store.embedded import embedded_dsn, release_embedded
-from dlgforge_core.store.finished import Scope
+from dlgforge_core.database.embedded import embedded_dsn, release_embedded
+from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from tests.browser.test_ui import endpoint_env, picture, show_markdown
 from tests.end_to_end.job import Project, run_config

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from dlgforge_core.store.embedded import embedded_dsn, release_embedded
+from dlgforge_core.database.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.run_store import RunStore
 from tests.browser.conftest import IMAGES
 from tests.end_to_end.job import Project, run_config

@@ -13,10 +13,10 @@ import sys
 
 import uvloop
 
-from dlgforge_core.generation.local import run_worker
 from dlgforge_core.generation.worker import Worker
+from dlgforge_core.generation.worker_thread import run_worker
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.processes import PR_SET_PDEATHSIG, prctl
+from dlgforge_core.runtime.serving.processes import PR_SET_PDEATHSIG, prctl
 from dlgforge_core.store.run_store import RunStore
 from tests.support.runs import planned, spec
 

@@ -18,11 +18,11 @@ import pytest
 import ray
 
 from dlgforge_core.config import RayConfig, SpawnConfig
+from dlgforge_core.database.embedded import embedded_dsn, release_embedded
 from dlgforge_core.generation.prepare import PreparedRun
-from dlgforge_core.generation.session import Status
+from dlgforge_core.generation.run import Status
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.store.embedded import embedded_dsn, release_embedded
+from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from tests.end_to_end.job import Project, run_config
 from tests.support.postgres import postmaster_pid
@@ -169,7 +169,7 @@ def test_the_coordinator_killed_in_mid_run_is_replaced(cluster: RaySession, stor
 def test_workers_that_die_at_once_end_the_run_with_the_reason(
     cluster: RaySession, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlgforge_core.runtime.coordinator.WORKER_RESTARTS", 2)
+    monkeypatch.setattr("dlgforge_core.runtime.distributed.coordinator.WORKER_RESTARTS", 2)
     run = planned(store, 40, n_turns=3, concurrency=1)
     killed: set[int] = set()
 

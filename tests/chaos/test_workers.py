@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from dlgforge_core.generation.local import WorkerThread
+from dlgforge_core.generation.worker_thread import WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
 from tests.chaos.harness import Book, driver, repeated

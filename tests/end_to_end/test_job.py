@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from dlgforge_core.config import RayConfig, validate
-from dlgforge_core.store.embedded import embedded_dsn, release_embedded
+from dlgforge_core.database.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.run_store import RunStore
 from tests.end_to_end.job import ROOT, Project, run_config
 from tests.support.postgres import tcp_postgres

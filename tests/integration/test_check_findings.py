@@ -13,8 +13,8 @@ from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.quality import findings
 from dlgforge_core.quality.checks import CheckReport, run_checks
 from dlgforge_core.quality.findings import COLLECTORS, Collector, findings_of
-from dlgforge_core.store.check_findings import kept_findings, questions_of
-from dlgforge_core.store.finished import Scope
+from dlgforge_core.quality.stored_findings import kept_findings, questions_of
+from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from tests.support.runs import planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint

@@ -13,9 +13,9 @@ import dagster as dg
 import pytest
 
 from dlgforge_core.config import GenerationConfig, JudgeConfig, Recipe, validate
-from dlgforge_core.store.advisory import generation_slot
+from dlgforge_core.database.locks import generation_slot
 from dlgforge_core.store.run_store import RunStore
-from dlgforge_dagster import sitting
+from dlgforge_dagster import steps as sitting
 from dlgforge_dagster.assets.judgements import build_judgements
 from dlgforge_dagster.checks import build_checks
 from dlgforge_dagster.config import config_class, plain

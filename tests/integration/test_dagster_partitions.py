@@ -12,8 +12,8 @@ import dagster as dg
 import pytest
 
 from dlgforge_core.config import PostgresConfig
-from dlgforge_core.store import lock_keys
-from dlgforge_core.store.advisory import generation_slot, hold_process_lock, process_lock_is_free
+from dlgforge_core.database import lock_keys
+from dlgforge_core.database.locks import generation_slot, hold_process_lock, process_lock_is_free
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import defs
 from dlgforge_dagster.partitions import RANGE_END, RANGE_START, SEED_BATCHES, dialogue_key

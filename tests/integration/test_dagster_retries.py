@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from dlgforge_dagster import sitting
+from dlgforge_dagster import steps as sitting
 from dlgforge_dagster.definitions import build_definitions
 from tests.support.simulated_endpoint import SimulatedEndpoint
 from tests.support.waiting import wait_until

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from dlgforge_core.config import PostgresConfig
-from dlgforge_core.store.advisory import process_lock_is_free
+from dlgforge_core.database.locks import process_lock_is_free
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import build_jobs

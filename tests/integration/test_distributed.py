@@ -17,10 +17,10 @@ import ray
 
 from dlgforge_core.config import SpawnConfig
 from dlgforge_core.errors import RunStoppedError
-from dlgforge_core.generation.local import WorkerThread
-from dlgforge_core.generation.session import Status, generate
+from dlgforge_core.generation.run import Status, generate
+from dlgforge_core.generation.worker_thread import WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.ray_session import RaySession
+from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import defs
 from tests.support.ray_runs import carry, committed, local_cluster, runner
@@ -232,7 +232,7 @@ def test_workers_without_a_place_hold_nothing_up(cluster: RaySession, store: Run
 def test_when_no_worker_can_be_placed_it_is_said_and_ends(
     cluster: RaySession, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlgforge_core.runtime.coordinator.PLACEMENT_PROGRESS_S", 0.5)
+    monkeypatch.setattr("dlgforge_core.runtime.distributed.coordinator.PLACEMENT_PROGRESS_S", 0.5)
     run = planned(store, 4)
     said: list[str] = []
     with pytest.raises(RunStoppedError, match=r"no worker got a place .* within 2 s; each asks for 99 CPU"):

@@ -22,9 +22,9 @@ import pytest
 from dlgforge_core.config import EMBEDDED_MODEL_NAME, EmbeddedConfig
 from dlgforge_core.errors import BackendError
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime import embedded_model
-from dlgforge_core.runtime.embedded_model import EmbeddedModelServer
-from dlgforge_core.runtime.processes import ServerProcess
+from dlgforge_core.runtime.serving import embedded_model
+from dlgforge_core.runtime.serving.embedded_model import EmbeddedModelServer
+from dlgforge_core.runtime.serving.processes import ServerProcess
 from tests.support.processes import runs
 from tests.support.waiting import wait_until
 
@@ -191,7 +191,7 @@ class TestLifetime:
             """
             import sys, threading, time
             from dlgforge_core.config import EmbeddedConfig
-            from dlgforge_core.runtime.embedded_model import EmbeddedModelServer
+            from dlgforge_core.runtime.serving.embedded_model import EmbeddedModelServer
             server = EmbeddedModelServer(EmbeddedConfig())
             thread = threading.Thread(target=server.start, args=(2,))
             thread.start()
@@ -219,7 +219,7 @@ class TestLifetime:
             """
             import signal
             from dlgforge_core.config import EmbeddedConfig
-            from dlgforge_core.runtime.embedded_model import EmbeddedModelServer
+            from dlgforge_core.runtime.serving.embedded_model import EmbeddedModelServer
             signal.signal(signal.SIGINT, lambda *_: None)
             server = EmbeddedModelServer(EmbeddedConfig())
             server.start(1)
@@ -330,7 +330,7 @@ class TestServerProcess:
         started = textwrap.dedent(
             """
             import os, sys, time
-            from dlgforge_core.runtime.processes import ServerProcess
+            from dlgforge_core.runtime.serving.processes import ServerProcess
             server = ServerProcess([sys.executable, "-c", "import time; time.sleep(60)"])
             time.sleep(0.3)
             heir = os.fork()  # holds the pipe open

@@ -15,10 +15,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from dlgforge_core.database.dsn import Reach, ping_blocking, reach
+from dlgforge_core.database.embedded import dlgforge_home, embedded_dsn, release_embedded
+from dlgforge_core.database.embedded_account import Account
 from dlgforge_core.errors import StoreError
-from dlgforge_core.store.dsn import Reach, ping_blocking, reach
-from dlgforge_core.store.embedded import dlgforge_home, embedded_dsn, release_embedded
-from dlgforge_core.store.embedded_account import Account
 from dlgforge_core.store.run_store import RunStore
 from tests.support.postgres import embedded_home, postmaster_pid, wait_until_stopped
 from tests.support.processes import runs
@@ -30,7 +30,7 @@ _USER = """
 import signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
-from dlgforge_core.store.embedded import embedded_dsn
+from dlgforge_core.database.embedded import embedded_dsn
 print(embedded_dsn(Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """
@@ -79,7 +79,7 @@ def _keeper_pids(home: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            if any(b"embedded_keeper" in part for part in arguments) and os.fsencode(home) in arguments:
+            if any(b"embedded_supervisor" in part for part in arguments) and os.fsencode(home) in arguments:
                 pids.append(int(entry.name))
     return pids
 
@@ -222,7 +222,7 @@ def test_ctrl_c_ends_the_user_but_not_the_server(embedded_home: Path, start_user
 def test_a_forked_child_keeps_the_server_for_itself(embedded_home: Path) -> None:
     script = (
         "import os, sys, time\nfrom pathlib import Path\n"
-        "from dlgforge_core.store.embedded import embedded_dsn\n"
+        "from dlgforge_core.database.embedded import embedded_dsn\n"
         "home = Path(sys.argv[1]); dsn = embedded_dsn(home)\n"
         "if os.fork() == 0:\n"
         "    time.sleep(2)\n"

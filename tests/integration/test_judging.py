@@ -19,13 +19,13 @@ from dlgforge_core.errors import ConfigError, RunStoppedError
 from dlgforge_core.generation.dialogue_run import call_seed
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.judging.judges import WHOLE, judges_of
-from dlgforge_core.judging.reading import agreement, judged_dialogues, lowest_scores, with_judgements
-from dlgforge_core.judging.session import JudgingStatus
+from dlgforge_core.judging.results import agreement, judged_dialogues, lowest_scores, with_judgements
+from dlgforge_core.judging.run import JudgingStatus
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.quality.figures import DialogueFigures
-from dlgforge_core.runtime.embedded_model import EmbeddedModelServer
-from dlgforge_core.store.finished import Scope, stream_dialogues
+from dlgforge_core.runtime.serving.embedded_model import EmbeddedModelServer
+from dlgforge_core.store.results import Scope, stream_dialogues
 from dlgforge_core.store.run_store import RunStore
 from tests.support.judging import generated, judge, judging, judging_process, verdicts
 from tests.support.postgres import wait_for_sessions_to_end

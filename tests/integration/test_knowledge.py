@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from dlgforge_core.config import CoverageConfig, KnowledgeConfig, PostgresConfig, RetrievalConfig, validate
+from dlgforge_core.database.connection import connect_async
 from dlgforge_core.errors import BackendError, ConfigError, KnowledgeError
 from dlgforge_core.knowledge.coverage import (
     Assignment,
@@ -34,7 +35,6 @@ from dlgforge_core.knowledge.indexing import index_knowledge
 from dlgforge_core.knowledge.pool import Candidates, DocumentPool
 from dlgforge_core.knowledge.retrieval import Knowledge, open_knowledge
 from dlgforge_core.knowledge.types import Document, IndexReport
-from dlgforge_core.store.connection import connect_async
 from dlgforge_core.store.run_store import RunStore
 from tests.support.documents import pdf
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint

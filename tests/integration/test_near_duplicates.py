@@ -15,14 +15,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from dlgforge_core.common.questions import normal_form, question_key
 from dlgforge_core.config import PostgresConfig
+from dlgforge_core.database.migrate import SCHEMA, migrations
 from dlgforge_core.dialogue import DropReason
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.generation.prepare import PreparedRun
-from dlgforge_core.quality.near_duplicates import jaccard, shingles
-from dlgforge_core.quality.questions import normal_form, question_key
 from dlgforge_core.store import reservations
-from dlgforge_core.store.migrate import SCHEMA, migrations
+from dlgforge_core.store.near_duplicates import jaccard, shingles
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_core.store.worker_store import WorkerStore
 from tests.support.runs import planned

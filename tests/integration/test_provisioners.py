@@ -11,7 +11,7 @@ import pytest
 
 from dlgforge_core.config import LlmConfig
 from dlgforge_core.errors import BackendError, ConfigError
-from dlgforge_core.runtime.provisioners import Provisioner, provisioner_for
+from dlgforge_core.runtime.serving.provisioners import Provisioner, provisioner_for
 from tests.support.simulated_endpoint import simulated_endpoint
 
 

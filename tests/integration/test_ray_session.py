@@ -20,12 +20,13 @@ import ray
 
 from dlgforge_core.config import ActorConfig, RayConfig
 from dlgforge_core.errors import RayError, RunStoppedError
-from dlgforge_core.generation.local import WorkerThread
-from dlgforge_core.generation.session import generate
+from dlgforge_core.generation.run import generate
+from dlgforge_core.generation.worker_thread import WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime import ray_address, ray_session
-from dlgforge_core.runtime.ray_head import NeedsHead
-from dlgforge_core.runtime.ray_session import RaySession
+from dlgforge_core.runtime.cluster import address as ray_address
+from dlgforge_core.runtime.cluster import session as ray_session
+from dlgforge_core.runtime.cluster.head import NeedsHead
+from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from tests.support.ports import closed_port, free_port
 from tests.support.processes import alive, descendants, line_of, program
@@ -36,7 +37,7 @@ from tests.support.waiting import seconds_until
 OWNED_DRIVER = """
 import time
 from dlgforge_core.config import RayConfig
-from dlgforge_core.runtime.ray_session import RaySession
+from dlgforge_core.runtime.cluster.session import RaySession
 import ray
 session = RaySession(RayConfig(address="local"))
 session.connect()
@@ -298,10 +299,10 @@ DOUBLING = """
 import sys
 from dlgforge_core.config import RayConfig
 from dlgforge_core.errors import RayError, RunStoppedError
-from dlgforge_core.generation.local import WorkerThread
-from dlgforge_core.generation.session import generate
+from dlgforge_core.generation.worker_thread import WorkerThread
+from dlgforge_core.generation.run import generate
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.ray_session import RaySession
+from dlgforge_core.runtime.cluster.session import RaySession
 import ray
 try:
     with RaySession(RayConfig(address=sys.argv[1])) as session:
@@ -315,8 +316,8 @@ RUN = """
 import sys
 from dlgforge_core.config import RayConfig
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.ray_head import NeedsHead
-from dlgforge_core.runtime.ray_session import RaySession
+from dlgforge_core.runtime.cluster.head import NeedsHead
+from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from tests.support.ray_runs import carry
 from tests.support.runs import planned
@@ -374,5 +375,5 @@ def test_a_run_by_way_of_the_client(guarded: Guarded, store: RunStore, sim: Simu
 
 
 def test_importing_the_session_does_not_import_ray() -> None:
-    code = "import sys, dlgforge_core.runtime.provisioners; sys.exit('ray' in sys.modules)"
+    code = "import sys, dlgforge_core.runtime.serving.provisioners; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode == 0

@@ -13,13 +13,13 @@ import psycopg
 import pytest
 
 from dlgforge_core.config import QUESTION_KINDS, GenerationConfig, LlmConfig, PostgresConfig, RunConfig
+from dlgforge_core.database.migrate import migrations
 from dlgforge_core.dialogue import DropReason, Judgement, SeedTopic, Turn
 from dlgforge_core.errors import BackendError, LeaseLostError, StoreError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
-from dlgforge_core.generation.session import Runner, generate
-from dlgforge_core.seeds import SeedBatch, read_seeds
-from dlgforge_core.store.finished import Scope
-from dlgforge_core.store.migrate import migrations
+from dlgforge_core.generation.run import Runner, generate
+from dlgforge_core.planning.seeds import SeedBatch, read_seeds
+from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_core.store.worker_store import WorkerStore
 from tests.support.runs import LLM

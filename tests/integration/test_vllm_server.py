@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dlgforge_core.common.restarts import RestartBudget
 from dlgforge_core.config import VllmConfig
 from dlgforge_core.errors import BackendError
-from dlgforge_core.runtime import vllm_server
-from dlgforge_core.runtime.restarts import RestartBudget
-from dlgforge_core.runtime.vllm_server import ReplicaState, ReplicaStatus, VllmServer
+from dlgforge_core.runtime.serving import vllm_server
+from dlgforge_core.runtime.serving.vllm_server import ReplicaState, ReplicaStatus, VllmServer
 from tests.support.processes import command_line
 from tests.support.waiting import seconds_until
 

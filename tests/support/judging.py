@@ -19,10 +19,10 @@ from typing import Any
 
 from dlgforge_core.config import JudgeConfig, LlmConfig, validate
 from dlgforge_core.generation.prepare import PreparedRun
-from dlgforge_core.judging.session import JudgingReport, JudgingStatus, judge_dialogues
+from dlgforge_core.judging.run import JudgingReport, JudgingStatus, judge_dialogues
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.processes import PR_SET_PDEATHSIG, prctl
-from dlgforge_core.store.finished import Scope
+from dlgforge_core.runtime.serving.processes import PR_SET_PDEATHSIG, prctl
+from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from tests.support.processes import kill
 from tests.support.runs import LLM, planned, spec, work

@@ -20,9 +20,9 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from dlgforge_core.runtime.processes import PR_SET_PDEATHSIG, prctl
-from dlgforge_core.store.embedded import find_install, release_embedded
-from dlgforge_core.store.embedded_account import Account, server_account
+from dlgforge_core.database.embedded import find_install, release_embedded
+from dlgforge_core.database.embedded_account import Account, server_account
+from dlgforge_core.runtime.serving.processes import PR_SET_PDEATHSIG, prctl
 from dlgforge_core.store.run_store import RunStore
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until

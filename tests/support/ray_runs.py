@@ -10,11 +10,11 @@ import pytest
 
 from dlgforge_core.config import ActorConfig, CoordinatorConfig, LlmConfig, RayConfig, SpawnConfig
 from dlgforge_core.generation.prepare import PreparedRun
-from dlgforge_core.generation.session import RunReport, Status, generate
+from dlgforge_core.generation.run import RunReport, Status, generate
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.bootstrap import overrides
-from dlgforge_core.runtime.ray_runner import RayRunner
-from dlgforge_core.runtime.ray_session import RaySession
+from dlgforge_core.runtime.cluster.session import RaySession
+from dlgforge_core.runtime.distributed.bootstrap import overrides
+from dlgforge_core.runtime.distributed.ray_runner import RayRunner
 from dlgforge_core.store.run_store import RunStore
 from tests.support.runs import MODEL, spec
 

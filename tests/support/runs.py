@@ -17,13 +17,13 @@ from dlgforge_core.config import (
     RunConfig,
     ToolsConfig,
 )
-from dlgforge_core.generation.local import WorkerSpec, run_worker
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
-from dlgforge_core.generation.session import merged_calls
+from dlgforge_core.generation.run import merged_calls
 from dlgforge_core.generation.worker import Worker, WorkerResult
+from dlgforge_core.generation.worker_thread import WorkerSpec, run_worker
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.stats import CallStats
-from dlgforge_core.seeds import read_seeds
+from dlgforge_core.planning.seeds import read_seeds
 from dlgforge_core.store.run_store import RunStore
 
 MODEL = "simulated"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dlgforge_core.dialogue import Judgement
 from dlgforge_core.judging.agreement import JudgeScores, agreement_of, merged_score
-from dlgforge_core.judging.reading import merged
+from dlgforge_core.judging.results import merged
 
 
 def by_combination(units: list[JudgeScores]) -> list[tuple[JudgeScores, int]]:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from dlgforge_core.common.restarts import LONGEST_PAUSE_S, WINDOW_S, RestartBudget
 from dlgforge_core.config import (
     DistributedConfig,
     GenerationConfig,
@@ -20,20 +21,19 @@ from dlgforge_core.config import (
     validate,
 )
 from dlgforge_core.errors import ConfigError, DlgforgeError, RunStoppedError, StoreError
-from dlgforge_core.generation.local import KnowledgeAccess, WorkerSpec
 from dlgforge_core.generation.prepare import PreparedRun
+from dlgforge_core.generation.worker_thread import KnowledgeAccess, WorkerSpec
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.bootstrap import (
+from dlgforge_core.runtime.cluster.session import RaySession
+from dlgforge_core.runtime.distributed.bootstrap import (
     call_slots,
     check_reach,
     is_bootstrapped,
     overrides,
     worker_addresses,
 )
-from dlgforge_core.runtime.provisioners import OpenAiProvisioner, provisioner_for
-from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.restarts import LONGEST_PAUSE_S, WINDOW_S, RestartBudget
-from dlgforge_core.runtime.worker_actor import Outcome, loss_reason, spec_in_place
+from dlgforge_core.runtime.distributed.worker_actor import Outcome, loss_reason, spec_in_place
+from dlgforge_core.runtime.serving.provisioners import OpenAiProvisioner, provisioner_for
 
 NETWORK_DSN = "postgresql://u:p@db.example.org/d"
 ENDPOINTS = [

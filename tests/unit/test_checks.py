@@ -28,7 +28,7 @@ from dlgforge_core.dialogue import (
 )
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
-from dlgforge_core.generation import prompts
+from dlgforge_core.prompting import dialogue_prompts as prompts
 from dlgforge_core.quality.checks import CHECKS, PartEnds, run_checks
 from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, CheckReport, findings_of
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
 
-from dlgforge_core.errors import StoreError
-from dlgforge_core.store.dsn import (
+from dlgforge_core.database.dsn import (
     DsnSource,
     PingError,
     Reach,
@@ -25,6 +24,7 @@ from dlgforge_core.store.dsn import (
     redact_dsn,
     resolve_dsn,
 )
+from dlgforge_core.errors import StoreError
 
 _A, _B, _C = "postgresql://a@h1/x", "host=h2 user=b", "postgres://c@h3/z"
 

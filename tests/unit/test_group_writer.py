@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlgforge_core.store import group_writer
-from dlgforge_core.store.group_writer import GroupWriter
+from dlgforge_core.database import group_writer
+from dlgforge_core.database.group_writer import GroupWriter
 
 
 class Sink:

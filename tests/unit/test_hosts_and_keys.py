@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlgforge_core.api_keys import redact, sendable
+from dlgforge_core.common.hosts import is_loopback
+from dlgforge_core.common.secrets import redact, sendable
 from dlgforge_core.errors import BackendError, ConfigError
-from dlgforge_core.hosts import is_loopback
 from dlgforge_core.knowledge.endpoints import JsonClient
 from dlgforge_core.llm.chat import MAX_REASON_CHARS
 from dlgforge_core.llm.endpoints import Endpoint

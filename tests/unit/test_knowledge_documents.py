@@ -18,7 +18,7 @@ from dlgforge_core.errors import ConfigError, KnowledgeError
 from dlgforge_core.knowledge.detection import detect_language
 from dlgforge_core.knowledge.documents import Problem, ReadDocument, read_documents
 from dlgforge_core.knowledge.folder import KnowledgeFolder, SourceFile
-from dlgforge_core.seed_folder import file_state
+from dlgforge_core.planning.seed_folder import file_state
 from tests.support.documents import pdf
 
 

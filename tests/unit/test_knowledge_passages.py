@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dlgforge_core.knowledge.citations import cited, support
-from dlgforge_core.knowledge.passages import neutralise, quote_passages
 from dlgforge_core.knowledge.types import Chunk, Hit
+from dlgforge_core.prompting.quoting import neutralise, quote_passages
 
 SHIPPED = sorted(Path("dlgforge_core/data/knowledge").rglob("*.md"))
 _TOKENS = """

@@ -14,15 +14,31 @@ import dlgforge_core
 ROOT = Path(dlgforge_core.__file__).parent
 
 ARROWS = {
-    "config": set[str](),
-    "llm": {"config"},
-    "quality": {"config"},
-    "store": {"config", "quality"},
+    "common": set[str](),
+    "config": {"common"},
+    "scheduling": set[str](),
+    "llm": {"common", "config"},
+    "database": {"common", "config"},
+    "planning": {"common", "config"},
+    "prompting": {"config", "llm"},
+    "store": {"common", "config", "database", "planning"},
+    "knowledge": {"common", "config", "database", "llm", "planning", "prompting", "store"},
+    "quality": {"common", "config", "prompting", "store"},
     "export": {"config", "quality"},
-    "knowledge": {"config", "llm", "store"},
-    "generation": {"config", "knowledge", "llm", "store"},
-    "judging": {"config", "export", "generation", "knowledge", "llm", "store"},
-    "runtime": {"config", "generation", "llm", "store"},
+    "generation": {"common", "config", "knowledge", "llm", "planning", "prompting", "scheduling", "store"},
+    "judging": {
+        "config",
+        "database",
+        "export",
+        "generation",
+        "knowledge",
+        "llm",
+        "planning",
+        "prompting",
+        "scheduling",
+        "store",
+    },
+    "runtime": {"common", "config", "database", "generation", "llm", "store"},
 }
 """Folders, and those they use. Modules beside the folders are for everyone, and use only each other and
 `config`."""

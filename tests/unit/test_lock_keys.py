@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dlgforge_core
 import dlgforge_dagster
-from dlgforge_core.store import lock_keys
+from dlgforge_core.database import lock_keys
 
 
 def test_no_two_locks_share_a_number() -> None:

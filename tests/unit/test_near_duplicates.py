@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlgforge_core.common.questions import normal_form
 from dlgforge_core.config import CoverageConfig, validate
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.quality import near_duplicates
-from dlgforge_core.quality.near_duplicates import (
+from dlgforge_core.store import near_duplicates
+from dlgforge_core.store.near_duplicates import (
     RECALL,
     Banding,
     banding_for,
@@ -23,7 +24,6 @@ from dlgforge_core.quality.near_duplicates import (
     shingles,
     signatures,
 )
-from dlgforge_core.quality.questions import normal_form
 
 ALPHABET = "abc éж ع中国あ한 😀1"
 forms = st.text(alphabet=ALPHABET, max_size=60).map(normal_form)
@@ -128,7 +128,7 @@ def test_signatures_estimate_jaccard_without_bias() -> None:
 
 _GOLDEN = """
 import hashlib
-from dlgforge_core.quality.near_duplicates import Banding, marks, signatures
+from dlgforge_core.store.near_duplicates import Banding, marks, signatures
 texts = ["how do i bake bread", "كيف أخبز الخبز", "怎样烤面包", ""]
 print(hashlib.sha256(signatures(texts, 160).astype("<u4").tobytes()).hexdigest()[:32])
 print(hashlib.sha256(repr(marks(texts, Banding(20, 8), "f")).encode()).hexdigest()[:32])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlgforge_core.errors import SeedError
-from dlgforge_core.personas import Personas, parse_personas, read_personas
+from dlgforge_core.planning.personas import Personas, parse_personas, read_personas
 
 GOOD = """\
 user:

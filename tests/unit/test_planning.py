@@ -28,11 +28,11 @@ from dlgforge_core.config import (
 )
 from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.fingerprint import ContentSource, content_config, content_fingerprint
-from dlgforge_core.personas import Personas
-from dlgforge_core.planning import Plan, Planning, plan_run
-from dlgforge_core.seeds import SeedBatch
-from dlgforge_core.turn_counts import TurnCounts
+from dlgforge_core.planning.fingerprint import ContentSource, content_config, content_fingerprint
+from dlgforge_core.planning.personas import Personas
+from dlgforge_core.planning.plan import Plan, Planning, plan_run
+from dlgforge_core.planning.seeds import SeedBatch
+from dlgforge_core.planning.turn_counts import TurnCounts
 
 
 def personas(users: int = 5, assistants: int = 3) -> Personas:

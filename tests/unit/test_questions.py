@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlgforge_core.quality.questions import normal_form, question_key
+from dlgforge_core.common.questions import normal_form, question_key
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import logging
 import pytest
 import ray
 
-from dlgforge_core.runtime.ray_calls import ask_all, first_line, kill_quietly, quietly
+from dlgforge_core.runtime.cluster.calls import ask_all, first_line, kill_quietly, quietly
 
 
 class Wrapped(Exception):

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from dlgforge_core.runtime import ray_head
-from dlgforge_core.runtime.ray_head import HeadWatch
+from dlgforge_core.runtime.cluster import head as ray_head
+from dlgforge_core.runtime.cluster.head import HeadWatch
 from tests.support.waiting import wait_until
 
 

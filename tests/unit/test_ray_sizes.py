@@ -8,7 +8,7 @@ import pytest
 
 from dlgforge_core.config import RayConfig, validate
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.runtime.ray_calls import told_again_after
+from dlgforge_core.runtime.cluster.calls import told_again_after
 
 
 @pytest.mark.parametrize(

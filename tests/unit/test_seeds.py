@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlgforge_core.errors import SeedError
-from dlgforge_core.seed_folder import list_seed_files, read_seed_batches
-from dlgforge_core.seeds import batch_name, parse_seed_batch, read_seed_file, read_seeds, topic_id
+from dlgforge_core.planning.seed_folder import list_seed_files, read_seed_batches
+from dlgforge_core.planning.seeds import batch_name, parse_seed_batch, read_seed_file, read_seeds, topic_id
 
 GOOD = '{"language": "en", "topic": "cooking", "question": "Why is my rice sticky?"}'
 

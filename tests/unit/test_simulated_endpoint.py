@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from dlgforge_core.config import JudgeConfig
 from dlgforge_core.dialogue import DialoguePlan, Judgement, Persona, SeedTopic, Turn
-from dlgforge_core.generation import prompts
+from dlgforge_core.prompting import dialogue_prompts as prompts
 from tests.support.simulated.classify import Classifier
 from tests.support.simulated.content import answer, question
 from tests.support.simulated.memory import PrefixCache

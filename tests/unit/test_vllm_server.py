@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 
 from dlgforge_core.config import VllmConfig
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.runtime.vllm_metrics import replica_metrics, sums_by_name
-from dlgforge_core.runtime.vllm_middleware.dlgforge_require_key import RequireKey
-from dlgforge_core.runtime.vllm_server import ReplicaState, ReplicaStatus, serve_command, serve_environment
-from dlgforge_core.runtime.vllm_settings import check_settings
+from dlgforge_core.runtime.serving.vllm_metrics import replica_metrics, sums_by_name
+from dlgforge_core.runtime.serving.vllm_middleware.dlgforge_require_key import RequireKey
+from dlgforge_core.runtime.serving.vllm_server import (
+    ReplicaState,
+    ReplicaStatus,
+    serve_command,
+    serve_environment,
+)
+from dlgforge_core.runtime.serving.vllm_settings import check_settings
 
 PAGE = """# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge

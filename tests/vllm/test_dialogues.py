@@ -11,13 +11,13 @@ import psutil
 import pytest
 
 from dlgforge_core.config import EmbeddedConfig, GenerationConfig, LlmConfig, PostgresConfig
-from dlgforge_core.generation.local import WorkerSpec, WorkerThread
 from dlgforge_core.generation.prepare import prepare_run
-from dlgforge_core.generation.session import merged_calls
-from dlgforge_core.runtime.embedded_model import model_path
-from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
-from dlgforge_core.seeds import read_seeds
+from dlgforge_core.generation.run import merged_calls
+from dlgforge_core.generation.worker_thread import WorkerSpec, WorkerThread
+from dlgforge_core.planning.seeds import read_seeds
+from dlgforge_core.runtime.cluster.session import RaySession
+from dlgforge_core.runtime.serving.embedded_model import model_path
+from dlgforge_core.runtime.serving.vllm_provisioner import VllmManagedProvisioner
 from dlgforge_core.store.run_store import RunStore
 from tests.support.processes import command_line
 from tests.vllm.servers import RAY, ROOT, VENV, settings, vllm_processes

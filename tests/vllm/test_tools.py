@@ -8,8 +8,8 @@ import pytest
 
 from dlgforge_core.config import JudgeConfig, KnowledgeConfig, ToolsConfig
 from dlgforge_core.knowledge.indexing import index_knowledge
-from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
+from dlgforge_core.runtime.cluster.session import RaySession
+from dlgforge_core.runtime.serving.vllm_provisioner import VllmManagedProvisioner
 from dlgforge_core.store.run_store import RunStore
 from tests.support.runs import MODEL, planned, spec, work
 from tests.vllm.servers import RAY, settings

@@ -11,8 +11,8 @@ import pytest
 
 from dlgforge_core.config import VllmConfig
 from dlgforge_core.errors import BackendError
-from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
+from dlgforge_core.runtime.cluster.session import RaySession
+from dlgforge_core.runtime.serving.vllm_provisioner import VllmManagedProvisioner
 from tests.support.waiting import seconds_until
 from tests.vllm.servers import RAY, settings, vllm_processes
 

@@ -17,9 +17,9 @@ import pytest
 import ray
 
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
-from dlgforge_core.runtime.vllm_server import ReplicaStatus
+from dlgforge_core.runtime.cluster.session import RaySession
+from dlgforge_core.runtime.serving.vllm_provisioner import VllmManagedProvisioner
+from dlgforge_core.runtime.serving.vllm_server import ReplicaStatus
 from tests.support.processes import alive, command_line, descendants, line_of, program
 from tests.support.waiting import seconds_until
 from tests.vllm.servers import RAY, settings, vllm_processes
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.timeout(600)
 DRIVER = """
 import sys, time
 from dlgforge_core.config import RayConfig, VllmConfig
-from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
+from dlgforge_core.runtime.cluster.session import RaySession
+from dlgforge_core.runtime.serving.vllm_provisioner import VllmManagedProvisioner
 session = RaySession(RayConfig(address="local"))
 session.connect()
 servers = VllmManagedProvisioner(VllmConfig.model_validate_json(sys.argv[1]), session)

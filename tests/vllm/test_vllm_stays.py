@@ -13,8 +13,8 @@ import ray
 
 from dlgforge_core.config import RayConfig, VllmConfig
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.ray_session import RaySession
-from dlgforge_core.runtime.vllm_provisioner import VllmManagedProvisioner
+from dlgforge_core.runtime.cluster.session import RaySession
+from dlgforge_core.runtime.serving.vllm_provisioner import VllmManagedProvisioner
 from tests.support.processes import alive, descendants, line_of, program
 from tests.support.waiting import seconds_until
 from tests.vllm.servers import settings

@@ -1,0 +1,108 @@
+"""How connections to the run state are opened, and how long they wait for a server that says nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+
+from dlgforge_core.config import PostgresConfig
+from dlgforge_core.database.migrate import SCHEMA
+
+T = TypeVar("T")
+
+SILENCE_GRACE_S = 10.0
+"""How much longer than a statement may take its answer is waited for, in seconds."""
+_LAST_WORDS_S = 5.0
+# What was sent to a peer that vanished is acknowledged within this time, or the connection is broken.
+_UNACKNOWLEDGED_MS = 30_000
+
+
+class _Connection(psycopg.Connection[Any]):
+    """A connection that gives up on a server that says nothing; see `_until_silent`."""
+
+    silence_s = float("inf")
+
+    def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
+        return super().wait(_until_silent(gen, self.pgconn, self.silence_s), *args, **options)
+
+
+class AsyncConnection(psycopg.AsyncConnection[Any]):
+    """The same for an event loop."""
+
+    silence_s = float("inf")
+
+    async def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
+        return await super().wait(_until_silent(gen, self.pgconn, self.silence_s), *args, **options)
+
+
+def connect_arguments(config: PostgresConfig, application: str) -> dict[str, Any]:
+    """Keyword arguments for psycopg's connect, common to all connections.
+
+    TCP keep-alives find out within about half a minute that the peer of an idle connection has vanished;
+    while something is unacknowledged the kernel sends none, and TCP_USER_TIMEOUT does that. Neither finds out
+    that the server's process stands still, for its kernel goes on answering: `_until_silent` does.
+    """
+    return {
+        "connect_timeout": max(1, round(config.connect_timeout_s)),
+        "application_name": application,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": _UNACKNOWLEDGED_MS,
+    }
+
+
+def session_setup(config: PostgresConfig) -> str:
+    """SQL each new session starts with; a statement, not `options`, which poolers refuse."""
+    return (
+        f"SET search_path TO {SCHEMA}; SET statement_timeout TO {round(config.statement_timeout_s * 1000)}; "
+        "SET TIME ZONE 'UTC'"
+    )
+
+
+def connect(dsn: str, config: PostgresConfig, application: str = "dlgforge") -> psycopg.Connection:
+    """A synchronous connection in autocommit mode, set to the run state's schema.
+
+    What runs on it fails with OperationalError when the server says nothing for the time a statement may
+    take and `SILENCE_GRACE_S` more.
+    """
+    connection = _Connection.connect(dsn, autocommit=True, **connect_arguments(config, application))
+    connection.silence_s = config.statement_timeout_s + SILENCE_GRACE_S
+    connection.execute(session_setup(config).encode())
+    return connection
+
+
+async def connect_async(dsn: str, config: PostgresConfig, application: str = "dlgforge") -> AsyncConnection:
+    """An asynchronous connection in autocommit mode, as `connect` gives them."""
+    connection = await AsyncConnection.connect(dsn, autocommit=True, **connect_arguments(config, application))
+    connection.silence_s = config.statement_timeout_s + SILENCE_GRACE_S
+    await connection.execute(session_setup(config).encode())
+    return connection
+
+
+def _until_silent(gen: PQGen[T], pgconn: psycopg.pq.abc.PGconn, limit_s: float) -> PQGen[T]:
+    """A conversation with the server, ended by OperationalError when it says nothing for `limit_s` seconds.
+
+    The server's own time-out of statements is no help against one that stands still: a stopped process, a
+    disk that hangs. The connection is closed then: nobody waits for what would come later.
+    """
+    heard = time.monotonic()
+    try:
+        waits_for = next(gen)
+        while True:
+            ready = yield waits_for
+            now = time.monotonic()
+            if ready is None:  # psycopg was interrupted, and waits again for the statement to be cancelled
+                heard, limit_s, ready = now, min(limit_s, _LAST_WORDS_S), psycopg.waiting.READY_NONE
+            elif ready & psycopg.waiting.READY_R:
+                heard = now
+            elif now - heard > limit_s:
+                pgconn.finish()
+                raise psycopg.OperationalError(f"the server is there but has said nothing for {limit_s:g} s")
+            waits_for = gen.send(ready)
+    except StopIteration as end:
+        result: T = end.value
+        return result

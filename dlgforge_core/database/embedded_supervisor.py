@@ -1,0 +1,370 @@
+"""The keeper of the embedded Postgres: runs the server for as long as any process uses it.
+
+Started detached by `dlgforge_core.database.embedded`, without site packages: it imports the standard library
+only, so that it is up within some 30 ms. Its life is decided by locks that the kernel frees in whatever way
+their holders end, `kill -9` included:
+
+- every user process holds the users lock shared; the keeper may stop the server once it gets that lock
+  exclusively, and a user that comes meanwhile waits for the same lock;
+- the keeper holds the keeper lock for its life, so that there is one keeper, and users can tell.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pwd
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+from dlgforge_core.database.embedded_account import KeeperError, server_account
+
+PORT = 5432
+DATABASE = "dlgforge"
+ROLE = "dlgforge"
+START_TIMEOUT_S = 120.0  # crash recovery replays the write-ahead log first
+ALREADY_KEPT = 3  # exit status: another keeper holds the lock
+
+_POLL_S = 0.2
+_FAST_STOP_S = 30.0
+_MAX_RESTARTS_A_MINUTE = 5
+_SOCKET_PATH_BYTES = 103  # sun_path holds 108 bytes on Linux, 104 on macOS, each with a final NUL
+_SERVER_SETTINGS = {
+    "listen_addresses": "",  # the unix socket only
+    "unix_socket_permissions": "0700",
+    "port": str(PORT),
+    "max_connections": "200",
+    "timezone": "UTC",
+    "jit": "off",  # many short statements: compiling them costs more than it saves
+    "wal_level": "minimal",  # nothing replicates from this server
+    "max_wal_senders": "0",
+    "log_checkpoints": "off",
+    "huge_pages": "off",
+    "cluster_name": "dlgforge",
+}
+
+
+class HomePaths:
+    """Where the embedded server's files lie in `home`."""
+
+    def __init__(self, home: str) -> None:
+        self.home = home
+        self.data = os.path.join(home, "postgres")
+        self.new_data = os.path.join(home, "postgres.new")
+        self.log = os.path.join(home, "postgres.log")
+        self.state = os.path.join(home, "postgres.socket")  # names the socket's folder; there while ready
+        self.users_lock = os.path.join(home, "postgres.users.lock")
+        self.start_lock = os.path.join(home, "postgres.start.lock")
+        self.keeper_lock = os.path.join(home, "postgres.keeper.lock")
+
+
+def open_owned(path: str, flags: int) -> int:
+    """Open or create a file of the home, for its owner even when root does it; return the descriptor."""
+    fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    owner = os.stat(os.path.dirname(path)).st_uid
+    if os.geteuid() == 0 and os.fstat(fd).st_uid != owner:
+        os.fchown(fd, owner, -1)
+    return fd
+
+
+def try_lock(fd: int, operation: int) -> bool:
+    """Take a flock without waiting; say whether it was got."""
+    try:
+        fcntl.flock(fd, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_current(fd: int, path: str) -> bool:
+    """Say whether `path` still names the open file: it does not once the home was deleted."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+class Server:
+    """The Postgres server of one home: created, started or taken over, watched and stopped."""
+
+    def __init__(self, paths: HomePaths, install: str) -> None:
+        self._paths = paths
+        self._install = install
+        self._account = server_account(paths.home, paths.data, install)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
+        self.socket_dir = ""
+
+    def start(self) -> None:
+        """Create the cluster when there is none, run the server and wait until it is ready.
+
+        A server that a killed keeper left behind is taken over. Raises KeeperError.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        self._child, self._pid = None, self._running_postmaster()
+        if self._pid is not None and self._adopt(deadline):
+            return
+        if not os.path.exists(self._paths.data):
+            self._create_cluster()
+        self.socket_dir = self._choose_socket_dir()
+        self._clear_the_way()
+        self._write_access_rules()
+        settings = {**_SERVER_SETTINGS, "unix_socket_directories": self.socket_dir}
+        arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        # Its own session: a signal to the keeper's group must not reach it.
+        self._child = self._popen("postgres", ["-D", self._paths.data, *arguments], start_new_session=True)
+        self._pid = self._child.pid
+        while self._status() != "ready":
+            if self._child.poll() is not None:
+                raise KeeperError(f"postgres ended with status {self._child.returncode}")
+            if time.monotonic() > deadline:
+                raise KeeperError(f"postgres was not ready after {START_TIMEOUT_S:.0f} s")
+            time.sleep(0.005)
+
+    def is_alive(self) -> bool:
+        """Say whether the server's first process lives."""
+        if self._child is not None:
+            return self._child.poll() is None
+        return self._pid is not None and self._is_our_postgres(self._pid)
+
+    def stop(self) -> None:
+        """Stop the server: fast at first, which ends sessions and writes a checkpoint, then harder."""
+        for number, patience_s in (
+            (signal.SIGINT, _FAST_STOP_S),
+            (signal.SIGQUIT, 5.0),
+            (signal.SIGKILL, 5.0),
+        ):
+            if self._pid is None or not self.is_alive():
+                break
+            os.kill(self._pid, number)
+            deadline = time.monotonic() + patience_s
+            while self.is_alive() and time.monotonic() < deadline:
+                time.sleep(0.01)
+        if self.socket_dir and self.socket_dir != self._paths.data:
+            # Another server of the same home may have come, or the folder is gone.
+            with contextlib.suppress(OSError):
+                os.rmdir(self.socket_dir)
+
+    def _adopt(self, deadline: float) -> bool:
+        """Wait for a running server to be ready; False when it was ending, and has ended."""
+        while self.is_alive():
+            if self._status() == "ready":
+                self.socket_dir = self._pid_file()[4]
+                if os.path.exists(os.path.join(self.socket_dir, f".s.PGSQL.{PORT}")):
+                    return True
+                self.stop()  # it listens where nobody finds it
+            if time.monotonic() > deadline:
+                raise KeeperError(f"the running server, pid {self._pid}, was not ready in time")
+            time.sleep(0.01)
+        return False
+
+    def _pid_file(self) -> list[str]:
+        """The lines of postmaster.pid: pid, data, start, port, socket folder, address, key, status."""
+        try:
+            with open(os.path.join(self._paths.data, "postmaster.pid")) as file:
+                return file.read().splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _status(self) -> str:
+        lines = self._pid_file()
+        return lines[7].strip() if len(lines) > 7 and lines[0] == str(self._pid) else ""
+
+    def _running_postmaster(self) -> int | None:
+        lines = self._pid_file()
+        if not lines or not lines[0].isdigit() or not self._is_our_postgres(int(lines[0])):
+            return None
+        return int(lines[0])
+
+    def _is_our_postgres(self, pid: int) -> bool:
+        """Say whether `pid` is a Postgres process of this data: a stale pid may be anybody's by now."""
+        if not os.path.exists("/proc/self/cwd"):
+            try:
+                os.kill(pid, 0)
+            except OSError:
+                return False
+            return True
+        try:
+            with open(f"/proc/{pid}/comm") as comm:
+                name = comm.read().strip()
+            return name == "postgres" and os.readlink(f"/proc/{pid}/cwd") == os.path.realpath(
+                self._paths.data
+            )
+        except OSError:
+            return False
+
+    def _clear_the_way(self) -> None:
+        """Wait for the sessions of a killed server to end, and remove what it left that Postgres stumbles on.
+
+        Postgres itself takes no notice of lock files whose pid is free. Where the pid was given anew, or is a
+        dead process that nobody has collected, which in containers stays so, it would refuse to start.
+        """
+        if not os.path.exists("/proc/self/cwd"):
+            return
+        deadline = time.monotonic() + 10.0
+        while any(self._is_our_postgres(int(name)) for name in os.listdir("/proc") if name.isdigit()):
+            if time.monotonic() > deadline:
+                raise KeeperError(f"sessions of an earlier server in {self._paths.data} do not end")
+            time.sleep(0.02)
+        socket_lock = os.path.join(self.socket_dir, f".s.PGSQL.{PORT}.lock")
+        for path in (os.path.join(self._paths.data, "postmaster.pid"), socket_lock):
+            with contextlib.suppress(FileNotFoundError):
+                with open(path) as file:
+                    pid = file.readline().strip()
+                if os.path.exists(f"/proc/{pid}"):
+                    os.unlink(path)
+
+    def _create_cluster(self) -> None:
+        """Make the data folder aside and put it in place complete, so that a half-made one is never used."""
+        new = self._paths.new_data
+        if os.path.lexists(new):
+            import shutil
+
+            shutil.rmtree(new)
+        os.mkdir(new, 0o700)
+        if self._account is not None:
+            os.chown(new, self._account.uid, self._account.gid)
+        locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        self._run("initdb", ["-D", new, "-U", ROLE, "--auth=peer", *locale, "--no-instructions"])
+        single_user = ["--single", "-D", new, "-c", "exit_on_error=on", "-c", "log_checkpoints=off"]
+        # By default the schema of the role's own name comes first: Dagster would make its tables in ours.
+        setup = (
+            f"ALTER DATABASE postgres RENAME TO {DATABASE};\nALTER ROLE {ROLE} SET search_path TO public;\n"
+        )
+        self._run("postgres", [*single_user, "template1"], setup)
+        os.rename(new, self._paths.data)
+
+    def _write_access_rules(self) -> None:
+        """Let in, through the socket, the operating system's accounts that own this home, and root."""
+        uids = {0, os.geteuid(), os.stat(self._paths.home).st_uid}
+        names = []
+        for uid in uids:
+            try:
+                names.append(pwd.getpwuid(uid).pw_name.replace('"', '""'))
+            except KeyError:
+                continue
+        rules = {
+            "pg_hba.conf": "local all all peer map=dlgforge\n",
+            "pg_ident.conf": "".join(f'dlgforge "{name}" {ROLE}\n' for name in names),
+        }
+        for name, text in rules.items():
+            with open(os.path.join(self._paths.data, name), "w") as file:
+                file.write(text)
+
+    def _choose_socket_dir(self) -> str:
+        """The data folder, or a short folder of the server's own where its path is too long for a socket."""
+        data = self._paths.data
+        fits = len(os.fsencode(os.path.join(data, f".s.PGSQL.{PORT}.lock"))) <= _SOCKET_PATH_BYTES
+        if fits and "," not in data:  # the setting and DSNs take a comma for a separator
+            return data
+        runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+        base = "/tmp" if self._account is not None or not os.path.isdir(runtime) else runtime
+        folder = os.path.join(base, "dlgforge-" + hashlib.sha256(os.fsencode(data)).hexdigest()[:16])
+        uid = os.geteuid() if self._account is None else self._account.uid
+        try:
+            os.mkdir(folder, 0o700)
+            if self._account is not None:
+                os.chown(folder, self._account.uid, self._account.gid)
+        except FileExistsError:
+            pass
+        found = os.lstat(folder)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
+            raise KeeperError(
+                f"{folder}, meant for the socket, is not a folder that only uid {uid} may enter"
+            )
+        return folder
+
+    def _popen(
+        self,
+        program: str,
+        arguments: list[str],
+        start_new_session: bool = False,
+        stdin: int = subprocess.DEVNULL,
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [os.path.join(self._install, "bin", program), *arguments],
+            stdin=stdin,
+            cwd="/",
+            # Nothing of the user's environment: PGDATA or PGOPTIONS there are for another server. TZ spares
+            # initdb the search for the zone.
+            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+            start_new_session=start_new_session,
+            preexec_fn=self._account.become if self._account is not None else None,
+        )
+
+    def _run(self, program: str, arguments: list[str], text: str = "") -> None:
+        process = self._popen(program, arguments, stdin=subprocess.PIPE)
+        process.communicate(text.encode())
+        if process.returncode != 0:
+            raise KeeperError(f"{program} ended with status {process.returncode}")
+
+
+class _Stop(Exception):
+    """Somebody asked the keeper to end."""
+
+
+def keep(paths: HomePaths, install: str, users: int) -> None:
+    """Run the server until nobody holds the users lock, the home is gone, or somebody ends the keeper."""
+    server = Server(paths, install)
+    restarts: list[float] = []
+    try:
+        server.start()
+        _announce(paths, server.socket_dir)
+        while is_current(users, paths.users_lock) and not try_lock(users, fcntl.LOCK_EX):
+            if not server.is_alive():
+                restarts = [at for at in restarts if at > time.monotonic() - 60.0] + [time.monotonic()]
+                if len(restarts) > _MAX_RESTARTS_A_MINUTE:
+                    raise KeeperError("the server keeps ending")
+                _withdraw(paths)
+                server.start()
+                _announce(paths, server.socket_dir)
+            time.sleep(_POLL_S)
+    except _Stop:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if is_current(users, paths.users_lock):  # else the name may be another keeper's by now
+            _withdraw(paths)
+        server.stop()
+
+
+def _announce(paths: HomePaths, socket_dir: str) -> None:
+    with open(paths.state + ".new", "w") as file:
+        file.write(socket_dir)
+        os.fchmod(file.fileno(), 0o644)
+    os.rename(paths.state + ".new", paths.state)
+
+
+def _withdraw(paths: HomePaths) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(paths.state)
+
+
+def _on_sigterm(number: int, frame: object) -> None:
+    raise _Stop
+
+
+def main(home: str, install: str) -> None:
+    """Become the keeper of `home`, detached from whoever started it."""
+    os.umask(0o077)
+    paths = HomePaths(home)
+    keeper = open_owned(paths.keeper_lock, os.O_RDWR)
+    if not try_lock(keeper, fcntl.LOCK_EX):
+        sys.exit(ALREADY_KEPT)
+    _withdraw(paths)
+    users = open_owned(paths.users_lock, os.O_RDWR)
+    # The starter waits for this process only; its child has no parent whose end or tree-kill could reach it.
+    if os.fork() != 0:
+        os._exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        keep(paths, install, users)
+    except (KeeperError, OSError) as error:
+        print(f"dlgforge: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)

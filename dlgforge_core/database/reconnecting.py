@@ -1,0 +1,140 @@
+"""Connections that have patience: one that broke is opened again, and what ran on it runs once more."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import psycopg
+
+from dlgforge_core.config import PostgresConfig
+from dlgforge_core.database.connection import AsyncConnection, connect, connect_async
+from dlgforge_core.errors import StoreError
+
+T = TypeVar("T")
+
+# What a server says that goes away, restarts or is not up yet; a statement's time-out is one as well.
+_FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, ConnectionError)
+# After these the connection is as good as before.
+_HARMLESS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
+
+
+class _Pauses:
+    """Between the attempts at one piece of work: ever longer, until the patience is at its end.
+
+    Patience begins with the first failure: a server that stands still shows only after the time that a
+    statement may take, and what fails over in that time is to be found again.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._deadline: float | None = None
+        self._next_s = _FIRST_PAUSE_S
+
+    def after(self, error: Exception, *, stopping: bool = False) -> float:
+        """Seconds to wait after this failure. Raises StoreError when there is no use in waiting."""
+        canceled = isinstance(error, psycopg.errors.QueryCanceled)
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._patience_s
+        if canceled or stopping or time.monotonic() > self._deadline:
+            raise StoreError(f"Postgres failed: {str(error).strip()}") from None
+        pause_s, self._next_s = self._next_s, min(_LONGEST_PAUSE_S, self._next_s * 2)
+        return pause_s
+
+
+class PatientConnection:
+    """A connection that is opened again when it breaks, for up to `patience_s` seconds; then StoreError.
+
+    What is run on it may run twice. For one thread at a time. `stopping` ends the patience.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        config: PostgresConfig,
+        application: str,
+        patience_s: float,
+        stopping: threading.Event | None = None,
+    ) -> None:
+        self._dsn, self._config, self._application = dsn, config, application
+        self._patience_s = patience_s
+        self._stopping = stopping or threading.Event()
+        self._connection: psycopg.Connection | None = None
+
+    def run(self, work: Callable[[psycopg.Connection], T]) -> T:
+        """What `work` gives. Raises StoreError when Postgres stays away or takes too long."""
+        pauses = _Pauses(self._patience_s)
+        while True:
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = connect(self._dsn, self._config, self._application)
+                return work(self._connection)
+            except _FAILURES as error:
+                pause_s = pauses.after(error, stopping=self._stopping.is_set())
+                if not isinstance(error, _HARMLESS):
+                    self.close()
+                self._stopping.wait(pause_s)
+
+    def close(self) -> None:
+        """Close it; `run` opens it again."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+class AsyncPatientConnection:
+    """`PatientConnection` for an event loop; what its tasks run on it takes turns.
+
+    `on_open` gets every connection that was opened before anything runs on it, and whether there was one
+    before. It must not call `run`.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        config: PostgresConfig,
+        application: str,
+        patience_s: float,
+        on_open: Callable[[AsyncConnection, bool], Awaitable[None]] | None = None,
+    ) -> None:
+        self._dsn, self._config, self._application = dsn, config, application
+        self._patience_s = patience_s
+        self._on_open = on_open
+        self._connection: AsyncConnection | None = None
+        self._turn = asyncio.Lock()
+
+    async def run(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """What `work` gives. Raises StoreError when Postgres stays away or takes too long."""
+        async with self._turn:
+            pauses = _Pauses(self._patience_s)
+            while True:
+                try:
+                    return await work(await self._opened())
+                except _FAILURES as error:
+                    pause_s = pauses.after(error)
+                    if not isinstance(error, _HARMLESS):
+                        await self.aclose()
+                    await asyncio.sleep(pause_s)
+
+    async def _opened(self) -> AsyncConnection:
+        before = self._connection
+        if before is not None and not before.closed:
+            return before
+        fresh = await connect_async(self._dsn, self._config, self._application)
+        try:
+            if self._on_open is not None:
+                await self._on_open(fresh, before is not None)
+        except BaseException:
+            await fresh.close()
+            raise
+        self._connection = fresh
+        return fresh
+
+    async def aclose(self) -> None:
+        """Close it; `run` opens it again."""
+        if self._connection is not None:
+            await self._connection.close()

@@ -1,0 +1,153 @@
+"""One sitting of a run: start the work, report while it goes on, end it whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dlgforge_core.errors import RunStoppedError, StoreError
+from dlgforge_core.generation.worker import WorkerResult
+from dlgforge_core.llm.stats import CallStats
+from dlgforge_core.scheduling.background import Work, report_while
+from dlgforge_core.store.run_store import Progress, RunStore
+
+
+class Runner(Work[WorkerResult], Protocol):
+    """What carries the workers: a thread of this process, or actors on a Ray cluster."""
+
+    def start(self) -> None:
+        """Begin to work."""
+
+    def stats(self) -> Mapping[str, Any] | None:
+        """What the workers have counted so far, added up; None before they have started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a sitting stands; rates are over this sitting, per second of wall clock."""
+
+    progress: Progress
+    elapsed_s: float
+    calls_per_s: float
+    tokens_per_s: float
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        progress = self.progress
+        drops = ", ".join(f"{reason} {n}" for reason, n in sorted(progress.drop_reasons.items()))
+        parts = [
+            f"{progress.done}/{progress.planned} dialogues done",
+            f"{progress.turns} turns",
+            f"{self.calls_per_s:.1f} calls/s",
+            f"{self.tokens_per_s:.0f} tokens/s",
+        ]
+        if drops:
+            parts.insert(1, f"dropped {progress.dropped} ({drops})")
+        if self.seconds_left is not None:
+            parts.append(f"about {duration(self.seconds_left)} left")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What a sitting came to. `calls` counts this run's calls over all its sittings."""
+
+    run_id: str
+    progress: Progress
+    calls: CallStats
+    elapsed_s: float
+    stop_reason: str | None
+
+
+def generate(
+    store: RunStore,
+    run_id: str,
+    make_runner: Callable[[], Runner],
+    on_status: Callable[[Status], None],
+    *,
+    poll_s: float = 0.5,
+    first_report_s: float = 3.0,
+) -> RunReport:
+    """Work on the run to its end, calling `on_status` every few seconds, more rarely the longer it takes.
+
+    `make_runner` is called only when something is left to do: a finished run makes no call at all.
+    An interrupt (any exception raised in the waiting thread) cuts the work off; what was committed stays,
+    and running again resumes. Raises RunStoppedError when the run cannot go on, StoreError.
+    """
+    started = time.monotonic()
+    before = store.progress(run_id)
+    if before.complete:
+        store.set_status(run_id, "complete")
+        return _report(store, run_id, started, None)
+    store.set_status(run_id, "running")
+    with _reason_kept(store, run_id):
+        runner = make_runner()
+
+        def report(elapsed_s: float) -> None:
+            # The workers have patience with a Postgres that is away; so has the one who only looks on.
+            with contextlib.suppress(StoreError):
+                on_status(_status(store.progress(run_id), before, runner.stats(), elapsed_s))
+
+        started = time.monotonic()
+        runner.start()
+        result = report_while(runner, report, started, poll_s=poll_s, first_report_s=first_report_s)
+    came_to = _report(store, run_id, started, result.stop_reason)
+    store.set_status(run_id, "complete" if came_to.progress.complete else "stopped", result.stop_reason)
+    return came_to
+
+
+@contextlib.contextmanager
+def _reason_kept(store: RunStore, run_id: str) -> Iterator[None]:
+    """Whatever ends the sitting before its time is written down with the run, and raised again."""
+    try:
+        yield
+    except BaseException as error:
+        reason = str(error) or type(error).__name__
+        with contextlib.suppress(StoreError):  # it must not hide what really happened
+            store.set_status(run_id, "stopped", reason)
+        if isinstance(error, RunStoppedError):
+            told = f"{reason}\nRun the same configuration again to resume run {run_id}."
+            raise type(error)(told) from None
+        raise
+
+
+def _report(store: RunStore, run_id: str, started: float, stop_reason: str | None) -> RunReport:
+    return RunReport(
+        run_id=run_id,
+        progress=store.progress(run_id),
+        calls=merged_calls(store.worker_stats(run_id)),
+        elapsed_s=time.monotonic() - started,
+        stop_reason=stop_reason,
+    )
+
+
+def merged_calls(stats: Iterable[Mapping[str, Any]]) -> CallStats:
+    """The calls of several workers' published stats, added up."""
+    total = CallStats()
+    for item in stats:
+        total.merge(CallStats.from_json(item.get("calls", ())))
+    return total
+
+
+def _status(now: Progress, before: Progress, stats: Mapping[str, Any] | None, elapsed_s: float) -> Status:
+    calls = CallStats.from_json((stats or {}).get("calls", ())).total()
+    turns = now.turns - before.turns
+    return Status(
+        progress=now,
+        elapsed_s=elapsed_s,
+        calls_per_s=calls.calls / elapsed_s,
+        tokens_per_s=(calls.prompt_tokens + calls.completion_tokens) / elapsed_s,
+        seconds_left=elapsed_s / turns * (now.turns_planned - now.turns) if turns > 0 else None,
+    )
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a progress line tells it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,181 @@
+"""What offline judges said: dialogues with their verdicts, the lowest scores, and how far judges agree."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import psycopg
+
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, JudgeVerdict
+from dlgforge_core.judging.agreement import Agreement, JudgeScores, agreement_of, merged_score
+from dlgforge_core.judging.judges import WHOLE
+from dlgforge_core.judging.store import fingerprint_of, latest_judging
+from dlgforge_core.store.results import Scope, stream_dialogues
+from dlgforge_core.store.run_store import RunStore
+
+_BATCH = 200
+
+_VERDICTS = """
+SELECT dialogue_id, turn_index, judge_key, score, reasons, comment FROM judgements
+WHERE dialogue_id = ANY(%(ids)s) AND judge_key = ANY(%(keys)s)
+"""
+
+_LOWEST = """
+WITH wanted AS ({wanted}),
+lowest AS (
+    SELECT j.dialogue_id, j.turn_index, avg(j.score) AS mean
+    FROM wanted JOIN dialogues d USING (plan_id) JOIN judgements j USING (dialogue_id)
+    WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues AND j.judge_key = ANY(%(keys)s)
+    GROUP BY 1, 2 ORDER BY mean, 1, 2 LIMIT %(limit)s
+)
+SELECT l.dialogue_id, l.turn_index, p.language, d.plan, t.user_text, t.assistant_text, (
+    SELECT bool_or(o.details @> '{{"off_topic": true}}') FROM turns o WHERE o.dialogue_id = l.dialogue_id
+), (
+    SELECT jsonb_agg(jsonb_build_array(j.judge_key, j.score, j.reasons, j.comment)
+                     ORDER BY array_position(%(keys)s::text[], j.judge_key))
+    FROM judgements j WHERE (j.dialogue_id, j.turn_index) = (l.dialogue_id, l.turn_index)
+      AND j.judge_key = ANY(%(keys)s))
+FROM lowest l JOIN dialogues d USING (dialogue_id) JOIN plans p USING (plan_id)
+LEFT JOIN turns t ON t.dialogue_id = l.dialogue_id AND t.turn_index = greatest(l.turn_index, 0)
+ORDER BY l.mean, l.dialogue_id, l.turn_index
+"""
+
+# One row for each combination of scores; %(keys)s gives the judges' places.
+_COMBINATIONS = """
+WITH wanted AS ({wanted}),
+judged AS (
+    SELECT array_agg(array_position(%(keys)s::text[], j.judge_key) * 100 + j.score
+                     ORDER BY array_position(%(keys)s::text[], j.judge_key)) AS scores
+    FROM wanted JOIN dialogues d USING (plan_id) JOIN judgements j USING (dialogue_id)
+    WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues AND j.judge_key = ANY(%(keys)s)
+    GROUP BY j.dialogue_id, j.turn_index
+)
+SELECT scores, count(*) FROM judged GROUP BY scores
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LowScore:
+    """Something the judges thought little of, and each one's verdict by judge key.
+
+    `turn_index` is WHOLE for a conversation, of which the first turn is shown. `topic` is empty where the
+    document led the dialogue off its seed topic.
+    """
+
+    dialogue_id: str
+    turn_index: int
+    language: str
+    topic: str
+    user: str
+    assistant: str
+    verdicts: dict[str, Judgement]
+
+
+def merged(judgements: Sequence[Judgement]) -> Judgement:
+    """The verdicts of several judges on one thing as one, in the judges' order.
+
+    Score: the mean, rounded to a whole number, halves up. Reasons: those that at least half of the judges
+    name, or, where there is none, those named most often; by votes, then as first named. Comment: the first
+    judge's. Raises ValueError without any verdict.
+    """
+    if not judgements:
+        raise ValueError("there is no verdict to merge")
+    votes = Counter(reason for judgement in judgements for reason in dict.fromkeys(judgement.reasons))
+    needed = min(len(judgements) / 2, max(votes.values(), default=0))
+    reasons = tuple(reason for reason, n in votes.most_common() if n >= needed)
+    return Judgement(merged_score([j.score for j in judgements]), reasons, judgements[0].comment)
+
+
+def with_judgements(
+    connection: psycopg.Connection, dialogues: Iterable[Dialogue], judges: Mapping[str, str]
+) -> Iterator[Dialogue]:
+    """`dialogues` with the merged verdicts of these judges, and of several, each one's.
+
+    `judges` gives their names by key, in their order. Streamed: memory does not grow with the dialogues.
+
+    Verdicts given while generating are left out, so that all verdicts of a dataset are of the same judges.
+    A turn that no judge has judged has none. The connection may be the one that the dialogues come by.
+    """
+    keys = list(judges)
+    place = {key: i for i, key in enumerate(keys)}
+    stream = iter(dialogues)
+    while batch := list(itertools.islice(stream, _BATCH)):
+        ids = [dialogue.plan.dialogue_id for dialogue in batch]
+        rows = connection.execute(_VERDICTS, {"ids": ids, "keys": keys}).fetchall()
+        rows.sort(key=lambda row: place[row[2]])
+        found: dict[str, dict[int, list[JudgeVerdict]]] = {}
+        for dialogue_id, index, key, score, reasons, comment in rows:
+            said = JudgeVerdict(
+                judges[key],
+                None if index == WHOLE else index,
+                Judgement(score, tuple(reasons), comment),
+            )
+            found.setdefault(dialogue_id, {}).setdefault(index, []).append(said)
+        for dialogue in batch:
+            yield _judged(dialogue, found.get(dialogue.plan.dialogue_id, {}), several=len(keys) > 1)
+
+
+def _judged(dialogue: Dialogue, found: Mapping[int, Sequence[JudgeVerdict]], *, several: bool) -> Dialogue:
+    def verdict(index: int) -> Judgement | None:
+        said = found.get(index)
+        return merged([one.judgement for one in said]) if said else None
+
+    turns = tuple(replace(turn, judgement=verdict(turn.index)) for turn in dialogue.turns)
+    order = [*(turn.index for turn in turns), WHOLE]
+    return replace(
+        dialogue,
+        turns=turns,
+        judgement=verdict(WHOLE),
+        by_judge=tuple(one for index in order for one in found.get(index, ())) if several else (),
+    )
+
+
+def judged_dialogues(
+    store: RunStore, scope: Scope, *, limit: int | None = None, mixed: bool = False
+) -> Iterator[Dialogue]:
+    """The finished dialogues of a scope with the verdicts that count, streamed.
+
+    Those of the latest offline judging; where there was none, those given while generating. `limit` and
+    `mixed` as in `stream_dialogues`. Raises StoreError.
+    """
+    with store.connection() as connection:
+        judges = latest_judging(connection, store.dataset, fingerprint_of(connection, scope))
+        dialogues = stream_dialogues(connection, scope, limit=limit, mixed=mixed)
+        yield from with_judgements(connection, dialogues, judges) if judges else dialogues
+
+
+def lowest_scores(
+    connection: psycopg.Connection, scope: Scope, judge_keys: Sequence[str], n: int
+) -> list[LowScore]:
+    """The `n` turns or conversations of a scope with the lowest mean score, the lowest first."""
+    values = {**scope.parameters, "keys": list(judge_keys), "limit": n}
+    rows = connection.execute(scope.sql(_LOWEST), values).fetchall()
+    return [
+        LowScore(
+            dialogue_id=dialogue_id,
+            turn_index=turn_index,
+            language=language,
+            topic="" if off_topic else DialoguePlan.from_json(plan).topic.topic,
+            user=user or "",
+            assistant=assistant or "",
+            verdicts={
+                key: Judgement(score, tuple(reasons), comment) for key, score, reasons, comment in verdicts
+            },
+        )
+        for dialogue_id, turn_index, language, plan, user, assistant, off_topic, verdicts in rows
+    ]
+
+
+def agreement(connection: psycopg.Connection, scope: Scope, judges: Mapping[str, str]) -> Agreement:
+    """The agreement of judges (names by key) on the finished dialogues of a scope."""
+    keys = list(judges)
+    rows = connection.execute(scope.sql(_COMBINATIONS), {**scope.parameters, "keys": keys}).fetchall()
+    return agreement_of(list(judges.values()), ((_scores(row[0], len(keys)), row[1]) for row in rows))
+
+
+def _scores(coded: Sequence[int], n_judges: int) -> JudgeScores:
+    by_place = dict(divmod(code, 100) for code in coded)  # places count from 1, as in SQL
+    return tuple(by_place.get(place + 1) for place in range(n_judges))

@@ -1,0 +1,113 @@
+"""What decides what is generated: the part of the configuration that makes two runs the same, as a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
+from typing import Any
+
+from dlgforge_core.config import EFFORT_KEYS, OFFLINE_KEYS, GenerationConfig, LlmConfig
+from dlgforge_core.dialogue import Role
+from dlgforge_core.planning.personas import Personas
+from dlgforge_core.planning.turn_counts import TurnCounts
+
+# Raised whenever the same inputs would give other dialogues: the algorithm of planning, or the prompts.
+CONTENT_VERSION = 2
+
+# Keys of `run` that decide how fast and how far a run goes, or are part of a plan's identity elsewhere.
+_RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages"}
+_COUNT_WHERE_SET = ("keep_reasoning", "fallback_language", "question_kinds")
+# Keys of `coverage` that say how documents are used.
+_GROUNDED_COVERAGE = {"doc_coverage_mode", "doc_coverage_epsilon", "doc_coverage_fraction"}
+# Keys of `retrieval.rerank` that say where its server is and how it is asked.
+_RERANK_PLACE = {"base_url", "api_key_env", "timeout_s"}
+_TURN_KEYS = {"n_turns", "min_turns", "max_turns", "turn_count_distribution", "turn_count_mean"}
+
+
+@dataclass(frozen=True, slots=True)
+class ContentSource:
+    """What the dialogues belong to beside their configuration: a dataset, and the knowledge they draw on.
+
+    `dataset` is "" for the default one; `index_id` is that of the knowledge index, "" without one.
+    """
+
+    dataset: str = ""
+    index_id: str = ""
+
+
+NO_SOURCE = ContentSource()
+
+
+def content_config(
+    generation: GenerationConfig, llm: LlmConfig, personas: Personas, source: ContentSource = NO_SOURCE
+) -> dict[str, Any]:
+    """The part of the configuration that decides what is generated, as plain data.
+
+    Left out: how fast and where it runs, and what identifies a plan beside it (seeds, languages, counts).
+    Unused settings count as absent: bounds when `n_turns` is set, the judge's unless it is online,
+    the reranking model's when there is none.
+    """
+    run = generation.run.model_dump(mode="json", exclude=set(_RUN_KEYS_WITHOUT_EFFECT | _TURN_KEYS))
+    for name in _COUNT_WHERE_SET:
+        if not run[name]:
+            del run[name]
+    judged = generation.judge.mode == "online"
+    return {
+        "version": CONTENT_VERSION,
+        # Only what is there: a plain configuration keeps its fingerprint when features come.
+        **({"dataset": source.dataset} if source.dataset else {}),
+        **({"tools": _tools(generation)} if generation.tools.enabled else {}),
+        **(_grounding(generation, source.index_id) if source.index_id else {}),
+        "run": {**run, "turns": asdict(TurnCounts.from_config(generation.run))},
+        "personas": asdict(personas),
+        "judge": generation.judge.model_dump(mode="json", exclude=set(OFFLINE_KEYS)) if judged else None,
+        "coverage": generation.coverage.model_dump(mode="json", exclude=_GROUNDED_COVERAGE),
+        "llm": {
+            "weights": weights_of(llm),
+            "agents": {role.value: _agent(llm, role) for role in Role if judged or role is not Role.JUDGE},
+        },
+    }
+
+
+def _agent(llm: LlmConfig, role: Role) -> dict[str, Any]:
+    agent = llm.agents.of(role)
+    unset = set() if agent.extra_body else {"extra_body"}
+    return {**agent.model_dump(mode="json", exclude=unset), "model": llm.model_of(role)}
+
+
+def _tools(generation: GenerationConfig) -> dict[str, Any]:
+    """Without what names a key or an address."""
+    return generation.tools.model_dump(mode="json", include={"max_rounds", "result_chars", "web_search"})
+
+
+def _grounding(generation: GenerationConfig, index_id: str) -> dict[str, Any]:
+    retrieval = generation.retrieval
+    reranked = retrieval.rerank.backend != "off"
+    return {
+        "knowledge": index_id,
+        "retrieval": {
+            **retrieval.model_dump(mode="json", exclude={"rerank"}),
+            "rerank": retrieval.rerank.model_dump(mode="json", exclude=_RERANK_PLACE) if reranked else None,
+        },
+        "doc_coverage": generation.coverage.model_dump(mode="json", include=_GROUNDED_COVERAGE),
+    }
+
+
+def content_fingerprint(
+    generation: GenerationConfig, llm: LlmConfig, personas: Personas, source: ContentSource = NO_SOURCE
+) -> str:
+    """Hex SHA-256 of `content_config`: two runs with the same one generate from the same configuration."""
+    content = content_config(generation, llm, personas, source)
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def weights_of(llm: LlmConfig) -> str:
+    """The weights behind the models' names, where the names do not tell them; else empty."""
+    if llm.backend == "embedded" and llm.embedded.model_path:
+        return PurePath(llm.embedded.model_path).name
+    if llm.backend == "vllm_managed" and llm.vllm.served_name != llm.vllm.model:
+        return llm.vllm.model
+    return ""

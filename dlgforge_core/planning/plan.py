@@ -1,0 +1,283 @@
+"""Planning: which dialogues are to be made, decided from the inputs alone.
+
+Pure and deterministic: no I/O, no clock, no shared random state. Every choice is a function of (run.seed,
+what is chosen, batch, language, ordinal), so that any dialogue of a plan can be worked out on any machine
+without the ones before it.
+
+- **Topics and personas** go round in cycles: each is used once before any is used again, in an order
+  shuffled anew for every round; topics, user personas and assistant personas have cycles of their own.
+- **Turn counts** come from one uniform number each, by the inverse of the distribution's CDF, clamped to
+  [min_turns, max_turns] (so the bounds take the tails' weight): `uniform`, every count alike; `poisson`, with
+  the given mean; `exponential`, the value rounded to the nearest whole number, which keeps its mean.
+- **Extending**: neither a plan's id nor its dialogues depend on how many there are, so a greater
+  `run.total_samples` continues the same plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from dlgforge_core.common.hints import nearest
+from dlgforge_core.config import GenerationConfig, LlmConfig, RunConfig
+from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
+from dlgforge_core.errors import ConfigError
+from dlgforge_core.languages import base_code, is_known, known_names
+from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource, content_fingerprint
+from dlgforge_core.planning.personas import Personas
+from dlgforge_core.planning.seeds import SeedBatch
+from dlgforge_core.planning.turn_counts import TurnCounts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The dialogues of one seed batch in one language, under one content fingerprint.
+
+    `plan_id` depends on these three alone, so a plan with more dialogues is the same plan, continued.
+    """
+
+    fingerprint: str
+    batch: str
+    batch_digest: str
+    language: str
+    n_dialogues: int
+    seed: int
+    turns: TurnCounts
+    topics: tuple[SeedTopic, ...]
+    personas: Personas
+
+    @cached_property
+    def plan_id(self) -> str:
+        """32 hex digits, the same on any machine for the same inputs."""
+        return _hex([self.fingerprint, self.batch, self.batch_digest, self.language], 16)
+
+    def dialogue(self, ordinal: int) -> DialoguePlan:
+        """The dialogue number `ordinal`, from 0. Raises IndexError outside the plan."""
+        if not 0 <= ordinal < self.n_dialogues:
+            raise IndexError(f"dialogue {ordinal} of a plan of {self.n_dialogues}")
+        return DialoguePlan(
+            dialogue_id=self.dialogue_id(ordinal),
+            ordinal=ordinal,
+            language=self.language,
+            n_turns=self.turns.at(_uniform(self._keys["turns"], ordinal)),
+            topic=self.topics[_in_cycle(self._keys["topic"], len(self.topics), ordinal)],
+            user_persona=self._persona("user", self.personas.user, ordinal),
+            assistant_persona=self._persona("assistant", self.personas.assistant, ordinal),
+        )
+
+    def dialogue_id(self, ordinal: int) -> str:
+        """The id of a dialogue: 24 hex digits."""
+        digest = hashlib.blake2b(ordinal.to_bytes(8, "little"), key=self.plan_id.encode(), digest_size=12)
+        return digest.hexdigest()
+
+    def dialogues(self) -> Iterator[DialoguePlan]:
+        """All dialogues in order, each made when it is asked for."""
+        return (self.dialogue(ordinal) for ordinal in range(self.n_dialogues))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything the dialogues are worked out from, as plain data, for the store."""
+        return {"plan_id": self.plan_id, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """The inverse of `to_json`. Raises ValueError when the data is not what its `plan_id` says."""
+        plan = cls(
+            fingerprint=data["fingerprint"],
+            batch=data["batch"],
+            batch_digest=data["batch_digest"],
+            language=data["language"],
+            n_dialogues=data["n_dialogues"],
+            seed=data["seed"],
+            turns=TurnCounts(**data["turns"]),
+            topics=tuple(SeedTopic(**topic) for topic in data["topics"]),
+            personas=Personas(
+                user=tuple(Persona(**persona) for persona in data["personas"]["user"]),
+                assistant=tuple(Persona(**persona) for persona in data["personas"]["assistant"]),
+            ),
+        )
+        if plan.plan_id != data["plan_id"]:
+            raise ValueError(f"plan {data['plan_id']} holds the inputs of plan {plan.plan_id}")
+        return plan
+
+    @cached_property
+    def _keys(self) -> dict[str, bytes]:
+        purposes = ("turns", "topic", "user", "assistant")
+        return {p: bytes.fromhex(_hex([self.seed, p, self.batch, self.language], 16)) for p in purposes}
+
+    def _persona(self, role: str, personas: tuple[Persona, ...], ordinal: int) -> Persona:
+        return personas[_in_cycle(self._keys[role], len(personas), ordinal)]
+
+
+@dataclass(frozen=True, slots=True)
+class Planning:
+    """The plans of a run, by batch and then language, and what a reader should know about them."""
+
+    plans: tuple[Plan, ...]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_dialogues(self) -> int:
+        """Dialogues in all plans together."""
+        return sum(plan.n_dialogues for plan in self.plans)
+
+
+def plan_run(
+    generation: GenerationConfig,
+    llm: LlmConfig,
+    personas: Personas,
+    batches: Sequence[SeedBatch],
+    *,
+    languages: Sequence[str] | None = None,
+    batch_names: Sequence[str] | None = None,
+    source: ContentSource = NO_SOURCE,
+) -> Planning:
+    """Plan a run: `run.total_samples` dialogues for each seed batch, shared among the target languages.
+
+    The first languages in `run.target_languages` take what does not divide evenly. `languages` and
+    `batch_names` select partitions; what is planned for a partition does not depend on the selection. A
+    batch without topics in a language has no plan for it, and its share goes to nobody: `notes` says so.
+    Raises ConfigError for an unknown selection, and for a language without topics in any selected batch.
+    """
+    chosen = _select_batches(batches, batch_names)
+    shares = _shares(generation.run)
+    wanted = _select_languages(generation.run, languages)
+    fallback = generation.run.fallback_language
+    available = {batch.name: batch.languages for batch in chosen}
+    for language in wanted:
+        if not any(topics_for(batch, language, fallback) for batch in chosen):
+            has = "; ".join(f"{name} has {', '.join(known)}" for name, known in available.items())
+            raise ConfigError(
+                f"run.target_languages names {language!r}, but no seed batch has topics in it ({has}); "
+                "add topics, leave the language out, or set run.fallback_language to one that has topics"
+            )
+    fingerprint = content_fingerprint(generation, llm, personas, source)
+    plans: list[Plan] = []
+    notes = [
+        f"run.total_samples = {generation.run.total_samples} leaves no dialogue for {language!r}"
+        for language in wanted
+        if not shares[language]
+    ]
+    notes += [_unknown(language) for language in wanted if not is_known(language)]
+    for batch in chosen:
+        for language in wanted:
+            if not (n_dialogues := shares[language]):
+                continue
+            if topics := topics_for(batch, language, fallback):
+                plans.append(
+                    _plan(generation.run, fingerprint, personas, batch, language, n_dialogues, topics)
+                )
+            else:
+                notes.append(
+                    f"seed batch {batch.name!r} has no topics in {language!r}: "
+                    f"{n_dialogues} dialogues are not made"
+                )
+    return Planning(tuple(plans), fingerprint, tuple(notes))
+
+
+def _plan(
+    run: RunConfig,
+    fingerprint: str,
+    personas: Personas,
+    batch: SeedBatch,
+    language: str,
+    n_dialogues: int,
+    topics: tuple[SeedTopic, ...],
+) -> Plan:
+    return Plan(
+        fingerprint=fingerprint,
+        batch=batch.name,
+        batch_digest=batch.digest,
+        language=language,
+        n_dialogues=n_dialogues,
+        seed=run.seed,
+        turns=TurnCounts.from_config(run),
+        topics=topics,
+        personas=personas,
+    )
+
+
+def topics_for(batch: SeedBatch, language: str, fallback: str = "") -> tuple[SeedTopic, ...]:
+    """A batch's topics for a target language: its own, else its base language's, else the fallback's."""
+    if own := batch.topics_in(language):
+        return own
+    base = base_code(language)
+    for known in batch.languages:
+        if base_code(known) == base:
+            return batch.topics_in(known)
+    return batch.topics_in(fallback) if fallback else ()
+
+
+def _unknown(language: str) -> str:
+    near = nearest(language.casefold(), known_names())
+    meant = f"; did you mean {near.title()!r}?" if near else "."
+    return (
+        f"run.target_languages: no language is known as {language!r}{meant} "
+        "The roles are told it as it stands, and its texts are not checked"
+    )
+
+
+def _select_batches(batches: Sequence[SeedBatch], names: Sequence[str] | None) -> list[SeedBatch]:
+    known = [batch.name for batch in batches]
+    if twice := sorted({name for name in known if known.count(name) > 1}):
+        raise ConfigError(f"seed batches share the name {', '.join(twice)}; rename their files")
+    if not known:
+        raise ConfigError("there is no seed batch to plan for")
+    if names is None:
+        return list(batches)
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"seed batch {', '.join(unknown)} is not there; there are: {', '.join(known)}")
+    return [batch for batch in batches if batch.name in names]
+
+
+def _select_languages(run: RunConfig, languages: Sequence[str] | None) -> list[str]:
+    if languages is None:
+        return list(run.target_languages)
+    if unknown := [language for language in languages if language not in run.target_languages]:
+        raise ConfigError(
+            f"language {', '.join(unknown)} is not in run.target_languages; "
+            f"it names: {', '.join(run.target_languages)}"
+        )
+    return [language for language in run.target_languages if language in languages]
+
+
+def _shares(run: RunConfig) -> dict[str, int]:
+    each, rest = divmod(run.total_samples, len(run.target_languages))
+    return {language: each + (place < rest) for place, language in enumerate(run.target_languages)}
+
+
+def _hex(parts: list[str | int], n_bytes: int) -> str:
+    # JSON keeps the parts apart: ["ab", "c"] and ["a", "bc"] differ.
+    content = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(content.encode(), digest_size=n_bytes).hexdigest()
+
+
+def _uniform(key: bytes, ordinal: int) -> float:
+    """A number strictly between 0 and 1, from 52 bits, so that neither end is ever reached by rounding."""
+    digest = hashlib.blake2b(ordinal.to_bytes(8, "little"), key=key, digest_size=8).digest()
+    return float((int.from_bytes(digest, "little") >> 12) + 0.5) / float(1 << 52)
+
+
+def _in_cycle(key: bytes, size: int, ordinal: int) -> int:
+    """Which of `size` things comes at `ordinal`, when each comes once before any comes again."""
+    epoch, place = divmod(ordinal, size)
+    order = _order_of_few if size <= 1024 else _order_of_many
+    return order(key, size, epoch)[place]
+
+
+def _order(key: bytes, size: int, epoch: int) -> array[int]:
+    """A random order of range(size), by sorting random 64-bit numbers."""
+    stream = hashlib.shake_256(key + epoch.to_bytes(8, "little")).digest(8 * size)
+    numbers = struct.unpack(f"<{size}Q", stream)
+    return array("I", sorted(range(size), key=numbers.__getitem__))
+
+
+# Two caches, so that both are bounded in memory: 4 MiB, and 64 orders of a large batch.
+_order_of_few = lru_cache(maxsize=1024)(_order)
+_order_of_many = lru_cache(maxsize=64)(_order)

@@ -1,0 +1,183 @@
+"""Seed files wherever they are kept: a local folder, or any address that fsspec knows (s3://, gs://, ...)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dlgforge_core.common.yaml_source import MAX_FILE_BYTES
+from dlgforge_core.errors import SeedError
+from dlgforge_core.planning.seeds import SUFFIXES, SeedBatch, batch_name, parse_seed_batch, read_seeds
+
+SEED_FOLDER_ENV = "DLGFORGE_SEED_FOLDER"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedFile:
+    """A file in a seed folder. `state` changes whenever its content may have."""
+
+    name: str
+    path: str
+    size: int
+    state: str
+
+    @property
+    def batch(self) -> str:
+        """The seed batch, and partition, the file stands for."""
+        return batch_name(self.name)
+
+
+def seed_place(path: str, env: Mapping[str, str] = os.environ) -> str:
+    """`path`, or where it is empty the folder in DLGFORGE_SEED_FOLDER; empty: the shipped topics."""
+    return path or env.get(SEED_FOLDER_ENV, "").strip()
+
+
+@dataclass(frozen=True, slots=True)
+class SeedReading:
+    """What was read at a place: the batches, and by file name why others could not be used."""
+
+    batches: tuple[SeedBatch, ...]
+    unusable: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[str]:
+        """All that was left out and why: whole files first, then entries."""
+        return [*self.unusable.values(), *(problem for batch in self.batches for problem in batch.problems)]
+
+
+def read_seed_batches(place: str, *, strict: bool = False, only: str | None = None) -> SeedReading:
+    """The seed batches at a place, or `only` the one of this name.
+
+    A place is a file, a folder of .yaml, .yml and .jsonl files, or a folder's address that fsspec knows;
+    empty: the shipped topics. Files of a folder that cannot be used, or would share one batch name, are left
+    out. Raises SeedError, naming every such file, when none is left, or with `strict`, where the first bad
+    entry of a file fails it too.
+    """
+    if "://" not in place and not (place and Path(place).is_dir()):
+        return SeedReading(tuple(_named(read_seeds(place, strict=strict), only)))
+    files = [file for file in list_seed_files(place) if only in (None, file.batch)]
+    if not files and only is not None:
+        raise SeedError(f"{place} holds no seed file for the seed batch {only!r}")
+    if not files:
+        raise SeedError(f"{place} holds no seed file; seed files end in {', '.join(SUFFIXES)}")
+    unusable = {name: f"{place.rstrip('/')}/{problem}" for name, problem in same_batch(files).items()}
+    batches: list[SeedBatch] = []
+    for file in files:
+        if file.name in unusable:
+            continue
+        label = f"{place.rstrip('/')}/{file.name}"
+        try:
+            batches.append(
+                parse_seed_batch(file.name, read_seed_bytes(place, file), label=label, strict=strict)
+            )
+        except SeedError as error:
+            unusable[file.name] = str(error)
+    if unusable and (strict or not batches):
+        raise SeedError("\n".join(unusable.values()))
+    return SeedReading(tuple(batches), unusable)
+
+
+def same_batch(files: Sequence[SeedFile]) -> dict[str, str]:
+    """By file name what is wrong with files that would be one seed batch; none of them can be used."""
+    by_batch: dict[str, list[str]] = {}
+    for file in files:
+        by_batch.setdefault(file.batch, []).append(file.name)
+    return {
+        name: f"{name} would be the seed batch {batch!r}, and so would "
+        f"{', '.join(other for other in names if other != name)}; rename one of them"
+        for batch, names in by_batch.items()
+        if len(names) > 1
+        for name in names
+    }
+
+
+def _named(batches: list[SeedBatch], only: str | None) -> list[SeedBatch]:
+    if only is None:
+        return batches
+    found = [batch for batch in batches if batch.name == only]
+    if not found:
+        known = ", ".join(batch.name for batch in batches)
+        raise SeedError(f"there is no seed batch {only!r}; there are: {known}")
+    return found
+
+
+def list_seed_files(place: str) -> list[SeedFile]:
+    """The seed files of a folder, by name; hidden ones and subfolders are left alone. Raises SeedError."""
+    try:
+        filesystem, root = _filesystem(place)
+        filesystem.invalidate_cache()
+        entries = filesystem.ls(root, detail=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise SeedError(f"{place} cannot be listed: {error}") from None
+    files = []
+    for entry in entries:
+        path = str(entry["name"])
+        name = PurePosixPath(path).name
+        if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+            continue
+        # A link to a file is one, as the files of a Kubernetes volume are.
+        if entry.get("type") != "file" and not (entry.get("islink") and filesystem.isfile(path)):
+            continue
+        files.append(SeedFile(name, path, int(entry.get("size") or 0), file_state(entry)))
+    return sorted(files, key=lambda file: file.name)
+
+
+_TELLING = ("mtime", "ino", "ETag", "etag", "LastModified", "updated")
+_NOT_TELLING = re.compile(r"^(.*name|path|type|.*size|url|.*link|mode|perm|[ug]id)$|^_|access|atime", re.I)
+_PLAIN = (str, bytes, int, float, tuple, date)
+
+
+def file_state(entry: Mapping[str, Any]) -> str:
+    """A digest of what a filesystem tells of a file that changes whenever its content may have.
+
+    Empty when it tells nothing of the kind, as plain web servers do: the content alone can say then.
+    """
+    if entry.get("islink") and "ino" in entry:  # of a local link, the time and inode of where it leads
+        with contextlib.suppress(OSError):
+            target = os.stat(entry["name"])
+            entry = {**entry, "mtime": target.st_mtime, "ino": target.st_ino}
+    # A local one tells the time and inode, stores an ETag.
+    told: list[Any] = [entry.get(key) for key in _TELLING]
+    if all(value is None for value in told):
+        # Others have names of their own: a checksum in a ZIP, a commit, the time of writing.
+        told = sorted(
+            f"{key}={value!r}"
+            for key, value in entry.items()
+            if isinstance(value, _PLAIN) and not _NOT_TELLING.search(key)
+        )
+        if not told:
+            return ""
+    state = json.dumps([int(entry.get("size") or 0), *(str(value) for value in told)])
+    return hashlib.sha256(state.encode()).hexdigest()[:12]
+
+
+def read_seed_bytes(place: str, file: SeedFile) -> bytes:
+    """The content of a file. Raises SeedError when it cannot be read or is no seed file by its size."""
+    if file.size > MAX_FILE_BYTES:
+        raise SeedError(
+            f"{file.name} has {file.size:,} bytes; a seed file may have {MAX_FILE_BYTES:,} at most"
+        )
+    try:
+        data: bytes = _filesystem(place)[0].cat_file(file.path)
+    except (OSError, ValueError) as error:
+        raise SeedError(f"{file.name} cannot be read: {error}") from None
+    return data
+
+
+def _filesystem(place: str) -> tuple[Any, str]:
+    """What reads a folder or address, and the folder as it names it."""
+    import fsspec
+
+    # fsspec would take a local name that holds "::" for a chain of addresses.
+    if "://" not in place:
+        return fsspec.filesystem("file"), os.path.abspath(place)
+    filesystem, root = fsspec.core.url_to_fs(place)
+    return filesystem, root

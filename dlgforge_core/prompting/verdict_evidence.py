@@ -1,0 +1,74 @@
+"""What a judge is shown: the dialogue, and the material behind its answers.
+
+Without the material, nobody can tell what is unsupported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dlgforge_core.config import JudgeConfig
+from dlgforge_core.dialogue import DialoguePlan, Role, Turn, TurnDetails
+from dlgforge_core.llm.tool_calls import Message
+from dlgforge_core.prompting import dialogue_prompts as prompts
+from dlgforge_core.prompting.quoting import quote_passages
+from dlgforge_core.prompting.tool_definitions import WEB_SEARCH
+
+
+def verdict_messages(
+    judge: JudgeConfig,
+    plan: DialoguePlan,
+    turns: Sequence[Turn],
+    texts: Mapping[str, str],
+    *,
+    whole: bool,
+    instructions: str = "",
+) -> list[Message]:
+    """The prompt for a verdict on the `whole` of these turns, or on the last of them.
+
+    `texts` are those of the chunks behind what is judged, by id.
+    """
+    judged = turns if whole else turns[-1:]
+    evidence = evidence_shown(judge, [turn.details for turn in judged], texts)
+    if whole:
+        return prompts.conversation_judge(plan, judge, turns, evidence=evidence, instructions=instructions)
+    return prompts.turn_judge(
+        plan, judge, turns[:-1], turns[-1], evidence=evidence, instructions=instructions
+    )
+
+
+def chunks_shown(judge: JudgeConfig, turns: Sequence[TurnDetails]) -> list[str]:
+    """Ids of the chunks behind the turns that one verdict is about, each once, in the order they were given.
+
+    For a turn all that the assistant was given; for a conversation, whose prompt would grow with its length,
+    what the questions came from and the answers draw on.
+    """
+    if not judge.show_evidence:
+        return []
+    whole = judge.granularity == "conversation"
+    given = (evidence for details in turns for evidence in details.evidence)
+    return list(
+        dict.fromkeys(
+            evidence.chunk_id
+            for evidence in given
+            if (whole and evidence.given_to is Role.USER_SIMULATOR)
+            or (evidence.given_to is Role.ASSISTANT and (evidence.cited or not whole))
+        )
+    )
+
+
+def evidence_shown(judge: JudgeConfig, turns: Sequence[TurnDetails], texts: Mapping[str, str]) -> str:
+    """The material as a quoted block, empty without any: passages, and what a search of the web gave.
+
+    `texts` are those of the chunks by id. A chunk that is not there any more is left out.
+    """
+    if not judge.show_evidence:
+        return ""
+    passages = quote_passages([texts[chunk] for chunk in chunks_shown(judge, turns) if chunk in texts])
+    found = [
+        event.result
+        for details in turns
+        for event in details.tools
+        if event.name == WEB_SEARCH.name and event.result
+    ]
+    return "\n".join(filter(None, (passages, *found)))

@@ -1,0 +1,109 @@
+"""The seams of the bootstrap: what is checked before anything starts, and what the actors are told.
+
+The stages themselves belong to those who hold their resources: `RaySession` (1), `RunStore` (2), the
+provisioners (3), `RayRunner` (4), `generation.session.generate` (5); stopping in reverse order (6) is theirs,
+too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+from dlgforge_core.common.hosts import is_loopback
+from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig, SpawnConfig
+from dlgforge_core.database.dsn import is_local_only
+from dlgforge_core.errors import ConfigError
+from dlgforge_core.generation.worker_thread import WorkerSpec
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.runtime.cluster.session import RaySession
+
+BOOTSTRAPPED = "DLGFORGE_RUN_BOOTSTRAPPED"
+
+
+def is_bootstrapped(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is already inside a bootstrapped run and must not bootstrap again."""
+    return env.get(BOOTSTRAPPED) == "1"
+
+
+def overrides(llm: LlmConfig, endpoints: Sequence[Endpoint]) -> dict[str, str]:
+    """The environment of the actors that generate, as the seed lists it. It holds no keys."""
+    env = {BOOTSTRAPPED: "1", "LLM_BACKEND": llm.backend}
+    if endpoints:
+        env["LLM_ROUTING_STRATEGY"] = llm.routing.strategy
+        env["LLM_ROUTING_ENDPOINTS_JSON"] = json.dumps([endpoint.public() for endpoint in endpoints])
+    if llm.backend == "vllm_managed" and not llm.model:
+        env["LLM_MODEL"] = llm.vllm.served_name
+    return env
+
+
+def starts_servers(llm: LlmConfig) -> bool:
+    """Whether the backend starts servers of its own; else its endpoints can be checked before Ray starts."""
+    return llm.backend in ("embedded", "vllm_managed")
+
+
+def worker_addresses(spec: WorkerSpec) -> dict[str, str]:
+    """What workers call beside the LLM, as far as the run uses it: the addresses by their keys."""
+    tools, knowledge = spec.run.generation.tools, spec.knowledge
+    embedding = knowledge.embedding if knowledge is not None else None
+    reranker = knowledge.reranker if knowledge is not None else None
+    found = {
+        "knowledge.embedding.base_url": embedding.base_url if embedding is not None else "",
+        "retrieval.rerank.base_url": reranker.base_url if reranker is not None else "",
+        "tools.web_search_url": tools.web_search_url if tools.web_search else "",
+    }
+    return {key: url for key, url in found.items() if url}
+
+
+def check_reach(
+    session: RaySession,
+    dsn: str,
+    dsn_source: str,
+    llm: LlmConfig,
+    spawn: SpawnConfig | None = None,
+    *,
+    addresses: Mapping[str, str],
+) -> None:
+    """Raises ConfigError when workers on other machines could not reach what only this one can.
+
+    `addresses` are those of `worker_addresses`.
+
+    To be called once the session is connected, before anything else is started. With neither actor spawned
+    everything is in this process, and nothing needs to be reached from elsewhere.
+    """
+    if session.single_machine or (spawn is not None and not spawn.coordinator and not spawn.workers):
+        return
+    if is_local_only(dsn):
+        raise ConfigError(
+            f"the run state's Postgres ({dsn_source}) can be reached from this machine only, and the Ray "
+            "cluster has others: set store.postgres.dsn or DLGFORGE_POSTGRES_DSN to an address that the "
+            "workers can reach, or ray.address to 'local'"
+        )
+    if llm.backend == "embedded":
+        raise ConfigError(
+            "the embedded model can be reached from this machine only, and the Ray cluster has others: "
+            "choose llm.backend openai, vllm_attach or vllm_managed, or set ray.address to 'local'"
+        )
+    urls = [endpoint.base_url for endpoint in llm.routing.endpoints] or [llm.base_url]
+    loopback = [url for url in urls if url and is_loopback(urlsplit(url).hostname or "")]
+    if loopback and llm.backend != "vllm_managed":
+        raise ConfigError(
+            f"{', '.join(loopback)} can be reached from this machine only, and the Ray cluster has others: "
+            "give llm.base_url or llm.routing.endpoints addresses that the workers can reach, or set "
+            "ray.address to 'local'"
+        )
+    for key, url in addresses.items():
+        if is_loopback(urlsplit(url).hostname or ""):
+            raise ConfigError(
+                f"{key} = {url} can be reached from this machine only, and the Ray cluster has others: give "
+                "an address that the workers can reach, or set ray.address to 'local'"
+            )
+
+
+def call_slots(generation: GenerationConfig, ray: RayConfig) -> int:
+    """LLM calls that may be under way at once, over all workers."""
+    distributed = generation.run.distributed
+    workers = ray.workers.replicas if distributed.enabled and distributed.spawn.workers else 1
+    return generation.run.concurrency * workers

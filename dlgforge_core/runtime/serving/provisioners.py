@@ -1,0 +1,115 @@
+"""Provisioners: what turns `llm.backend` into endpoints that answer, and takes down what that took."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from dlgforge_core.config import LlmConfig
+from dlgforge_core.dialogue import Role
+from dlgforge_core.errors import BackendError
+from dlgforge_core.llm.check import check_endpoints
+from dlgforge_core.llm.endpoints import Endpoint, endpoints_from_config
+from dlgforge_core.runtime.cluster.session import RaySession
+from dlgforge_core.runtime.distributed.bootstrap import is_bootstrapped
+from dlgforge_core.runtime.serving.embedded_model import EmbeddedModelServer
+from dlgforge_core.runtime.serving.vllm_provisioner import VllmManagedProvisioner
+
+ATTACH_TIMEOUT_S = 10.0
+
+
+class Provisioner(Protocol):
+    """Makes a backend's endpoints ready for use."""
+
+    def start(self, progress: Callable[[str], None]) -> list[Endpoint]:
+        """Ready endpoints, at least one; `progress` is told in a line now and then what is waited for.
+
+        Raises BackendError or ConfigError, with the cause and the remedy. Call `stop` after an error, too.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Take down whatever `start` started, also when it failed or was interrupted. Idempotent."""
+        ...
+
+
+class OpenAiProvisioner:
+    """Backend `openai`: the endpoints of the configuration, and nothing to start."""
+
+    def __init__(self, llm: LlmConfig, env: Mapping[str, str]) -> None:
+        self._llm = llm
+        self._env = env
+
+    def start(self, progress: Callable[[str], None]) -> list[Endpoint]:
+        """The configured endpoints. Raises ConfigError when a key is missing."""
+        return endpoints_from_config(self._llm, self._env)
+
+    def stop(self) -> None:
+        """Nothing was started."""
+
+
+class AttachProvisioner:
+    """Backend `vllm_attach`: the configured servers, each known to serve the models that are asked for."""
+
+    def __init__(self, llm: LlmConfig, env: Mapping[str, str]) -> None:
+        self._llm = llm
+        self._env = env
+
+    def start(self, progress: Callable[[str], None]) -> list[Endpoint]:
+        """The endpoints, checked. Raises BackendError that lists every bad one with its reason."""
+        endpoints = endpoints_from_config(self._llm, self._env)
+        models = sorted({self._llm.model_of(role) for role in Role})
+        progress(f"checking {len(endpoints)} endpoints for {', '.join(models)}")
+        problems = asyncio.run(check_endpoints(endpoints, models, ATTACH_TIMEOUT_S))
+        if problems:
+            raise BackendError(
+                f"{len(problems)} of {len(endpoints)} endpoints of backend vllm_attach cannot be used:\n"
+                + "\n".join(f"  {problem}" for problem in problems)
+            )
+        return endpoints
+
+    def stop(self) -> None:
+        """Nothing was started: servers that we attached to stay."""
+
+
+class EmbeddedProvisioner:
+    """Backend `embedded`: a small model served on this machine."""
+
+    def __init__(self, llm: LlmConfig, slots: int) -> None:
+        self._slots = slots
+        self._server = EmbeddedModelServer(llm.embedded)
+
+    def start(self, progress: Callable[[str], None]) -> list[Endpoint]:
+        """Its one endpoint. Raises BackendError when the model is not installed or cannot be served."""
+        progress("starting the embedded model")
+        return [self._server.start(self._slots)]
+
+    def stop(self) -> None:
+        """End the server."""
+        self._server.stop()
+
+
+def provisioner_for(
+    llm: LlmConfig,
+    *,
+    slots: int,
+    ray_session: RaySession | None = None,
+    env: Mapping[str, str] = os.environ,
+) -> Provisioner:
+    """The provisioner of `llm.backend`, not started yet. `slots`: LLM calls that may be under way at once.
+
+    Backend `vllm_managed` connects `ray_session` when it starts; without one it uses this process's Ray
+    connection. In a process that is bootstrapped already the endpoints it was told of are taken as they are.
+    Raises ConfigError for settings that cannot work.
+    """
+    if is_bootstrapped(env) and llm.routing.endpoints:
+        return OpenAiProvisioner(llm, env)
+    if llm.backend == "openai":
+        return OpenAiProvisioner(llm, env)
+    if llm.backend == "vllm_attach":
+        return AttachProvisioner(llm, env)
+    if llm.backend == "embedded":
+        return EmbeddedProvisioner(llm, slots)
+    return VllmManagedProvisioner(llm.vllm, ray_session, timeout_s=llm.timeout_s)

@@ -1,0 +1,74 @@
+"""What sittings of `dialogues` and `judgements` share: their run, a place at the endpoints, progress told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+
+from dlgforge_core.database.locks import generation_slot
+from dlgforge_core.errors import DlgforgeError, RayError, RunRefusedError, RunStoppedError, StoreError
+from dlgforge_core.store.results import Scope
+from dlgforge_core.store.run_store import RunRecord, RunStore
+from dlgforge_dagster.resources.run_scoped import RunScopedResource
+
+_MAX_RETRIES = 1
+RETRY_DELAY_S = 30.0
+
+
+def failure(context: dg.AssetExecutionContext, error: DlgforgeError, **metadata: str) -> Exception:
+    """What a step raises for an error: one in plain words, or, where it may pass by itself, another try.
+
+    Not by a RetryPolicy: with one Dagster also tries again what was cancelled.
+    """
+    passing = isinstance(error, StoreError | RayError | RunStoppedError)
+    if passing and not isinstance(error, RunRefusedError) and context.retry_number < _MAX_RETRIES:
+        context.log.warning(f"{error}\nThe step goes on where it was, in {RETRY_DELAY_S:g} s.")
+        return dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=RETRY_DELAY_S)
+    return dg.Failure(str(error), metadata=metadata, allow_retries=False)
+
+
+@contextmanager
+def as_failure(context: dg.AssetExecutionContext, *resources: RunScopedResource) -> Iterator[None]:
+    """Have errors raised as `failure` says. Another try begins with nothing of `resources` started: that may
+    be what broke.
+    """
+    if context.retry_number:
+        for resource in resources:
+            resource.start_over()
+    try:
+        yield
+    except DlgforgeError as error:
+        raise failure(context, error) from error
+
+
+def run_and_scope(store: RunStore, run_id: str, purpose: str) -> tuple[RunRecord, Scope]:
+    """The run `run_id` and its dialogues; with "" the latest run, and all that was made with its config.
+
+    Raises dagster.Failure when there is no such run to `purpose` ("judge", say).
+    """
+    record = store.run(run_id or None)
+    if record is None:
+        known = ", ".join(store.run_ids()) or "none yet: materialize `dialogues` first"
+        wanted = f"run {run_id!r}" if run_id else "run"
+        raise dg.Failure(f"there is no {wanted} to {purpose}; runs: {known}", allow_retries=False)
+    return record, Scope(run_id=record.run_id) if run_id else Scope(fingerprint=record.fingerprint)
+
+
+@contextmanager
+def endpoints_place(context: dg.AssetExecutionContext, store: RunStore, places: int) -> Iterator[None]:
+    """One of `places` among the runs that use the endpoints; the log tells of the wait for it."""
+
+    def on_wait() -> None:
+        context.log.info(f"waiting: {places} other run(s) use the endpoints (run.max_concurrent_runs)")
+
+    with generation_slot(store.dsn, store.config, places, on_wait):
+        yield
+
+
+def tell_status(context: dg.AssetExecutionContext, status: object, figures: Mapping[str, Any]) -> None:
+    """Log where a sitting stands, and show its figures on the asset page while it goes on."""
+    context.log.info(str(status))
+    context.log_event(dg.AssetObservation(context.asset_key, metadata=figures))

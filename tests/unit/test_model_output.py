@@ -1,0 +1,84 @@
+"""What the roles said, without what models add to it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlgforge_core.generation.dialogue_run import question_kinds
+from dlgforge_core.prompting.model_output import question_of, without_quotes
+from dlgforge_core.prompting.passage_marks import names_material
+
+
+@pytest.mark.parametrize(
+    ("said", "question"),
+    [
+        ("How long must it rise?", "How long must it rise?"),
+        ('"How long must it rise?"', "How long must it rise?"),
+        ("User: How long?", "How long?"),
+        ("**Question:** How long?", "How long?"),
+        ("Pregunta: ¿Cuánto?", "¿Cuánto?"),
+        ("سؤال: كم من الوقت؟", "كم من الوقت؟"),
+        ("1. How long?\n2. How hot?", "How long?"),
+        ("- How long?", "How long?"),
+        ("Sure! Here is a question:\n\nHow long?", "How long?"),
+        ("How long?\n\nAssistant: An hour.", "How long?"),
+        ("I want to bake.\nUser: How long?", "I want to bake."),
+        ("How long?\n\nIt depends on the flour and the heat.", "How long?"),
+        # What leads to a question is part of it.
+        ("I live in a small flat.\n\nWhere can it rise?", "I live in a small flat.\n\nWhere can it rise?"),
+        ("Hi!\nWhere can it rise?", "Hi!\nWhere can it rise?"),
+        (
+            "Here is my code:\n\nprint(1)\n\nWhy does it fail?",
+            "Here is my code:\n\nprint(1)\n\nWhy does it fail?",
+        ),
+        ("Why does it fail?\n\n```\nx = 1?\n```\nThanks", "Why does it fail?\n\n```\nx = 1?\n```\nThanks"),
+        ("Tell me about yeast.\nIn short.", "Tell me about yeast.\nIn short."),
+        ("What is “proofing”?", "What is “proofing”?"),
+    ],
+)
+def test_the_question_in_an_answer(said: str, question: str) -> None:
+    assert question_of(said) == question
+
+
+@given(st.text())
+def test_a_question_is_never_lost_and_the_same_when_read_again(text: str) -> None:
+    question = question_of(text)
+    assert bool(question) == bool(text.strip())
+
+
+def test_an_answer_does_not_repeat_the_passages_form() -> None:
+    assert without_quotes("Plain text\n> as it is") == "Plain text\n> as it is"
+    assert without_quotes("<passages>\n[1]\n> one\n>\n</passages>\nSo it is.") == "So it is."
+    assert without_quotes("<passage>\n> one") == ""
+    assert without_quotes("So:\n> it is", grounded=True) == "So:\nit is"
+    assert without_quotes("```\n> x\n```", grounded=True) == "```\n> x\n```"
+
+
+@pytest.mark.parametrize(
+    ("question", "does"),
+    [
+        ("What does this passage say about salt?", True),
+        ("What does the text above say?", True),
+        ("> Salt slows it. Why?", True),
+        ("Why does salt slow the dough?", False),
+    ],
+)
+def test_a_question_that_gives_the_material_away(question: str, does: bool) -> None:
+    assert names_material(question) is does
+    assert not names_material(question, "reading passages aloud")
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.integers(), st.text())
+def test_a_dialogue_has_every_kind_once_before_any_again(
+    kinds: list[str], seed: int, dialogue_id: str
+) -> None:
+    chosen = question_kinds(kinds, seed, dialogue_id, 2 * len(kinds))
+    assert sorted(chosen[: len(kinds)]) == sorted(kinds)
+    assert chosen[: len(kinds)] == chosen[len(kinds) :]
+    assert question_kinds([], seed, dialogue_id, 3) == []
+
+
+def test_dialogues_have_orders_of_their_own() -> None:
+    kinds = ["a", "b", "c", "d"]
+    first = [question_kinds(kinds, 0, f"d{n}", 1)[0] for n in range(400)]
+    assert all(70 <= first.count(kind) <= 130 for kind in kinds)
