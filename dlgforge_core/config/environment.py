@@ -9,6 +9,13 @@ from typing import Any
 
 from dlgforge_core.errors import ConfigError
 
+BOOTSTRAPPED = "DLGFORGE_RUN_BOOTSTRAPPED"
+
+
+def is_bootstrapped(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is already inside a bootstrapped run and must not bootstrap again."""
+    return env.get(BOOTSTRAPPED) == "1"
+
 
 def llm_from_environment(data: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """`llm` settings with the environment's overrides applied; the environment wins over the file.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,12 +20,9 @@ from dlgforge_core.knowledge.endpoints import embedding_endpoint, rerank_endpoin
 from dlgforge_core.knowledge.retrieval import open_knowledge
 from dlgforge_core.llm.client import LlmClient
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.following import follow_endpoints
 from dlgforge_core.scheduling.background import LoopThread
 from dlgforge_core.store.worker_store import WorkerStore
-
-REFRESH_S = 3.0
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +120,6 @@ async def _grounding(spec: WorkerSpec) -> AsyncIterator[Grounding | None]:
             run.generation.coverage,
             run.generation.retrieval.top_k,
         )
-
-
-async def follow_endpoints(client: LlmClient, refresh: Callable[[], Sequence[Endpoint]]) -> None:
-    """Tell the client where its endpoints are now, every few seconds until cancelled."""
-    while True:
-        await asyncio.sleep(REFRESH_S)
-        try:
-            endpoints = await asyncio.to_thread(refresh)
-        except Exception as error:  # those who hold the servers are busy or gone; the calls tell the rest
-            _log.warning("cannot ask where the endpoints are: %s", error)
-            continue
-        await client.move_endpoints(endpoints)
 
 
 class WorkerThread:

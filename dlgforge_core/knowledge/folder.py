@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
+from dlgforge_core.common.files import file_state
 from dlgforge_core.config import SHIPPED_KNOWLEDGE
 from dlgforge_core.errors import KnowledgeError
-from dlgforge_core.planning.seed_folder import file_state
 
 SUFFIXES = (".txt", ".md", ".markdown", ".pdf", ".html", ".htm", ".jsonl")
 

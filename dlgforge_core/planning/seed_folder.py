@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dlgforge_core.common.files import file_state
 from dlgforge_core.common.yaml_source import MAX_FILE_BYTES
 from dlgforge_core.errors import SeedError
 from dlgforge_core.planning.seeds import SUFFIXES, SeedBatch, batch_name, parse_seed_batch, read_seeds
@@ -128,35 +124,6 @@ def list_seed_files(place: str) -> list[SeedFile]:
             continue
         files.append(SeedFile(name, path, int(entry.get("size") or 0), file_state(entry)))
     return sorted(files, key=lambda file: file.name)
-
-
-_TELLING = ("mtime", "ino", "ETag", "etag", "LastModified", "updated")
-_NOT_TELLING = re.compile(r"^(.*name|path|type|.*size|url|.*link|mode|perm|[ug]id)$|^_|access|atime", re.I)
-_PLAIN = (str, bytes, int, float, tuple, date)
-
-
-def file_state(entry: Mapping[str, Any]) -> str:
-    """A digest of what a filesystem tells of a file that changes whenever its content may have.
-
-    Empty when it tells nothing of the kind, as plain web servers do: the content alone can say then.
-    """
-    if entry.get("islink") and "ino" in entry:  # of a local link, the time and inode of where it leads
-        with contextlib.suppress(OSError):
-            target = os.stat(entry["name"])
-            entry = {**entry, "mtime": target.st_mtime, "ino": target.st_ino}
-    # A local one tells the time and inode, stores an ETag.
-    told: list[Any] = [entry.get(key) for key in _TELLING]
-    if all(value is None for value in told):
-        # Others have names of their own: a checksum in a ZIP, a commit, the time of writing.
-        told = sorted(
-            f"{key}={value!r}"
-            for key, value in entry.items()
-            if isinstance(value, _PLAIN) and not _NOT_TELLING.search(key)
-        )
-        if not told:
-            return ""
-    state = json.dumps([int(entry.get("size") or 0), *(str(value) for value in told)])
-    return hashlib.sha256(state.encode()).hexdigest()[:12]
 
 
 def read_seed_bytes(place: str, file: SeedFile) -> bytes:

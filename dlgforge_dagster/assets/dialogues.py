@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dlgforge_core.config import GenerationConfig, LlmConfig, validate, web_search_key
+from dlgforge_core.config.environment import is_bootstrapped
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.generation.run import Runner, RunReport, Status, generate
@@ -16,15 +17,14 @@ from dlgforge_core.generation.worker_thread import WorkerSpec, WorkerThread, kno
 from dlgforge_core.knowledge.current import CurrentIndex, current_index
 from dlgforge_core.planning.plan import topics_for
 from dlgforge_core.planning.seeds import SeedBatch
-from dlgforge_core.runtime.cluster.head import NeedsHead
 from dlgforge_core.runtime.distributed.bootstrap import (
     call_slots,
     check_reach,
-    is_bootstrapped,
     overrides,
     starts_servers,
     worker_addresses,
 )
+from dlgforge_core.runtime.distributed.needs_head import NeedsHead
 from dlgforge_core.runtime.distributed.ray_runner import PLACEMENT_TIMEOUT_S, RayRunner
 from dlgforge_core.store.results import Part
 from dlgforge_core.store.run_store import RunStore

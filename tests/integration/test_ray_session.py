@@ -25,8 +25,8 @@ from dlgforge_core.generation.worker_thread import WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.cluster import address as ray_address
 from dlgforge_core.runtime.cluster import session as ray_session
-from dlgforge_core.runtime.cluster.head import NeedsHead
 from dlgforge_core.runtime.cluster.session import RaySession
+from dlgforge_core.runtime.distributed.needs_head import NeedsHead
 from dlgforge_core.store.run_store import RunStore
 from tests.support.ports import closed_port, free_port
 from tests.support.processes import alive, descendants, line_of, program
@@ -316,7 +316,7 @@ RUN = """
 import sys
 from dlgforge_core.config import RayConfig
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.cluster.head import NeedsHead
+from dlgforge_core.runtime.distributed.needs_head import NeedsHead
 from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from tests.support.ray_runs import carry

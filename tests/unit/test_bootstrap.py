@@ -20,6 +20,7 @@ from dlgforge_core.config import (
     llm_from_environment,
     validate,
 )
+from dlgforge_core.config.environment import is_bootstrapped
 from dlgforge_core.errors import ConfigError, DlgforgeError, RunStoppedError, StoreError
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.worker_thread import KnowledgeAccess, WorkerSpec
@@ -28,7 +29,6 @@ from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.runtime.distributed.bootstrap import (
     call_slots,
     check_reach,
-    is_bootstrapped,
     overrides,
     worker_addresses,
 )

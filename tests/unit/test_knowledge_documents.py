@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlgforge_core.common.files import file_state
 from dlgforge_core.errors import ConfigError, KnowledgeError
 from dlgforge_core.knowledge.detection import detect_language
 from dlgforge_core.knowledge.documents import Problem, ReadDocument, read_documents
 from dlgforge_core.knowledge.folder import KnowledgeFolder, SourceFile
-from dlgforge_core.planning.seed_folder import file_state
 from tests.support.documents import pdf
 
 

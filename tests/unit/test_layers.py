@@ -22,7 +22,7 @@ ARROWS = {
     "planning": {"common", "config"},
     "prompting": {"config", "llm"},
     "store": {"common", "config", "database", "planning"},
-    "knowledge": {"common", "config", "database", "llm", "planning", "prompting", "store"},
+    "knowledge": {"common", "config", "database", "llm", "prompting", "store"},
     "quality": {"common", "config", "prompting", "store"},
     "export": {"config", "quality"},
     "generation": {"common", "config", "knowledge", "llm", "planning", "prompting", "scheduling", "store"},

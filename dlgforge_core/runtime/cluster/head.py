@@ -7,18 +7,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from dlgforge_core.errors import RunStoppedError
-from dlgforge_core.generation.run import Runner
-from dlgforge_core.generation.worker import WorkerResult
+from collections.abc import Mapping
 
 LOOK_S = 5.0
 LOST_AFTER_S = 20.0
 """For how many seconds the head may be out of reach before it counts as lost."""
 TCP_TIMEOUT_S = 5.0
-_STOP_S = 12.0
 # Ray gives its head this long to come back, then ends the process, without a word to the code that runs in
 # it. Where heads are known to come back, users make it longer.
 _RAY_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
@@ -62,49 +56,6 @@ class HeadWatch:
                     f"the head of the Ray cluster at {self._address} has been out of reach for "
                     f"{now - seen:.0f} s ({problem}); a head that does not come back ends its whole cluster"
                 )
-
-
-class NeedsHead:
-    """Work in this process that calls servers on a Ray cluster: it ends in order when the head is lost.
-
-    `head_lost` tells why the head counts as lost; empty while it is there. `disconnect` is called once the
-    work has ended then, for Ray would soon end this process.
-    """
-
-    def __init__(self, runner: Runner, head_lost: Callable[[], str], disconnect: Callable[[], None]) -> None:
-        self._runner = runner
-        self._head_lost, self._disconnect = head_lost, disconnect
-        self._reason = ""
-
-    def start(self) -> None:
-        """Begin to work."""
-        self._runner.start()
-
-    def wait(self, timeout_s: float) -> bool:
-        """Whether it has ended within `timeout_s` seconds."""
-        if self._reason:
-            return True
-        if reason := self._head_lost():
-            self._reason = reason
-            self._runner.stop(reason)
-            self._runner.wait(_STOP_S)
-            self._disconnect()
-            return True
-        return self._runner.wait(timeout_s)
-
-    def stop(self, reason: str) -> None:
-        """Ask it to end."""
-        self._runner.stop(reason)
-
-    def stats(self) -> Mapping[str, Any] | None:
-        """What the workers have counted so far."""
-        return self._runner.stats()
-
-    def result(self) -> WorkerResult:
-        """What came out. Raises RunStoppedError when the head was lost, or what the work failed with."""
-        if self._reason:
-            raise RunStoppedError(self._reason)
-        return self._runner.result()
 
 
 def tcp_problem(host: str, port: int) -> str:

@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from dlgforge_core.common.cpus import available_cpus
 from dlgforge_core.config import RayConfig
 from dlgforge_core.errors import RayError
 from dlgforge_core.runtime.cluster.address import bare_address, checked_address, problem_at, recorded_address
 from dlgforge_core.runtime.cluster.head import HeadWatch
 from dlgforge_core.runtime.cluster.reaper import RayReaper
-from dlgforge_core.runtime.serving.embedded_model import available_cpus
 
 CONNECT_TIMEOUT_S = 90.0
 SHUTDOWN_TIMEOUT_S = 30.0

@@ -8,24 +8,17 @@ too.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from dlgforge_core.common.hosts import is_loopback
 from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig, SpawnConfig
+from dlgforge_core.config.environment import BOOTSTRAPPED
 from dlgforge_core.database.dsn import is_local_only
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.generation.worker_thread import WorkerSpec
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.cluster.session import RaySession
-
-BOOTSTRAPPED = "DLGFORGE_RUN_BOOTSTRAPPED"
-
-
-def is_bootstrapped(env: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is already inside a bootstrapped run and must not bootstrap again."""
-    return env.get(BOOTSTRAPPED) == "1"
 
 
 def overrides(llm: LlmConfig, endpoints: Sequence[Endpoint]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from dlgforge_core.common.cpus import available_cpus
 from dlgforge_core.config import EmbeddedConfig
 from dlgforge_core.errors import BackendError
 from dlgforge_core.llm.endpoints import Endpoint
@@ -153,13 +154,3 @@ def model_path(config: EmbeddedConfig) -> Path:
         if (path := Path(folder) / WEIGHTS_FILE).is_file():
             return path
     raise BackendError(f"the embedded model's weights ({WEIGHTS_FILE}) are not installed; {_HOW_TO_INSTALL}")
-
-
-def available_cpus() -> int:
-    """CPUs this process may use: its affinity, and no more than a container's quota."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
-        return max(1, min(cpus, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2, or no quota: "max"
-        return cpus

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from dlgforge_core.config import LlmConfig
+from dlgforge_core.config.environment import is_bootstrapped
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import BackendError
 from dlgforge_core.llm.check import check_endpoints
 from dlgforge_core.llm.endpoints import Endpoint, endpoints_from_config
 from dlgforge_core.runtime.cluster.session import RaySession
-from dlgforge_core.runtime.distributed.bootstrap import is_bootstrapped
 from dlgforge_core.runtime.serving.embedded_model import EmbeddedModelServer
 from dlgforge_core.runtime.serving.vllm_provisioner import VllmManagedProvisioner
 
