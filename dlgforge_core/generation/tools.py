@@ -18,7 +18,8 @@ from dlgforge_core.errors import RunStoppedError, StoreError
 from dlgforge_core.generation.web_search import WebSearch, WebSearchError
 from dlgforge_core.knowledge.types import Hit
 from dlgforge_core.llm import structured
-from dlgforge_core.llm.chat import CallError, Completion
+from dlgforge_core.llm.call_errors import CallError
+from dlgforge_core.llm.chat import Completion
 from dlgforge_core.llm.tool_calls import (
     Message,
     ToolCall,

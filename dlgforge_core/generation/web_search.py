@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from dlgforge_core.common.hosts import is_loopback
 from dlgforge_core.common.secrets import redact
 from dlgforge_core.knowledge.types import Chunk, Hit
-from dlgforge_core.llm.chat import excerpt
+from dlgforge_core.llm.server_errors import excerpt
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_SNIPPET_CHARS = 1000

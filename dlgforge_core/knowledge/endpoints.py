@@ -14,8 +14,8 @@ from dlgforge_core.common.hosts import is_loopback
 from dlgforge_core.common.secrets import redact, sendable
 from dlgforge_core.config import EmbeddingConfig, RerankConfig
 from dlgforge_core.errors import BackendError, ConfigError
-from dlgforge_core.llm.chat import excerpt
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.server_errors import excerpt
 
 ATTEMPTS = 4
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
 from dlgforge_core.dialogue import DropReason
-from dlgforge_core.llm import chat, text, tool_calls
-from dlgforge_core.llm.chat import Answer, CallError, Completion, Dialect
+from dlgforge_core.llm import text, tool_calls
+from dlgforge_core.llm.call_errors import CallError
+from dlgforge_core.llm.chat import Answer, Completion
+from dlgforge_core.llm.dialect import Dialect
+from dlgforge_core.llm.server_errors import excerpt
 from dlgforge_core.llm.stats import FailureKind
 from dlgforge_core.llm.structured import JsonMode
 from dlgforge_core.llm.tool_calls import ToolCall
@@ -107,11 +110,11 @@ def notice_ignored_schema(reply: Reply, answer: str) -> None:
 
 
 _PROBLEMS: dict[FailureKind, Callable[[Reply], str]] = {
-    FailureKind.REFUSED: lambda r: f"declined: {chat.excerpt(r.answer.refusal or r.answer.finish_reason)}",
+    FailureKind.REFUSED: lambda r: f"declined: {excerpt(r.answer.refusal or r.answer.finish_reason)}",
     FailureKind.EMPTY: lambda r: "no text",
     FailureKind.CUT: lambda r: "cut at max_tokens before a whole sentence or object; raise max_tokens",
-    FailureKind.GARBAGE: lambda r: f"not text: {chat.excerpt(r.answer.text)!r}",
-    FailureKind.INVALID_JSON: lambda r: chat.excerpt(r.answer.text),
+    FailureKind.GARBAGE: lambda r: f"not text: {excerpt(r.answer.text)!r}",
+    FailureKind.INVALID_JSON: lambda r: excerpt(r.answer.text),
 }
 
 

@@ -12,10 +12,11 @@ import tenacity
 
 from dlgforge_core.config import AgentConfig, RoutingConfig
 from dlgforge_core.dialogue import DropReason, Role
-from dlgforge_core.llm import chat, refusals, tool_calls
+from dlgforge_core.llm import chat, pauses, refusals, server_errors, tool_calls
 from dlgforge_core.llm.answers import Reply
-from dlgforge_core.llm.chat import CallError, Dialect, RequestRefusedError
+from dlgforge_core.llm.call_errors import CallError, RequestRefusedError
 from dlgforge_core.llm.check import probe
+from dlgforge_core.llm.dialect import Dialect, adapt
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.health import FAILURES_TO_OPEN, EndpointState
 from dlgforge_core.llm.refusals import Blame
@@ -220,8 +221,8 @@ class Attempts:
         self, call: Call, slot: Slot, counts: Counts, dialect: Dialect, http: HttpAnswer, sent: bytes
     ) -> NoReturn:
         """An answer with a status other than 200: find out whose fault it is."""
-        error = chat.read_error(http)
-        pause_s = chat.pause_s(http)
+        error = server_errors.read_error(http)
+        pause_s = pauses.pause_s(http)
         refusal = refusals.judge(
             error,
             sent,
@@ -256,18 +257,18 @@ class Attempts:
         raise _Retry(kind, reason, wait=False)
 
     def _ask_differently(
-        self, call: Call, slot: Slot, dialect: Dialect, error: chat.ErrorAnswer, sent: bytes
+        self, call: Call, slot: Slot, dialect: Dialect, error: server_errors.ErrorAnswer, sent: bytes
     ) -> None:
         """Learn from a refused request, or ask elsewhere. Raises CallError when neither can help."""
         name = slot.endpoint.name
-        if chat.is_context_overflow(error):
+        if server_errors.is_context_overflow(error):
             self.router.answered(slot)
             raise CallError(DropReason.CONTEXT_OVERFLOW, f"{name}: {error}")
-        if chat.is_content_filter(error):
+        if server_errors.is_content_filter(error):
             self.router.answered(slot)
             raise CallError(DropReason.REFUSED, f"{name}: {error}")
         tools = dialect.tools
-        if chat.adapt(dialect, error, sent):
+        if adapt(dialect, error, sent):
             self.router.answered(slot)
             if tools and not dialect.tools:
                 _log.warning(

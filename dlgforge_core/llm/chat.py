@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-import email.utils
-import re
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import httpx
 import orjson
 
 from dlgforge_core.config import AgentConfig
-from dlgforge_core.dialogue import DropReason, Role
-from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.llm import tool_calls
+from dlgforge_core.llm.dialect import Dialect
+from dlgforge_core.llm.server_errors import excerpt
 from dlgforge_core.llm.structured import JsonMode, response_format, with_schema
 from dlgforge_core.llm.tool_calls import Message, ToolCall, ToolDefinition
-from dlgforge_core.llm.transport import HttpAnswer
 
-MAX_REASON_CHARS = 300
-MAX_ERROR_BYTES = 20_000
-"""Of an error's body, where the pause it asks for is looked for."""
 CHARS_PER_TOKEN = 4
 """Roughly, of most texts and tokenizers."""
-
-
-class CallError(DlgforgeError):
-    """This one call cannot succeed; the message says why. `reason` is why its dialogue is dropped."""
-
-    def __init__(self, reason: DropReason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # With two arguments an exception does not survive pickling, as between Ray processes, by itself.
-        return type(self), (self.reason, str(self))
-
-
-class RequestRefusedError(CallError):
-    """The endpoint refused what it was asked, and there was no other way to ask for it.
-
-    Whether that is about this dialogue or about the set-up shows only once the endpoint has answered the
-    role: `endpoint` and `role` tell whose figures to look at.
-    """
-
-    def __init__(self, endpoint: str, role: Role, message: str) -> None:
-        super().__init__(DropReason.ENDPOINT_ERROR, message)
-        self.endpoint = endpoint
-        self.role = role
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.endpoint, self.role, str(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,36 +41,6 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     tools_offered: bool = False
     reasoning: str = ""
-
-
-@dataclass(slots=True)
-class Dialect:
-    """What one endpoint was found to understand for one model."""
-
-    token_parameter: str = "max_tokens"  # or max_completion_tokens, which OpenAI's newer models want
-    unsupported: set[str] = field(default_factory=set)
-    tools: bool = True
-    system_role: bool = True
-    json_mode: JsonMode = JsonMode.JSON_SCHEMA
-    ignored_schemas: int = 0
-    """Answers in a row that show no sign of the JSON that was asked for."""
-    answered: set[Role] = field(default_factory=set)
-    """The roles that have had an answer."""
-    refusals: dict[Role, tuple[str, int]] = field(default_factory=dict)
-    """Of roles without one: what calls were refused with, and how many in a row."""
-
-    def refused_alike(self, role: Role, error: ErrorAnswer) -> int:
-        """How many calls in a row were refused with these words, this one included; 0 once one was not."""
-        if role in self.answered:
-            return 0
-        words = _NUMBERS.sub("", str(error))
-        before, n = self.refusals.get(role, ("", 0))
-        self.refusals[role] = words, n + 1 if words == before else 1
-        return self.refusals[role][1]
-
-
-# Words that differ from call to call: numbers, ids, times.
-_NUMBERS = re.compile(r"\S*\d\S*")
 
 
 def request_body(
@@ -238,171 +172,3 @@ def _usage(data: Mapping[str, Any]) -> tuple[int, int, int | None]:
 
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and value >= 0 else None
-
-
-class ErrorAnswer(NamedTuple):
-    """An error as a server told it; fields it left out are empty."""
-
-    status: int
-    message: str
-    code: str
-    type: str
-    param: str
-
-    def __str__(self) -> str:
-        return f"{self.status}: {self.message}" if self.message else f"status {self.status}"
-
-    def names(self, *words: str) -> bool:
-        """Whether code, type, parameter or message hold one of `words`."""
-        text = self.said.lower()
-        return any(word in text for word in words)
-
-    @property
-    def said(self) -> str:
-        """All of it in one line."""
-        return f"{self.code} {self.type} {self.param} {self.message}"
-
-
-def read_error(answer: HttpAnswer) -> ErrorAnswer:
-    """Read the body of an error: OpenAI's shape, those of other servers, or plain text."""
-    try:
-        data = orjson.loads(answer.body)
-    except ValueError:
-        return ErrorAnswer(answer.status, excerpt(answer.body), "", "", "")
-    if isinstance(data, list) and data and isinstance(data[0], dict):  # Gemini's
-        data = data[0]
-    error = data.get("error", data) if isinstance(data, dict) else data
-    if not isinstance(error, dict):
-        return ErrorAnswer(answer.status, excerpt(str(error)), "", "", "")
-    message = error.get("message") or error.get("detail") or ""
-
-    def text(key: str) -> str:
-        value = error.get(key)
-        return value if isinstance(value, str) else ""
-
-    return ErrorAnswer(answer.status, excerpt(str(message)), text("code"), text("type"), text("param"))
-
-
-def excerpt(text: str | bytes) -> str:
-    """One line of at most MAX_REASON_CHARS, for messages."""
-    if isinstance(text, bytes):
-        text = text[: 8 * MAX_REASON_CHARS].decode("utf-8", "replace")
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 3] + "..."
-
-
-_OVERFLOW = re.compile(
-    r"context[ _]length|context[ _]size|context[ _]window|max_model_len|too many (input )?tokens"
-    r"|prompt is too long|input is too long|exceeds? the (maximum|available)"
-)
-
-
-def is_context_overflow(error: ErrorAnswer) -> bool:
-    """Whether a request was refused because it does not fit the model's context."""
-    return error.status == 413 or bool(_OVERFLOW.search(f"{error.code} {error.type} {error.message}".lower()))
-
-
-def is_content_filter(error: ErrorAnswer) -> bool:
-    """Whether a request was refused for what it says."""
-    return error.names("content_filter", "content_policy", "content management policy", "moderation")
-
-
-def is_unknown_model(error: ErrorAnswer) -> bool:
-    """Whether a 404 is about the model, not the address."""
-    return error.param == "model" or error.code == "model_not_found" or error.names("model")
-
-
-# What chat templates and servers say of a system message they have no place for.
-_SYSTEM_ROLE = re.compile(
-    r"system[ _](role|message|prompt|instruction)s?\b.{0,40}(support|allowed|permitted|enabled|accept)"
-    r"|(support|allow|permit|accept)\w*.{0,40}\bsystem[ _](role|message|prompt|instruction)"
-    r"|developer instructions? (is|are) not (enabled|supported)"
-    r"|\bonly\b((?!\bsystem\b).){0,60}\broles? (is|are) (supported|allowed|accepted)"
-    r"|(?<!optional system message, conversation )roles must alternate"
-    r"|(invalid|unsupported|unknown|unexpected) role.{0,20}\bsystem\b",
-    re.DOTALL,
-)
-
-
-def is_system_refusal(error: ErrorAnswer, sent: bytes) -> bool:
-    """Whether a server means, by this error, that it takes no system message such as was `sent`."""
-    # Within a message's text the quotes would be escaped. llama.cpp says 500 when a chat template raises.
-    return (
-        error.status in (400, 422, 500)
-        and b'"role":"system"' in sent
-        and bool(_SYSTEM_ROLE.search(error.said.lower()))
-    )
-
-
-def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
-    """Learn from a 400 what the endpoint does not understand; whether asking again can help.
-
-    `sent` is the refused request: what another call has learned meanwhile is used as well.
-    """
-    if is_system_refusal(error, sent) and (error.names("system") or not tool_calls.sent_with_tools(sent)):
-        dialect.system_role = False
-        return True
-    if tool_calls.sent_with_tools(sent) and tool_calls.is_refusal(error.status, error.said):
-        dialect.tools = False
-        return True
-    if error.names("response_format", "json_schema", "json_object", "grammar", "guided", "structured output"):
-        return _lower_json_mode(dialect, sent)
-    parameters = orjson.loads(sent).keys()
-    if error.names("max_completion_tokens") and "max_tokens" in parameters:
-        dialect.token_parameter = "max_completion_tokens"
-        return True
-    for name in ("temperature", "top_p", "seed"):
-        if error.param == name or (
-            error.names(name)
-            and error.names("unsupported", "not support", "not permitted", "extra", "unrecognized", "unknown")
-        ):
-            if name not in parameters:
-                continue
-            dialect.unsupported.add(name)
-            return True
-    return False
-
-
-def _lower_json_mode(dialect: Dialect, sent: bytes) -> bool:
-    for mode in (JsonMode.JSON_SCHEMA, JsonMode.JSON_OBJECT):
-        if f'"response_format":{{"type":"{mode.value}"'.encode() in sent:
-            if dialect.json_mode is mode:
-                dialect.json_mode = mode.lower()
-            return True
-    return False
-
-
-# As OpenAI ("try again in 1m12.5s", "in 350ms"), Gemini ("Please retry in 2.5s") and others write it.
-_WAIT = re.compile(
-    rb"(?:re)?try(?: again)? in (?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(ms|s\b| ?sec))?", re.IGNORECASE
-)
-
-
-def pause_s(answer: HttpAnswer) -> float | None:
-    """How long the server asks us to wait, in seconds: by its headers, or else in words."""
-    if (asked := retry_after_s(answer.headers)) is not None:
-        return asked
-    found = _WAIT.search(answer.body[:MAX_ERROR_BYTES])
-    if found is None or not any(found.groups()):
-        return None
-    hours, minutes, seconds, unit = found.groups()
-    last = float(seconds or 0) / (1000 if unit == b"ms" else 1)
-    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + last
-
-
-def retry_after_s(headers: httpx.Headers) -> float | None:
-    """How long the server asks us to wait, in seconds; from Retry-After (seconds or date) or its kin."""
-    milliseconds = headers.get("retry-after-ms")
-    value = headers.get("retry-after")
-    try:
-        if milliseconds:
-            return max(0.0, float(milliseconds) / 1000)
-        if value is None:
-            return None
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value or "").timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None

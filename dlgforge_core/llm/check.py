@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 
 import orjson
 
-from dlgforge_core.llm.chat import excerpt, read_error
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.server_errors import excerpt, read_error
 from dlgforge_core.llm.transport import EndpointTransport, TransportError
 
 PROBE_TIMEOUT_S = 10.0

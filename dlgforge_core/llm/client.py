@@ -12,7 +12,8 @@ from dlgforge_core.dialogue import Role
 from dlgforge_core.llm import answers, structured, text
 from dlgforge_core.llm.answers import Reply, Said
 from dlgforge_core.llm.attempts import Attempts, Call
-from dlgforge_core.llm.chat import CallError, Completion, RequestRefusedError
+from dlgforge_core.llm.call_errors import CallError, RequestRefusedError
+from dlgforge_core.llm.chat import Completion
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.health import EndpointHealth
 from dlgforge_core.llm.stats import CallStats, FailureKind

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from dlgforge_core.llm import chat, tool_calls
-from dlgforge_core.llm.chat import ErrorAnswer
+from dlgforge_core.llm import server_errors, tool_calls
+from dlgforge_core.llm.server_errors import ErrorAnswer
 from dlgforge_core.llm.stats import FailureKind
 
 
@@ -41,7 +41,7 @@ def judge(error: ErrorAnswer, sent: bytes, *, pause_s: float | None, has_key: bo
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"out of quota: {reason}")
     if status in (429, 529) or (status == 503 and pause_s is not None):
         return Refusal(Blame.OVERLOAD, FailureKind.RATE_LIMITED, reason)
-    if chat.is_system_refusal(error, sent):
+    if server_errors.is_system_refusal(error, sent):
         return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)
     if tool_calls.sent_with_tools(sent):
         if tool_calls.is_failure(status, error.said):
@@ -54,13 +54,13 @@ def judge(error: ErrorAnswer, sent: bytes, *, pause_s: float | None, has_key: bo
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"the account cannot pay for it ({reason})")
     if status == 407:
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"a proxy on the way wants a login ({reason})")
-    if status == 401 or (status == 403 and not chat.is_content_filter(error)):
+    if status == 401 or (status == 403 and not server_errors.is_content_filter(error)):
         hint = "the key was refused" if has_key else "no key is set, and one is wanted"
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"{hint} ({reason})")
-    if status == 404 and chat.is_unknown_model(error):
+    if status == 404 and server_errors.is_unknown_model(error):
         return Refusal(Blame.MODEL, FailureKind.UNKNOWN_MODEL, reason)
     if status in (404, 405) or 300 <= status < 400:
-        hint = f", to {chat.excerpt(location)}" if location else ""
+        hint = f", to {server_errors.excerpt(location)}" if location else ""
         said = f"{reason}{hint}; is base_url right? It ends in /v1 as a rule"
         return Refusal(Blame.SETUP, FailureKind.WRONG_ADDRESS, said)
     return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)

@@ -16,8 +16,8 @@ from dlgforge_core.common.hosts import is_loopback
 from dlgforge_core.common.secrets import redact, sendable
 from dlgforge_core.errors import BackendError, ConfigError
 from dlgforge_core.knowledge.endpoints import JsonClient
-from dlgforge_core.llm.chat import MAX_REASON_CHARS
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.server_errors import MAX_REASON_CHARS
 
 KEY = "sk-se/cr+et-0123456789-abcdefghijklmnop"
 

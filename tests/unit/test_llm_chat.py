@@ -12,17 +12,12 @@ from hypothesis import strategies as st
 
 from dlgforge_core.config import AgentConfig
 from dlgforge_core.dialogue import DropReason, Role
-from dlgforge_core.llm import chat, refusals, text
-from dlgforge_core.llm.chat import (
-    CallError,
-    Dialect,
-    RequestRefusedError,
-    adapt,
-    read_completion,
-    read_error,
-    request_body,
-)
+from dlgforge_core.llm import pauses, refusals, server_errors, text
+from dlgforge_core.llm.call_errors import CallError, RequestRefusedError
+from dlgforge_core.llm.chat import read_completion, request_body
+from dlgforge_core.llm.dialect import Dialect, adapt
 from dlgforge_core.llm.refusals import Blame
+from dlgforge_core.llm.server_errors import read_error
 from dlgforge_core.llm.structured import JsonMode
 from dlgforge_core.llm.transport import HttpAnswer
 
@@ -30,7 +25,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
 MESSAGES = [{"role": "user", "content": 'Is "temperature": 1 hot?'}]
 
 
-def error(status: int, **fields: object) -> chat.ErrorAnswer:
+def error(status: int, **fields: object) -> server_errors.ErrorAnswer:
     return read_error(HttpAnswer(status, httpx.Headers(), orjson.dumps({"error": fields})))
 
 
@@ -108,7 +103,7 @@ def test_a_system_message_that_is_refused_is_folded_into_the_users_first(message
 )
 def test_other_words_about_roles_leave_the_system_message_where_it_is(message: str) -> None:
     sent = b'{"messages":[{"role":"system","content":"x"}]}'
-    assert not chat.is_system_refusal(error(400, message=message), sent)
+    assert not server_errors.is_system_refusal(error(400, message=message), sent)
 
 
 def test_json_is_asked_for_in_steps_and_two_calls_take_one_step() -> None:
@@ -139,7 +134,7 @@ def test_json_is_asked_for_in_steps_and_two_calls_take_one_step() -> None:
     ],
 )
 def test_context_overflows_are_known_in_the_words_of_many_servers(message: str) -> None:
-    assert chat.is_context_overflow(error(400, message=message))
+    assert server_errors.is_context_overflow(error(400, message=message))
 
 
 def test_errors_are_read_in_the_shape_of_many_servers() -> None:
@@ -203,7 +198,7 @@ def test_usage_of_openai_vllm_and_llama_cpp() -> None:
 
 def test_retry_after_as_seconds_date_or_milliseconds() -> None:
     def read(**headers: str) -> float | None:
-        return chat.retry_after_s(httpx.Headers({k.replace("_", "-"): v for k, v in headers.items()}))
+        return pauses.retry_after_s(httpx.Headers({k.replace("_", "-"): v for k, v in headers.items()}))
 
     assert read() is None
     assert read(retry_after="3") == 3.0
@@ -229,8 +224,8 @@ def test_retry_after_as_seconds_date_or_milliseconds() -> None:
 )
 def test_the_pause_that_is_asked_for_in_words(said: str, wait_s: float | None) -> None:
     body = orjson.dumps([{"error": {"message": "x" * 400 + said}}])
-    assert chat.pause_s(HttpAnswer(429, httpx.Headers(), body)) == wait_s
-    assert chat.pause_s(HttpAnswer(429, httpx.Headers({"retry-after": "7"}), body)) == 7.0
+    assert pauses.pause_s(HttpAnswer(429, httpx.Headers(), body)) == wait_s
+    assert pauses.pause_s(HttpAnswer(429, httpx.Headers({"retry-after": "7"}), body)) == 7.0
 
 
 _GEMINI = {

@@ -9,10 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dlgforge_core.config import AgentConfig
-from dlgforge_core.llm import answers, chat, refusals, text
+from dlgforge_core.llm import answers, refusals, text
 from dlgforge_core.llm.answers import Reply, Said
-from dlgforge_core.llm.chat import Answer, Dialect, read_completion, read_error, request_body
+from dlgforge_core.llm.chat import Answer, read_completion, request_body
+from dlgforge_core.llm.dialect import Dialect, adapt
 from dlgforge_core.llm.refusals import Blame
+from dlgforge_core.llm.server_errors import read_error
 from dlgforge_core.llm.stats import FailureKind
 from dlgforge_core.llm.structured import JsonMode
 from dlgforge_core.llm.tool_calls import (
@@ -234,11 +236,11 @@ def test_servers_without_tools_are_known_by_their_words(status: int, said: str, 
     refusal = refusals.judge(error, sent, pause_s=None, has_key=True, location="")
     assert refusal.blame is blame
     if blame is Blame.REQUEST:
-        assert chat.adapt(dialect, error, sent)
+        assert adapt(dialect, error, sent)
         assert not dialect.tools
         assert "tools" not in orjson.loads(body(dialect))
         # Without tools in the request, the words mean something else.
-        assert not chat.adapt(Dialect(), error, body(dialect))
+        assert not adapt(Dialect(), error, body(dialect))
 
 
 def test_tool_messages_are_told_in_words_where_there_are_no_tools() -> None:

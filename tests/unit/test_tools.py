@@ -19,7 +19,8 @@ from dlgforge_core.errors import ConfigError, RunStoppedError
 from dlgforge_core.generation.tools import Toolbox, answer_with_tools
 from dlgforge_core.generation.web_search import WebSearchError, read_results
 from dlgforge_core.knowledge.types import Chunk, Hit
-from dlgforge_core.llm.chat import CallError, Completion
+from dlgforge_core.llm.call_errors import CallError
+from dlgforge_core.llm.chat import Completion
 from dlgforge_core.llm.tool_calls import Message, ToolCall, ToolDefinition
 from tests.support.simulated_endpoint import simulated_endpoint
 
