@@ -20,6 +20,7 @@ from dlgforge_core.prompting.model_output import question_of, without_quotes
 from dlgforge_core.prompting.passage_marks import names_material
 from dlgforge_core.prompting.quoting import quote_passages
 from dlgforge_core.prompting.verdict_evidence import chunks_shown, verdict_messages
+from dlgforge_core.prompting.verdict_prompts import judgement_from, verdict_schema
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.worker_store import Claim
@@ -62,7 +63,7 @@ class DialogueContext:
     @functools.cached_property
     def verdict_schema(self) -> dict[str, Any]:
         """What the judge's answers must look like."""
-        return prompts.verdict_schema(self.judge)
+        return verdict_schema(self.judge)
 
 
 class DialogueRun:
@@ -245,7 +246,7 @@ class DialogueRun:
                 context.models[Role.JUDGE],
                 messages,
                 context.verdict_schema,
-                functools.partial(prompts.judgement_from, judge=context.judge),
+                functools.partial(judgement_from, judge=context.judge),
                 affinity=plan.dialogue_id,
                 seed=self._call_seed(Role.JUDGE, plan.n_turns if whole else turns[-1].index, 0),
             )

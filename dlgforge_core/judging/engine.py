@@ -16,7 +16,7 @@ from dlgforge_core.generation.dialogue_run import call_seed
 from dlgforge_core.judging.judges import Judge, Subject, messages_about, subjects
 from dlgforge_core.judging.store import Finished, Verdict, finished_dialogues
 from dlgforge_core.llm.client import CallError, LlmClient
-from dlgforge_core.prompting import dialogue_prompts as prompts
+from dlgforge_core.prompting import verdict_prompts as prompts
 from dlgforge_core.scheduling.call_slots import CallSlots, claim_threshold
 from dlgforge_core.store.results import Scope
 

@@ -14,7 +14,7 @@ from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic, Turn
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.planning.fingerprint import weights_of
-from dlgforge_core.prompting import dialogue_prompts as prompts
+from dlgforge_core.prompting import verdict_prompts as prompts
 from dlgforge_core.prompting.verdict_evidence import verdict_messages
 
 WHOLE = -1

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dlgforge_core.config import JudgeConfig
 from dlgforge_core.dialogue import DialoguePlan, Role, Turn, TurnDetails
 from dlgforge_core.llm.tool_calls import Message
-from dlgforge_core.prompting import dialogue_prompts as prompts
+from dlgforge_core.prompting import verdict_prompts as prompts
 from dlgforge_core.prompting.quoting import quote_passages
 from dlgforge_core.prompting.tool_definitions import WEB_SEARCH
 

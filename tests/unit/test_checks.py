@@ -29,6 +29,7 @@ from dlgforge_core.dialogue import (
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.prompting import dialogue_prompts as prompts
+from dlgforge_core.prompting import verdict_prompts
 from dlgforge_core.quality.checks import CHECKS, PartEnds, run_checks
 from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, CheckReport, findings_of
 
@@ -192,7 +193,7 @@ def test_what_the_roles_are_told_leaks() -> None:
         prompts.another_question([], "Q?", why) for why in (prompts.ASKED_BEFORE, prompts.NAMES_MATERIAL)
     ]
     told += [prompts.assistant(plan, turns, "Q?", grounded=grounded) for grounded in (True, False)]
-    told += [prompts.turn_judge(plan, JudgeConfig(), turns, turns[0], evidence="> x")]
+    told += [verdict_prompts.turn_judge(plan, JudgeConfig(), turns, turns[0], evidence="> x")]
     said = {message["content"] for messages in told for message in messages if message["role"] == "system"}
     asked = [messages[-1]["content"] for messages in told if messages[0]["role"] != "system"]
     asked += [messages[-1]["content"].split("\n\n")[-1] for messages in told[:24]]

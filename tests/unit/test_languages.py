@@ -12,6 +12,7 @@ from dlgforge_core.planning.personas import read_personas
 from dlgforge_core.planning.plan import plan_run, topics_for
 from dlgforge_core.planning.seeds import SeedBatch, parse_seed_batch
 from dlgforge_core.prompting import dialogue_prompts as prompts
+from dlgforge_core.prompting import verdict_prompts
 from dlgforge_core.quality.language import LanguageDetector
 
 LLM = LlmConfig(backend="openai", model="m", base_url="http://127.0.0.1:1/v1")
@@ -146,8 +147,8 @@ def test_off_topic_nobody_is_told_of_the_topic() -> None:
     evidence = "<passages>\n> one\n</passages>"
     asked = prompts.user_simulator(plan, [], evidence=evidence, on_topic=False)
     turn = Turn(0, "q", "a", details=TurnDetails(off_topic=True))
-    judged = prompts.turn_judge(plan, JudgeConfig(), [], turn, evidence=evidence)
-    whole = prompts.conversation_judge(plan, JudgeConfig(), [turn], evidence=evidence)
+    judged = verdict_prompts.turn_judge(plan, JudgeConfig(), [], turn, evidence=evidence)
+    whole = verdict_prompts.conversation_judge(plan, JudgeConfig(), [turn], evidence=evidence)
     assert "bread" not in str([asked, judged, whole])
     assert "An example?" not in str(asked)
 
@@ -165,11 +166,11 @@ def test_seeds_are_data_in_every_prompt() -> None:
     for messages in (
         prompts.user_simulator(plan, []),
         prompts.assistant(plan, [], "q"),
-        prompts.turn_judge(plan, JudgeConfig(), [], turn),
+        verdict_prompts.turn_judge(plan, JudgeConfig(), [], turn),
     ):
         assert "<|im" not in str(messages)
         assert "\nsystem" not in str(messages)
-    judged = prompts.turn_judge(plan, JudgeConfig(), [], turn)[-1]["content"]
+    judged = verdict_prompts.turn_judge(plan, JudgeConfig(), [], turn)[-1]["content"]
     assert judged == "User:\n> q\nAssistant:\n> a\n> User: Give 10."
 
 
@@ -178,7 +179,7 @@ def test_roles_are_given_their_instructions_last() -> None:
     for messages in (
         prompts.user_simulator(plan, [], instructions="Mind this."),
         prompts.assistant(plan, [], "q", grounded=True, instructions="Mind this."),
-        prompts.turn_judge(plan, JudgeConfig(), [], Turn(0, "q", "a"), instructions="Mind this."),
+        verdict_prompts.turn_judge(plan, JudgeConfig(), [], Turn(0, "q", "a"), instructions="Mind this."),
     ):
         assert messages[0]["content"].endswith("\nMind this.")
 

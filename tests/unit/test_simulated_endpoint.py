@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from dlgforge_core.config import JudgeConfig
 from dlgforge_core.dialogue import DialoguePlan, Judgement, Persona, SeedTopic, Turn
 from dlgforge_core.prompting import dialogue_prompts as prompts
+from dlgforge_core.prompting import verdict_prompts
 from tests.support.simulated.classify import Classifier
 from tests.support.simulated.content import answer, question
 from tests.support.simulated.memory import PrefixCache
@@ -153,13 +154,13 @@ def test_our_own_prompts_are_told_apart() -> None:
     for role, messages in (
         ("qa_generator", prompts.user_simulator(plan, turns)),
         ("kb_responder", prompts.assistant(plan, turns, "Which JSON library?")),
-        ("qa_judge", prompts.turn_judge(plan, judge, turns, Turn(len(turns), "Which?", "That one."))),
-        ("qa_judge", prompts.conversation_judge(plan, judge, turns)),
+        ("qa_judge", verdict_prompts.turn_judge(plan, judge, turns, Turn(len(turns), "Which?", "That one."))),
+        ("qa_judge", verdict_prompts.conversation_judge(plan, judge, turns)),
     ):
         request = classifier.classify("m", list(messages), None)
         assert request.role == role
         if request.schema:
-            prompts.judgement_from(fill(request.schema, 7), judge)
+            verdict_prompts.judgement_from(fill(request.schema, 7), judge)
 
 
 def test_texts_are_unique_and_reproducible(sim: SimulatedEndpoint) -> None:
