@@ -21,6 +21,7 @@ from dlgforge_core.prompting.passage_marks import names_material
 from dlgforge_core.prompting.quoting import quote_passages
 from dlgforge_core.prompting.verdict_evidence import chunks_shown, verdict_messages
 from dlgforge_core.prompting.verdict_prompts import judgement_from, verdict_schema
+from dlgforge_core.scheduling.call_seed import call_seed
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.worker_store import Claim
@@ -264,9 +265,3 @@ def question_kinds(kinds: Sequence[str], seed: int, dialogue_id: str, n_turns: i
     """
     order = sorted(kinds, key=lambda kind: hashlib.blake2b(f"{seed}:{dialogue_id}:{kind}".encode()).digest())
     return list(itertools.islice(itertools.cycle(order), n_turns))
-
-
-def call_seed(seed: int, dialogue_id: str, turn_index: int, role: Role, attempt: int) -> int:
-    """The sampling seed of a call, the same in every run of the plan; 31 bits, which all servers take."""
-    name = f"{seed}:{dialogue_id}:{turn_index}:{role}:{attempt}"
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") >> 1

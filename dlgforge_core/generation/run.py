@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from dlgforge_core.errors import RunStoppedError, StoreError
 from dlgforge_core.generation.worker import WorkerResult
 from dlgforge_core.llm.stats import CallStats
-from dlgforge_core.scheduling.background import Work, report_while
+from dlgforge_core.scheduling.background import Work, duration, report_while
 from dlgforge_core.store.run_store import Progress, RunStore
 
 
@@ -142,12 +142,3 @@ def _status(now: Progress, before: Progress, stats: Mapping[str, Any] | None, el
         tokens_per_s=(calls.prompt_tokens + calls.completion_tokens) / elapsed_s,
         seconds_left=elapsed_s / turns * (now.turns_planned - now.turns) if turns > 0 else None,
     )
-
-
-def duration(seconds: float) -> str:
-    """A length of time as a progress line tells it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

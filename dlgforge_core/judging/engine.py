@@ -12,11 +12,11 @@ from dlgforge_core.config import JudgeConfig
 from dlgforge_core.config.run import OPEN_PER_SLOT
 from dlgforge_core.database.reconnecting import PatientConnection
 from dlgforge_core.dialogue import DropReason, Judgement, Role
-from dlgforge_core.generation.dialogue_run import call_seed
 from dlgforge_core.judging.judges import Judge, Subject, messages_about, subjects
 from dlgforge_core.judging.store import Finished, Verdict, finished_dialogues
 from dlgforge_core.llm.client import CallError, LlmClient
 from dlgforge_core.prompting import verdict_prompts as prompts
+from dlgforge_core.scheduling.call_seed import call_seed
 from dlgforge_core.scheduling.call_slots import CallSlots, claim_threshold
 from dlgforge_core.store.results import Scope
 

@@ -15,7 +15,6 @@ from dlgforge_core.config import JudgeConfig, LlmConfig, RoutingConfig
 from dlgforge_core.database.group_writer import GroupWriter
 from dlgforge_core.database.reconnecting import PatientConnection
 from dlgforge_core.errors import RunStoppedError
-from dlgforge_core.generation.run import duration
 from dlgforge_core.judging.engine import Chain, Engine, Tally, chains
 from dlgforge_core.judging.judges import Judge, judges_of
 from dlgforge_core.judging.store import (
@@ -31,7 +30,7 @@ from dlgforge_core.llm.client import LlmClient
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.following import follow_endpoints
 from dlgforge_core.llm.stats import CallStats
-from dlgforge_core.scheduling.background import LoopThread, report_while
+from dlgforge_core.scheduling.background import LoopThread, duration, report_while
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore

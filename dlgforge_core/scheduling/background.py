@@ -58,6 +58,15 @@ def report_while(
         raise
 
 
+def duration(seconds: float) -> str:
+    """A length of time as a progress line tells it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 class LoopThread(Generic[T]):
     """Runs one coroutine, on an event loop and a thread of its own; the caller's thread stays free."""
 

@@ -25,8 +25,8 @@ from typing import Any
 
 from dlgforge_core.common.questions import question_key
 from dlgforge_core.dialogue import Role
-from dlgforge_core.generation.dialogue_run import call_seed
 from dlgforge_core.generation.prepare import PreparedRun
+from dlgforge_core.scheduling.call_seed import call_seed
 from dlgforge_core.store.run_store import RunStore
 from tests.support.postgres import wait_for_sessions_to_end
 from tests.support.processes import kill

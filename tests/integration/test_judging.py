@@ -16,7 +16,6 @@ import pytest
 from dlgforge_core.config import EmbeddedConfig, JudgeConfig, LlmConfig
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError, RunStoppedError
-from dlgforge_core.generation.dialogue_run import call_seed
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.judging.judges import WHOLE, judges_of
 from dlgforge_core.judging.results import agreement, judged_dialogues, lowest_scores, with_judgements
@@ -25,6 +24,7 @@ from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.quality.figures import DialogueFigures
 from dlgforge_core.runtime.serving.embedded_model import EmbeddedModelServer
+from dlgforge_core.scheduling.call_seed import call_seed
 from dlgforge_core.store.results import Scope, stream_dialogues
 from dlgforge_core.store.run_store import RunStore
 from tests.support.judging import generated, judge, judging, judging_process, verdicts

@@ -30,7 +30,6 @@ ARROWS = {
         "config",
         "database",
         "export",
-        "generation",
         "knowledge",
         "llm",
         "planning",
