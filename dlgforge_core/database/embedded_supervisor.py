@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 
+from dlgforge_core.common.owned_files import make_owned_folder, open_owned, read_owned, replace_owned
 from dlgforge_core.database.embedded_account import KeeperError, server_account
 
 PORT = 5432
@@ -31,6 +32,7 @@ ALREADY_KEPT = 3  # exit status: another keeper holds the lock
 _POLL_S = 0.2
 _FAST_STOP_S = 30.0
 _MAX_RESTARTS_A_MINUTE = 5
+_PID_FILE_BYTES = 16 * 1024
 _SOCKET_PATH_BYTES = 103  # sun_path holds 108 bytes on Linux, 104 on macOS, each with a final NUL
 _SERVER_SETTINGS = {
     "listen_addresses": "",  # the unix socket only
@@ -59,15 +61,6 @@ class HomePaths:
         self.users_lock = os.path.join(home, "postgres.users.lock")
         self.start_lock = os.path.join(home, "postgres.start.lock")
         self.keeper_lock = os.path.join(home, "postgres.keeper.lock")
-
-
-def open_owned(path: str, flags: int) -> int:
-    """Open or create a file of the home, for its owner even when root does it; return the descriptor."""
-    fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    owner = os.stat(os.path.dirname(path)).st_uid
-    if os.geteuid() == 0 and os.fstat(fd).st_uid != owner:
-        os.fchown(fd, owner, -1)
-    return fd
 
 
 def try_lock(fd: int, operation: int) -> bool:
@@ -164,8 +157,8 @@ class Server:
     def _pid_file(self) -> list[str]:
         """The lines of postmaster.pid: pid, data, start, port, socket folder, address, key, status."""
         try:
-            with open(os.path.join(self._paths.data, "postmaster.pid")) as file:
-                return file.read().splitlines()
+            path = os.path.join(self._paths.data, "postmaster.pid")
+            return read_owned(path, _PID_FILE_BYTES).decode(errors="replace").splitlines()
         except FileNotFoundError:
             return []
 
@@ -212,9 +205,8 @@ class Server:
         socket_lock = os.path.join(self.socket_dir, f".s.PGSQL.{PORT}.lock")
         for path in (os.path.join(self._paths.data, "postmaster.pid"), socket_lock):
             with contextlib.suppress(FileNotFoundError):
-                with open(path) as file:
-                    pid = file.readline().strip()
-                if os.path.exists(f"/proc/{pid}"):
+                pid = read_owned(path, _PID_FILE_BYTES).split(b"\n", 1)[0].strip().decode(errors="replace")
+                if not pid.isdigit() or os.path.exists(f"/proc/{pid}"):
                     os.unlink(path)
 
     def _create_cluster(self) -> None:
@@ -224,9 +216,7 @@ class Server:
             import shutil
 
             shutil.rmtree(new)
-        os.mkdir(new, 0o700)
-        if self._account is not None:
-            os.chown(new, self._account.uid, self._account.gid)
+        make_owned_folder(new, *self._uid_and_gid())
         locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         self._run("initdb", ["-D", new, "-U", ROLE, "--auth=peer", *locale, "--no-instructions"])
         single_user = ["--single", "-D", new, "-c", "exit_on_error=on", "-c", "log_checkpoints=off"]
@@ -251,8 +241,7 @@ class Server:
             "pg_ident.conf": "".join(f'dlgforge "{name}" {ROLE}\n' for name in names),
         }
         for name, text in rules.items():
-            with open(os.path.join(self._paths.data, name), "w") as file:
-                file.write(text)
+            replace_owned(os.path.join(self._paths.data, name), text)
 
     def _choose_socket_dir(self) -> str:
         """The data folder, or a short folder of the server's own where its path is too long for a socket."""
@@ -263,19 +252,21 @@ class Server:
         runtime = os.environ.get("XDG_RUNTIME_DIR", "")
         base = "/tmp" if self._account is not None or not os.path.isdir(runtime) else runtime
         folder = os.path.join(base, "dlgforge-" + hashlib.sha256(os.fsencode(data)).hexdigest()[:16])
-        uid = os.geteuid() if self._account is None else self._account.uid
-        try:
-            os.mkdir(folder, 0o700)
-            if self._account is not None:
-                os.chown(folder, self._account.uid, self._account.gid)
-        except FileExistsError:
-            pass
+        uid, gid = self._uid_and_gid()
+        with contextlib.suppress(FileExistsError):
+            make_owned_folder(folder, uid, gid)
         found = os.lstat(folder)
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
             raise KeeperError(
                 f"{folder}, meant for the socket, is not a folder that only uid {uid} may enter"
             )
         return folder
+
+    def _uid_and_gid(self) -> tuple[int, int]:
+        """The user and the group that the server runs as."""
+        if self._account is None:
+            return os.geteuid(), os.getegid()
+        return self._account.uid, self._account.gid
 
     def _popen(
         self,
@@ -332,10 +323,7 @@ def keep(paths: HomePaths, install: str, users: int) -> None:
 
 
 def _announce(paths: HomePaths, socket_dir: str) -> None:
-    with open(paths.state + ".new", "w") as file:
-        file.write(socket_dir)
-        os.fchmod(file.fileno(), 0o644)
-    os.rename(paths.state + ".new", paths.state)
+    replace_owned(paths.state, socket_dir, 0o644)
 
 
 def _withdraw(paths: HomePaths) -> None:
