@@ -12,6 +12,7 @@ import psycopg
 
 from dlgforge_core.config import PostgresConfig
 from dlgforge_core.database.connection import AsyncConnection, connect, connect_async
+from dlgforge_core.database.hangup import HangupWatch
 from dlgforge_core.errors import StoreError
 
 T = TypeVar("T")
@@ -90,7 +91,8 @@ class AsyncPatientConnection:
     """`PatientConnection` for an event loop; what its tasks run on it takes turns.
 
     `on_open` gets every connection that was opened before anything runs on it, and whether there was one
-    before. It must not call `run`.
+    before. It must not call `run`. `on_lost` is told when a connection has broken, at once also if nothing
+    ran on it; it is opened again when something runs.
     """
 
     def __init__(
@@ -100,11 +102,13 @@ class AsyncPatientConnection:
         application: str,
         patience_s: float,
         on_open: Callable[[AsyncConnection, bool], Awaitable[None]] | None = None,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._dsn, self._config, self._application = dsn, config, application
         self._patience_s = patience_s
-        self._on_open = on_open
+        self._on_open, self._on_lost = on_open, on_lost
         self._connection: AsyncConnection | None = None
+        self._hangup: HangupWatch | None = None
         self._turn = asyncio.Lock()
 
     async def run(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
@@ -117,6 +121,8 @@ class AsyncPatientConnection:
                 except _FAILURES as error:
                     pause_s = pauses.after(error)
                     if not isinstance(error, _HARMLESS):
+                        if self._hangup is not None:  # else it was told before
+                            self._on_lost()
                         await self.aclose()
                     await asyncio.sleep(pause_s)
 
@@ -132,9 +138,17 @@ class AsyncPatientConnection:
             await fresh.close()
             raise
         self._connection = fresh
+        self._hangup = HangupWatch(fresh.fileno(), self._hung_up)
         return fresh
+
+    def _hung_up(self) -> None:
+        self._hangup = None
+        self._on_lost()
 
     async def aclose(self) -> None:
         """Close it; `run` opens it again."""
+        if self._hangup is not None:
+            self._hangup.close()
+            self._hangup = None
         if self._connection is not None:
             await self._connection.close()

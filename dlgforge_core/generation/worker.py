@@ -22,6 +22,7 @@ from dlgforge_core.store.worker_store import Claim, WorkerStore
 
 _log = logging.getLogger(__name__)
 
+_RELOCK_S = 1.0  # how often a worker whose lock was lost tries to take it again
 _POLL_S = 1.0  # how often a worker without claims looks whether others left some behind
 
 
@@ -82,6 +83,7 @@ class Worker:
         store.in_a_hurry = lambda: not slots.all_wanted
         self._open: set[asyncio.Task[None]] = set()
         client.on_answer(self._check_budget)
+        client.before_call(store.lease.permit)
         self._refused: dict[str, RequestRefusedError] = {}
         """Dialogues whose request was refused by an endpoint that has never answered its role: held back."""
         self._counts = WorkerCounts()
@@ -92,6 +94,7 @@ class Worker:
         self._drain = False
         self._changed = asyncio.Event()
         self._lease_in_doubt = asyncio.Event()
+        store.lease.on_doubt = self._lease_in_doubt.set
         self._started_at = time.time()
 
     def stop(self, reason: str, *, drain: bool = False) -> None:
@@ -262,7 +265,9 @@ class Worker:
             self._tokens_elsewhere = await self._store.take_over_and_count_tokens()
             self._check_budget()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._lease_in_doubt.wait(), pause)
+                await asyncio.wait_for(
+                    self._lease_in_doubt.wait(), pause if self._store.locked else _RELOCK_S
+                )
             self._lease_in_doubt.clear()
             if not await self._store.heartbeat(self.stats()):
                 _log.warning("the lease was lost: other workers took over; starting afresh")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -100,6 +100,8 @@ class Attempts:
         )
         self.on_answer: Callable[[], None] = lambda: None
         """Called whenever an answer has been counted."""
+        self.before_call: Callable[[], Awaitable[None]] | None = None
+        """Awaited before every request: it goes out when that returns."""
         self._stats = stats
         self._without_usage: set[str] = set()
         self._patience_s = patience_s
@@ -167,6 +169,8 @@ class Attempts:
                 schema=call.schema,
                 tools=call.tools,
             )
+            if self.before_call is not None:
+                await self.before_call()
             started = loop.time()
             http = await self.transports[name].post_chat(body)
         except TransportError as error:

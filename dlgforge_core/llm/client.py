@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -63,6 +63,10 @@ class LlmClient:
     def on_answer(self, notify: Callable[[], None]) -> None:
         """Call `notify` whenever an answer, usable or not, has been counted in `stats`."""
         self._attempts.on_answer = notify
+
+    def before_call(self, permit: Callable[[], Awaitable[None]]) -> None:
+        """Have every request to an endpoint wait until `permit` returns."""
+        self._attempts.before_call = permit
 
     def health(self) -> list[EndpointHealth]:
         """The state of every endpoint, for progress lines."""

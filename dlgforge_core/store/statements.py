@@ -28,18 +28,39 @@ WITH freed AS (UPDATE dialogues SET worker_id = NULL WHERE worker_id = %(me)s),
 SELECT pg_advisory_unlock({lock_keys.WORKERS}, %(me)s)
 """
 
-# A worker is gone when its lease has expired or its lock is free; but a server that has just been restarted
-# has forgotten the locks of the living. The lock is only tried here, inside this statement's transaction;
-# `ended_at` then keeps the worker from renewing a lease it has lost.
+LOCK_GRACE_S = 5.0
+"""For how many seconds a lease outlives locks that the server has lost: the living take theirs again."""
+
+# Told by a worker whose session broke though it lives: others' sessions may have broken with it.
+NOTE_LOST_LOCKS = """
+INSERT INTO lost_locks (server_started_at, noticed_at) VALUES (pg_postmaster_start_time(), now())
+ON CONFLICT (only_row) DO UPDATE
+SET server_started_at = excluded.server_started_at, noticed_at = excluded.noticed_at
+"""
+
+# A worker is gone when its lease has expired or its lock is free; but a server that was restarted, has
+# recovered from a crash or has taken over from another one has forgotten the locks of the living. Then the
+# table has no row of this server's start, gets one now, and free locks say nothing until the grace is over.
+# The lock is only tried here, inside this statement's transaction; `ended_at` then keeps the worker from
+# renewing a lease it has lost.
 TAKE_OVER = f"""
-WITH suspects AS MATERIALIZED (
+WITH known AS MATERIALIZED (
+    SELECT noticed_at FROM lost_locks WHERE server_started_at = pg_postmaster_start_time()
+),
+noticed AS (
+    INSERT INTO lost_locks (server_started_at, noticed_at)
+    SELECT pg_postmaster_start_time(), now() WHERE NOT EXISTS (SELECT FROM known)
+    ON CONFLICT (only_row) DO UPDATE
+    SET server_started_at = excluded.server_started_at, noticed_at = excluded.noticed_at
+),
+suspects AS MATERIALIZED (
     SELECT worker_id, expires_at FROM workers WHERE ended_at IS NULL AND worker_id <> %(me)s
 ),
 gone AS (
     UPDATE workers w SET ended_at = now() FROM suspects s
     WHERE w.worker_id = s.worker_id AND w.ended_at IS NULL
       AND (s.expires_at < now()
-           OR (pg_postmaster_start_time() < now() - interval '5 seconds'
+           OR (EXISTS (SELECT FROM known WHERE noticed_at < now() - interval '{LOCK_GRACE_S} seconds')
                AND pg_try_advisory_xact_lock({lock_keys.WORKERS}, s.worker_id)))
     RETURNING w.worker_id
 ),

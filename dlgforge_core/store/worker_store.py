@@ -20,6 +20,7 @@ from dlgforge_core.database.reconnecting import AsyncPatientConnection
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn, TurnDetails
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store import writes
+from dlgforge_core.store.lease import Lease
 from dlgforge_core.store.reservations import ACCEPTED, Reservation, UnlikeQuestions
 
 # How long writes gather while every call slot is taken and calls wait: the delay costs nothing then.
@@ -69,6 +70,8 @@ class WorkerStore:
     ) -> None:
         self.in_a_hurry: Callable[[], bool] = lambda: True
         """Whether somebody waits for the next write; if not, writes gather a little longer."""
+        self.lease = Lease(lease_s)
+        """Whether calls may be made for the dialogues that are claimed."""
         self._run_id = run_id
         self._fingerprint = fingerprint
         self._lease_s = lease_s
@@ -80,10 +83,10 @@ class WorkerStore:
         self._locked = False
         self._relock: asyncio.Task[None] | None = None
         self._control = AsyncPatientConnection(
-            dsn, config, "dlgforge worker", patience_s, self._control_opened
+            dsn, config, "dlgforge worker", patience_s, self._control_opened, self.lease.doubt
         )
         self._writing = AsyncPatientConnection(
-            dsn, config, "dlgforge worker", patience_s, self._writing_opened
+            dsn, config, "dlgforge worker", patience_s, self._writing_opened, self.lease.doubt
         )
         self._writer: GroupWriter[writes.Write] = GroupWriter(self._write_group, self._linger_s)
 
@@ -91,6 +94,11 @@ class WorkerStore:
     def worker_id(self) -> int:
         """This worker's number in the table `workers`."""
         return self._worker_id
+
+    @property
+    def locked(self) -> bool:
+        """Whether this worker's lock is held: without it only the lease keeps others away."""
+        return self._locked
 
     async def __aenter__(self) -> WorkerStore:
         await self.register()
@@ -101,6 +109,7 @@ class WorkerStore:
         """Become a worker of the run, under a new number; the start, or the way on after a lost lease."""
 
         async def run(connection: AsyncConnection) -> tuple[int, bool]:
+            asked_at = self.lease.now()
             cursor = await connection.execute(
                 sql.REGISTER_WORKER,
                 {
@@ -112,6 +121,7 @@ class WorkerStore:
             )
             row = await cursor.fetchone()
             assert row is not None
+            self.lease.renewed(asked_at)
             return int(row[0]), bool(row[1])
 
         self._worker_id, self._locked = await self._control.run(run)
@@ -153,11 +163,14 @@ class WorkerStore:
         """Renew the lease and publish what was counted; False when the lease had been lost."""
 
         async def run(connection: AsyncConnection) -> bool:
+            asked_at = self.lease.now()
             cursor = await connection.execute(
                 sql.HEARTBEAT,
                 {"me": self._worker_id, "lease": self._lease_s, "stats": _stats_json(stats)},
             )
             await self._take_lock(connection)
+            if cursor.rowcount == 1:
+                self.lease.renewed(asked_at)
             return cursor.rowcount == 1
 
         return await self._control.run(run)
@@ -237,6 +250,7 @@ class WorkerStore:
         async def run(connection: AsyncConnection) -> Sequence[object]:
             return await writes.execute(connection, self._fingerprint, ops, self._unlike)
 
+        self.lease.writing(True)
         try:
             return await self._writing.run(run)
         except psycopg.DataError:
@@ -244,6 +258,8 @@ class WorkerStore:
                 raise
             # One bad value must not fail its neighbours: find it by writing each alone.
             return [(await self._each_alone(op)) for op in ops]
+        finally:
+            self.lease.writing(False)
 
     async def _each_alone(self, op: writes.Write) -> object:
         try:
@@ -258,6 +274,7 @@ class WorkerStore:
         keep the old session for a while, and the lease's expiry holds meanwhile."""
         if self._locked:
             return
+        await connection.execute(sql.NOTE_LOST_LOCKS)
         cursor = await connection.execute(sql.TRY_WORKER_LOCK, {"me": self._worker_id})
         row = await cursor.fetchone()
         self._locked = bool(row and row[0])

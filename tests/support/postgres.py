@@ -93,6 +93,19 @@ class TcpPostgres:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
 
+    def crash(self) -> None:
+        """SIGKILL to every process of the server; `start` has it recover."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        processes = server.children(recursive=True)
+        server.kill()
+        self._process.wait(_DEADLINE_S)
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, _DEADLINE_S)
+        self._process = None
+
     def stop(self) -> None:
         """Stop the server; `start` runs it again on the same data and port."""
         if self._process is not None:

@@ -1,0 +1,54 @@
+"""A hang-up is noticed though nobody reads from the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+
+import pytest
+import uvloop
+
+from dlgforge_core.database.hangup import HangupWatch
+
+pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
+LOOPS = pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+
+
+@LOOPS
+@pytest.mark.parametrize("last_words", [b"", b"terminating connection"])
+def test_a_hangup_is_told_once_data_alone_is_not(loop_factory, last_words: bytes) -> None:
+    async def run() -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            told: list[bool] = []
+            HangupWatch(ours.fileno(), lambda: told.append(True))
+            theirs.send(b"a notice")
+            await asyncio.sleep(0.02)
+            assert not told
+            theirs.send(last_words)
+            theirs.close()
+            await asyncio.sleep(0.02)
+            assert told == [True]
+            await asyncio.sleep(0.02)
+            assert told == [True]
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(run())
+
+
+@LOOPS
+def test_what_is_closed_tells_nothing_more(loop_factory) -> None:
+    async def run() -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            told: list[bool] = []
+            watch = HangupWatch(ours.fileno(), lambda: told.append(True))
+            watch.close()
+            watch.close()
+            theirs.close()
+            await asyncio.sleep(0.02)
+            assert not told
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(run())
