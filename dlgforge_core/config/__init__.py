@@ -14,6 +14,7 @@ from dlgforge_core.config.inputs import PersonasConfig, SeedsConfig
 from dlgforge_core.config.judging import OFFLINE_KEYS, JudgeConfig, JudgeModelConfig
 from dlgforge_core.config.knowledge import (
     SHIPPED_KNOWLEDGE,
+    DocumentLimitsConfig,
     EmbeddingBackend,
     EmbeddingConfig,
     KnowledgeConfig,
@@ -76,6 +77,7 @@ __all__ = [
     "CoverageConfig",
     "DatasetFilesConfig",
     "DistributedConfig",
+    "DocumentLimitsConfig",
     "EmbeddedConfig",
     "EmbeddingBackend",
     "EmbeddingConfig",

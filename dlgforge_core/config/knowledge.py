@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+import webencodings  # type: ignore[import-untyped]
+from pydantic import Field, field_validator, model_validator
 
 from dlgforge_core.config.base import (
     ConfigModel,
@@ -48,6 +49,19 @@ class EmbeddingConfig(ConfigModel):
         return self
 
 
+class DocumentLimitsConfig(ConfigModel):
+    """What reading a document may take; one that takes more is reported and left out."""
+
+    seconds: Seconds = Field(5.0, description="Seconds of a processor.")
+    memory_mib: Annotated[int, Field(ge=64)] = Field(256, description="Memory of the process that reads it.")
+    file_mib: PositiveInt = Field(
+        256, description="Size of a file of one document; a .jsonl file may have any size."
+    )
+    text_chars: Annotated[int, Field(ge=1, le=500_000_000)] = Field(
+        16_000_000, description="Characters of its text."
+    )
+
+
 class KnowledgeConfig(ConfigModel):
     """Which documents the dialogues are grounded in, and how they are cut into chunks."""
 
@@ -58,6 +72,15 @@ class KnowledgeConfig(ConfigModel):
     )
     text_key: Annotated[str, Field(min_length=1)] = Field(
         "text", description="Key of a document's text in a line of a .jsonl file."
+    )
+    encoding: str = Field(
+        "",
+        description="Encoding of text files and pages that state none and are not UTF-8: windows-1252, "
+        "shift_jis or another label of the web. Empty: such files are reported and left out.",
+    )
+    limits: DocumentLimitsConfig = Field(
+        default_factory=DocumentLimitsConfig,
+        description="What reading a document may take; one that takes more is reported and left out.",
     )
     languages: list[str] = Field(
         [],
@@ -71,6 +94,13 @@ class KnowledgeConfig(ConfigModel):
     embedding: EmbeddingConfig = Field(
         default_factory=EmbeddingConfig, description="Vectors of the chunks, for dense and hybrid retrieval."
     )
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, label: str) -> str:
+        if label and webencodings.lookup(label) is None:
+            raise ValueError(f"encoding = {label!r} is no encoding of the web; windows-1252 is one")
+        return label
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 _PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*")
-_SENTENCE_END = re.compile(r"[.!?…؟۔।]+[\"'’”»)\]]*\s+|[。！？]+[”’」』）]*\s*|\n\s*")
+# Nothing in them is read twice: a text of dots alone has as many places where one might begin.
+_SENTENCE_END = re.compile(r"(?<![.!?…؟۔।])[.!?…؟۔।]++[\"'’”»)\]]*+\s+|[。！？]+[”’」』）]*\s*|\n\s*")
 _SPACE = re.compile(r"\s+")
 
 
@@ -19,7 +21,7 @@ def chunk_spans(text: str, size: int, overlap: int) -> Iterator[tuple[int, int]]
     none starts there, of a word. No chunk is blank, and nothing but white space lies between chunks.
     """
     ends = [
-        [match.end() for match in pattern.finditer(text)]
+        array("Q", (match.end() for match in pattern.finditer(text)))
         for pattern in (_PARAGRAPH_END, _SENTENCE_END, _SPACE)
     ]
     start = end = 0
@@ -39,7 +41,7 @@ def _skip_space(text: str, start: int) -> int:
     return match.end() if match else start
 
 
-def _end(text: str, ends: list[list[int]], start: int, previous: int, size: int) -> int:
+def _end(text: str, ends: list[array[int]], start: int, previous: int, size: int) -> int:
     """The end of the chunk from `start`: the best break in its second half, beyond the end of the last."""
     limit = start + size
     if limit >= len(text):
@@ -55,7 +57,7 @@ def _end(text: str, ends: list[list[int]], start: int, previous: int, size: int)
     return limit
 
 
-def _next_start(ends: list[list[int]], lowest: int, end: int) -> int:
+def _next_start(ends: list[array[int]], lowest: int, end: int) -> int:
     for breaks in ends[1:]:
         at = bisect_left(breaks, lowest)
         if at < len(breaks) and breaks[at] < end:

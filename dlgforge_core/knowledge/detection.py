@@ -22,7 +22,7 @@ _SURE_FROM = 0.75
 # What is in no language, or in that of programs: code, markup, addresses, names of images and links.
 _MARKUP = re.compile(
     r"^(?P<fence>```+|~~~+).*?(?:^(?P=fence)|\Z)|`[^`\n]*`|<[^<>]{1,300}>|\]\([^()\s]{0,500}\)|"
-    r"\b(?:https?://|www\.)\S+|\S+@\S+\.\S+|^\s*\[[^\]\n]+\]:.*$|[#*_|~=>\[\]`\\]+",
+    r"\b(?:https?://|www\.)\S+|[^\s@]{1,100}+@[^\s.]{1,255}+\.\S++|^[^\S\n]*\[[^\]\n]+\]:.*$|[#*_|~=>\[\]`\\]+",
     re.MULTILINE | re.DOTALL,
 )
 

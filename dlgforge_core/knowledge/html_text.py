@@ -42,22 +42,20 @@ _MAIN_SHARE = 0.25
 _GAPS = ("", " ", "\n", "\n\n")
 
 
-def html_text(data: bytes) -> tuple[str, str]:
+def html_text(page: str) -> tuple[str, str]:
     """Title and text of a page, a tab between the cells of a table. Raises ValueError when it is not HTML."""
     from bs4 import BeautifulSoup  # here and not above: only this format needs it
 
     try:
-        title, text = _read(BeautifulSoup(data, "html.parser"), around=False)
+        title, text = _read(BeautifulSoup(page, "html.parser"), around=False)
         if not text:  # a page of nothing but a head, say
-            title, text = _read(BeautifulSoup(data, "html.parser"), around=True)
+            title, text = _read(BeautifulSoup(page, "html.parser"), around=True)
     except (ValueError, RecursionError, AssertionError, LookupError) as error:
         raise ValueError(f"it cannot be read as HTML: {type(error).__name__}: {error}") from None
     return title, text
 
 
 def _read(soup: Any, *, around: bool) -> tuple[str, str]:
-    if soup.contains_replacement_characters:
-        raise ValueError("its encoding cannot be told; save it as UTF-8")
     heading = soup.title or soup.find("h1")
     title = heading.get_text(" ") if heading is not None else ""
     for tag in soup.find_all(_not_shown):

@@ -34,7 +34,8 @@ from dlgforge_core.knowledge.index_store import (
     write_index,
 )
 from dlgforge_core.knowledge.lexical import LexicalIndex
-from dlgforge_core.knowledge.sources import read_source, source_settings
+from dlgforge_core.knowledge.reading import DocumentReader
+from dlgforge_core.knowledge.sources import SourceSettings, read_source
 from dlgforge_core.knowledge.terms import TERMS_VERSION
 from dlgforge_core.knowledge.types import Document, IndexReport
 from dlgforge_core.llm.endpoints import Endpoint
@@ -136,7 +137,7 @@ def _read_changes(
 ) -> _Sources:
     """Read the files that changed, forget those that are gone; every file is a transaction."""
     files, unknown = folder.listing()
-    settings = source_settings(folder, config)
+    settings = SourceSettings(folder, config)
     rows = connection.execute(
         "SELECT source, state, settings, problems FROM knowledge_sources WHERE dataset = %s", (dataset,)
     ).fetchall()
@@ -147,13 +148,15 @@ def _read_changes(
         "DELETE FROM knowledge_sources WHERE dataset = %s AND source = ANY(%s)", (dataset, gone)
     )
     done.n_removed = len(gone)
-    for number, file in enumerate(files):
-        if file.state and file.name in known and known[file.name][:2] == (file.state, settings):
-            done.note(known[file.name][2])
-            continue
-        tell(f"{number} of {len(files)} files looked at, {done.n_read} of them read")
-        done.note(read_source(connection, dataset, folder, file, config, settings, tell))
-        done.n_read += 1
+    with DocumentReader(config) as reader:
+        for number, file in enumerate(files):
+            state, made_with, problems = known.get(file.name, ("", "", []))
+            if file.state and (state, made_with) == (file.state, settings.digest(problems)):
+                done.note(problems)
+                continue
+            tell(f"{number} of {len(files)} files looked at, {done.n_read} of them read")
+            done.note(read_source(connection, dataset, folder, file, config, settings, reader, tell))
+            done.n_read += 1
     return done
 
 

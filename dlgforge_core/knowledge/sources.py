@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,10 @@ import orjson
 from dlgforge_core.config import KnowledgeConfig
 from dlgforge_core.knowledge.chunking import chunk_spans
 from dlgforge_core.knowledge.detection import DETECTION_VERSION, detect_language
-from dlgforge_core.knowledge.documents import READER_VERSION, Problem, ReadDocument, read_documents
+from dlgforge_core.knowledge.documents import READER_VERSION, Problem, ReadDocument
 from dlgforge_core.knowledge.folder import KnowledgeFolder, SourceFile
 from dlgforge_core.knowledge.index_store import ID_BYTES, Connection
+from dlgforge_core.knowledge.reading import DocumentReader
 
 _ROWS_AT_ONCE = 2_000
 _MAX_PROBLEMS = 100
@@ -35,13 +36,30 @@ class _Pending:
     documents: list[tuple[Any, ...]] = field(default_factory=list)
 
 
-def source_settings(folder: KnowledgeFolder, config: KnowledgeConfig) -> str:
-    """A digest of what decides, apart from a file's content, what its chunks are."""
-    told = [
-        *(READER_VERSION, DETECTION_VERSION, folder.place, config.chunk_chars, config.chunk_overlap_chars),
-        *(config.text_key, config.languages),
-    ]
-    return hashlib.sha256(orjson.dumps(told)).hexdigest()[:12]
+class SourceSettings:
+    """What decides, apart from a file's content, what its chunks are; a digest of it is kept with the file.
+
+    `limits` and `encoding` are only in that of a file with problems: others are not read again for them.
+    """
+
+    def __init__(self, folder: KnowledgeFolder, config: KnowledgeConfig) -> None:
+        always = [
+            *(
+                READER_VERSION,
+                DETECTION_VERSION,
+                folder.place,
+                config.chunk_chars,
+                config.chunk_overlap_chars,
+            ),
+            *(config.text_key, config.languages),
+        ]
+        self._always = hashlib.sha256(orjson.dumps(always)).hexdigest()[:12]
+        limits = [config.encoding, config.limits.model_dump()]
+        self._limits = hashlib.sha256(orjson.dumps(limits)).hexdigest()[:12]
+
+    def digest(self, problems: Sequence[str]) -> str:
+        """That of a file with these problems."""
+        return f"{self._always}-{self._limits}" if problems else self._always
 
 
 def read_source(
@@ -50,13 +68,14 @@ def read_source(
     folder: KnowledgeFolder,
     file: SourceFile,
     config: KnowledgeConfig,
-    settings: str,
+    settings: SourceSettings,
+    reader: DocumentReader,
     tell: Callable[[str], None],
 ) -> list[str]:
     """Read a file and put its documents in place of those it held; returns what is wrong with it."""
     pending, problems = _Pending(), _Problems(file.name)
     names: set[str] = set()
-    for item in _items(folder, file, config.text_key):
+    for item in _items(folder, file, reader):
         if isinstance(item, _Failed):
             return [item.message]
         if isinstance(item, Problem):
@@ -65,12 +84,11 @@ def read_source(
             problems.add(f"{item.name}: its id is used twice in the file; the first one counts")
         else:
             names.add(item.name)
-            _add(pending, item, config)
+            for _ in _add(pending, item, config):
+                _insert_chunks(connection, dataset, pending)
             tell(f"{file.name}: {len(names):,} documents read")
-        if len(pending.chunks) >= _ROWS_AT_ONCE:
-            _insert_chunks(connection, dataset, pending)
     _insert_chunks(connection, dataset, pending)
-    _replace(connection, dataset, file, settings, pending, problems.told())
+    _replace(connection, dataset, file, settings.digest(problems.told()), pending, problems.told())
     return problems.told()
 
 
@@ -91,16 +109,17 @@ class _Problems:
 
 
 def _items(
-    folder: KnowledgeFolder, file: SourceFile, text_key: str
+    folder: KnowledgeFolder, file: SourceFile, reader: DocumentReader
 ) -> Iterator[ReadDocument | Problem | _Failed]:
     try:
         with folder.open(file) as stream:
-            yield from read_documents(file, stream, text_key)
+            yield from reader.read(file.name, stream)
     except Exception as error:  # filesystems have errors of their own; none may end the whole reading
         yield _Failed(f"{file.name}: it cannot be read: {type(error).__name__}: {error}")
 
 
-def _add(pending: _Pending, document: ReadDocument, config: KnowledgeConfig) -> None:
+def _add(pending: _Pending, document: ReadDocument, config: KnowledgeConfig) -> Iterator[None]:
+    """Add a document's rows; stops where there are enough chunks to be written."""
     language = detect_language(document.text, config.languages)
     ids = []
     spans = chunk_spans(document.text, config.chunk_chars, config.chunk_overlap_chars)
@@ -111,6 +130,8 @@ def _add(pending: _Pending, document: ReadDocument, config: KnowledgeConfig) -> 
         text_key = hashlib.blake2b(text.encode(), digest_size=ID_BYTES).digest()
         pending.chunks.append((chunk_id, *row, text_key))
         ids.append(chunk_id)
+        if len(pending.chunks) >= _ROWS_AT_ONCE:
+            yield
     whole = hashlib.blake2b(" ".join(document.text.split()).encode(), digest_size=ID_BYTES).digest()
     told = (document.name, document.title, language, len(document.text))
     pending.documents.append((*told, b"".join(ids), whole))

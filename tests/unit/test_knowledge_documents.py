@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -15,15 +15,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlgforge_core.common.files import file_state
+from dlgforge_core.config import KnowledgeConfig
 from dlgforge_core.errors import ConfigError, KnowledgeError
 from dlgforge_core.knowledge.detection import detect_language
-from dlgforge_core.knowledge.documents import Problem, ReadDocument, read_documents
-from dlgforge_core.knowledge.folder import KnowledgeFolder, SourceFile
+from dlgforge_core.knowledge.documents import Problem, ReadDocument
+from dlgforge_core.knowledge.folder import KnowledgeFolder
+from dlgforge_core.knowledge.reading import DocumentReader
 from tests.support.documents import pdf
 
+READER = DocumentReader(KnowledgeConfig())
 
-def read(name: str, data: bytes) -> list[ReadDocument | Problem]:
-    return list(read_documents(SourceFile(name, name, len(data), "state"), io.BytesIO(data)))
+
+@pytest.fixture(scope="module", autouse=True)
+def reader() -> Iterator[None]:
+    with READER:
+        yield
+
+
+def read(name: str, data: bytes, reader: DocumentReader = READER) -> list[ReadDocument | Problem]:
+    return list(reader.read(name, io.BytesIO(data)))
 
 
 def one(name: str, data: bytes) -> ReadDocument:
@@ -210,8 +220,8 @@ def test_json_lines_are_a_document_each() -> None:
 
 def test_json_lines_with_their_text_under_another_key() -> None:
     line = json.dumps({"id": "a", "body": "First.", "url": "x"}).encode()
-    file = SourceFile("x.jsonl", "x.jsonl", len(line), "state")
-    (document,) = read_documents(file, io.BytesIO(line), "body")
+    with DocumentReader(KnowledgeConfig(text_key="body")) as body_reader:
+        (document,) = read("x.jsonl", line, body_reader)
     assert document == ReadDocument("x.jsonl#a", "", "First.")
     (told,) = problems(read("x.jsonl", line))
     assert told == "x.jsonl, line 1: no text under 'text' (its keys: id, body, url); set knowledge.text_key"
@@ -298,7 +308,7 @@ def test_the_shipped_documents_are_there_in_their_languages() -> None:
     by_language: dict[str, int] = {}
     for file in folder.files():
         with folder.open(file) as stream:
-            (document,) = read_documents(file, stream)
+            (document,) = READER.read(file.name, stream)
         assert isinstance(document, ReadDocument)
         assert 300 <= len(document.text.split()) <= 600, file.name
         assert detect_language(document.text) == file.name.split("/")[0]
