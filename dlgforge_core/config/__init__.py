@@ -15,6 +15,7 @@ from dlgforge_core.config.judging import OFFLINE_KEYS, JudgeConfig, JudgeModelCo
 from dlgforge_core.config.knowledge import (
     SHIPPED_KNOWLEDGE,
     DocumentLimitsConfig,
+    DocumentLinks,
     EmbeddingBackend,
     EmbeddingConfig,
     KnowledgeConfig,
@@ -78,6 +79,7 @@ __all__ = [
     "DatasetFilesConfig",
     "DistributedConfig",
     "DocumentLimitsConfig",
+    "DocumentLinks",
     "EmbeddedConfig",
     "EmbeddingBackend",
     "EmbeddingConfig",

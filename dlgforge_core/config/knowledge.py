@@ -19,6 +19,7 @@ from dlgforge_core.config.llm import check_base_url
 SHIPPED_KNOWLEDGE = "shipped"
 
 EmbeddingBackend = Literal["off", "endpoint", "sentence_transformers"]
+DocumentLinks = Literal["anywhere", "inside"]
 RetrievalMode = Literal["lexical", "dense", "hybrid"]
 
 
@@ -72,6 +73,12 @@ class KnowledgeConfig(ConfigModel):
     )
     text_key: Annotated[str, Field(min_length=1)] = Field(
         "text", description="Key of a document's text in a line of a .jsonl file."
+    )
+    links: DocumentLinks = Field(
+        "anywhere",
+        description="Symbolic links that are followed in a local folder: `anywhere`: all, as the volumes of "
+        "Kubernetes and the snapshots of hubs need it; `inside`: those that stay in the folder, for one that "
+        "others fill.",
     )
     encoding: str = Field(
         "",

@@ -67,7 +67,7 @@ def index_knowledge(
         return IndexReport()
     started = time.monotonic()
     tell = _Teller(progress)
-    folder = KnowledgeFolder(config.path)
+    folder = KnowledgeFolder(config.path, config.links)
     with connected(store) as connection, locked(connection, dataset):
         sources = _read_changes(connection, dataset, folder, config, tell)
         corpus = _corpus(connection, dataset)
@@ -136,13 +136,16 @@ def _read_changes(
     connection: Connection, dataset: str, folder: KnowledgeFolder, config: KnowledgeConfig, tell: _Teller
 ) -> _Sources:
     """Read the files that changed, forget those that are gone; every file is a transaction."""
-    files, unknown = folder.listing()
+    listing = folder.listing()
+    files = listing.files
     settings = SourceSettings(folder, config)
     rows = connection.execute(
         "SELECT source, state, settings, problems FROM knowledge_sources WHERE dataset = %s", (dataset,)
     ).fetchall()
     known = {source: (state, made_with, problems) for source, state, made_with, problems in rows}
-    done = _Sources(n_files=len(files), unknown=unknown)
+    done = _Sources(n_files=len(files), unknown=listing.unknown)
+    for problem in listing.problems:
+        done.note([problem])
     gone = sorted(known.keys() - {file.name for file in files})
     connection.execute(
         "DELETE FROM knowledge_sources WHERE dataset = %s AND source = ANY(%s)", (dataset, gone)

@@ -9,11 +9,12 @@ from typing import Any
 
 import orjson
 
+from dlgforge_core.common.files import FoundFile
 from dlgforge_core.config import KnowledgeConfig
 from dlgforge_core.knowledge.chunking import chunk_spans
 from dlgforge_core.knowledge.detection import DETECTION_VERSION, detect_language
 from dlgforge_core.knowledge.documents import READER_VERSION, Problem, ReadDocument
-from dlgforge_core.knowledge.folder import KnowledgeFolder, SourceFile
+from dlgforge_core.knowledge.folder import KnowledgeFolder
 from dlgforge_core.knowledge.index_store import ID_BYTES, Connection
 from dlgforge_core.knowledge.reading import DocumentReader
 
@@ -66,7 +67,7 @@ def read_source(
     connection: Connection,
     dataset: str,
     folder: KnowledgeFolder,
-    file: SourceFile,
+    file: FoundFile,
     config: KnowledgeConfig,
     settings: SourceSettings,
     reader: DocumentReader,
@@ -109,7 +110,7 @@ class _Problems:
 
 
 def _items(
-    folder: KnowledgeFolder, file: SourceFile, reader: DocumentReader
+    folder: KnowledgeFolder, file: FoundFile, reader: DocumentReader
 ) -> Iterator[ReadDocument | Problem | _Failed]:
     try:
         with folder.open(file) as stream:
@@ -154,7 +155,7 @@ def _insert_chunks(connection: Connection, dataset: str, pending: _Pending) -> N
 def _replace(
     connection: Connection,
     dataset: str,
-    file: SourceFile,
+    file: FoundFile,
     settings: str,
     pending: _Pending,
     problems: list[str],

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-from dlgforge_core.common.files import file_state
+from dlgforge_core.common.files import Folder, FoundFile
 from dlgforge_core.common.yaml_source import MAX_FILE_BYTES
 from dlgforge_core.errors import SeedError
 from dlgforge_core.planning.seeds import SUFFIXES, SeedBatch, batch_name, parse_seed_batch, read_seeds
@@ -17,13 +16,8 @@ SEED_FOLDER_ENV = "DLGFORGE_SEED_FOLDER"
 
 
 @dataclass(frozen=True, slots=True)
-class SeedFile:
-    """A file in a seed folder. `state` changes whenever its content may have."""
-
-    name: str
-    path: str
-    size: int
-    state: str
+class SeedFile(FoundFile):
+    """A seed file in a folder."""
 
     @property
     def batch(self) -> str:
@@ -59,17 +53,22 @@ def read_seed_batches(place: str, *, strict: bool = False, only: str | None = No
     """
     if "://" not in place and not (place and Path(place).is_dir()):
         return SeedReading(tuple(_named(read_seeds(place, strict=strict), only)))
-    files = [file for file in list_seed_files(place) if only in (None, file.batch)]
+    found, unreadable = _listing(place)
+    files = [file for file in found if only in (None, file.batch)]
     if not files and only is not None:
         raise SeedError(f"{place} holds no seed file for the seed batch {only!r}")
     if not files:
         raise SeedError(f"{place} holds no seed file; seed files end in {', '.join(SUFFIXES)}")
-    unusable = {name: f"{place.rstrip('/')}/{problem}" for name, problem in same_batch(files).items()}
+    folder = place.rstrip("/")
+    unusable = {name: f"{folder}/{problem}" for name, problem in same_batch(files).items()}
+    for name, why in unreadable.items():
+        if only in (None, batch_name(name)):
+            unusable[name] = f"{folder}/{name}: {why}"
     batches: list[SeedBatch] = []
     for file in files:
         if file.name in unusable:
             continue
-        label = f"{place.rstrip('/')}/{file.name}"
+        label = f"{folder}/{file.name}"
         try:
             batches.append(
                 parse_seed_batch(file.name, read_seed_bytes(place, file), label=label, strict=strict)
@@ -107,44 +106,37 @@ def _named(batches: list[SeedBatch], only: str | None) -> list[SeedBatch]:
 
 def list_seed_files(place: str) -> list[SeedFile]:
     """The seed files of a folder, by name; hidden ones and subfolders are left alone. Raises SeedError."""
+    return _listing(place)[0]
+
+
+def _listing(place: str) -> tuple[list[SeedFile], dict[str, str]]:
+    """The seed files of a folder, and by name why others cannot be read. Raises SeedError."""
     try:
-        filesystem, root = _filesystem(place)
-        filesystem.invalidate_cache()
-        entries = filesystem.ls(root, detail=True)
+        found = Folder(place).listing(recursive=False)
     except (OSError, ValueError, ImportError) as error:
         raise SeedError(f"{place} cannot be listed: {error}") from None
-    files = []
-    for entry in entries:
-        path = str(entry["name"])
-        name = PurePosixPath(path).name
-        if name.startswith(".") or not name.lower().endswith(SUFFIXES):
-            continue
-        # A link to a file is one, as the files of a Kubernetes volume are.
-        if entry.get("type") != "file" and not (entry.get("islink") and filesystem.isfile(path)):
-            continue
-        files.append(SeedFile(name, path, int(entry.get("size") or 0), file_state(entry)))
-    return sorted(files, key=lambda file: file.name)
+    if not found.exists:
+        raise SeedError(f"{place} cannot be listed: no such folder")
+    files = [
+        SeedFile(file.name, file.path, file.size, file.state)
+        for file in found.files
+        if file.name.lower().endswith(SUFFIXES)
+    ]
+    unreadable = {
+        name: why for name, why in sorted(found.unreadable.items()) if name.lower().endswith(SUFFIXES)
+    }
+    return files, unreadable
 
 
 def read_seed_bytes(place: str, file: SeedFile) -> bytes:
     """The content of a file. Raises SeedError when it cannot be read or is no seed file by its size."""
+    too_long = f"a seed file may have {MAX_FILE_BYTES:,} bytes at most"
     if file.size > MAX_FILE_BYTES:
-        raise SeedError(
-            f"{file.name} has {file.size:,} bytes; a seed file may have {MAX_FILE_BYTES:,} at most"
-        )
+        raise SeedError(f"{file.name} has {file.size:,} bytes; {too_long}")
     try:
-        data: bytes = _filesystem(place)[0].cat_file(file.path)
+        data = Folder(place).read(file, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
         raise SeedError(f"{file.name} cannot be read: {error}") from None
+    if data is None:
+        raise SeedError(f"{file.name} has more bytes than it is said to have; {too_long}")
     return data
-
-
-def _filesystem(place: str) -> tuple[Any, str]:
-    """What reads a folder or address, and the folder as it names it."""
-    import fsspec
-
-    # fsspec would take a local name that holds "::" for a chain of addresses.
-    if "://" not in place:
-        return fsspec.filesystem("file"), os.path.abspath(place)
-    filesystem, root = fsspec.core.url_to_fs(place)
-    return filesystem, root

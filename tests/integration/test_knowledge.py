@@ -270,7 +270,7 @@ def test_a_file_whose_state_nobody_tells_is_read_anew(
     store: RunStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index(store, folder)
-    monkeypatch.setattr("dlgforge_core.knowledge.folder.file_state", lambda _: "")
+    monkeypatch.setattr("dlgforge_core.common.files.file_state", lambda _: "")
     assert index(store, folder).n_read == 5
     assert index(store, folder).n_read == 5
 

@@ -243,16 +243,16 @@ def test_a_folder_lists_what_it_knows(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     assert [file.name for file in KnowledgeFolder(str(tmp_path)).files()] == ["b.md", "d.jsonl", "sub/a.TXT"]
     assert [file.name for file in KnowledgeFolder(str(tmp_path / "b.md")).files()] == ["b.md"]
-    assert [file.suffix for file in KnowledgeFolder(str(tmp_path / "sub")).files()] == [".txt"]
+    assert [file.name for file in KnowledgeFolder(str(tmp_path / "sub")).files()] == ["a.TXT"]
 
 
 def test_files_of_unknown_formats_are_named(tmp_path: Path) -> None:
     for name in ("a.md", "b.docx", ".hidden", "sub/c.csv", "README", "d.markdown"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
-    files, unknown = KnowledgeFolder(str(tmp_path)).listing()
-    assert [file.name for file in files] == ["a.md", "d.markdown"]
-    assert unknown == ["README", "b.docx", "sub/c.csv"]
+    listing = KnowledgeFolder(str(tmp_path)).listing()
+    assert [file.name for file in listing.files] == ["a.md", "d.markdown"]
+    assert listing.unknown == ["README", "b.docx", "sub/c.csv"]
     assert one("d.markdown", b"# Head\n\ntext").title == "Head"
 
 

@@ -75,7 +75,7 @@ def test_utf_8_that_says_latin_1_is_utf_8() -> None:
 
 def test_what_states_no_encoding_is_told_and_can_be_named() -> None:
     for data in ("déjà “vu”".encode("cp1252"), b"<meta charset=nonsense>\xe9"):
-        with pytest.raises(EncodingError, match="knowledge.encoding"):
+        with pytest.raises(EncodingError, match=r"knowledge\.encoding"):
             decode_page(data)
     assert decode("déjà “vu”".encode("cp1252"), fallback="latin1").text == "déjà “vu”"
     assert decode("déjà vu".encode(), fallback="latin1").text == "déjà vu"

@@ -129,11 +129,11 @@ def test_files_without_a_size_are_counted_as_they_are_read(name: str) -> None:
 
 
 def test_a_text_may_have_so_many_characters() -> None:
-    limits = DocumentLimitsConfig(text_chars=5)
+    limits = DocumentLimitsConfig(text_chars=10)
     with DocumentReader(KnowledgeConfig(limits=limits)) as reader:
-        for name, data in (("a.txt", b"123456"), ("a.jsonl", b'{"text": "123456"}')):
+        for name, data in (("a.txt", b"12345678901"), ("a.jsonl", b'{"text": "12345678901"}')):
             (problem,) = told(read(reader, name, data))
-            assert "its text has 6 characters; a document may have 5 at most" in problem
+            assert "its text has 11 characters; a document may have 10 at most" in problem
 
 
 def test_long_lines_are_told_and_the_rest_is_read(
