@@ -8,7 +8,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export DO_NOT_TRACK := 1
 
-.PHONY: demo demo-vllm test test-slow dev docs lint format lock clean
+.PHONY: demo demo-vllm test test-slow dev docs lint format hooks lock clean
 
 demo: $(VENV)/.installed  ## real dialogues from the embedded model, and where they are
 	@$(BIN)/python -m scripts.demo
@@ -34,6 +34,10 @@ lint: $(VENV)/.installed-dev  ## linter, formatter, type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+hooks: $(VENV)/.installed-dev  ## git hooks: linter, formatter and types before each commit
+	$(BIN)/python -m pip install -q --disable-pip-version-check pre-commit
+	$(BIN)/pre-commit install
 
 docs: $(VENV)/.installed  ## docs/configuration.md, from the models
 	$(BIN)/python -m scripts.config_reference
