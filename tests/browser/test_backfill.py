@@ -36,7 +36,7 @@ RUN = {
 }
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "dlgforge"}
 # What the UI asks for on an asset's page, and on the job's.
-TARGETS = {
+TARGETS: dict[str, dict[str, Any]] = {
     "asset": {"assetSelection": [{"path": ["dialogues"]}]},
     "job": {
         "selector": {"partitionSetName": "generate_partition_partition_set", "repositorySelector": REPOSITORY}

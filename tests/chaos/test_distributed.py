@@ -41,7 +41,16 @@ def cluster() -> Iterator[RaySession]:
         yield session
 
 
-def whole(store: RunStore, run: PreparedRun, sim: SimulatedEndpoint, before: dict, lost_calls: int) -> None:
+CommittedTurns = dict[tuple[str, int], tuple[str, str, int]]
+
+
+def whole(
+    store: RunStore,
+    run: PreparedRun,
+    sim: SimulatedEndpoint,
+    before: CommittedTurns,
+    lost_calls: int,
+) -> None:
     """The plan is finished, what was committed stayed, nothing is double, little was made again."""
     progress = store.progress(run.run_id)
     assert progress.complete
@@ -75,7 +84,7 @@ def three_nodes() -> Iterator[Any]:
             nodes.wait_for_nodes()
             yield nodes
         finally:
-            nodes.shutdown()
+            nodes.shutdown()  # type: ignore[no-untyped-call]
 
 
 def test_a_node_killed_in_mid_run_costs_the_calls_in_flight(store: RunStore) -> None:
@@ -112,7 +121,7 @@ def test_a_node_killed_in_mid_run_costs_the_calls_in_flight(store: RunStore) -> 
 def ray_nodes(address: str) -> list[dict[str, Any]]:
     with RaySession(RayConfig(address=address)) as session:
         session.connect()
-        return list(ray.nodes())
+        return list(ray.nodes())  # type: ignore[no-untyped-call]
 
 
 # One local cluster: workers and the coordinator
@@ -156,7 +165,8 @@ def test_the_coordinator_killed_in_mid_run_is_replaced(cluster: RaySession, stor
             return
         before.update(committed(store))
         actor = ray.get_actor(f"coordinator-{run.run_id}", namespace="dlgforge")
-        os.kill(ray.get(actor.__ray_call__.remote(lambda _: __import__("os").getpid())), signal.SIGKILL)
+        pid: Any = ray.get(actor.__ray_call__.remote(lambda _: __import__("os").getpid()))
+        os.kill(pid, signal.SIGKILL)
 
     with simulated_endpoint(latency_s=0.15) as sim:
         carry(store, run, Endpoint("s", sim.base_url), on_status=strike, said=said)
@@ -257,7 +267,13 @@ def named(parts: list[psutil.Process], text: str) -> list[psutil.Process]:
 SLOW = {"total_samples": 20, "n_turns": 3, "concurrency": 2}
 
 
-def finishes(project: Project, path: Path, store: RunStore, sim: SimulatedEndpoint, before: dict) -> None:
+def finishes(
+    project: Project,
+    path: Path,
+    store: RunStore,
+    sim: SimulatedEndpoint,
+    before: CommittedTurns,
+) -> None:
     """Running the job again completes the plan and keeps every committed turn."""
     sim.configure(latency_s=0.0)
     code, output = project.execute(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 from dlgforge_core.store.run_store import RunStore
 from tests.chaos.harness import Book, kill_and_resume
@@ -11,7 +12,7 @@ from tests.support.runs import MODEL, planned
 from tests.support.simulated_endpoint import simulated_endpoint
 
 CONCURRENCY = 16
-PLAN = {
+PLAN: dict[str, Any] = {
     "total": 120,
     "min_turns": 2,
     "max_turns": 6,

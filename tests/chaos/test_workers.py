@@ -167,7 +167,7 @@ def test_a_restarted_postgres_which_has_forgotten_all_locks_makes_nobody_dead() 
 def test_one_of_two_endpoints_killed_in_mid_run_costs_no_dialogue_and_at_most_twice_the_time(
     store: RunStore,
 ) -> None:
-    options = {"models": [MODEL], "latency_s": 0.1, "slots": CONCURRENCY}
+    options: dict[str, Any] = {"models": [MODEL], "latency_s": 0.1, "slots": CONCURRENCY}
 
     def timed(seed: int, *, kill: bool) -> float:
         settings = plan(60, seed=seed, concurrency=2 * CONCURRENCY, max_open_dialogues=4 * CONCURRENCY)

@@ -31,7 +31,12 @@ def server() -> Any:
 
 
 def fails(
-    project: Project, llm: dict[str, Any], *patterns: str, ray: dict | None = None, dsn: str = "", **env: str
+    project: Project,
+    llm: dict[str, Any],
+    *patterns: str,
+    ray: dict[str, Any] | None = None,
+    dsn: str = "",
+    **env: Any,
 ) -> str:
     """Run the distributed job, which must fail saying all this, and return its output."""
     config = run_config(llm, total_samples=2, target_languages=["en"], distributed={"enabled": True})

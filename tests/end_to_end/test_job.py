@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
@@ -41,7 +42,7 @@ def openai(base_url: str, **llm: object) -> dict[str, object]:
     return {"backend": "openai", "model": "simulated", "base_url": base_url, **llm}
 
 
-def records(path: Path) -> list[dict]:
+def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
@@ -114,7 +115,7 @@ def test_the_job_fails_with_a_code_and_a_reason(project: Project) -> None:
     ],
 )
 def test_bad_configuration_is_refused_before_anything_is_started(
-    project: Project, run: dict, llm: dict, message: str
+    project: Project, run: dict[str, Any], llm: dict[str, Any], message: str
 ) -> None:
     config = project.config(run_config(llm, **run))
     code, output = project.execute(config)
@@ -181,7 +182,7 @@ def turns(store: RunStore) -> dict[tuple[str, int], tuple[str, str]]:
     return {(dialogue_id, index): (user, assistant) for dialogue_id, index, user, assistant in rows}
 
 
-def wait_for_turns(store: RunStore, n: int, timeout_s: float = 120) -> dict:
+def wait_for_turns(store: RunStore, n: int, timeout_s: float = 120) -> dict[tuple[str, int], tuple[str, str]]:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if len(found := turns(store)) >= n:

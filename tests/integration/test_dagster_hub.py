@@ -10,7 +10,7 @@ import dagster as dg
 import psycopg
 import pytest
 
-from dlgforge_core.config import Recipe, SavingConfig
+from dlgforge_core.config import FiltersConfig, Recipe, SavingConfig
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
@@ -73,7 +73,7 @@ def materialize(
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
     (event,) = (
-        event for event in result.get_asset_materialization_events() if event.asset_key.path[-1] == asset
+        event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey(asset)
     )
     return {key: value.value for key, value in event.materialization.metadata.items()}
 
@@ -120,9 +120,11 @@ def test_turned_off_it_is_skipped_and_says_how_to_turn_it_on(
 ) -> None:
     result = materialize(filled, instance, dataset={"output_dir": str(tmp_path / "out")})
     assert result.success
-    assert [e.asset_key.path for e in result.get_asset_materialization_events()] == [["dialogue_dataset"]]
+    assert [e.asset_key and e.asset_key.path for e in result.get_asset_materialization_events()] == [
+        ["dialogue_dataset"]
+    ]
     (observation,) = result.get_asset_observation_events()
-    note = observation.event_specific_data.asset_observation.metadata["note"].value
+    note = str(observation.asset_observation_data.asset_observation.metadata["note"].value)
     assert "set ops.hf_dataset.config.enabled to true" in note
     assert "saving.hf_push" in note
     assert "HF_TOKEN" in note
@@ -164,7 +166,7 @@ def test_a_recipes_saving_is_the_default_and_filters_are_counted(
         output_dir=str(tmp_path / "out"),
         formats=["sharegpt_judged"],
         output_columns={"conversations": "talk"},
-        filters={"min_score": 5.0},
+        filters=FiltersConfig(min_score=5.0),
     )
     spec = DatasetSpec("", Recipe(saving=saving))
     shown = metadata(materialize(filled, instance, "dialogue_dataset", spec=spec), "dialogue_dataset")

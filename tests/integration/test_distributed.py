@@ -158,7 +158,8 @@ def test_the_actors_see_the_overrides_and_nobody_sees_a_secret(
         assert not [mark for mark in marks if mark in str(environment)]
     assert "DLGFORGE_RUN_BOOTSTRAPPED" not in os.environ
     assert b"DLGFORGE_RUN_BOOTSTRAPPED" in seen["gcs"], "the cluster's own table shows the environment"
-    logs = Path(ray._private.worker._global_node.get_session_dir_path())
+    node: Any = ray._private.worker._global_node
+    logs = Path(node.get_session_dir_path())
     texts = [seen["gcs"], seen["argv"].encode()]
     texts += [path.read_bytes() for path in logs.rglob("*") if path.is_file()]
     assert len(texts) > 10

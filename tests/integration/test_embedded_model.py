@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -22,7 +23,6 @@ import pytest
 from dlgforge_core.config import EMBEDDED_MODEL_NAME, EmbeddedConfig
 from dlgforge_core.errors import BackendError
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.runtime.serving import embedded_model
 from dlgforge_core.runtime.serving.embedded_model import EmbeddedModelServer
 from dlgforge_core.runtime.serving.processes import ServerProcess
 from tests.support.processes import runs
@@ -45,12 +45,12 @@ def client(endpoint: Endpoint) -> httpx.Client:
     )
 
 
-def chat(endpoint: Endpoint, messages: list[dict[str, str]], **options: object) -> dict[str, object]:
+def chat(endpoint: Endpoint, messages: list[dict[str, str]], **options: Any) -> dict[str, Any]:
     body = {"model": endpoint.name, "messages": messages, "max_tokens": 24, "temperature": 0.0, **options}
     with client(endpoint) as http:
         response = http.post(endpoint.base_url + "/chat/completions", json=body)
         response.raise_for_status()
-        answer: dict[str, object] = response.json()
+        answer: dict[str, Any] = response.json()
         return answer
 
 
@@ -278,7 +278,7 @@ class TestStartFailures:
     def test_what_is_missing_is_named(self, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
         find = importlib.util.find_spec
         monkeypatch.setattr(
-            embedded_model.importlib.util,
+            importlib.util,
             "find_spec",
             lambda name, *a: None if name == package else find(name, *a),
         )
@@ -299,7 +299,7 @@ FAMILY = textwrap.dedent(
 )
 
 
-def start_family(**options: object) -> tuple[ServerProcess, list[int]]:
+def start_family(**options: Any) -> tuple[ServerProcess, list[int]]:
     """A server deaf to SIGTERM, with a child in its group and one in a session of its own."""
     lines: list[str] = []
     server = ServerProcess([sys.executable, "-c", FAMILY], on_stdout=lines.append, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.support.runs import MODEL, calls, planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
 
-def endpoint(sim: SimulatedEndpoint, name: str = "simulated", **options: object) -> Endpoint:
+def endpoint(sim: SimulatedEndpoint, name: str = "simulated", **options: Any) -> Endpoint:
     return Endpoint(name, sim.base_url, **options)
 
 

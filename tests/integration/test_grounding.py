@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -96,7 +96,10 @@ def quoted(text: str) -> str:
 @pytest.mark.parametrize("granularity", ["turn", "conversation"])
 @pytest.mark.parametrize("mode", ["online", "offline"])
 def test_the_judge_is_shown_what_the_assistant_was_given(
-    store: RunStore, folder: Path, mode: str, granularity: str
+    store: RunStore,
+    folder: Path,
+    mode: Literal["online", "offline"],
+    granularity: Literal["turn", "conversation"],
 ) -> None:
     config = JudgeConfig(mode=mode, granularity=granularity)
     run = planned(store, 5, judge=config, index_id=indexed(store, folder), n_turns=2)
@@ -171,7 +174,7 @@ def test_a_dropped_dialogue_gives_its_document_back(store: RunStore, folder: Pat
 
 def test_a_resumed_dialogue_keeps_its_document(store: RunStore, folder: Path) -> None:
     index_id = indexed(store, folder)
-    settings = {"judge": NO_JUDGE, "index_id": index_id, "n_turns": 4}
+    settings: dict[str, Any] = {"judge": NO_JUDGE, "index_id": index_id, "n_turns": 4}
     with simulated_endpoint(models=[MODEL]) as sim:
         work(spec(store, planned(store, 12, max_tokens=2_000, **settings), endpoint(sim)))
         run = planned(store, 12, **settings)

@@ -342,7 +342,12 @@ def test_who_waits_is_told_so_once_and_goes_on_when_the_other_is_killed(store: R
             other.go()
             while not sim.stats()["in_flight_max"]:
                 time.sleep(0.01)
-            threading.Timer(1.5, lambda: (sim.configure(latency_s=0.0), other.process.kill())).start()
+
+            def speed_up_and_kill() -> None:
+                sim.configure(latency_s=0.0)
+                other.process.kill()
+
+            threading.Timer(1.5, speed_up_and_kill).start()
             report = judge(store, run, judging(), endpoint(sim), on_wait=lambda: told.append("waits"))
         assert told == ["waits"]
         assert report.given == 40

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -100,9 +101,12 @@ def test_every_format_is_indexed_and_unchanged_files_are_not_read_again(
     opens: list[str] = []
     local = type(fsspec.filesystem("file"))
     honest = local.open
-    monkeypatch.setattr(
-        local, "open", lambda self, path, *a, **k: (opens.append(path), honest(self, path, *a, **k))[1]
-    )
+
+    def open_counted(self: Any, path: str, *args: Any, **options: Any) -> Any:
+        opens.append(path)
+        return honest(self, path, *args, **options)
+
+    monkeypatch.setattr(local, "open", open_counted)
     again = index(store, folder)
     assert opens == []
     assert (again.index_id, again.n_read, again.n_unchanged, again.built) == (first.index_id, 0, 5, False)
@@ -569,7 +573,7 @@ async def test_a_dialogue_keeps_its_document_until_it_is_released(store: RunStor
             assign_document(connection, "f", "x", candidates({"c": 9.0}), coverage=EVEN, seed=2)
         )
         assert (first.document, first.nth) == ("a", 0)
-        assert again == [first]
+        assert list(again) == [first]
         await release_document(connection, "f", "x")
         await release_document(connection, "f", "x")
         await release_document(connection, "f", "never")

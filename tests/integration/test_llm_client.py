@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -37,8 +38,8 @@ SCHEMA = {
 KEY = "sk-very-secret-0123456789"
 
 
-@pytest.fixture
-def sim() -> Iterator[SimulatedEndpoint]:
+@pytest.fixture(name="sim")
+def _sim() -> Iterator[SimulatedEndpoint]:
     with simulated_endpoint(latency_s=0.01) as endpoint:
         yield endpoint
 
@@ -49,14 +50,12 @@ def pair() -> Iterator[tuple[SimulatedEndpoint, SimulatedEndpoint]]:
         yield a, b
 
 
-def at(sim: SimulatedEndpoint, name: str = "a", **settings: float | int | str) -> Endpoint:
+def at(sim: SimulatedEndpoint, name: str = "a", **settings: Any) -> Endpoint:
     return Endpoint(name, sim.base_url, **settings)
 
 
 @contextlib.asynccontextmanager
-async def client(
-    *endpoints: Endpoint, patience_s: float = 20.0, **routing: str | int
-) -> AsyncIterator[LlmClient]:
+async def client(*endpoints: Endpoint, patience_s: float = 20.0, **routing: Any) -> AsyncIterator[LlmClient]:
     async with LlmClient(endpoints, RoutingConfig(**routing), patience_s=patience_s) as made:
         yield made
 

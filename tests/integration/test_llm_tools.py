@@ -154,7 +154,7 @@ def test_rounds_are_bounded_and_end_in_an_answer() -> None:
 @pytest.mark.parametrize(
     "broken", [{"tool_arguments": '{"query": "ti'}, {"tool_arguments": "no idea"}, {"tool_name": "rm"}]
 )
-def test_broken_calls_cost_no_dialogue(broken: dict[str, str]) -> None:
+def test_broken_calls_cost_no_dialogue(broken: dict[str, Any]) -> None:
     async def main() -> tuple[Completion, tuple[ToolEvent, ...]]:
         async with client(at(sim)) as llm:
             return await answer(llm)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -25,6 +26,7 @@ from dlgforge_core.generation.worker_thread import WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.cluster import address as ray_address
 from dlgforge_core.runtime.cluster import session as ray_session
+from dlgforge_core.runtime.cluster.address import recorded_address
 from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.runtime.distributed.needs_head import NeedsHead
 from dlgforge_core.store.run_store import RunStore
@@ -99,11 +101,12 @@ def test_owned_cluster_runs_work_on_loopback_alone_and_ends_with_the_session(
         assert session.owned
         assert "starting a local Ray cluster" in said[0]
         assert len(said) == 1
-        double = ray.remote(lambda x: 2 * x)
+        double: Any = ray.remote(lambda x: 2 * x)
         assert ray.get(double.remote(21), timeout=60) == 42
         assert ray.get_runtime_context().namespace == "dlgforge"
         # All actors the configuration asks for have a place, whatever the number of cores.
-        assert ray.cluster_resources()["CPU"] >= 5 * 1.5 + 0.1
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        assert resources["CPU"] >= 5 * 1.5 + 0.1
         processes = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
         assert len(processes) > 4
         assert listening_addresses(processes) <= {"127.0.0.1", "::1"}
@@ -204,9 +207,9 @@ def test_the_record_of_ray_start_is_read(tmp_path: Path, monkeypatch: pytest.Mon
 
     record = tmp_path / "ray_current_cluster"
     monkeypatch.setattr(internals, "get_ray_address_file", lambda *_: str(record))
-    assert ray_session.recorded_address() == ""
+    assert recorded_address() == ""
     record.write_text("127.0.0.1:6379\n")
-    assert ray_session.recorded_address() == "127.0.0.1:6379"
+    assert recorded_address() == "127.0.0.1:6379"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psycopg
 import pytest
@@ -25,13 +26,13 @@ from dlgforge_core.store.worker_store import WorkerStore
 from tests.support.runs import LLM
 
 
-def plan(store: RunStore, total: int = 8, **run: object) -> PreparedRun:
+def plan(store: RunStore, total: int = 8, **run: Any) -> PreparedRun:
     settings = {"total_samples": total, "target_languages": ["en"], "n_turns": 2, **run}
     generation = GenerationConfig(run=RunConfig(**settings))
     return prepare_run(store, generation, LlmConfig(), read_seeds("", strict=True))
 
 
-def worker(store: RunStore, run: PreparedRun, **options: object) -> WorkerStore:
+def worker(store: RunStore, run: PreparedRun, **options: Any) -> WorkerStore:
     arguments = {"lease_s": 30.0, "patience_s": 3.0, **options}
     return WorkerStore(
         store.dsn,

@@ -57,7 +57,7 @@ def make_dialogue(
     return Dialogue(plan, turns, judgement, {"kb_responder": model})
 
 
-def lines(path: Path) -> list[dict[str, object]]:
+def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
@@ -89,11 +89,13 @@ def write(folder: Path, dialogues: list[Dialogue], **settings: Any) -> DatasetSu
 
 
 def stats(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "dataset_stats.json").read_text("utf-8"))
+    stats: dict[str, Any] = json.loads((folder / "dataset_stats.json").read_text("utf-8"))
+    return stats
 
 
 def header(folder: Path) -> dict[str, Any]:
-    return yaml.safe_load((folder / "README.md").read_text("utf-8").split("---\n")[1])
+    card: dict[str, Any] = yaml.safe_load((folder / "README.md").read_text("utf-8").split("---\n")[1])
+    return card
 
 
 def everything(folder: Path) -> Iterator[tuple[Path, str]]:

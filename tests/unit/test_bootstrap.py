@@ -83,7 +83,9 @@ def test_routing_overrides_only_when_there_are_endpoints() -> None:
         ({"backend": "embedded", "model": ""}, None),
     ],
 )
-def test_llm_model_is_told_in_managed_mode_when_no_model_is_set(settings: dict, model: str | None) -> None:
+def test_llm_model_is_told_in_managed_mode_when_no_model_is_set(
+    settings: dict[str, Any], model: str | None
+) -> None:
     assert overrides(llm(**settings), ENDPOINTS).get("LLM_MODEL") == model
 
 
@@ -190,7 +192,7 @@ HERE = Endpoint("here", "http://localhost:9/v1")
         ),
     ],
 )
-def test_what_only_this_machine_reaches_is_refused_on_several(settings: dict, message: str) -> None:
+def test_what_only_this_machine_reaches_is_refused_on_several(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(**settings)
     check(one=True, **settings)

@@ -57,7 +57,7 @@ DATASETS = [(spec, build_jobs(spec)) for spec in (DatasetSpec(), DatasetSpec("su
 
 def dead_run(job: str, tags: dict[str, str], *selection: str) -> dg.DagsterRun:
     keys = frozenset(dg.AssetKey(key.split("/")) for key in selection) or None
-    config = {"ops": {"dialogues": {"config": {}}}}
+    config: dict[str, Any] = {"ops": {"dialogues": {"config": {}}}}
     return dg.DagsterRun(job, run_id=str(uuid.uuid4()), tags=tags, run_config=config, asset_selection=keys)
 
 

@@ -147,7 +147,7 @@ def test_what_a_cancelled_submitter_asked_for_is_written_all_the_same() -> None:
         cancelled.cancel()
         await _settle()
         sink.gate.set()
-        assert await asyncio.gather(blocking, other) == [0, 4]
+        assert [await blocking, await other] == [0, 4]
         assert sink.groups == [[0], [1, 2]]
         assert cancelled.cancelled()
         await writer.close()

@@ -86,7 +86,10 @@ def test_what_does_not(judge: dict[str, Any], settings: dict[str, Any]) -> None:
 def test_a_changed_turn_changes_what_it_and_later_ones_are_judged_on(
     index: int, side: str, text: str
 ) -> None:
-    changed = tuple(replace(t, **{side: t.user + "!" + text}) if t.index == index else t for t in TURNS)
+    def change(turn: Turn) -> dict[str, Any]:
+        return {side: turn.user + "!" + text}
+
+    changed = tuple(replace(t, **change(t)) if t.index == index else t for t in TURNS)
     before, after = subjects(offline(), PLAN, TURNS, {}), subjects(offline(), PLAN, changed, {})
     assert [s.index for s in after] == [0, 1, 2]
     assert [a == b for a, b in zip(after, before, strict=True)] == [i < index for i in range(3)]

@@ -135,7 +135,7 @@ def choose(*arguments: Any) -> str:
     return document
 
 
-def balanced(**keys: float) -> CoverageConfig:
+def balanced(**keys: Any) -> CoverageConfig:
     return CoverageConfig(**{"doc_coverage_epsilon": 0.0, **keys})
 
 

@@ -21,7 +21,7 @@ from dlgforge_core.llm.server_errors import read_error
 from dlgforge_core.llm.structured import JsonMode
 from dlgforge_core.llm.transport import HttpAnswer
 
-SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+SCHEMA: dict[str, object] = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 MESSAGES = [{"role": "user", "content": 'Is "temperature": 1 hot?'}]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -77,10 +78,16 @@ def test_an_object_is_found_after_any_text(before: str, value: dict[str, object]
     assert parse(f"{before}{json.dumps(value)}{after}", lambda found: found) == value
 
 
+def json_schema(schema: dict[str, Any]) -> Any:
+    wanted = response_format(JsonMode.JSON_SCHEMA, schema)
+    assert wanted is not None
+    return wanted["json_schema"]
+
+
 def test_strict_is_asked_for_only_where_it_is_taken() -> None:
-    assert response_format(JsonMode.JSON_SCHEMA, SCHEMA)["json_schema"]["strict"] is True
+    assert json_schema(SCHEMA)["strict"] is True
     loose = {**SCHEMA, "required": ["score"]}
-    assert "strict" not in response_format(JsonMode.JSON_SCHEMA, loose)["json_schema"]
+    assert "strict" not in json_schema(loose)
     assert response_format(JsonMode.TEXT, SCHEMA) is None
 
 

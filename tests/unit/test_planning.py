@@ -7,8 +7,10 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from statistics import fmean
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -54,7 +56,13 @@ def batch(name: str, **topics: int) -> SeedBatch:
 BATCHES = [batch("first", en=7, fr=4, ar=1), batch("second", en=3, fr=6)]
 
 
-def planned(batches=BATCHES, who=None, languages=None, batch_names=None, **run) -> Planning:
+def planned(
+    batches: Sequence[SeedBatch] = BATCHES,
+    who: Personas | None = None,
+    languages: list[str] | None = None,
+    batch_names: list[str] | None = None,
+    **run: Any,
+) -> Planning:
     run = {"target_languages": ["en", "fr"], **run}
     return plan_run(
         GenerationConfig(run=RunConfig(**run)),
@@ -66,7 +74,7 @@ def planned(batches=BATCHES, who=None, languages=None, batch_names=None, **run) 
     )
 
 
-def spread(values) -> int:
+def spread(values: Iterable[object]) -> int:
     counts = Counter(values).values()
     return max(counts) - min(counts)
 
@@ -119,14 +127,14 @@ def test_fewer_samples_than_languages() -> None:
         ({"batches": [BATCHES[0], BATCHES[0]]}, "share the name first"),
     ],
 )
-def test_what_cannot_be_planned(arguments, said: str) -> None:
+def test_what_cannot_be_planned(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         planned(**arguments)
 
 
 @given(runs)
 @settings(deadline=None)
-def test_topics_and_personas_are_used_evenly(run) -> None:
+def test_topics_and_personas_are_used_evenly(run: dict[str, Any]) -> None:
     for plan in planned(**run).plans:
         dialogues = list(plan.dialogues())
         assert [d.ordinal for d in dialogues] == list(range(plan.n_dialogues))
@@ -170,7 +178,9 @@ def test_many_topics_are_shuffled_too() -> None:
     st.floats(0, 1, exclude_min=True, exclude_max=True),
 )
 @settings(deadline=None)
-def test_turn_counts_keep_their_bounds(distribution, bounds, mean, u) -> None:
+def test_turn_counts_keep_their_bounds(
+    distribution: Any, bounds: tuple[int, int], mean: float | None, u: float
+) -> None:
     low, high = bounds
     run = RunConfig(min_turns=low, max_turns=high, turn_count_distribution=distribution, turn_count_mean=mean)
     assert low <= TurnCounts.from_config(run).at(u) <= high
@@ -183,7 +193,7 @@ def test_turn_counts_keep_their_bounds(distribution, bounds, mean, u) -> None:
     st.floats(0.001, 0.999),
 )
 @settings(deadline=None)
-def test_turn_counts_rise_with_the_quantile(distribution, mean, u, v) -> None:
+def test_turn_counts_rise_with_the_quantile(distribution: Any, mean: float, u: float, v: float) -> None:
     turns = TurnCounts(distribution, 1, 10_000, mean)
     low, high = sorted((u, v))
     assert turns.at(low) <= turns.at(high)
@@ -238,7 +248,7 @@ def test_fixed_turns_win() -> None:
 
 @given(runs, st.integers(0, 60))
 @settings(deadline=None)
-def test_more_samples_continue_the_same_plan(run, more: int) -> None:
+def test_more_samples_continue_the_same_plan(run: dict[str, Any], more: int) -> None:
     short = {(p.batch, p.language): p for p in planned(**run).plans}
     long = {
         (p.batch, p.language): p
@@ -251,7 +261,7 @@ def test_more_samples_continue_the_same_plan(run, more: int) -> None:
 
 @given(runs, st.sampled_from(["first", "second"]), st.integers(0, 1))
 @settings(deadline=None)
-def test_a_partition_is_a_slice_of_the_whole(run, name: str, which: int) -> None:
+def test_a_partition_is_a_slice_of_the_whole(run: dict[str, Any], name: str, which: int) -> None:
     language = run["target_languages"][which]
     whole = planned(**run)
     if (name, language) == ("second", "ar"):
@@ -266,7 +276,7 @@ def test_a_partition_is_a_slice_of_the_whole(run, name: str, which: int) -> None
 
 @given(runs)
 @settings(max_examples=30, deadline=None)
-def test_plans_survive_storage(run) -> None:
+def test_plans_survive_storage(run: dict[str, Any]) -> None:
     for plan in planned(**run).plans:
         stored = Plan.from_json(json.loads(json.dumps(plan.to_json())))
         assert stored == plan
@@ -338,7 +348,17 @@ def test_plans_are_the_same_in_every_process(hash_seed: str) -> None:
 # --- the fingerprint
 
 
-def print_of(run=None, judge=None, coverage=None, llm=None, who=None, paths=None) -> str:
+Settings = dict[str, Any] | None
+
+
+def print_of(
+    run: Settings = None,
+    judge: Settings = None,
+    coverage: Settings = None,
+    llm: Settings = None,
+    who: Personas | None = None,
+    paths: Settings = None,
+) -> str:
     generation = GenerationConfig(
         run=RunConfig(**(run or {})),
         judge=JudgeConfig(**(judge or {})),
@@ -375,7 +395,7 @@ ATTACHED = {"backend": "vllm_attach", "model": "m", "base_url": "http://gpu:8000
         {"llm": {"embedded": EmbeddedConfig(model_path="/models/other.gguf")}},
     ],
 )
-def test_what_changes_the_content_changes_the_fingerprint(change) -> None:
+def test_what_changes_the_content_changes_the_fingerprint(change: dict[str, Any]) -> None:
     assert print_of(**change) != print_of()
 
 
@@ -393,7 +413,7 @@ def test_what_changes_the_content_changes_the_fingerprint(change) -> None:
         {"llm": {"api_key_env": "MY_KEY", "embedded": EmbeddedConfig(threads=1, context_tokens=512)}},
     ],
 )
-def test_what_does_not_change_the_content_leaves_the_fingerprint(change) -> None:
+def test_what_does_not_change_the_content_leaves_the_fingerprint(change: dict[str, Any]) -> None:
     assert print_of(**change) == print_of()
 
 
@@ -407,8 +427,8 @@ def test_where_a_model_runs_does_not_matter_but_its_weights_do() -> None:
 
 
 def test_which_model_reranks_matters_but_not_where_it_runs() -> None:
-    def grounded(**rerank: object) -> str:
-        config = {"backend": "endpoint", "base_url": "http://gpu/v1", "model": "m", **rerank}
+    def grounded(**rerank: Any) -> str:
+        config: dict[str, Any] = {"backend": "endpoint", "base_url": "http://gpu/v1", "model": "m", **rerank}
         generation = GenerationConfig(retrieval=RetrievalConfig(rerank=RerankConfig(**config)))
         return content_fingerprint(generation, LlmConfig(), personas(), ContentSource("", "an index"))
 

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -118,7 +119,7 @@ def test_the_launchpad_shows_the_recipes_values(folder: Path) -> None:
 
 
 def test_resources_of_recipes_are_apart(folder: Path) -> None:
-    resources = build_definitions(str(folder)).resources
+    resources: Any = build_definitions(str(folder)).resources
     assert resources["support_llm"].settings.model == "big"
     assert resources["support_llm"].settings.routing.endpoints[0].weight == 2.0
     assert resources["llm"].settings.backend == "embedded"

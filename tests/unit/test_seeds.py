@@ -10,16 +10,23 @@ from hypothesis import strategies as st
 
 from dlgforge_core.errors import SeedError
 from dlgforge_core.planning.seed_folder import list_seed_files, read_seed_batches
-from dlgforge_core.planning.seeds import batch_name, parse_seed_batch, read_seed_file, read_seeds, topic_id
+from dlgforge_core.planning.seeds import (
+    SeedBatch,
+    batch_name,
+    parse_seed_batch,
+    read_seed_file,
+    read_seeds,
+    topic_id,
+)
 
 GOOD = '{"language": "en", "topic": "cooking", "question": "Why is my rice sticky?"}'
 
 
-def yaml_batch(text: str, strict: bool = False):
+def yaml_batch(text: str, strict: bool = False) -> SeedBatch:
     return parse_seed_batch("seeds.yaml", text.encode(), strict=strict)
 
 
-def jsonl_batch(*lines: str, strict: bool = False):
+def jsonl_batch(*lines: str, strict: bool = False) -> SeedBatch:
     return parse_seed_batch("seeds.jsonl", "\n".join(lines).encode(), strict=strict)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test_batches_and_blocks_do_not_matter(questions: list[str], threshold: float
 def test_dialogues_are_read_a_batch_ahead_and_no_further() -> None:
     read: list[int] = []
 
-    def source():
+    def source() -> Iterator[Dialogue]:
         for number in range(10_000):
             read.append(number)
             yield dialogue(number, str(number % 360))

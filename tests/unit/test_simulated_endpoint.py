@@ -53,7 +53,7 @@ def post(sim: SimulatedEndpoint, request: dict[str, Any], **more: Any) -> httpx.
 
 def content(response: httpx.Response) -> str:
     assert response.status_code == 200, response.text
-    return response.json()["choices"][0]["message"]["content"]
+    return str(response.json()["choices"][0]["message"]["content"])
 
 
 async def _post_all(sim: SimulatedEndpoint, requests: list[dict[str, Any]], at_once: int) -> list[Any]:

@@ -35,7 +35,8 @@ def ask(sim: SimulatedEndpoint, *more_messages: dict[str, Any], **more: Any) -> 
     messages = [{"role": "user", "content": "How do tides form?"}, *more_messages]
     response = post(sim, "/v1/chat/completions", {"model": "m", "messages": messages, **more})
     assert response.status_code == 200, response.text
-    return response.json()["choices"][0]
+    choice: dict[str, Any] = response.json()["choices"][0]
+    return choice
 
 
 def test_tools_are_ignored_unless_told_otherwise(sim: SimulatedEndpoint) -> None:
@@ -79,7 +80,7 @@ def test_some_conversations_get_tool_calls(sim: SimulatedEndpoint) -> None:
 
 def test_tools_and_their_messages_are_refused(sim: SimulatedEndpoint) -> None:
     sim.configure(tool_calls="refused")
-    asked = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    asked: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
     refused = post(sim, "/v1/chat/completions", {**asked, "tools": TOOLS})
     assert refused.status_code == 400
     assert "--enable-auto-tool-choice" in refused.json()["error"]["message"]
@@ -104,7 +105,7 @@ def test_reasoning_beside_the_text(sim: SimulatedEndpoint, field: str) -> None:
         assert "Who asks" not in message["content"]
 
 
-def vectors(sim: SimulatedEndpoint, texts: list[str], **more: Any) -> list[list[float]]:
+def vectors(sim: SimulatedEndpoint, texts: list[str], **more: Any) -> Any:
     answer = post(sim, "/v1/embeddings", {"model": "e", "input": texts, **more}).json()
     assert [item["index"] for item in answer["data"]] == list(range(len(texts)))
     return [item["embedding"] for item in answer["data"]]

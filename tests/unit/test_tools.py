@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -188,7 +189,7 @@ def test_the_web_is_searched_with_the_key_and_told_as_data() -> None:
     "options", [{"search_key": "another"}, {"retrieval_faults": {"500": 1.0}}, {"down": True}]
 )
 def test_a_web_search_that_fails_shows_no_key(
-    options: dict[str, object], caplog: pytest.LogCaptureFixture
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with simulated_endpoint(**options) as sim:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -141,7 +142,7 @@ def test_servers_listen_on_loopback_and_keys_are_in_no_argv(servers: VllmManaged
 
 
 def test_an_actor_elsewhere_can_ask_after_the_servers(servers: VllmManagedProvisioner) -> None:
-    ask = ray.remote(lambda fleet: fleet.endpoints())
+    ask: Any = ray.remote(lambda fleet: fleet.endpoints())
     assert ray.get(ask.options(num_cpus=0).remote(servers.fleet), timeout=60) == servers.fleet.endpoints()
 
 
@@ -169,6 +170,7 @@ def test_a_killed_part_comes_back_at_another_address(
         "guard": guard,
         "actor": supervisor.parent(),
     }[victim]
+    assert chosen is not None
     chosen.kill()
     seconds_until(lambda: name not in [e.name for e in servers.fleet.endpoints()], 60)
     seconds_until(lambda: not alive([chosen, *parts]), 10)  # else a part of the old server lives on

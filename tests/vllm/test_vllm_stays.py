@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -71,7 +72,8 @@ def test_servers_stay_are_found_again_and_replaced(address: str, tiny_llama: Pat
     with RaySession(RayConfig(address=address)) as session:
         session.connect()
         actor = ray.get_actor("vllm-0-tiny", namespace="dlgforge")
-        supervisor = psutil.Process(ray.get(actor.status.remote()).pid)
+        status: Any = ray.get(actor.status.remote())
+        supervisor = psutil.Process(status.pid)
         parts = [supervisor, *supervisor.children(recursive=True)]
         assert len(parts) >= 4
         ray.kill(actor)  # without a stop(): Ray also kills the actor's children, but not theirs
