@@ -15,10 +15,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dlgforge_core.database.embedded import embedded_dsn, release_embedded
+from dlgforge_core.database.embedded import embedded_dsn, find_install, release_embedded
 from dlgforge_core.database.embedded_account import Account, KeeperError, server_account
 from dlgforge_core.errors import StoreError
-from tests.support.postgres import find_install, wait_until_stopped
+from tests.support.postgres import wait_until_stopped
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can use a home of another user")
 
