@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+from collections.abc import Callable
 
 import pytest
 import uvloop
@@ -12,12 +13,13 @@ import uvloop
 from dlgforge_core.database.hangup import HangupWatch
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 LOOPS = pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 
 
 @LOOPS
 @pytest.mark.parametrize("last_words", [b"", b"terminating connection"])
-def test_a_hangup_is_told_once_data_alone_is_not(loop_factory, last_words: bytes) -> None:
+def test_a_hangup_is_told_once_data_alone_is_not(loop_factory: LoopFactory, last_words: bytes) -> None:
     async def run() -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
@@ -38,7 +40,7 @@ def test_a_hangup_is_told_once_data_alone_is_not(loop_factory, last_words: bytes
 
 
 @LOOPS
-def test_what_is_closed_tells_nothing_more(loop_factory) -> None:
+def test_what_is_closed_tells_nothing_more(loop_factory: LoopFactory) -> None:
     async def run() -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
