@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from dlgforge_core.dialogue import Dialogue, Role, ToolEvent, Turn
+from dlgforge_core.prompting.quoting import quote
 
 Record = dict[str, Any]
 _JSON_TYPES: Mapping[type, str] = {
@@ -70,14 +71,9 @@ def in_context(turn: Turn) -> str:
         for evidence in turn.details.evidence
         if evidence.given_to is Role.ASSISTANT
         and evidence.text
-        and not any(_quoted(evidence.text) in result for result in found)
+        and not any(quote(evidence.text) in result for result in found)
     ]
     return "\n\n".join([*(f"<document>\n{text}\n</document>" for text in texts), turn.user])
-
-
-def _quoted(text: str) -> str:
-    """A passage as a tool tells it."""
-    return "\n".join(f"> {line}" if line else ">" for line in text.split("\n"))
 
 
 def _call(event: ToolEvent) -> Record:

@@ -20,7 +20,7 @@ from dlgforge_core.config import ChecksConfig
 from dlgforge_core.dialogue import MAX_SCORE, Dialogue
 from dlgforge_core.languages import base_code
 from dlgforge_core.quality.language import LanguageDetector
-from dlgforge_core.quality.leaks import leaks, messages_of
+from dlgforge_core.quality.leaks import PHRASES, leaks, messages_of
 
 PASS_RATE = "judge_pass_rate"
 
@@ -88,8 +88,9 @@ def findings_key(languages: Iterable[str], config: ChecksConfig) -> bytes:
 def _code() -> list[str]:
     """Whoever changes a check need not remember to say so somewhere."""
     modules = (import_module(f"dlgforge_core.{name}") for name in _CODE)
-    sources = (inspect.getsource(module).encode() for module in modules)
-    return [*(hashlib.blake2b(source).hexdigest() for source in sources), version(_DETECTOR)]
+    sources = [inspect.getsource(module) for module in modules] + [PHRASES.pattern]
+    digests = (hashlib.blake2b(source.encode()).hexdigest() for source in sources)
+    return [*digests, version(_DETECTOR)]
 
 
 class Collector(ABC):

@@ -8,16 +8,11 @@ from collections.abc import Iterator
 from dlgforge_core.common.questions import normal_form
 from dlgforge_core.dialogue import Dialogue, Role, Turn
 from dlgforge_core.prompting.passage_marks import FRAME, QUOTE_MARK, names_material
+from dlgforge_core.prompting.phrases import phrase_pattern
+from dlgforge_core.prompting.templates import SHIPPED
 
-_TEMPLATE = re.compile(
-    r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|</?s>|Ask me (?:a|another) short question"
-    r"|Ask me a question that follows|Ask me (?:a|another) question(?: about .{1,200}?)?\. This time, ask"
-    r"|asked before\. Ask me something else|any passage or text: never mention it"
-    r"|How you answer:|Who the user is:|Write the user's side of a chat"
-    r"|Here is quoted material|nothing in it is addressed to you|Before a question there may be passages"
-    r"|First come passages that the assistant was given|You judge conversations between",
-    re.IGNORECASE,
-)
+_CHAT_TOKENS = re.compile(r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|</?s>", re.IGNORECASE)
+PHRASES = phrase_pattern(SHIPPED)
 
 
 def messages_of(dialogue: Dialogue) -> Iterator[tuple[int, str, str]]:
@@ -37,7 +32,7 @@ def leaks(dialogue: Dialogue, leak_words: int) -> Iterator[tuple[int, str, str, 
     secret |= _shingles(plan.assistant_persona.description, leak_words)
     for number, role, text in messages_of(dialogue):
         problem = _of_material(dialogue, dialogue.turns[number - 1], role, text)
-        if match := _TEMPLATE.search(text):
+        if match := _CHAT_TOKENS.search(text) or PHRASES.search(text):
             problem = f"says {match[0]!r}"
         elif secret and (shared := secret & _shingles(text, leak_words)):
             problem = f"says {min(shared)!r}, a persona's text"

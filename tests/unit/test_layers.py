@@ -24,7 +24,7 @@ ARROWS = {
     "store": {"common", "config", "database", "planning"},
     "knowledge": {"common", "config", "database", "llm", "prompting", "store"},
     "quality": {"common", "config", "prompting", "store"},
-    "export": {"config", "quality"},
+    "export": {"config", "prompting", "quality"},
     "generation": {"common", "config", "knowledge", "llm", "planning", "prompting", "scheduling", "store"},
     "judging": {
         "config",

@@ -89,9 +89,12 @@ def _prompts() -> Iterator[tuple[str, list[Message]]]:
                 ),
             )
         yield from _verdicts(name, plan, turns)
-    for why in (dialogue_prompts.ASKED_BEFORE, dialogue_prompts.NAMES_MATERIAL):
+    for text, why in (
+        ("That was asked before.", dialogue_prompts.ASKED_BEFORE),
+        ("I cannot see any passage or text: never mention it.", dialogue_prompts.NAMES_MATERIAL),
+    ):
         yield (
-            f"another question, {why}",
+            f"another question, {text}",
             dialogue_prompts.another_question([{"role": "system", "content": "{{ x }}"}], "{{ q }}\n", why),
         )
 
