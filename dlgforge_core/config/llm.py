@@ -47,6 +47,8 @@ _SET_BY = {
 
 
 def _extra_body(value: dict[str, Any]) -> dict[str, Any]:
+    # It is what is sent in any case.
+    value = {name: given for name, given in value.items() if name != "stream" or given is not False}
     if taken := sorted(value.keys() & _SET_BY.keys()):
         told = "; ".join(f"{name}: {_SET_BY[name]}" for name in taken)
         raise ValueError(f"holds what dlgforge sets itself; leave it out ({told})")

@@ -10,7 +10,8 @@ from typing import NamedTuple, NoReturn
 from dlgforge_core.dialogue import DropReason
 from dlgforge_core.llm import text, tool_calls
 from dlgforge_core.llm.call_errors import CallError
-from dlgforge_core.llm.chat import Answer, Completion
+from dlgforge_core.llm.chat import Completion
+from dlgforge_core.llm.completions import Answer
 from dlgforge_core.llm.dialect import Dialect
 from dlgforge_core.llm.server_errors import excerpt
 from dlgforge_core.llm.stats import FailureKind

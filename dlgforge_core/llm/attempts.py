@@ -12,7 +12,7 @@ import tenacity
 
 from dlgforge_core.config import AgentConfig, RoutingConfig
 from dlgforge_core.dialogue import DropReason, Role
-from dlgforge_core.llm import chat, pauses, refusals, server_errors, tool_calls
+from dlgforge_core.llm import chat, completions, pauses, refusals, server_errors, tool_calls
 from dlgforge_core.llm.answers import Reply
 from dlgforge_core.llm.call_errors import CallError, RequestRefusedError
 from dlgforge_core.llm.check import probe
@@ -182,7 +182,7 @@ class Attempts:
             self._refused(call, slot, counts, dialect, http, body)
         latency_s = loop.time() - started
         try:
-            answer = chat.read_completion(http.body)
+            answer = completions.read_completion(http.body)
         except ValueError as error:
             self._failed(call, slot, counts, FailureKind.INVALID_BODY, str(error))
         self.router.answered(slot)
@@ -205,7 +205,7 @@ class Attempts:
                 "endpoint %s does not tell how many tokens it uses (`usage` is missing): they are estimated, "
                 "%d characters a token",
                 name,
-                chat.CHARS_PER_TOKEN,
+                completions.CHARS_PER_TOKEN,
             )
 
     # Failures

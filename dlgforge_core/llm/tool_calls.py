@@ -20,6 +20,11 @@ Message = dict[str, Any]
 MAX_CALLS = 16
 """Calls read from one answer; a model that loops may ask for hundreds."""
 MAX_ARGUMENTS_CHARS = 20_000
+MAX_DEPTH = 32
+"""Of arguments: who nests deeper than that has lost the thread."""
+MAX_NAME_CHARS = 200
+MAX_STATE_BYTES = 64 * 1024
+"""Of the fields that are sent back with a call."""
 MAX_PROBLEM_CHARS = 200
 
 
@@ -39,21 +44,30 @@ class ToolDefinition:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call the model asks for. `problem` says why its arguments could not be read; they are empty then."""
+    """A call the model asks for. `problem` says why its arguments could not be read; they are empty then.
+
+    `state` are fields beside the protocol's own (Gemini's signature of a thought), which go back with it.
+    """
 
     id: str
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
-def call_message(text: str, calls: Sequence[ToolCall]) -> Message:
-    """The assistant's message that asked for `calls`, to be sent back with the next request."""
+def call_message(text: str, calls: Sequence[ToolCall], state: Mapping[str, Any] | None = None) -> Message:
+    """The assistant's message that asked for `calls`, to be sent back with the next request.
+
+    `state` are the fields beside the protocol's own that the message came with.
+    """
     return {
         "role": "assistant",
         "content": text or None,
+        **(state or {}),
         "tool_calls": [
             {
+                **call.state,
                 "id": call.id,
                 "type": "function",
                 # Written anew: servers parse what they are sent, and refuse a request with broken JSON in it.
@@ -80,10 +94,20 @@ def read_calls(items: Any) -> tuple[ToolCall, ...]:
         name = function.get("name") if isinstance(function, dict) else None
         if isinstance(function, dict) and isinstance(name, str) and name.strip():
             identity = item.get("id")
-            if not isinstance(identity, str) or not identity:
+            if not isinstance(identity, str) or not 0 < len(identity) <= MAX_NAME_CHARS:
                 identity = f"call_{position}"
-            calls.append(_call(identity, name.strip(), function.get("arguments")))
+            calls.append(
+                _call(identity, name.strip()[:MAX_NAME_CHARS], function.get("arguments"), _state(item))
+            )
     return tuple(calls)
+
+
+def _state(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    state = {name: value for name, value in item.items() if name not in _CALL_FIELDS and value}
+    return state if is_plain(state, MAX_STATE_BYTES) else {}
+
+
+_CALL_FIELDS = frozenset({"id", "type", "index", "function"})
 
 
 _TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
@@ -113,9 +137,9 @@ def split_calls(text: str, offered: Collection[str]) -> tuple[str, tuple[ToolCal
     return (rest, tuple(calls)) if tagged or calls else (text, ())
 
 
-def _call(identity: str, name: str, given: Any) -> ToolCall:
+def _call(identity: str, name: str, given: Any, state: Mapping[str, Any] | None = None) -> ToolCall:
     arguments, problem = read_arguments(given)
-    return ToolCall(identity, name, arguments, problem)
+    return ToolCall(identity, name, arguments, problem, state or {})
 
 
 def read_arguments(given: Any) -> tuple[dict[str, Any], str]:
@@ -127,14 +151,20 @@ def read_arguments(given: Any) -> tuple[dict[str, Any], str]:
     if given is None or given == "":
         return {}, ""
     if isinstance(given, dict):
-        return given, ""
+        if not _is_shallow(given):
+            return {}, _TOO_DEEP
+        given = json.dumps(given)
     if not isinstance(given, str):
         return {}, f"arguments must be a JSON object, not {_shown(given)}"
     if len(given) > MAX_ARGUMENTS_CHARS:
         return {}, f"arguments are {len(given)} characters long; at most {MAX_ARGUMENTS_CHARS} are read"
     for value in _readings(given.strip()):
-        if isinstance(value, dict) and _is_plain(value):
-            return value, ""
+        if isinstance(value, dict):
+            if not is_plain(value, 2 * MAX_ARGUMENTS_CHARS):
+                continue
+            if not _is_shallow(value):
+                return {}, _TOO_DEEP
+            return orjson.loads(orjson.dumps(value)), ""
     return {}, f"arguments must be a JSON object, not {_shown(given)}"
 
 
@@ -163,13 +193,25 @@ def _readings(text: str) -> Iterator[Any]:
         yield next(structured.objects(text), None)
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether it can be written as JSON again: a Python literal may hold bytes, sets or huge numbers."""
+_TOO_DEEP = f"arguments are nested deeper than {MAX_DEPTH} levels"
+
+
+def is_plain(value: Any, most_bytes: int) -> bool:
+    """Whether it can be written as JSON again, in `most_bytes` at most.
+
+    A Python literal may hold bytes, sets or huge numbers, and some depth is too much for a writer.
+    """
     try:
-        orjson.dumps(value)
+        return len(orjson.dumps(value)) <= most_bytes
     except TypeError:  # orjson's error for all of them
         return False
-    return True
+
+
+def _is_shallow(value: Any, depth: int = MAX_DEPTH) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    items = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_shallow(item, depth - 1) for item in items)
 
 
 def _shown(value: Any) -> str:

@@ -19,6 +19,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from dlgforge_core.common.bodies import BodyError, read_body
 from dlgforge_core.common.hosts import is_loopback
 from dlgforge_core.common.secrets import redact, sendable
 from dlgforge_core.errors import ConfigError
@@ -28,7 +29,8 @@ from dlgforge_core.llm.stats import FailureKind
 CONNECT_TIMEOUT_S = 10.0
 # Below the 5 s after which uvicorn, and so vLLM, closes an idle connection under our feet.
 KEEP_ALIVE_S = 4.0
-MAX_BODY_BYTES = 32 * 1024 * 1024
+MAX_BODY_BYTES = 8 * 1024 * 1024
+"""Of an answer: some forty times as long as the longest that models give."""
 
 
 class HttpAnswer(NamedTuple):
@@ -96,7 +98,7 @@ class EndpointTransport:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
                 try:
-                    body_read = redact(await _read(response), self.endpoint.secrets)
+                    body_read = redact(await read_body(response, MAX_BODY_BYTES), self.endpoint.secrets)
                     return HttpAnswer(response.status_code, response.headers, body_read)
                 finally:
                     # A body that was read whole gives its connection back; any other loses it.
@@ -109,20 +111,11 @@ class EndpointTransport:
             raise TransportError(FailureKind.CONNECTION, self.redact(_explain(error))) from None
 
 
-async def _read(response: httpx.Response) -> bytes:
-    chunks = []
-    size = 0
-    async for chunk in response.aiter_bytes():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise ValueError(f"the answer is longer than {MAX_BODY_BYTES} bytes")
-    return b"".join(chunks)
-
-
 def _explain(error: BaseException) -> str:
     # httpx-aiohttp names several unlike errors ConnectTimeout; aiohttp's own error tells them apart.
     cause = error.__cause__ or error
+    if isinstance(cause, BodyError):
+        return str(cause)
     if isinstance(cause, aiohttp.ClientConnectorDNSError):
         return f"the host name cannot be resolved ({cause.os_error})"
     if isinstance(cause, aiohttp.ClientSSLError):

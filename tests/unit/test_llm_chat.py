@@ -14,7 +14,8 @@ from dlgforge_core.config import AgentConfig
 from dlgforge_core.dialogue import DropReason, Role
 from dlgforge_core.llm import pauses, refusals, server_errors, text
 from dlgforge_core.llm.call_errors import CallError, RequestRefusedError
-from dlgforge_core.llm.chat import read_completion, request_body
+from dlgforge_core.llm.chat import request_body
+from dlgforge_core.llm.completions import read_completion
 from dlgforge_core.llm.dialect import Dialect, adapt
 from dlgforge_core.llm.refusals import Blame
 from dlgforge_core.llm.server_errors import read_error

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from dlgforge_core.config import AgentConfig
 from dlgforge_core.llm import answers, refusals, text
 from dlgforge_core.llm.answers import Reply, Said
-from dlgforge_core.llm.chat import Answer, read_completion, request_body
+from dlgforge_core.llm.chat import request_body
+from dlgforge_core.llm.completions import Answer, read_completion
 from dlgforge_core.llm.dialect import Dialect, adapt
 from dlgforge_core.llm.refusals import Blame
 from dlgforge_core.llm.server_errors import read_error
@@ -169,7 +170,8 @@ def test_no_tag_of_reasoning_is_ever_said(parts: list[str]) -> None:
 def test_reasoning_in_a_field_of_its_own() -> None:
     assert message(content="x", reasoning_content=" hm ").reasoning == "hm"
     assert message(content="x", reasoning="hm").reasoning == "hm"
-    assert message(content="x", reasoning_content=None, reasoning=["hm"]).reasoning == ""
+    assert message(content="x", reasoning_content=None, reasoning=["hm"]).reasoning == "hm"
+    assert message(content="x", reasoning_content=7, reasoning={"effort": 1}).reasoning == ""
 
 
 # What can be used
