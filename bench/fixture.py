@@ -15,6 +15,7 @@ import psycopg
 import uvloop
 
 from dlgforge_core.config import GenerationConfig
+from dlgforge_core.database.database import Database
 from dlgforge_core.database.embedded import embedded_dsn
 from dlgforge_core.generation.worker_thread import WorkerSpec, run_worker
 from dlgforge_core.store.run_store import RunStore
@@ -32,7 +33,7 @@ def fresh_store(name: str) -> Iterator[RunStore]:
         server = embedded_dsn(Path(home))
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
-        store = RunStore(server.replace("/dlgforge?", f"/{name}?"))
+        store = RunStore(Database(server.replace("/dlgforge?", f"/{name}?")))
         store.migrate()
         yield store
 

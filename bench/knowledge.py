@@ -25,7 +25,7 @@ import numpy as np
 
 from bench.fixture import fresh_store, peak_mb
 from bench.memory import rss_mb
-from dlgforge_core.config import CoverageConfig, KnowledgeConfig, PostgresConfig, RetrievalConfig
+from dlgforge_core.config import CoverageConfig, KnowledgeConfig, RetrievalConfig
 from dlgforge_core.dialogue import DialoguePlan, Persona
 from dlgforge_core.generation.grounding import Anchor, Grounding
 from dlgforge_core.knowledge.chunking import chunk_spans
@@ -139,7 +139,7 @@ async def search(store: RunStore, index_id: str, n: int) -> None:
     """Load the index as a worker does, and search it."""
     gc.collect()
     before, started = rss_mb(), time.monotonic()
-    async with open_knowledge(store.dsn, PostgresConfig(), "", index_id, RetrievalConfig()) as knowledge:
+    async with open_knowledge(store.database, "", index_id, RetrievalConfig()) as knowledge:
         print(f"loaded in {time.monotonic() - started:.2f} s, RSS +{rss_mb() - before:.0f} MB")
         asked = queries(n)
         await knowledge.search(*asked[0][:1])

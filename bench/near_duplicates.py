@@ -24,7 +24,7 @@ from bench.fixture import fresh_store
 from bench.memory import rss_mb
 from bench.questions import NEAR_COPIES, question
 from dlgforge_core.common.questions import normal_form
-from dlgforge_core.config import GenerationConfig, PostgresConfig, RunConfig
+from dlgforge_core.config import GenerationConfig, RunConfig
 from dlgforge_core.store.near_duplicates import banding_for
 from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.run_store import RunStore
@@ -230,8 +230,7 @@ async def measure(store: RunStore, questions: int, threshold: float, limit_s: fl
         GenerationConfig(run=RunConfig(total_samples=DIALOGUES, target_languages=["en"], n_turns=1)),
     )
     worker = WorkerStore(
-        store.dsn,
-        PostgresConfig(),
+        store.database,
         run_id=run.run_id,
         fingerprint=run.fingerprint,
         lease_s=3600.0,

@@ -18,7 +18,15 @@ class KnowledgeError(DlgforgeError):
 
 
 class StoreError(DlgforgeError):
-    """The Postgres run state cannot be reached or used."""
+    """The Postgres run state cannot be reached or used; `transient` when that may pass by itself."""
+
+    def __init__(self, message: str, transient: bool = True) -> None:
+        super().__init__(message)
+        self.transient = transient
+
+
+class UnstorableError(StoreError):
+    """A value that Postgres cannot hold, among those that were to be written."""
 
 
 class LeaseLostError(StoreError):

@@ -7,7 +7,8 @@ import hashlib
 import dagster as dg
 from psycopg.conninfo import conninfo_to_dict
 
-from dlgforge_core.database.locks import HeldLock, hold_process_lock, process_lock_is_free
+from dlgforge_core.database.locks import HeldLock
+from dlgforge_core.database.named_locks import hold_liveness_lock, liveness_lock_is_free
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.tags import ALIVE_TAG
 
@@ -19,23 +20,23 @@ def show_alive(instance: dg.DagsterInstance, run_id: str, store: RunStore) -> No
     """Have this process known as the one that works on a Dagster run, for as long as it lives."""
     if run_id in _held:
         return
-    held = hold_process_lock(store.dsn, store.config, run_id)
+    held = hold_liveness_lock(store.database, run_id)
     if held is None:  # another process of the same run
         return
     for other in [other for other in _held if _is_over(instance, other)]:
         _held.pop(other).release()
     _held[run_id] = held
-    instance.add_run_tags(run_id, {ALIVE_TAG: _mark(run_id, store.dsn)})
+    instance.add_run_tags(run_id, {ALIVE_TAG: _mark(run_id, store.database.dsn)})
 
 
 def is_watched(run: dg.DagsterRun, store: RunStore) -> bool:
     """Whether the processes of a run have shown that they live, and in this database."""
-    return run.tags.get(ALIVE_TAG) == _mark(run.run_id, store.dsn)
+    return run.tags.get(ALIVE_TAG) == _mark(run.run_id, store.database.dsn)
 
 
 def has_no_process(run: dg.DagsterRun, store: RunStore) -> bool:
     """Whether no living process works on a run that is watched."""
-    return process_lock_is_free(store.dsn, store.config, run.run_id)
+    return liveness_lock_is_free(store.database, run.run_id)
 
 
 def _is_over(instance: dg.DagsterInstance, run_id: str) -> bool:

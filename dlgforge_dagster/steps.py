@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from dlgforge_core.database.locks import generation_slot
+from dlgforge_core.database.named_locks import generation_slot
 from dlgforge_core.errors import DlgforgeError, RayError, RunRefusedError, RunStoppedError, StoreError
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunRecord, RunStore
@@ -23,7 +23,9 @@ def failure(context: dg.AssetExecutionContext, error: DlgforgeError, **metadata:
 
     Not by a RetryPolicy: with one Dagster also tries again what was cancelled.
     """
-    passing = isinstance(error, StoreError | RayError | RunStoppedError)
+    passing = isinstance(error, RayError | RunStoppedError) or (
+        isinstance(error, StoreError) and error.transient
+    )
     if passing and not isinstance(error, RunRefusedError) and context.retry_number < _MAX_RETRIES:
         context.log.warning(f"{error}\nThe step goes on where it was, in {RETRY_DELAY_S:g} s.")
         return dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=RETRY_DELAY_S)
@@ -64,7 +66,7 @@ def endpoints_place(context: dg.AssetExecutionContext, store: RunStore, places: 
     def on_wait() -> None:
         context.log.info(f"waiting: {places} other run(s) use the endpoints (run.max_concurrent_runs)")
 
-    with generation_slot(store.dsn, store.config, places, on_wait):
+    with generation_slot(store.database, places, on_wait):
         yield
 
 

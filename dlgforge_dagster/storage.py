@@ -17,8 +17,9 @@ from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import URL, make_url
 
-from dlgforge_core.database.dsn import DSN_ENV, PingError, check_dsn, ping_blocking
+from dlgforge_core.database.dsn import DSN_ENV, check_dsn
 from dlgforge_core.database.embedded import dlgforge_home, embedded_dsn
+from dlgforge_core.database.ping import PingError, ping_blocking
 from dlgforge_core.errors import StoreError
 
 _PING_S = 5.0

@@ -12,6 +12,7 @@ import dagster as dg
 import psycopg
 import pytest
 
+from dlgforge_core.database.database import Database
 from dlgforge_core.database.embedded import embedded_dsn
 from dlgforge_core.store.run_store import RunStore
 from tests.support.simulated.options import Options
@@ -71,6 +72,6 @@ def sim(shared_endpoint: SimulatedEndpoint) -> SimulatedEndpoint:
 @pytest.fixture
 def store(dsn: str) -> RunStore:
     """An empty, migrated run state."""
-    made = RunStore(dsn)
+    made = RunStore(Database(dsn))
     made.migrate()
     return made

@@ -1,4 +1,4 @@
-"""How connections to the run state are opened, and how long they wait for a server that says nothing."""
+"""Connections to Postgres: how they are opened, and how long they wait for a server that stands still."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import psycopg
 from psycopg.abc import PQGen
 
 from dlgforge_core.config import PostgresConfig
-from dlgforge_core.database.migrate import SCHEMA
+from dlgforge_core.database.failures import CannotConnectError
+from dlgforge_core.database.privileges import SCHEMA
 
 T = TypeVar("T")
 
 SILENCE_GRACE_S = 10.0
 """How much longer than a statement may take its answer is waited for, in seconds."""
-_LAST_WORDS_S = 5.0
+_CANCEL_S = 5.0
 # What was sent to a peer that vanished is acknowledged within this time, or the connection is broken.
 _UNACKNOWLEDGED_MS = 30_000
 
 
-class _Connection(psycopg.Connection[Any]):
-    """A connection that gives up on a server that says nothing; see `_until_silent`."""
+class Connection(psycopg.Connection[Any]):
+    """A connection that gives up on a server that stands still; see `_until_silent`."""
 
     silence_s = float("inf")
 
@@ -63,24 +64,30 @@ def session_setup(config: PostgresConfig) -> str:
     )
 
 
-def connect(dsn: str, config: PostgresConfig, application: str = "dlgforge") -> psycopg.Connection:
-    """A synchronous connection in autocommit mode, set to the run state's schema.
+def connect(dsn: str, config: PostgresConfig, application: str = "dlgforge") -> Connection:
+    """A connection in autocommit mode, set to the run state's schema. Raises CannotConnectError.
 
-    What runs on it fails with OperationalError when the server says nothing for the time a statement may
+    What runs on it fails with OperationalError when the server sends nothing for the time a statement may
     take and `SILENCE_GRACE_S` more.
     """
-    connection = _Connection.connect(dsn, autocommit=True, **connect_arguments(config, application))
-    connection.silence_s = config.statement_timeout_s + SILENCE_GRACE_S
-    connection.execute(session_setup(config).encode())
-    return connection
+    try:
+        made = Connection.connect(dsn, autocommit=True, **connect_arguments(config, application))
+    except psycopg.OperationalError as error:
+        raise CannotConnectError(str(error)) from None
+    made.silence_s = config.statement_timeout_s + SILENCE_GRACE_S
+    made.execute(session_setup(config).encode())
+    return made
 
 
 async def connect_async(dsn: str, config: PostgresConfig, application: str = "dlgforge") -> AsyncConnection:
-    """An asynchronous connection in autocommit mode, as `connect` gives them."""
-    connection = await AsyncConnection.connect(dsn, autocommit=True, **connect_arguments(config, application))
-    connection.silence_s = config.statement_timeout_s + SILENCE_GRACE_S
-    await connection.execute(session_setup(config).encode())
-    return connection
+    """An asynchronous connection, as `connect` opens them."""
+    try:
+        made = await AsyncConnection.connect(dsn, autocommit=True, **connect_arguments(config, application))
+    except psycopg.OperationalError as error:
+        raise CannotConnectError(str(error)) from None
+    made.silence_s = config.statement_timeout_s + SILENCE_GRACE_S
+    await made.execute(session_setup(config).encode())
+    return made
 
 
 def _until_silent(gen: PQGen[T], pgconn: psycopg.pq.abc.PGconn, limit_s: float) -> PQGen[T]:
@@ -89,19 +96,19 @@ def _until_silent(gen: PQGen[T], pgconn: psycopg.pq.abc.PGconn, limit_s: float) 
     The server's own time-out of statements is no help against one that stands still: a stopped process, a
     disk that hangs. The connection is closed then: nobody waits for what would come later.
     """
-    heard = time.monotonic()
+    last_sign = time.monotonic()
     try:
         waits_for = next(gen)
         while True:
             ready = yield waits_for
             now = time.monotonic()
             if ready is None:  # psycopg was interrupted, and waits again for the statement to be cancelled
-                heard, limit_s, ready = now, min(limit_s, _LAST_WORDS_S), psycopg.waiting.READY_NONE
+                last_sign, limit_s, ready = now, min(limit_s, _CANCEL_S), psycopg.waiting.READY_NONE
             elif ready & psycopg.waiting.READY_R:
-                heard = now
-            elif now - heard > limit_s:
+                last_sign = now
+            elif now - last_sign > limit_s:
                 pgconn.finish()
-                raise psycopg.OperationalError(f"the server is there but has said nothing for {limit_s:g} s")
+                raise psycopg.OperationalError(f"the server is there but has sent nothing for {limit_s:g} s")
             waits_for = gen.send(ready)
     except StopIteration as end:
         result: T = end.value

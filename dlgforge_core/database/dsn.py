@@ -1,16 +1,13 @@
-"""Which Postgres holds the run state: finding its connection string (DSN), checking and showing it.
+"""DSNs: finding the connection string of the run state's Postgres, checking and showing it.
 
 No message made here, and no `repr`, contains a password.
 """
 
-import asyncio
 import re
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -66,14 +63,6 @@ class ResolvedDsn:
     source: DsnSource
 
 
-class PingError(StoreError):
-    """The server did not answer `SELECT 1`; `transient` when waiting may help."""
-
-    def __init__(self, message: str, transient: bool) -> None:
-        super().__init__(message)
-        self.transient = transient
-
-
 def resolve_dsn(
     configured: SecretStr, env: Mapping[str, str], instance_dsn: str | None, home: Path
 ) -> ResolvedDsn:
@@ -102,14 +91,14 @@ def check_dsn(dsn: str, name: str = "the Postgres DSN") -> str:
     where the DSN comes from.
     """
     dsn = _DRIVER.sub("postgresql://", dsn.strip())
-    _parse(dsn, name)
+    dsn_values(dsn, name)
     return dsn
 
 
 def redact_dsn(dsn: str) -> str:
     """Show where a DSN leads, without its password; a malformed DSN is not shown at all."""
     try:
-        values = _parse(_DRIVER.sub("postgresql://", dsn.strip()), "")
+        values = dsn_values(_DRIVER.sub("postgresql://", dsn.strip()), "")
     except StoreError:
         return "<malformed DSN>"
     if "service" in values:
@@ -128,14 +117,14 @@ def redact_dsn(dsn: str) -> str:
 def has_password(dsn: str) -> bool:
     """Say whether a DSN holds a password itself; a malformed one counts as one that does not."""
     try:
-        return "password" in _parse(_DRIVER.sub("postgresql://", dsn.strip()), "")
+        return "password" in dsn_values(_DRIVER.sub("postgresql://", dsn.strip()), "")
     except StoreError:
         return False
 
 
 def reach(dsn: str) -> Reach:
     """Say from where the server of a DSN can be reached. Raises StoreError when it is malformed."""
-    values = _parse(check_dsn(dsn), "the Postgres DSN")
+    values = dsn_values(check_dsn(dsn), "the Postgres DSN")
     hosts = (values.get("hostaddr") or values.get("host") or "").split(",")
     if hosts == [""]:
         # What a service file names is not known here; without one, libpq takes the default socket.
@@ -149,43 +138,7 @@ def is_local_only(dsn: str) -> bool:
     return reach(dsn) is not Reach.NETWORK
 
 
-async def ping(dsn: str, timeout_s: float) -> None:
-    """Run `SELECT 1` within `timeout_s` seconds, or raise PingError with the cause and what would help."""
-    dsn = check_dsn(dsn)
-    try:
-        async with asyncio.timeout(timeout_s):
-            connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
-            try:
-                await connection.execute("SELECT 1")
-            finally:
-                await connection.close()
-    except (psycopg.Error, TimeoutError) as error:
-        # Without the cause: psycopg's own exception may quote the DSN.
-        raise _ping_error(dsn, error, timeout_s) from None
-
-
-def ping_blocking(dsn: str, timeout_s: float) -> None:
-    """`ping` for code that is not async; it may run where an event loop runs already."""
-    outcome: list[BaseException | None] = []
-
-    def work() -> None:
-        try:
-            asyncio.run(ping(dsn, timeout_s))
-        except BaseException as error:
-            outcome.append(error)
-        else:
-            outcome.append(None)
-
-    # A daemon thread, for a name server that never answers must hold neither us nor the end of the process.
-    thread = threading.Thread(target=work, name="dlgforge-ping", daemon=True)
-    thread.start()
-    thread.join(timeout_s + 1.0)
-    error = outcome[0] if outcome else _ping_error(check_dsn(dsn), TimeoutError(), timeout_s)
-    if error is not None:
-        raise error
-
-
-def _parse(dsn: str, name: str) -> dict[str, str]:
+def dsn_values(dsn: str, name: str) -> dict[str, str]:
     """The DSN's settings as libpq reads them. Raises StoreError."""
     if not dsn:
         raise StoreError(f"{name} is empty; {_FORMS}")
@@ -196,7 +149,7 @@ def _parse(dsn: str, name: str) -> dict[str, str]:
         values: dict[str, str] = {key: str(value) for key, value in conninfo_to_dict(dsn).items() if value}
     except (psycopg.Error, UnicodeError, ValueError) as error:
         text = str(error)
-        fault = next((said for start, said in _MALFORMED if start in text[: len(start)]), "")
+        fault = next((reason for start, reason in _MALFORMED if start in text[: len(start)]), "")
         raise StoreError(
             f"{name} is malformed: {fault or 'it is neither a URI nor key=value pairs'}; {_FORMS}; {_ENCODE}"
         ) from None
@@ -216,40 +169,3 @@ def _reach_of_host(host: str) -> Reach:
     if not host or host.startswith(("/", "@")):
         return Reach.SOCKET
     return Reach.LOOPBACK if is_loopback(host) else Reach.NETWORK
-
-
-def _ping_error(dsn: str, error: Exception, timeout_s: float) -> PingError:
-    values = _parse(dsn, "the Postgres DSN")
-    text = "" if isinstance(error, TimeoutError) else str(error)
-    cause, transient = _cause(text, values, timeout_s, isinstance(error, TimeoutError))
-    return PingError(f"no connection to {redact_dsn(dsn)}: {cause}", transient)
-
-
-def _cause(text: str, values: Mapping[str, Any], timeout_s: float, timed_out: bool) -> tuple[str, bool]:
-    """What went wrong and what would help, from libpq's words; and whether it may pass by itself."""
-    user, database = values.get("user", "(none given)"), values.get("dbname", "(none given)")
-    if re.search(r"password authentication failed|no password supplied|role .* does not exist", text):
-        said = "no password was given" if "no password supplied" in text else "user or password is wrong"
-        return f"{said} (user {user}); correct them in the DSN", False
-    if re.search(r"authentication failed|no pg_hba\.conf entry|not permitted to log in", text):
-        return f"the server does not let user {user} in this way; see its pg_hba.conf", False
-    if re.search(r"database .* does not exist", text):
-        return f"there is no database {database}; create it: createdb {database}", False
-    if re.search(r"permission denied for database", text):
-        return f"user {user} may not connect to database {database}; GRANT CONNECT to it", False
-    if re.search(r"too many (clients|connections)|connection slots are reserved", text):
-        return "the server has no connection to spare; raise its max_connections", True
-    if "starting up" in text or "shutting down" in text or "recovery mode" in text:
-        return "the server is starting or stopping; try again in a moment", True
-    if re.search(r"failed to resolve host|could not translate host name|Name or service not known", text):
-        return "the host's name is unknown; correct it in the DSN, or see to the name server", True
-    if timed_out or re.search(r"timeout|timed out", text):
-        return (
-            f"no answer within {timeout_s:g} s; see that the host is right and no firewall is between",
-            True,
-        )
-    if "refused" in text or "No such file or directory" in text:
-        return "no server listens there; start it, or correct host and port in the DSN", True
-    line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
-    password = values.get("password")
-    return (line.replace(password, "***") if password else line), True

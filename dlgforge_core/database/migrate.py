@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from importlib import resources
+from typing import Any
 
 import psycopg
 
 from dlgforge_core.database import lock_keys
+from dlgforge_core.database.privileges import SCHEMA, privilege_problem
 from dlgforge_core.errors import StoreError
-
-SCHEMA = "dlgforge"
 
 
 def migrations() -> list[tuple[int, str]]:
@@ -23,18 +23,30 @@ def migrations() -> list[tuple[int, str]]:
     )
 
 
-def migrate(connection: psycopg.Connection) -> list[int]:
+def migrate(connection: psycopg.Connection[Any]) -> list[int]:
     """Bring the schema up to date in one transaction; returns the versions applied now.
 
     Processes that start together wait for one another. Raises StoreError when the database was migrated
-    by a newer dlgforge.
+    by a newer dlgforge, or the connection's role lacks rights that dlgforge needs, naming the GRANTs.
     """
+    try:
+        applied = _migrate(connection)
+    except psycopg.errors.InsufficientPrivilege as error:
+        problem = privilege_problem(connection) or privilege_problem(connection, migrating=True)
+        raise StoreError(problem or str(error).strip(), transient=False) from None
+    if problem := privilege_problem(connection):
+        raise StoreError(problem, transient=False)
+    return applied
+
+
+def _migrate(connection: psycopg.Connection[Any]) -> list[int]:
     shipped = migrations()
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (lock_keys.MIGRATIONS,))
         # Asked for first: CREATE ... IF NOT EXISTS needs the right to create even with nothing to do.
         if not _exists(connection):
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            if not _schema_exists(connection):
+                connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
             connection.execute(
                 f"CREATE TABLE {SCHEMA}.schema_migrations "
                 "(version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
@@ -44,7 +56,8 @@ def migrate(connection: psycopg.Connection) -> list[int]:
         if applied and max(applied) > shipped[-1][0]:
             raise StoreError(
                 f"the database's schema {SCHEMA!r} is at version {max(applied)}, this dlgforge knows only "
-                f"{shipped[-1][0]}; upgrade dlgforge"
+                f"{shipped[-1][0]}; upgrade dlgforge",
+                transient=False,
             )
         new = [(version, sql) for version, sql in shipped if version not in applied]
         if new:
@@ -55,6 +68,11 @@ def migrate(connection: psycopg.Connection) -> list[int]:
     return [version for version, _ in new]
 
 
-def _exists(connection: psycopg.Connection) -> bool:
+def _exists(connection: psycopg.Connection[Any]) -> bool:
     row = connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.schema_migrations",)).fetchone()
     return row is not None and row[0] is not None
+
+
+def _schema_exists(connection: psycopg.Connection[Any]) -> bool:
+    row = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (SCHEMA,)).fetchone()
+    return row is not None

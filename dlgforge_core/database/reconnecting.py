@@ -1,4 +1,4 @@
-"""Connections that have patience: one that broke is opened again, and what ran on it runs once more."""
+"""Reconnecting: a connection that broke is opened again, and what ran on it runs once more."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ from typing import TypeVar
 import psycopg
 
 from dlgforge_core.config import PostgresConfig
-from dlgforge_core.database.connection import AsyncConnection, connect, connect_async
+from dlgforge_core.database.connection import AsyncConnection, Connection, connect, connect_async
+from dlgforge_core.database.failures import shown_cause, store_error
 from dlgforge_core.database.hangup import HangupWatch
-from dlgforge_core.errors import StoreError
 
 T = TypeVar("T")
+OnOpen = Callable[[AsyncConnection, bool], Awaitable[None]]
 
-# What a server says that goes away, restarts or is not up yet; a statement's time-out is one as well.
-_FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, ConnectionError)
+# Failures of a server that goes away, restarts, is not up yet or is no primary any more; a statement's
+# time-out is one as well.
+_FAILURES = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    ConnectionError,
+)
+_ERRORS = (psycopg.Error, ConnectionError)
 # After these the connection is as good as before.
 _HARMLESS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _FIRST_PAUSE_S = 0.05
@@ -37,18 +45,19 @@ class _Pauses:
         self._deadline: float | None = None
         self._next_s = _FIRST_PAUSE_S
 
-    def after(self, error: Exception, *, stopping: bool = False) -> float:
-        """Seconds to wait after this failure. Raises StoreError when there is no use in waiting."""
-        canceled = isinstance(error, psycopg.errors.QueryCanceled)
+    def after(self, error: Exception, *, stopping: bool = False) -> float | None:
+        """Seconds to wait after this failure; None when there is no use in waiting."""
+        if not isinstance(error, _FAILURES) or isinstance(error, psycopg.errors.QueryCanceled):
+            return None
         if self._deadline is None:
             self._deadline = time.monotonic() + self._patience_s
-        if canceled or stopping or time.monotonic() > self._deadline:
-            raise StoreError(f"Postgres failed: {str(error).strip()}") from None
+        if stopping or time.monotonic() > self._deadline:
+            return None
         pause_s, self._next_s = self._next_s, min(_LONGEST_PAUSE_S, self._next_s * 2)
         return pause_s
 
 
-class PatientConnection:
+class ReconnectingConnection:
     """A connection that is opened again when it breaks, for up to `patience_s` seconds; then StoreError.
 
     What is run on it may run twice. For one thread at a time. `stopping` ends the patience.
@@ -65,18 +74,20 @@ class PatientConnection:
         self._dsn, self._config, self._application = dsn, config, application
         self._patience_s = patience_s
         self._stopping = stopping or threading.Event()
-        self._connection: psycopg.Connection | None = None
+        self._connection: Connection | None = None
 
-    def run(self, work: Callable[[psycopg.Connection], T]) -> T:
-        """What `work` gives. Raises StoreError when Postgres stays away or takes too long."""
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`. Raises StoreError for whatever Postgres does not carry out."""
         pauses = _Pauses(self._patience_s)
         while True:
             try:
                 if self._connection is None or self._connection.closed:
                     self._connection = connect(self._dsn, self._config, self._application)
                 return work(self._connection)
-            except _FAILURES as error:
+            except _ERRORS as error:
                 pause_s = pauses.after(error, stopping=self._stopping.is_set())
+                if pause_s is None:
+                    raise store_error(error, self._dsn, self._config) from shown_cause(error)
                 if not isinstance(error, _HARMLESS):
                     self.close()
                 self._stopping.wait(pause_s)
@@ -87,8 +98,8 @@ class PatientConnection:
             self._connection.close()
 
 
-class AsyncPatientConnection:
-    """`PatientConnection` for an event loop; what its tasks run on it takes turns.
+class AsyncReconnectingConnection:
+    """`ReconnectingConnection` for an event loop; what its tasks run on it takes turns.
 
     `on_open` gets every connection that was opened before anything runs on it, and whether there was one
     before. It must not call `run`. `on_lost` is told when a connection has broken, at once also if nothing
@@ -101,7 +112,7 @@ class AsyncPatientConnection:
         config: PostgresConfig,
         application: str,
         patience_s: float,
-        on_open: Callable[[AsyncConnection, bool], Awaitable[None]] | None = None,
+        on_open: OnOpen | None = None,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._dsn, self._config, self._application = dsn, config, application
@@ -112,14 +123,16 @@ class AsyncPatientConnection:
         self._turn = asyncio.Lock()
 
     async def run(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """What `work` gives. Raises StoreError when Postgres stays away or takes too long."""
+        """The result of `work`. Raises StoreError for whatever Postgres does not carry out."""
         async with self._turn:
             pauses = _Pauses(self._patience_s)
             while True:
                 try:
                     return await work(await self._opened())
-                except _FAILURES as error:
+                except _ERRORS as error:
                     pause_s = pauses.after(error)
+                    if pause_s is None:
+                        raise store_error(error, self._dsn, self._config) from shown_cause(error)
                     if not isinstance(error, _HARMLESS):
                         if self._hangup is not None:  # else it was told before
                             self._on_lost()

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from dlgforge_core.config import PostgresConfig, RoutingConfig
+from dlgforge_core.config import RoutingConfig
+from dlgforge_core.database.database import Database
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.tools import Toolbox
@@ -30,8 +31,7 @@ class WorkerSpec:
     """Everything a worker needs, wherever it runs. It holds secrets: hand it over, never log it."""
 
     run: PreparedRun
-    dsn: str = field(repr=False)
-    postgres: PostgresConfig = field(repr=False)
+    database: Database = field(repr=False)
     endpoints: tuple[Endpoint, ...]
     routing: RoutingConfig
     knowledge: KnowledgeAccess | None = None
@@ -77,8 +77,7 @@ async def run_worker(
         contextlib.aclosing(Toolbox(tools, web_search_key=spec.web_search_key, top_k=retrieval.top_k)) as box,
         LlmClient(spec.endpoints, spec.routing, patience_s=run.patience_s) as client,
         WorkerStore(
-            spec.dsn,
-            spec.postgres,
+            spec.database,
             run_id=spec.run.run_id,
             fingerprint=spec.run.fingerprint,
             lease_s=run.lease_s,
@@ -105,8 +104,7 @@ async def _grounding(spec: WorkerSpec) -> AsyncIterator[Grounding | None]:
         return
     access = spec.knowledge or KnowledgeAccess()
     async with open_knowledge(
-        spec.dsn,
-        spec.postgres,
+        spec.database,
         run.source.dataset,
         run.source.index_id,
         run.generation.retrieval,

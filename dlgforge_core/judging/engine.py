@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from dlgforge_core.config import JudgeConfig
 from dlgforge_core.config.run import OPEN_PER_SLOT
-from dlgforge_core.database.reconnecting import PatientConnection
+from dlgforge_core.database.reconnecting import ReconnectingConnection
 from dlgforge_core.dialogue import DropReason, Judgement, Role
 from dlgforge_core.judging.judges import Judge, Subject, messages_about, subjects
 from dlgforge_core.judging.store import Finished, Verdict, finished_dialogues
@@ -50,7 +50,7 @@ class Chain:
 
 
 def chains(
-    connection: PatientConnection,
+    connection: ReconnectingConnection,
     dataset: str,
     scope: Scope,
     config: JudgeConfig,

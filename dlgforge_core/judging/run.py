@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from dlgforge_core.config import JudgeConfig, LlmConfig, RoutingConfig
 from dlgforge_core.database.group_writer import GroupWriter
-from dlgforge_core.database.reconnecting import PatientConnection
 from dlgforge_core.errors import RunStoppedError
 from dlgforge_core.judging.engine import Chain, Engine, Tally, chains
 from dlgforge_core.judging.judges import Judge, judges_of
@@ -122,10 +121,10 @@ def judge_dialogues(
     judges = judges_of(config, llm)
     tallies = {judge.key: Tally() for judge in judges}
     stopping = threading.Event()
-    reader = PatientConnection(store.dsn, store.config, _APPLICATION, config.patience_s, stopping)
+    reader = store.database.reconnecting(_APPLICATION, config.patience_s, stopping)
     with contextlib.closing(reader):
         fingerprint = reader.run(lambda c: fingerprint_of(c, scope))
-        with judging_locks(store.dsn, store.config, fingerprint, judges, on_wait):
+        with judging_locks(store.database, fingerprint, judges, on_wait):
             begun = reader.run(lambda c: begin_judging(c, store.dataset, fingerprint, judges))
             wanted, present = reader.run(lambda c: count_verdicts(c, scope, judges, config.granularity))
             started = time.monotonic()
@@ -251,7 +250,7 @@ class _Sitting:
             return
         slots = CallSlots(work.config.concurrency)
         store, patience_s = work.store, work.config.patience_s
-        connection = PatientConnection(store.dsn, store.config, _APPLICATION, patience_s, work.stopping)
+        connection = store.database.reconnecting(_APPLICATION, patience_s, work.stopping)
 
         async def write(verdicts: Sequence[Verdict]) -> Sequence[object]:
             await asyncio.to_thread(connection.run, lambda c: put_verdicts(c, verdicts))

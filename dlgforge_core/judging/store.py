@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from typing import Any
 import orjson
 import psycopg
 
-from dlgforge_core.config import JudgeConfig, PostgresConfig
+from dlgforge_core.config import JudgeConfig
 from dlgforge_core.database import lock_keys
-from dlgforge_core.database.locks import try_lock
-from dlgforge_core.database.reconnecting import PatientConnection
+from dlgforge_core.database.database import Database
+from dlgforge_core.database.reconnecting import ReconnectingConnection
 from dlgforge_core.dialogue import DialoguePlan, Judgement, Turn
 from dlgforge_core.errors import StoreError
 from dlgforge_core.judging.judges import Judge
@@ -26,7 +25,6 @@ from dlgforge_core.store.results import Scope
 from dlgforge_core.store.writes import storable
 
 _PAGE = 100
-_POLL_S = 1.0
 
 _FINGERPRINT = """
 SELECT fingerprint FROM generation_runs WHERE run_id = %(run_id)s OR fingerprint = %(fingerprint)s LIMIT 1
@@ -131,7 +129,7 @@ def fingerprint_of(connection: psycopg.Connection, scope: Scope) -> str:
 
 
 def finished_dialogues(
-    connection: PatientConnection, dataset: str, scope: Scope, judge: JudgeConfig, keys: Sequence[str]
+    connection: ReconnectingConnection, dataset: str, scope: Scope, judge: JudgeConfig, keys: Sequence[str]
 ) -> Iterator[Finished]:
     """The finished dialogues of a scope of `dataset` with the verdicts of these judges.
 
@@ -155,7 +153,7 @@ def _page(connection: psycopg.Connection, values: Mapping[str, Any]) -> list[tup
 
 
 def _finished(
-    connection: PatientConnection, dataset: str, judge: JudgeConfig, rows: Sequence[Sequence[Any]]
+    connection: ReconnectingConnection, dataset: str, judge: JudgeConfig, rows: Sequence[Sequence[Any]]
 ) -> Iterator[Finished]:
     turns = [tuple(Turn.from_row(turn) for turn in row[2] or ()) for row in rows]
     wanted = [chunks_shown(judge, [turn.details for turn in of_dialogue]) for of_dialogue in turns]
@@ -236,8 +234,7 @@ def latest_judging(connection: psycopg.Connection, dataset: str, fingerprint: st
 
 @contextmanager
 def judging_locks(
-    dsn: str,
-    config: PostgresConfig,
+    database: Database,
     fingerprint: str,
     judges: Sequence[Judge],
     on_wait: Callable[[], None],
@@ -251,13 +248,15 @@ def judging_locks(
     digests = (hashlib.blake2b(name, digest_size=4).digest() for name in names)
     # In order, so that two who share some judges cannot wait for each other.
     numbers = sorted({int.from_bytes(digest, "big", signed=True) for digest in digests})
-    told = False
+    waited = False
+
+    def wait() -> None:
+        nonlocal waited
+        if not waited:
+            on_wait()
+        waited = True
+
     with ExitStack() as held:
         for number in numbers:
-            while (lock := try_lock(dsn, config, [(lock_keys.JUDGING, number)])) is None:
-                if not told:
-                    on_wait()
-                    told = True
-                time.sleep(_POLL_S)
-            held.callback(lock.release)
+            held.enter_context(database.lock([(lock_keys.JUDGING, number)], wait))
         yield

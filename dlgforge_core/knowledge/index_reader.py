@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dlgforge_core.config import PostgresConfig
 from dlgforge_core.database.connection import AsyncConnection
-from dlgforge_core.database.reconnecting import AsyncPatientConnection
+from dlgforge_core.database.database import Database
 from dlgforge_core.errors import KnowledgeError
 from dlgforge_core.knowledge.dense import vectors_from_rows
 from dlgforge_core.knowledge.types import Chunk
@@ -25,9 +24,9 @@ _ROWS_AT_ONCE = 2_000
 class IndexReader:
     """One connection to Postgres, opened again when it broke, and the chunks that were read last."""
 
-    def __init__(self, dsn: str, config: PostgresConfig, dataset: str, patience_s: float = 60.0) -> None:
+    def __init__(self, database: Database, dataset: str, patience_s: float = 60.0) -> None:
         self._dataset = dataset
-        self._connection = AsyncPatientConnection(dsn, config, "dlgforge knowledge", patience_s)
+        self._connection = database.reconnecting_async("dlgforge knowledge", patience_s)
         self._chunks: OrderedDict[bytes, Chunk] = OrderedDict()
 
     async def aclose(self) -> None:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dlgforge_core.config import CoverageConfig, PostgresConfig, RerankConfig, RetrievalConfig
+from dlgforge_core.config import CoverageConfig, RerankConfig, RetrievalConfig
+from dlgforge_core.database.database import Database
 from dlgforge_core.errors import BackendError, ConfigError, DlgforgeError, KnowledgeError
 from dlgforge_core.knowledge.coverage import Assignment, KnownUses, assign_document, release_document
 from dlgforge_core.knowledge.dense import DenseIndex, Mask, reciprocal_rank_fusion
@@ -42,8 +43,7 @@ _QUERY_CHARS = 4_000
 
 
 def open_knowledge(
-    dsn: str,
-    postgres: PostgresConfig,
+    database: Database,
     dataset: str,
     index_id: str,
     retrieval: RetrievalConfig,
@@ -56,7 +56,7 @@ def open_knowledge(
     Entering raises KnowledgeError when there is no such index, or none with vectors for a dense search,
     ConfigError when an endpoint that the configuration names was not given, StoreError.
     """
-    return Knowledge(IndexReader(dsn, postgres, dataset), index_id, retrieval, embedding, reranker)
+    return Knowledge(IndexReader(database, dataset), index_id, retrieval, embedding, reranker)
 
 
 class Knowledge:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
-import psycopg
 
-from dlgforge_core.config import PostgresConfig
-from dlgforge_core.database.connection import connect
-from dlgforge_core.database.migrate import migrate
+from dlgforge_core.database.connection import Connection
+from dlgforge_core.database.database import Database
 from dlgforge_core.dialogue import Dialogue, DropReason, Outcomes, SeedTopic
-from dlgforge_core.errors import StoreError
 from dlgforge_core.planning.plan import Plan
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.store.results import (
@@ -82,31 +79,20 @@ class RunStore:
     dataset; seed batches and "the latest run" are those of `dataset` alone.
     """
 
-    def __init__(self, dsn: str, config: PostgresConfig | None = None, dataset: str = "") -> None:
-        self.dsn = dsn
-        self.config = config or PostgresConfig()
+    def __init__(self, database: Database, dataset: str = "") -> None:
+        self.database = database
         self.dataset = dataset
 
     def __repr__(self) -> str:
-        return f"RunStore(dataset={self.dataset!r})"  # a DSN may hold a password
+        return f"RunStore(dataset={self.dataset!r})"
 
-    @contextmanager
-    def connection(self) -> Iterator[psycopg.Connection]:
-        """A connection for a few statements. Raises StoreError when the database fails or is out of reach."""
-        try:
-            connection = connect(self.dsn, self.config)
-        except psycopg.OperationalError as error:
-            raise StoreError(f"Postgres cannot be reached: {str(error).strip()}") from None
-        try:
-            with connection:
-                yield connection
-        except psycopg.OperationalError as error:
-            raise StoreError(f"Postgres failed: {str(error).strip()}") from None
+    def connection(self) -> AbstractContextManager[Connection]:
+        """A connection for a few statements, as `Database.connection` gives it."""
+        return self.database.connection()
 
     def migrate(self) -> list[int]:
         """Bring the schema up to date; returns the versions applied now."""
-        with self.connection() as connection:
-            return migrate(connection)
+        return self.database.migrate()
 
     # Seed batches
 
@@ -328,7 +314,7 @@ def _scope(scope: Scope | str) -> Scope:
     return Scope(run_id=scope) if isinstance(scope, str) else scope
 
 
-def _insert_dialogues(connection: psycopg.Connection, plan: Plan) -> None:
+def _insert_dialogues(connection: Connection, plan: Plan) -> None:
     """Write the rows of `plan` that are missing; concurrent callers wait for one another.
 
     In chunks, each a transaction: a plan of a million dialogues neither grows this process nor holds one

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-import psycopg
 
 from dlgforge_core.common.questions import normal_form
-from dlgforge_core.config import PostgresConfig
 from dlgforge_core.database.connection import AsyncConnection
+from dlgforge_core.database.database import Database
 from dlgforge_core.database.group_writer import GroupWriter
-from dlgforge_core.database.reconnecting import AsyncPatientConnection
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn, TurnDetails
+from dlgforge_core.errors import UnstorableError
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store import writes
 from dlgforge_core.store.lease import Lease
@@ -58,8 +57,7 @@ class WorkerStore:
 
     def __init__(
         self,
-        dsn: str,
-        config: PostgresConfig,
+        database: Database,
         *,
         run_id: str,
         fingerprint: str,
@@ -82,12 +80,9 @@ class WorkerStore:
         self._worker_id = 0
         self._locked = False
         self._relock: asyncio.Task[None] | None = None
-        self._control = AsyncPatientConnection(
-            dsn, config, "dlgforge worker", patience_s, self._control_opened, self.lease.doubt
-        )
-        self._writing = AsyncPatientConnection(
-            dsn, config, "dlgforge worker", patience_s, self._writing_opened, self.lease.doubt
-        )
+        name, doubt = "dlgforge worker", self.lease.doubt
+        self._control = database.reconnecting_async(name, patience_s, self._control_opened, doubt)
+        self._writing = database.reconnecting_async(name, patience_s, self._writing_opened, doubt)
         self._writer: GroupWriter[writes.Write] = GroupWriter(self._write_group, self._linger_s)
 
     @property
@@ -253,7 +248,7 @@ class WorkerStore:
         self.lease.writing(True)
         try:
             return await self._writing.run(run)
-        except psycopg.DataError:
+        except UnstorableError:
             if len(ops) == 1:
                 raise
             # One bad value must not fail its neighbours: find it by writing each alone.
@@ -264,7 +259,7 @@ class WorkerStore:
     async def _each_alone(self, op: writes.Write) -> object:
         try:
             return (await self._write_group([op]))[0]
-        except psycopg.Error as error:
+        except UnstorableError as error:
             return error
 
     # Connections

@@ -239,8 +239,7 @@ def _generate(
         def make_runner() -> Runner:
             spec = WorkerSpec(
                 run=run,
-                dsn=run_store.dsn,
-                postgres=store.settings,
+                database=run_store.database,
                 endpoints=(),
                 routing=settings.routing,
                 knowledge=knowledge,
@@ -272,7 +271,7 @@ def _runner(
     if distributed:
         session.connect()
         source = store.resolve().source.value
-        check_reach(session, spec.dsn, source, settings, spawn, addresses=worker_addresses(spec))
+        check_reach(session, spec.database.dsn, source, settings, spawn, addresses=worker_addresses(spec))
     endpoints = llm.endpoints(slots, progress, ray)
     for endpoint in endpoints:
         progress(f"endpoint {endpoint.name}: {endpoint.base_url}")

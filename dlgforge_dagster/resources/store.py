@@ -8,8 +8,10 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from dlgforge_core.config import PostgresConfig, StoreConfig, validate
-from dlgforge_core.database.dsn import ResolvedDsn, has_password, ping_blocking, resolve_dsn
+from dlgforge_core.database.database import Database
+from dlgforge_core.database.dsn import ResolvedDsn, has_password, resolve_dsn
 from dlgforge_core.database.embedded import dlgforge_home
+from dlgforge_core.database.ping import ping_blocking
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.liveness import show_alive
@@ -56,12 +58,12 @@ class StoreResource(_Base):  # type: ignore[misc]
         if self._store is None:
             resolved = self.resolve()
             ping_blocking(resolved.dsn, self.settings.connect_timeout_s)
-            store = RunStore(resolved.dsn, self.settings)
+            store = RunStore(Database(resolved.dsn, self.settings))
             store.migrate()
             self._store = store
             if self._instance is not None and self._run_id is not None:
                 show_alive(self._instance, self._run_id, store)
-        return RunStore(self._store.dsn, self._store.config, dataset)
+        return RunStore(self._store.database, dataset)
 
 
 def _shows_password(run_config: Mapping[str, Any]) -> bool:

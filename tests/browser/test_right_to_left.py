@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from dlgforge_core.database.database import Database
 from dlgforge_core.database.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
@@ -92,7 +93,7 @@ def test_samples_in_arabic_read_from_right_to_left(tmp_path: Path, page: Page) -
     project = Project(tmp_path)
     config = run_config({}, total_samples=2, target_languages=["ar"], n_turns=2)
     with simulated_endpoint(verdict=VERDICT) as sim, dagster_dev(project, **endpoint_env(sim)) as dev:
-        store = RunStore(embedded_dsn(project.home))
+        store = RunStore(Database(embedded_dsn(project.home)))
         try:
             for said_by_us in (False, True):
                 if said_by_us:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dlgforge_core.database.database import Database
 from dlgforge_core.database.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
@@ -40,7 +41,7 @@ class Site:
         self.seeds = folder / "seeds"
         self.seeds.mkdir()
         self.dataset = folder / ".dlgforge" / "datasets"
-        self.store = RunStore(embedded_dsn(self.project.home))
+        self.store = RunStore(Database(embedded_dsn(self.project.home)))
         run = {"total_samples": 4, "target_languages": LANGUAGES, "n_turns": 2}
         (folder / "run.yaml").write_text(yaml.safe_dump({"ops": {"dialogues": {"config": {"run": run}}}}))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from dlgforge_core.database.database import Database
 from dlgforge_core.database.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.run_store import RunStore
 from tests.browser.conftest import IMAGES
@@ -126,7 +127,7 @@ def test_cancel_by_clicking_stops_the_calls_and_stays_resumable(tmp_path: Path, 
         page.wait_for_timeout(2000)
         assert sim.stats()["calls"] == calls, "calls go on after the cancel"
         expect(page.get_by_text("Canceled").first).to_be_visible()
-        store = RunStore(embedded_dsn(project.home))
+        store = RunStore(Database(embedded_dsn(project.home)))
         try:
             assert run_workers(store) == [], "nothing makes dialogues any more"
             record = store.run()

@@ -13,6 +13,7 @@ import sys
 
 import uvloop
 
+from dlgforge_core.database.database import Database
 from dlgforge_core.generation.worker import Worker
 from dlgforge_core.generation.worker_thread import run_worker
 from dlgforge_core.llm.endpoints import Endpoint
@@ -29,7 +30,7 @@ def main() -> None:
     """Work until nothing is left."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     task = json.loads(sys.stdin.readline())
-    store = RunStore(task["dsn"])
+    store = RunStore(Database(task["dsn"]))
     run = planned(store, **task["plan"])
     endpoints = [Endpoint(name, url) for name, url in task["endpoints"].items()]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -47,7 +47,7 @@ class Driver:
             cwd=_ROOT,
         )
         assert self.process.stdin is not None
-        task = {"dsn": store.dsn, "plan": plan, "endpoints": endpoints}
+        task = {"dsn": store.database.dsn, "plan": plan, "endpoints": endpoints}
         self.process.stdin.write(json.dumps(task).encode() + b"\n")
         self.process.stdin.flush()
 

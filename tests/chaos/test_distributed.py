@@ -18,6 +18,7 @@ import pytest
 import ray
 
 from dlgforge_core.config import RayConfig, SpawnConfig
+from dlgforge_core.database.database import Database
 from dlgforge_core.database.embedded import embedded_dsn, release_embedded
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.run import Status
@@ -225,7 +226,7 @@ def running_job(project: Project, llm: dict[str, Any], **run: Any) -> Iterator[t
     config = run_config(llm, target_languages=["en"], distributed={"enabled": True}, **run)
     config["resources"]["ray"] = {"config": {"address": "local", "workers": {"replicas": 2, "num_cpus": 0.5}}}
     path = project.config(config)
-    store = RunStore(embedded_dsn(project.home))
+    store = RunStore(Database(embedded_dsn(project.home)))
     store.migrate()
     with (project.folder / "job.log").open("wb") as log:
         job = subprocess.Popen(

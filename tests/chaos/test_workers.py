@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from dlgforge_core.database.database import Database
 from dlgforge_core.generation.worker_thread import WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
@@ -117,7 +118,7 @@ def _held_by_others(store: RunStore, worker_id: int, dialogues: set[str]) -> boo
 
 def test_a_run_rides_through_a_restart_of_postgres_without_repeating_a_call() -> None:
     with tcp_postgres() as server, simulated_endpoint(models=[MODEL], latency_s=0.05) as sim:
-        store = RunStore(server.dsn)
+        store = RunStore(Database(server.dsn))
         store.migrate()
         run = planned(store, **plan(60))
         book = Book(store, run)
@@ -140,7 +141,7 @@ def test_a_run_rides_through_a_restart_of_postgres_without_repeating_a_call() ->
 
 def test_a_restarted_postgres_which_has_forgotten_all_locks_makes_nobody_dead() -> None:
     with tcp_postgres() as server, simulated_endpoint(models=[MODEL], latency_s=0.05) as sim:
-        store = RunStore(server.dsn)
+        store = RunStore(Database(server.dsn))
         store.migrate()
         settings = plan(80, lease_s=9.0)  # so that each looks for dead ones every three seconds
         run = planned(store, **settings)

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from dlgforge_core.config import RayConfig, validate
+from dlgforge_core.database.database import Database
 from dlgforge_core.database.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.run_store import RunStore
 from tests.end_to_end.job import ROOT, Project, run_config
@@ -131,7 +132,7 @@ def test_the_run_state_follows_the_dsn(project: Project) -> None:
         )
         code, output = project.execute(config, DLGFORGE_POSTGRES_DSN=server.dsn)
         assert code == 0, output
-        store = RunStore(server.dsn)
+        store = RunStore(Database(server.dsn))
         record = store.run()
         assert record is not None
         assert store.progress(record.run_id).done == 2
@@ -147,7 +148,7 @@ def test_kill_dash_nine_leaves_no_model_server_and_the_same_command_finishes_the
         run_config(EMBEDDED, total_samples=3, target_languages=["en"], n_turns=3, concurrency=2)
     )
     dsn = embedded_dsn(project.home)  # held by this process, so that it can look while the job is dead
-    store = RunStore(dsn)
+    store = RunStore(Database(dsn))
     store.migrate()
     job = project.start(config)
     try:

@@ -58,7 +58,7 @@ def materialize(
     return dg.materialize(
         [build_dialogue_dataset(spec), build_hf_dataset(spec)],
         selection=list(assets) or None,
-        resources={"store": StoreResource(postgres={"dsn": store.dsn})},
+        resources={"store": StoreResource(postgres={"dsn": store.database.dsn})},
         run_config={
             "ops": {
                 name: {"config": config}
@@ -155,7 +155,7 @@ def test_what_is_wrong_fails_the_step_with_the_reason(
 def test_a_recipes_saving_is_the_default_and_filters_are_counted(
     filled: RunStore, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    with psycopg.connect(filled.dsn) as connection:
+    with psycopg.connect(filled.database.dsn) as connection:
         judgement = '{"score": 3, "reasons": ["incorrect"], "comment": ""}'
         connection.execute(
             "UPDATE dlgforge.turns SET judgement = %s WHERE dialogue_id IN "

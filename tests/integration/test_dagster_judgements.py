@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 
 from dlgforge_core.config import GenerationConfig, JudgeConfig, Recipe, validate
-from dlgforge_core.database.locks import generation_slot
+from dlgforge_core.database.named_locks import generation_slot
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster import steps as sitting
 from dlgforge_dagster.assets.judgements import build_judgements
@@ -41,7 +41,7 @@ def materialize(
         [build_judgements(spec), build_judgement_checks(spec)],
         resources={
             "ray": RayResource(),
-            "store": StoreResource(postgres={"dsn": store.dsn}),
+            "store": StoreResource(postgres={"dsn": store.database.dsn}),
             "llm": LlmResource(backend="openai", model="simulated", base_url=base_url),
         },
         run_config={"ops": {"judgements": {"config": {"patience_s": 3.0, **judge}}}},
@@ -117,7 +117,7 @@ def test_it_shares_the_endpoints_with_as_many_runs_as_the_dialogues(
     store: RunStore, sim: SimulatedEndpoint
 ) -> None:
     generated(store, sim, 2, max_concurrent_runs=2)  # as set in the launchpad: the recipe says 1
-    with generation_slot(store.dsn, store.config, 1, lambda: None):
+    with generation_slot(store.database, 1, lambda: None):
         assert metadata(materialize(store, sim.base_url, mode="offline"))["verdicts_given"] == 4
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from dlgforge_core.config import PostgresConfig
 from dlgforge_core.database import lock_keys
-from dlgforge_core.database.locks import generation_slot, hold_process_lock, process_lock_is_free
+from dlgforge_core.database.database import Database
+from dlgforge_core.database.named_locks import generation_slot, hold_liveness_lock, liveness_lock_is_free
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import defs
 from dlgforge_dagster.partitions import RANGE_END, RANGE_START, SEED_BATCHES, dialogue_key
@@ -299,11 +299,11 @@ def test_runs_that_use_the_endpoints_take_turns(dsn: str) -> None:
         waits.set()
 
     def second() -> None:
-        with generation_slot(dsn, PostgresConfig(), 1, on_wait):
+        with generation_slot(Database(dsn), 1, on_wait):
             order.append("second")
 
-    with generation_slot(dsn, PostgresConfig(), 1, lambda: None):
-        with generation_slot(dsn, PostgresConfig(), 2, lambda: None):
+    with generation_slot(Database(dsn), 1, lambda: None):
+        with generation_slot(Database(dsn), 2, lambda: None):
             order.append("beside")
         thread = threading.Thread(target=second)
         thread.start()
@@ -314,23 +314,22 @@ def test_runs_that_use_the_endpoints_take_turns(dsn: str) -> None:
 
 
 def test_a_process_lock_tells_whether_somebody_works_on_it_and_comes_back(store: RunStore) -> None:
-    config = PostgresConfig()
-    assert process_lock_is_free(store.dsn, config, "run-1")
-    held = hold_process_lock(store.dsn, config, "run-1")
+    assert liveness_lock_is_free(store.database, "run-1")
+    held = hold_liveness_lock(store.database, "run-1")
     assert held is not None
-    assert not process_lock_is_free(store.dsn, config, "run-1")
-    assert process_lock_is_free(store.dsn, config, "run-2")
+    assert not liveness_lock_is_free(store.database, "run-1")
+    assert liveness_lock_is_free(store.database, "run-2")
     with store.connection() as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s",
             (lock_keys.PROCESSES,),
         )
     deadline = time.monotonic() + 15
-    while process_lock_is_free(store.dsn, config, "run-1"):
+    while liveness_lock_is_free(store.database, "run-1"):
         assert time.monotonic() < deadline, "a lock whose connection was lost is taken again"
         time.sleep(0.2)
     held.release()
     deadline = time.monotonic() + 5
-    while not process_lock_is_free(store.dsn, config, "run-1"):
+    while not liveness_lock_is_free(store.database, "run-1"):
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from dlgforge_core.database.database import Database
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.quality.checks import CHECKS
 from dlgforge_core.store.run_store import RunStore
@@ -60,19 +61,19 @@ def test_twins_share_nothing(
     assert execute(defs, "generate_dialogues_left", dsn, instance).success
     calls = sim.stats()["calls"]
     assert calls == 6 * 3
-    assert RunStore(dsn, dataset="right").run() is None
-    assert RunStore(dsn).run() is None
+    assert RunStore(Database(dsn), dataset="right").run() is None
+    assert RunStore(Database(dsn)).run() is None
     assert execute(defs, "generate_dialogues_right", dsn, instance).success
     # The same questions may be asked again: they are of another dataset.
     assert sim.stats()["calls"] == 2 * calls
     left, right = ids(tmp_path / "left"), ids(tmp_path / "right")
     assert len(left) == len(right) == 6
     assert not left & right
-    runs = [RunStore(dsn, dataset=name).run() for name in ("left", "right")]
+    runs = [RunStore(Database(dsn), dataset=name).run() for name in ("left", "right")]
     assert runs[0] is not None
     assert runs[1] is not None
     assert runs[0].fingerprint != runs[1].fingerprint
-    assert RunStore(dsn).seed_batches() == []
+    assert RunStore(Database(dsn)).seed_batches() == []
     assert set(instance.get_dynamic_partitions("left_seed_batches")) == {"topics"}
     assert instance.get_dynamic_partitions("seed_batches") == []
     materialized = {key.to_user_string() for key in instance.all_asset_keys()}

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from dlgforge_core.database.database import Database
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import build_definitions
 from dlgforge_dagster.partitions import SEED_BATCHES
@@ -59,7 +60,7 @@ class Watch:
     @property
     def current(self) -> set[str]:
         """The seed batches that a dataset is written from."""
-        return {batch.name for batch in RunStore(self._dsn).seed_batches()}
+        return {batch.name for batch in RunStore(Database(self._dsn)).seed_batches()}
 
 
 def keys(result: dg.SensorResult) -> list[str]:

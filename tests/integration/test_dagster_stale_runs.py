@@ -9,8 +9,7 @@ import sys
 import dagster as dg
 import pytest
 
-from dlgforge_core.config import PostgresConfig
-from dlgforge_core.database.locks import process_lock_is_free
+from dlgforge_core.database.named_locks import liveness_lock_is_free
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import build_jobs
@@ -36,7 +35,7 @@ job.execute_in_process(json.loads(sys.argv[1]), instance=dg.DagsterInstance.get(
 def look(store: RunStore, instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
     """One tick of the sensor."""
     sensor = build_stale_runs({"": (DatasetSpec(), build_jobs(DatasetSpec()))})
-    resources = {"store": StoreResource(postgres={"dsn": store.dsn})}
+    resources = {"store": StoreResource(postgres={"dsn": store.database.dsn})}
     with dg.build_sensor_context(instance, cursor=cursor, resources=resources) as context:
         result = sensor(context)
     assert isinstance(result, dg.SensorResult)
@@ -52,7 +51,7 @@ def test_a_run_killed_while_it_judges_is_failed_and_resumed(
     config = {
         "ops": {"judgements": {"config": {"mode": "offline"}}},
         "resources": {
-            "store": {"config": {"postgres": {"dsn": store.dsn}}},
+            "store": {"config": {"postgres": {"dsn": store.database.dsn}}},
             "llm": {"config": {"backend": "openai", "model": "simulated", "base_url": sim.base_url}},
         },
     }
@@ -67,7 +66,7 @@ def test_a_run_killed_while_it_judges_is_failed_and_resumed(
         assert (alive.run_requests, alive.cursor) == ([], "[]")
     finally:
         kill(process)
-    wait_until(lambda: process_lock_is_free(store.dsn, PostgresConfig(), run.run_id), 20, "the lock is free")
+    wait_until(lambda: liveness_lock_is_free(store.database, run.run_id), 20, "the lock is free")
     first = look(store, instance, alive.cursor)
     assert not first.run_requests, "it may have lost its connection: it is looked at again"
     second = look(store, instance, first.cursor)

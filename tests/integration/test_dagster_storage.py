@@ -15,8 +15,8 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.test_utils import instance_for_test
 from psycopg.conninfo import conninfo_to_dict
 
-from dlgforge_core.database.dsn import PingError, ping_blocking
 from dlgforge_core.database.embedded import release_embedded
+from dlgforge_core.database.ping import PingError, ping_blocking
 from dlgforge_core.errors import StoreError
 from dlgforge_dagster.storage import instance_dsn, libpq_dsn, sqlalchemy_url
 from tests.support.postgres import TcpPostgres, tcp_postgres, wait_until_stopped

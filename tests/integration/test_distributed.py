@@ -16,6 +16,7 @@ import pytest
 import ray
 
 from dlgforge_core.config import SpawnConfig
+from dlgforge_core.database.database import Database
 from dlgforge_core.errors import RunStoppedError
 from dlgforge_core.generation.run import Status, generate
 from dlgforge_core.generation.worker_thread import WorkerThread
@@ -44,7 +45,7 @@ def reference(server_dsn: str) -> dict[str, int]:
     """Turns by dialogue of the plan, made in this process."""
     with psycopg.connect(server_dsn, autocommit=True) as connection:
         connection.execute("CREATE DATABASE reference")
-    store = RunStore(server_dsn.replace("/dlgforge?", "/reference?"))
+    store = RunStore(Database(server_dsn.replace("/dlgforge?", "/reference?")))
     store.migrate()
     run = planned(store, N, **PLAN)
     with simulated_endpoint() as sim:
@@ -124,7 +125,7 @@ def test_the_actors_see_the_overrides_and_nobody_sees_a_secret(
 ) -> None:
     marks = ("sk-mark-of-the-key", "mark-of-the-password")
     told = {"api_key": marks[0]} if told_by == "key" else {"headers": (("api-key", marks[0]),)}
-    secret_store = RunStore(f"{store.dsn}&password={marks[1]}")
+    secret_store = RunStore(Database(f"{store.database.dsn}&password={marks[1]}"))
     run = planned(secret_store, 12, concurrency=2, max_open_dialogues=2)
     seen: dict[str, Any] = {}
 
@@ -315,7 +316,7 @@ def test_the_job_with_endpoints_that_are_there(
     with simulated_endpoint(models=[MODEL], api_key="sk-1") as sim, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", "sk-1")
         llm = {"backend": backend, "model": MODEL, "base_url": sim.base_url}
-        assert run_job(store.dsn, llm, total=6, distributed=distributed).success
+        assert run_job(store.database.dsn, llm, total=6, distributed=distributed).success
         assert sim.stats()["calls"] == 6 * 3
     run_id = last_run(store)
     assert store.progress(run_id).done == 6
@@ -325,7 +326,7 @@ def test_the_job_with_endpoints_that_are_there(
 
 def test_the_job_with_the_embedded_model_on_ray(cluster: RaySession, store: RunStore) -> None:
     llm = {"backend": "embedded", "agents": _FEW_TOKENS}
-    assert run_job(store.dsn, llm, total=2, distributed=True).success
+    assert run_job(store.database.dsn, llm, total=2, distributed=True).success
     progress = store.progress(last_run(store))
     assert progress.complete
     assert progress.done + progress.dropped == 2
@@ -343,7 +344,7 @@ def test_a_bootstrapped_process_does_not_bootstrap_again(
         monkeypatch.setenv("LLM_MODEL", "served")
         monkeypatch.setenv("LLM_ROUTING_ENDPOINTS_JSON", f'[{{"base_url": "{sim.base_url}"}}]')
         llm = {"vllm": {"model": "org/model", "served_model_name": "served"}}
-        assert run_job(store.dsn, llm, total=2, distributed=True).success
+        assert run_job(store.database.dsn, llm, total=2, distributed=True).success
         assert sim.stats()["calls"] == 2 * 3
     assert {pid for _, _, pid in store.worker_places(last_run(store))} == {os.getpid()}
 

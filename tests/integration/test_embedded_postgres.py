@@ -15,9 +15,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from dlgforge_core.database.dsn import Reach, ping_blocking, reach
+from dlgforge_core.database.database import Database
+from dlgforge_core.database.dsn import Reach, reach
 from dlgforge_core.database.embedded import dlgforge_home, embedded_dsn, release_embedded
 from dlgforge_core.database.embedded_account import Account
+from dlgforge_core.database.ping import ping_blocking
 from dlgforge_core.errors import StoreError
 from dlgforge_core.store.run_store import RunStore
 from tests.support.postgres import embedded_home, postmaster_pid, wait_until_stopped
@@ -311,9 +313,9 @@ def test_home_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_tables_of_others_do_not_land_in_our_schema(embedded_home: Path) -> None:
-    store = RunStore(embedded_dsn(embedded_home))
+    store = RunStore(Database(embedded_dsn(embedded_home)))
     store.migrate()
-    with psycopg.connect(store.dsn) as connection:
+    with psycopg.connect(store.database.dsn) as connection:
         connection.execute("CREATE TABLE theirs (x integer)")
         query = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'theirs'"
         assert connection.execute(query).fetchone() == ("public",)

@@ -20,6 +20,7 @@ import pytest
 
 from dlgforge_core.config import CoverageConfig, KnowledgeConfig, PostgresConfig, RetrievalConfig, validate
 from dlgforge_core.database.connection import connect_async
+from dlgforge_core.database.database import Database
 from dlgforge_core.errors import BackendError, ConfigError, KnowledgeError
 from dlgforge_core.knowledge.coverage import (
     Assignment,
@@ -75,7 +76,7 @@ def index(store: RunStore, place: object, dataset: str = "", **keys: object) -> 
 
 def opened(store: RunStore, index_id: str, dataset: str = "", **keys: object) -> Knowledge:
     retrieval = validate(RetrievalConfig, keys, "retrieval")
-    return open_knowledge(store.dsn, PostgresConfig(), dataset, index_id, retrieval)
+    return open_knowledge(store.database, dataset, index_id, retrieval)
 
 
 def rows(store: RunStore, table: str) -> int:
@@ -224,12 +225,12 @@ def test_documents_come_from_any_fsspec_address(store: RunStore) -> None:
 
 def _index_in_process(arguments: tuple[str, str]) -> str:
     dsn, place = arguments
-    return index_knowledge(RunStore(dsn), "", KnowledgeConfig(path=place)).index_id
+    return index_knowledge(RunStore(Database(dsn)), "", KnowledgeConfig(path=place)).index_id
 
 
 def test_processes_that_index_at_once_make_one_index(store: RunStore, folder: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        ids = pool.map(_index_in_process, [(store.dsn, str(folder))] * 3)
+        ids = pool.map(_index_in_process, [(store.database.dsn, str(folder))] * 3)
     assert len(set(ids)) == 1
     assert rows(store, "knowledge_indexes") == 1
     assert rows(store, "knowledge_documents") == 6
@@ -312,7 +313,7 @@ def test_the_shipped_documents_answer(
 def shipped(server_dsn: str) -> Iterator[tuple[RunStore, str]]:
     with psycopg.connect(server_dsn, autocommit=True) as connection:
         connection.execute("CREATE DATABASE shipped")
-    store = RunStore(server_dsn.replace("/dlgforge?", "/shipped?"))
+    store = RunStore(Database(server_dsn.replace("/dlgforge?", "/shipped?")))
     store.migrate()
     yield store, index(store, "shipped").index_id
     with psycopg.connect(server_dsn, autocommit=True) as connection:
@@ -435,7 +436,7 @@ async def test_dense_and_hybrid_search_by_an_endpoint(
     server = embedding_endpoint(config.embedding)
     for mode in ("dense", "hybrid"):
         async with open_knowledge(
-            store.dsn, PostgresConfig(), "", report.index_id, RetrievalConfig(mode=mode), embedding=server
+            store.database, "", report.index_id, RetrievalConfig(mode=mode), embedding=server
         ) as knowledge:
             hits = await knowledge.search("bread that rises slowly in the cold kitchen", language="en")
             assert hits[0].chunk.document == "bread.txt", mode
@@ -492,8 +493,7 @@ async def test_a_reranker_orders_the_candidates(
     retrieval = validate(RetrievalConfig, {"top_k": 1, "rerank": rerank}, "retrieval")
     query = "bread bread kitchen cold winter sourdough"
     async with open_knowledge(
-        store.dsn,
-        PostgresConfig(),
+        store.database,
         "",
         report.index_id,
         retrieval,
@@ -529,7 +529,7 @@ def candidates(relevance: Mapping[str, float]) -> Candidates:
 
 
 async def _work(dsn: str, worker: int, dialogues: int) -> None:
-    reader = IndexReader(dsn, PostgresConfig(), "")
+    reader = IndexReader(Database(dsn), "")
 
     async def one(n: int) -> None:
         # A topic fits a few documents well, and few topics fit most of them.
@@ -553,7 +553,7 @@ def _worker(arguments: tuple[str, int, int]) -> None:
 
 def test_four_workers_use_forty_documents_evenly(store: RunStore) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as pool:
-        pool.map(_worker, [(store.dsn, worker, 500) for worker in range(4)], chunksize=1)
+        pool.map(_worker, [(store.database.dsn, worker, 500) for worker in range(4)], chunksize=1)
     with store.connection() as connection:
         counts = dict(coverage_counts(connection, "f"))
         told = connection.execute("SELECT document, nth FROM knowledge_assignments").fetchall()
@@ -565,7 +565,7 @@ def test_four_workers_use_forty_documents_evenly(store: RunStore) -> None:
 
 
 async def test_a_dialogue_keeps_its_document_until_it_is_released(store: RunStore) -> None:
-    connection = await connect_async(store.dsn, PostgresConfig())
+    connection = await connect_async(store.database.dsn, PostgresConfig())
     async with connection:
         two = candidates({"a": 1.0, "b": 0.5})
         first = await assign_document(connection, "f", "x", two, coverage=EVEN, seed=1)
@@ -626,7 +626,9 @@ async def test_many_documents_are_used_evenly_by_workers_that_do_not_see_each_ot
     """More documents than are looked up for each dialogue, all dialogues about the same few."""
     n, pools = 700, 3
     names = {f"d{i:03}": float(max(0, i - 600)) for i in range(n)}
-    workers = [(await connect_async(store.dsn, PostgresConfig()), candidates(names)) for _ in range(pools)]
+    workers = [
+        (await connect_async(store.database.dsn, PostgresConfig()), candidates(names)) for _ in range(pools)
+    ]
     known = [KnownUses(fitting.pool) for _, fitting in workers]
     given: list[Assignment] = []
     for i in range(2 * n):

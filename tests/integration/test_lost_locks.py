@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from dlgforge_core.config import PostgresConfig
-from dlgforge_core.database.reconnecting import PatientConnection
+from dlgforge_core.database.database import Database
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_core.store.statements import LOCK_GRACE_S
@@ -32,12 +31,12 @@ def anyio_backend() -> str:
 def server() -> Iterator[TcpPostgres]:
     with tcp_postgres() as made:
         wait_until_up(made)
-        RunStore(made.dsn).migrate()
+        RunStore(Database(made.dsn)).migrate()
         yield made
 
 
 def wait_until_up(server: TcpPostgres) -> None:
-    connection = PatientConnection(server.dsn, PostgresConfig(), "dlgforge test", 60.0)
+    connection = Database(server.dsn).reconnecting("dlgforge test", 60.0)
     connection.run(lambda opened: opened.execute("SELECT 1"))
     connection.close()
 
@@ -75,8 +74,7 @@ def sessions_terminated(server: TcpPostgres) -> None:
 
 def worker_of(server: TcpPostgres, run: PreparedRun) -> WorkerStore:
     return WorkerStore(
-        server.dsn,
-        PostgresConfig(),
+        Database(server.dsn),
         run_id=run.run_id,
         fingerprint=run.fingerprint,
         lease_s=600.0,
@@ -89,7 +87,7 @@ def worker_of(server: TcpPostgres, run: PreparedRun) -> WorkerStore:
 async def test_a_lease_outlives_its_lost_lock_for_the_grace(
     server: TcpPostgres, lose: Callable[[TcpPostgres], None]
 ) -> None:
-    run = planned(RunStore(server.dsn), 4, seed=hash(lose.__name__) % 1000)
+    run = planned(RunStore(Database(server.dsn)), 4, seed=hash(lose.__name__) % 1000)
     async with worker_of(server, run) as sleeper, worker_of(server, run) as other:
         held = await sleeper.claim(4)
         assert held
@@ -106,7 +104,7 @@ async def test_a_lease_outlives_its_lost_lock_for_the_grace(
 
 
 async def test_whoever_takes_its_lock_again_within_the_grace_is_left_alone(server: TcpPostgres) -> None:
-    run = planned(RunStore(server.dsn), 4, seed=7)
+    run = planned(RunStore(Database(server.dsn)), 4, seed=7)
     async with worker_of(server, run) as one, worker_of(server, run) as other:
         assert await one.claim(4)
         crash_recovery(server)
@@ -120,7 +118,7 @@ async def test_whoever_takes_its_lock_again_within_the_grace_is_left_alone(serve
 
 
 async def test_a_worker_that_died_is_taken_over_at_once(server: TcpPostgres) -> None:
-    run = planned(RunStore(server.dsn), 4, seed=8)
+    run = planned(RunStore(Database(server.dsn)), 4, seed=8)
     await asyncio.sleep(LOCK_GRACE_S + 0.5)  # from what the tests before have done to the server
     dead = worker_of(server, run)
     await dead.register()

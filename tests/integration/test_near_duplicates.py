@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from dlgforge_core.common.questions import normal_form, question_key
-from dlgforge_core.config import PostgresConfig
+from dlgforge_core.database.database import Database
 from dlgforge_core.database.migrate import SCHEMA, migrations
 from dlgforge_core.dialogue import DropReason
 from dlgforge_core.errors import LeaseLostError
@@ -34,8 +34,7 @@ FAR = "How do I bake an apple cake at home without any flour?"
 
 def worker(store: RunStore, run: PreparedRun, threshold: float = 0.8) -> WorkerStore:
     return WorkerStore(
-        store.dsn,
-        PostgresConfig(),
+        store.database,
         run_id=run.run_id,
         fingerprint=run.fingerprint,
         lease_s=30.0,
@@ -273,7 +272,7 @@ _HOLDER = """
                 await asyncio.sleep(60)
             reservations.UnlikeQuestions.reserve = never
         store = WorkerStore(
-            dsn, PostgresConfig(), run_id=run, fingerprint=fingerprint, lease_s=3600, similarity_threshold=0.8
+            Database(dsn), run_id=run, fingerprint=fingerprint, lease_s=3600, similarity_threshold=0.8
         )
         async with store as w:
             (claim,) = await w.claim(1)
@@ -287,7 +286,7 @@ _HOLDER = """
 
 def holder(store: RunStore, run: PreparedRun, moment: str) -> subprocess.Popen[str]:
     """A worker process that has reserved `BREAD`, or holds the lock `between` look-up and write."""
-    arguments = [store.dsn, run.run_id, run.fingerprint, BREAD, moment]
+    arguments = [store.database.dsn, run.run_id, run.fingerprint, BREAD, moment]
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(_HOLDER), *arguments], stdout=subprocess.PIPE, text=True
     )
@@ -387,7 +386,7 @@ def test_old_rows_have_no_bands_and_are_compared_by_their_key(dsn: str) -> None:
         connection.execute("INSERT INTO plans VALUES ('p', 'f', 'b', 'en', 1)")
         connection.execute("INSERT INTO dialogues (dialogue_id, plan_id, ordinal, n_turns, plan) "
                            "VALUES ('d', 'p', 0, 1, '{}')")  # fmt: skip
-        store = RunStore(dsn)
+        store = RunStore(Database(dsn))
         connection.execute("INSERT INTO questions VALUES ('f', %s, 'd', 0)", (question_key(BREAD),))
     assert 4 in store.migrate()
     run = planned(store, 2)

@@ -325,7 +325,7 @@ from dlgforge_core.store.run_store import RunStore
 from tests.support.ray_runs import carry
 from tests.support.runs import planned
 address, dsn, url = sys.argv[1:]
-store = RunStore(dsn)
+store = RunStore(Database(dsn))
 run = planned(store, 8)
 with RaySession(RayConfig(address=address)) as session:
     session.connect()
@@ -373,7 +373,7 @@ def test_a_cluster_that_wants_a_token_is_given_the_one_that_is_there(
 
 
 def test_a_run_by_way_of_the_client(guarded: Guarded, store: RunStore, sim: SimulatedEndpoint) -> None:
-    with program(RUN, guarded.client, store.dsn, sim.base_url, env=guarded.token) as process:
+    with program(RUN, guarded.client, store.database.dsn, sim.base_url, env=guarded.token) as process:
         assert line_of(process, "said") == "8 None"
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from dlgforge_core.config import QUESTION_KINDS, GenerationConfig, LlmConfig, PostgresConfig, RunConfig
+from dlgforge_core.config import QUESTION_KINDS, GenerationConfig, LlmConfig, RunConfig
+from dlgforge_core.database.database import Database
 from dlgforge_core.database.migrate import migrations
 from dlgforge_core.dialogue import DropReason, Judgement, SeedTopic, Turn
 from dlgforge_core.errors import BackendError, LeaseLostError, StoreError
@@ -35,8 +36,7 @@ def plan(store: RunStore, total: int = 8, **run: Any) -> PreparedRun:
 def worker(store: RunStore, run: PreparedRun, **options: Any) -> WorkerStore:
     arguments = {"lease_s": 30.0, "patience_s": 3.0, **options}
     return WorkerStore(
-        store.dsn,
-        PostgresConfig(),
+        store.database,
         run_id=run.run_id,
         fingerprint=run.fingerprint,
         **arguments,
@@ -44,7 +44,7 @@ def worker(store: RunStore, run: PreparedRun, **options: Any) -> WorkerStore:
 
 
 def _migrate(dsn: str) -> int:
-    return len(RunStore(dsn).migrate())
+    return len(RunStore(Database(dsn)).migrate())
 
 
 async def reserved(w: WorkerStore, dialogue_id: str, turn_index: int, question: str) -> bool:
@@ -205,7 +205,7 @@ _HOLDER = """
 
     async def main():
         dsn, run, fingerprint = sys.argv[1:]
-        store = WorkerStore(dsn, PostgresConfig(), run_id=run, fingerprint=fingerprint, lease_s=3600)
+        store = WorkerStore(Database(dsn), run_id=run, fingerprint=fingerprint, lease_s=3600)
         async with store as w:
             (claim,) = await w.claim(1)
             await w.reserve(claim.plan.dialogue_id, 0, "Asked before the crash?")
@@ -220,7 +220,7 @@ _HOLDER = """
 def test_a_killed_worker_is_known_dead_at_once_and_its_draft_is_taken_up(store: RunStore) -> None:
     run = plan(store, 1)
     holder = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_HOLDER), store.dsn, run.run_id, run.fingerprint],
+        [sys.executable, "-c", textwrap.dedent(_HOLDER), store.database.dsn, run.run_id, run.fingerprint],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -251,7 +251,7 @@ def test_workers_ride_through_a_broken_connection(store: RunStore) -> None:
     async def main() -> None:
         async with worker(store, run) as w:
             claims = await w.claim(2)
-            with psycopg.connect(store.dsn, autocommit=True) as admin:
+            with psycopg.connect(store.database.dsn, autocommit=True) as admin:
                 admin.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE application_name = 'dlgforge worker' AND datname = current_database()"

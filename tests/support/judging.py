@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dlgforge_core.config import JudgeConfig, LlmConfig, validate
+from dlgforge_core.database.database import Database
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.judging.run import JudgingReport, JudgingStatus, judge_dialogues
 from dlgforge_core.llm.endpoints import Endpoint
@@ -89,7 +90,7 @@ class JudgingProcess:
             cwd=_ROOT,
         )
         task = {
-            "dsn": store.dsn,
+            "dsn": store.database.dsn,
             "fingerprint": run.fingerprint,
             "judge": judge,
             "endpoints": {"simulated": sim.base_url},
@@ -140,7 +141,7 @@ def main() -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     report = judge_dialogues(
-        RunStore(task["dsn"]),
+        RunStore(Database(task["dsn"])),
         Scope(fingerprint=task["fingerprint"]),
         judging(**task["judge"]),
         LLM,

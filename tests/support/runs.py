@@ -12,7 +12,6 @@ from dlgforge_core.config import (
     GenerationConfig,
     JudgeConfig,
     LlmConfig,
-    PostgresConfig,
     RoutingConfig,
     RunConfig,
     ToolsConfig,
@@ -64,8 +63,7 @@ def spec(store: RunStore, run: PreparedRun, *endpoints: Endpoint, **routing: Any
     """A worker of this run on these endpoints."""
     return WorkerSpec(
         run=run,
-        dsn=store.dsn,
-        postgres=PostgresConfig(),
+        database=store.database,
         endpoints=endpoints,
         routing=RoutingConfig(**routing),
     )

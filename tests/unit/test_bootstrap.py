@@ -13,7 +13,6 @@ from dlgforge_core.config import (
     DistributedConfig,
     GenerationConfig,
     LlmConfig,
-    PostgresConfig,
     RayConfig,
     RoutingConfig,
     SpawnConfig,
@@ -21,6 +20,7 @@ from dlgforge_core.config import (
     validate,
 )
 from dlgforge_core.config.environment import is_bootstrapped
+from dlgforge_core.database.database import Database
 from dlgforge_core.errors import ConfigError, DlgforgeError, RunStoppedError, StoreError
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.worker_thread import KnowledgeAccess, WorkerSpec
@@ -103,7 +103,7 @@ def test_a_config_without_values_reads_them_from_the_overrides() -> None:
 def spec(*endpoints: Endpoint) -> WorkerSpec:
     generation = GenerationConfig()
     run = PreparedRun("r", "f", generation, llm().agents, {}, ())
-    return WorkerSpec(run, NETWORK_DSN, PostgresConfig(), endpoints, RoutingConfig())
+    return WorkerSpec(run, Database(NETWORK_DSN), endpoints, RoutingConfig())
 
 
 def test_an_actor_takes_its_endpoints_from_its_environment_and_keys_by_name() -> None:
@@ -161,7 +161,7 @@ def check(
     session = cast(RaySession, FakeSession(single_machine=one))
     generation = GenerationConfig.model_validate({"tools": tools or {}})
     run = PreparedRun("r", "f", generation, llm().agents, {}, ())
-    placed = WorkerSpec(run, dsn, PostgresConfig(), (), RoutingConfig(), knowledge)
+    placed = WorkerSpec(run, Database(dsn), (), RoutingConfig(), knowledge)
     addresses = worker_addresses(placed)
     check_reach(session, dsn, "store.postgres.dsn", llm(**settings), spawn, addresses=addresses)
 

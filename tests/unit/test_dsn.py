@@ -13,17 +13,15 @@ from pydantic import SecretStr
 
 from dlgforge_core.database.dsn import (
     DsnSource,
-    PingError,
     Reach,
     ResolvedDsn,
     check_dsn,
     is_local_only,
-    ping,
-    ping_blocking,
     reach,
     redact_dsn,
     resolve_dsn,
 )
+from dlgforge_core.database.ping import PingError, ping, ping_blocking
 from dlgforge_core.errors import StoreError
 
 _A, _B, _C = "postgresql://a@h1/x", "host=h2 user=b", "postgres://c@h3/z"

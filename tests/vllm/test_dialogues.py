@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dlgforge_core.config import EmbeddedConfig, GenerationConfig, LlmConfig, PostgresConfig
+from dlgforge_core.config import EmbeddedConfig, GenerationConfig, LlmConfig
 from dlgforge_core.generation.prepare import prepare_run
 from dlgforge_core.generation.run import merged_calls
 from dlgforge_core.generation.worker_thread import WorkerSpec, WorkerThread
@@ -68,7 +68,7 @@ def test_a_run_on_two_servers_outlives_one_of_them(servers: VllmManagedProvision
     )
     run = prepare_run(store, generation, llm, read_seeds(""))
     endpoints = servers.start(lambda line: None)
-    spec = WorkerSpec(run, store.dsn, PostgresConfig(), tuple(endpoints), llm.routing)
+    spec = WorkerSpec(run, store.database, tuple(endpoints), llm.routing)
     worker = WorkerThread(spec, servers.fleet.endpoints)
     worker.start()
     try:

@@ -136,7 +136,7 @@ class Coordinator:
 
     def _watch(self, spec: WorkerSpec, credentials: Mapping[str, Credentials]) -> Outcome:
         ends, done_at = _Ends(), None
-        store = RunStore(spec.dsn, spec.postgres)
+        store = RunStore(spec.database)
         while self._stop_reason is None:
             self._start_missing(spec, credentials)
             if (problem := self._watch_placement()) is not None:

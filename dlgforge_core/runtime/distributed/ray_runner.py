@@ -66,7 +66,7 @@ class RayRunner:
         self._progress = progress
         self._placement_timeout_s = placement_timeout_s
         self._alive, self._head_lost, self._disconnect = alive, head_lost, disconnect
-        self._store = RunStore(spec.dsn, spec.postgres)
+        self._store = RunStore(spec.database)
         self._earlier_workers = 0
         self._budget = RestartBudget(COORDINATOR_RESTARTS)
         self._stopping = False
