@@ -260,7 +260,7 @@ def test_who_has_lost_the_lease_reserves_nothing_and_stands_in_nobodys_way(store
 
 _HOLDER = """
     import asyncio, sys
-    from dlgforge_core.config import PostgresConfig
+    from dlgforge_core.database.database import Database
     from dlgforge_core.store import reservations
     from dlgforge_core.store.worker_store import WorkerStore
 

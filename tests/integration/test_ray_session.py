@@ -318,6 +318,7 @@ except RayError as error:
 RUN = """
 import sys
 from dlgforge_core.config import RayConfig
+from dlgforge_core.database.database import Database
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.distributed.needs_head import NeedsHead
 from dlgforge_core.runtime.cluster.session import RaySession

@@ -200,7 +200,7 @@ def test_an_expired_lease_is_taken_over_and_its_late_owner_is_fenced_off(store: 
 
 _HOLDER = """
     import asyncio, sys
-    from dlgforge_core.config import PostgresConfig
+    from dlgforge_core.database.database import Database
     from dlgforge_core.store.worker_store import WorkerStore
 
     async def main():
