@@ -6,8 +6,10 @@ import http.server
 import os
 import secrets
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +28,7 @@ from dlgforge_core.generation.worker_thread import WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.cluster import address as ray_address
 from dlgforge_core.runtime.cluster import session as ray_session
-from dlgforge_core.runtime.cluster.address import recorded_address
+from dlgforge_core.runtime.cluster.private_folder import TOKEN_PATH
 from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.runtime.distributed.needs_head import NeedsHead
 from dlgforge_core.store.run_store import RunStore
@@ -66,6 +68,13 @@ def no_recorded_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_session, "recorded_address", lambda: "")
 
 
+@pytest.fixture
+def short_folder() -> Iterator[str]:
+    """A folder whose path leaves room for the names of Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="d", dir="/tmp") as folder:
+        yield folder
+
+
 @pytest.fixture(scope="module")
 def other_cluster() -> Iterator[tuple[str, int]]:
     """A cluster that is not ours, and the pid of its holder."""
@@ -78,6 +87,16 @@ def other_cluster() -> Iterator[tuple[str, int]]:
                 part.kill()
 
 
+def probed_with(gcs: str, token: str) -> str:
+    """What a cluster says to somebody who has this token, or none."""
+    mode = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+    env = {**os.environ, **mode}
+    said = subprocess.run(
+        [sys.executable, "-c", ray_address._PROBE, gcs], env=env, capture_output=True, text=True, check=False
+    )
+    return said.stdout.lower()
+
+
 def listening_addresses(processes: list[psutil.Process]) -> set[str]:
     found = set()
     for process in processes:
@@ -88,10 +107,13 @@ def listening_addresses(processes: list[psutil.Process]) -> set[str]:
 
 
 def test_owned_cluster_runs_work_on_loopback_alone_and_ends_with_the_session(
-    no_recorded_cluster: None,
+    no_recorded_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {p.pid for p in psutil.Process().children(recursive=True)}
     sigterm = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
+    before_env = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", TOKEN_PATH)}
     said: list[str] = []
     config = RayConfig(workers=ActorConfig(replicas=5, num_cpus=1.5))
     with RaySession(config, progress=said.append) as session:
@@ -100,7 +122,12 @@ def test_owned_cluster_runs_work_on_loopback_alone_and_ends_with_the_session(
         session.connect()
         assert session.owned
         assert "starting a local Ray cluster" in said[0]
-        assert len(said) == 1
+        assert said[1].startswith("RAY_AUTH_MODE=disabled does not count")
+        assert len(said) == 2
+        gcs = ray.get_runtime_context().gcs_address
+        # Whoever has no token, or that of another cluster, is refused.
+        for token in ("", secrets.token_hex(32)):
+            assert "authenticat" in probed_with(gcs, token)
         double: Any = ray.remote(lambda x: 2 * x)
         assert ray.get(double.remote(21), timeout=60) == 42
         assert ray.get_runtime_context().namespace == "dlgforge"
@@ -111,15 +138,23 @@ def test_owned_cluster_runs_work_on_loopback_alone_and_ends_with_the_session(
         assert len(processes) > 4
         assert listening_addresses(processes) <= {"127.0.0.1", "::1"}
         assert signal.getsignal(signal.SIGTERM) is sigterm
+        folders = list(Path(tempfile.gettempdir()).glob("dlgforge-ray-*"))
+        assert folders
+        for folder in folders:
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
     assert not session.connected
     assert not ray.is_initialized()
     seconds_until(lambda: not alive(processes), 15)
     session.shutdown()
+    assert not any(folder.exists() for folder in folders)
+    assert {name: os.environ.get(name) for name in before_env} == before_env
 
 
-def test_kill_9_of_the_driver_leaves_nothing_within_10_s() -> None:
-    with program(OWNED_DRIVER) as process:
+def test_kill_9_of_the_driver_leaves_nothing_within_10_s(short_folder: str) -> None:
+    with program(OWNED_DRIVER, env={"RAY_TMPDIR": short_folder}) as process:
         line_of(process, "gcs")
+        assert os.listdir(short_folder)
         time.sleep(1)
         parts = descendants(process.pid)
         names = {p.name() for p in parts}
@@ -127,6 +162,7 @@ def test_kill_9_of_the_driver_leaves_nothing_within_10_s() -> None:
         process.kill()
         process.wait()
         took = seconds_until(lambda: not alive(parts), 10)
+        seconds_until(lambda: not os.listdir(short_folder), 5)
     print(f"{len(parts)} processes were gone {took:.1f} s after kill -9 of the driver")
 
 
@@ -181,15 +217,6 @@ def test_ray_address_of_the_environment_wins(other_cluster: tuple[str, int]) -> 
         session.shutdown()
 
 
-def test_auto_takes_the_recorded_cluster(
-    other_cluster: tuple[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray_session, "recorded_address", lambda: other_cluster[0])
-    with RaySession(RayConfig(auto_start_local=False)) as session:
-        session.connect()
-        assert not session.owned
-
-
 def test_stale_record_and_no_fallback_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     with closed_port() as port:
@@ -200,16 +227,6 @@ def test_stale_record_and_no_fallback_is_a_clear_error(monkeypatch: pytest.Monke
         ):
             session.connect()
     assert "Connection refused" in said[0]
-
-
-def test_the_record_of_ray_start_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray._private.utils as internals
-
-    record = tmp_path / "ray_current_cluster"
-    monkeypatch.setattr(internals, "get_ray_address_file", lambda *_: str(record))
-    assert recorded_address() == ""
-    record.write_text("127.0.0.1:6379\n")
-    assert recorded_address() == "127.0.0.1:6379"
 
 
 @pytest.mark.parametrize(
@@ -308,10 +325,12 @@ from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.cluster.session import RaySession
 import ray
 try:
-    with RaySession(RayConfig(address=sys.argv[1])) as session:
+    told = lambda text: print("progress", text, flush=True)
+    with RaySession(RayConfig(address=sys.argv[1]), progress=told) as session:
         session.connect()
         doubled = ray.remote(lambda x: 2 * x).remote(21)
         print("said", ray.get(doubled, timeout=60), session.head_lost, flush=True)
+        print("gcs", getattr(ray.get_runtime_context(), "gcs_address", ""), flush=True)
 except RayError as error:
     print("said", error, flush=True)
 """
@@ -371,6 +390,35 @@ def test_a_cluster_that_wants_a_token_is_given_the_one_that_is_there(
     assert f"no Ray cluster can be used at {address}: it refused our token" in told
     assert "set RAY_AUTH_MODE=token" in told
     assert "~/.ray/auth_token" in told
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_auto_borrows_the_recorded_cluster_with_the_right_token_alone(
+    guarded: Guarded, tmp_path: Path, short_folder: str, knows: bool
+) -> None:
+    token = guarded.token if knows else {"HOME": str(tmp_path)}
+    env = {"RAY_TMPDIR": recorded(short_folder, guarded.gcs), **token}
+    with program(DOUBLING, "auto", env=env) as process:
+        assert line_of(process, "said") == "42"
+        assert line_of(process, "gcs") != guarded.gcs if not knows else line_of(process, "gcs") == guarded.gcs
+
+
+def test_auto_does_not_borrow_a_cluster_that_wants_no_token(
+    other_cluster: tuple[str, int], guarded: Guarded, short_folder: str
+) -> None:
+    env = {"RAY_TMPDIR": recorded(short_folder, other_cluster[0]), **guarded.token}
+    with program(DOUBLING, "auto", env=env) as process:
+        assert "it wants no token" in line_of(process, "progress")
+        assert line_of(process, "said") == "42"
+        assert line_of(process, "gcs") != other_cluster[0]
+
+
+def recorded(folder: str, address: str) -> str:
+    """A folder for RAY_TMPDIR in which `ray start` has recorded a cluster."""
+    record = Path(folder) / "ray" / "ray_current_cluster"
+    record.parent.mkdir()
+    record.write_text(address)
+    return folder
 
 
 def test_a_run_by_way_of_the_client(guarded: Guarded, store: RunStore, sim: SimulatedEndpoint) -> None:

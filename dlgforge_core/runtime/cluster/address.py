@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from dlgforge_core.errors import RayError
 from dlgforge_core.runtime.cluster.head import tcp_problem
+from dlgforge_core.runtime.cluster.record import foreign_listener
 
 PROBE_TIMEOUT_S = 20.0
 
@@ -85,7 +88,24 @@ def problem_at(address: str) -> str:
     return problem
 
 
-def _probe(address: str) -> tuple[str, bool]:
+def problem_with_borrowing(address: str) -> str:
+    """Why the cluster that is recorded on this machine is not to be used unasked; empty when it is.
+
+    One that takes whoever comes is nobody's: its port may be anyone's by now, and what runs there is not kept
+    apart from us. Takes a minute at most.
+    """
+    if problem := foreign_listener(address):
+        return problem
+    problem, refused = _probe(address, {**os.environ, "RAY_AUTH_MODE": "disabled"})
+    if not problem:
+        return (
+            "it wants no token; start it with RAY_AUTH_MODE=token, or name it in RAY_ADDRESS or ray.address "
+            "to use it all the same"
+        )
+    return problem_at(address) if refused else problem
+
+
+def _probe(address: str, env: Mapping[str, str] | None = None) -> tuple[str, bool]:
     """Why nothing of use answers there, and whether we were refused for want of the right token."""
     client, bare = address.startswith("ray://"), bare_address(address)
     host, _, port = bare.rpartition(":")
@@ -99,6 +119,7 @@ def _probe(address: str) -> tuple[str, bool]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env=env,
             timeout=PROBE_TIMEOUT_S,
             check=False,
         )
@@ -111,18 +132,6 @@ def _probe(address: str) -> tuple[str, bool]:
     if probe.returncode == 0:
         return "", False
     return f"it does not answer as a {kind} ({said or probe.returncode})", "authenticat" in said.lower()
-
-
-def recorded_address() -> str:
-    """The cluster that `ray start` recorded on this machine; empty when there is none.
-
-    Not Ray's own `auto`, which takes any raylet it sees: that may be another run's private cluster, which
-    ends with that run.
-    """
-    from ray._private.utils import read_ray_address
-
-    address = read_ray_address() or ""
-    return address if address.rpartition(":")[2].isdigit() else ""
 
 
 def _token_auth(function: str, **arguments: Any) -> bool:

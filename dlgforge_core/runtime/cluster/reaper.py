@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,15 +26,18 @@ _CHECK_S = 1.0
 
 
 class RayReaper:
-    """Watches the raylet `raylet_pid` for this process. Raises OSError when the program cannot be started."""
+    """Watches the raylet `raylet_pid` for this process, and deletes `folder` when the cluster is gone.
 
-    def __init__(self, raylet_pid: int, node_id: str, others: Iterable[int] = ()) -> None:
+    Raises OSError when the program cannot be started.
+    """
+
+    def __init__(self, raylet_pid: int, node_id: str, others: Iterable[int] = (), folder: str = "") -> None:
         self._raylet = (raylet_pid, start_time(raylet_pid))
         known = ",".join(f"{pid}:{started}" for pid in others if (started := start_time(pid)))
         # -I and -S: nothing of the caller's environment can slow or break it.
         program = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
         self._process = subprocess.Popen(
-            [*program, str(raylet_pid), node_id, known],
+            [*program, str(raylet_pid), node_id, known, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -108,7 +112,7 @@ def _reap(markers: tuple[bytes, ...], known: dict[int, str]) -> None:
         time.sleep(0.1)
 
 
-def _watch(raylet_pid: int, node_id: str, others: str) -> None:
+def _watch(raylet_pid: int, node_id: str, others: str, folder: str) -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     raylet = start_time(raylet_pid)
@@ -119,6 +123,8 @@ def _watch(raylet_pid: int, node_id: str, others: str) -> None:
         ready, _, _ = select.select([0], [], [], _CHECK_S)
         if ready and not os.read(0, 1024):
             _reap(markers, everything)
+            if folder:
+                shutil.rmtree(folder, ignore_errors=True)
             return
         if raylet and start_time(raylet_pid) != raylet:
             # The driver lives and may still want the head's log: only the raylet's own remains go.
@@ -127,4 +133,4 @@ def _watch(raylet_pid: int, node_id: str, others: str) -> None:
 
 
 if __name__ == "__main__":
-    _watch(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    _watch(int(sys.argv[1]), *sys.argv[2:5])

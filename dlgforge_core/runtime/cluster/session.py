@@ -14,9 +14,11 @@ from typing import Any
 from dlgforge_core.common.cpus import available_cpus
 from dlgforge_core.config import RayConfig
 from dlgforge_core.errors import RayError
-from dlgforge_core.runtime.cluster.address import bare_address, checked_address, problem_at, recorded_address
+from dlgforge_core.runtime.cluster.address import bare_address, checked_address, problem_with_borrowing
 from dlgforge_core.runtime.cluster.head import HeadWatch
+from dlgforge_core.runtime.cluster.private_folder import PrivateFolder
 from dlgforge_core.runtime.cluster.reaper import RayReaper
+from dlgforge_core.runtime.cluster.record import recorded_address
 
 CONNECT_TIMEOUT_S = 90.0
 SHUTDOWN_TIMEOUT_S = 30.0
@@ -34,7 +36,8 @@ class RaySession:
     """This process's connection to a Ray cluster, made by the first `connect()`.
 
     `ray.address` (which RAY_ADDRESS overrides) is `auto`, `local`, `host:port` or `ray://host:port`. With
-    `auto` a cluster that `ray start` left running on this machine is used, else a local one is started if
+    `auto` a cluster that this user's `ray start` left running on this machine, and that wants their token, is
+    used, else a local one is started if
     `auto_start_local` says so. A cluster that was there before us is borrowed and is never shut down; neither
     is a connection that this process had already. Use it as a context manager, or call `shutdown()`.
     """
@@ -54,6 +57,7 @@ class RaySession:
         self._thread: threading.Thread | None = None
         self._release = threading.Event()
         self._reaper: RayReaper | None = None
+        self._folder: PrivateFolder | None = None
         self._head: HeadWatch | None = None
         self._connected = False
         self._owned = False
@@ -143,7 +147,9 @@ class RaySession:
                 _log.error("Ray did not shut down within %g s", SHUTDOWN_TIMEOUT_S)
         if self._reaper is not None:
             self._reaper.finish()
-        self._thread, self._reaper, self._head = None, None, None
+        if self._folder is not None:
+            self._folder.remove()
+        self._thread, self._reaper, self._head, self._folder = None, None, None, None
         self._owned = False
 
     def _find(self) -> str | None:
@@ -154,15 +160,15 @@ class RaySession:
             return checked_address(self._address, self._named)
         recorded = recorded_address()
         if recorded:
-            problem = problem_at(recorded)
+            problem = problem_with_borrowing(recorded)
             if not problem:
                 return recorded
-            self._progress(f"the Ray cluster recorded on this machine is of no use: {recorded}: {problem}")
+            self._progress(f"the Ray cluster recorded on this machine is not used: {recorded}: {problem}")
         if not self.config.auto_start_local:
             raise RayError(
-                "no Ray cluster runs on this machine and ray.auto_start_local is false; set ray.address to "
-                "your cluster ('host:6379' or 'ray://host:10001'), run `ray start --head`, or set "
-                "ray.auto_start_local to true"
+                "no Ray cluster to use runs on this machine and ray.auto_start_local is false; set "
+                "ray.address to your cluster ('host:6379' or 'ray://host:10001'), run `ray start --head` "
+                "with a token, or set ray.auto_start_local to true"
             )
         return None
 
@@ -184,8 +190,10 @@ class RaySession:
         self._progress(
             f"starting a local Ray cluster with {cpus} CPU slots ({self._named} = {self._address})"
         )
+        self._folder = PrivateFolder(self._progress)
         arguments: dict[str, Any] = {
             "address": "local",
+            "_temp_dir": self._folder.for_ray,
             "num_cpus": cpus,
             "include_dashboard": False,
             "object_store_memory": LOCAL_OBJECT_STORE_BYTES,
@@ -195,11 +203,13 @@ class RaySession:
             with _loopback_only():
                 self._init(arguments)
             self._owned = True
-            self._reaper = _reaper_of_local_node()
+            self._reaper = _reaper_of_local_node(self._folder.path)
         except Exception as error:
+            self._folder.forget_token()
+            logs, self._folder = self._folder.for_ray, None  # they stay, for whoever looks into it
             raise RayError(
                 f"a local Ray cluster could not be started: {_reason(error)}; set ray.address to a running "
-                "one, or look at the logs in /tmp/ray/session_latest/logs"
+                f"one, or look at the logs in {logs}/session_latest/logs"
             ) from error
         available: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         if gpus > available.get("GPU", 0):
@@ -273,7 +283,7 @@ def _loopback_only() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _reaper_of_local_node() -> RayReaper:
+def _reaper_of_local_node(folder: str) -> RayReaper:
     """A reaper for the local cluster that this process has just started."""
     import psutil
     import ray
@@ -284,7 +294,7 @@ def _reaper_of_local_node() -> RayReaper:
     raylet = processes["raylet"][0]
     others = [pid for pids in processes.values() for pid in pids]
     others += [child.pid for child in psutil.Process(raylet).children(recursive=True)]
-    return RayReaper(raylet, ray.get_runtime_context().get_node_id(), others)
+    return RayReaper(raylet, ray.get_runtime_context().get_node_id(), others, folder)
 
 
 def _reason(error: BaseException) -> str:

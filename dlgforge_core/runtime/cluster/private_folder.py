@@ -1,0 +1,96 @@
+"""The folder and the token of a local Ray cluster of ours: nobody else enters the one or knows the other.
+
+By itself Ray puts the folders of its sessions, open to all, below one in the temporary folder, and shares one
+token among all clusters of a user. There another user could plant links for what root writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from dlgforge_core.errors import RayError
+
+MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+_PREFIX = "dlgforge-ray-"
+# Ray opens the folder that it is given to all: it is one below ours.
+_RAYS = "r"
+# What Ray makes of it: FOLDER/r/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store. A socket's
+# path holds 107 bytes on Linux, 103 on macOS.
+_RAYS_PART = len("/r/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store")
+_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
+
+
+class PrivateFolder:
+    """A new folder for a cluster's session, with a token of its own that this process and its children use.
+
+    Raises RayError when there is no place for one.
+    """
+
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        self.path = _new_folder()
+        self.for_ray = os.path.join(self.path, _RAYS)
+        os.mkdir(self.for_ray, 0o700)
+        self._before = {name: os.environ.get(name) for name in (MODE, TOKEN, TOKEN_PATH)}
+        if (self._before[MODE] or "token").lower() != "token":
+            progress(
+                f"{MODE}={self._before[MODE]} does not count for a local cluster of dlgforge's own: it wants "
+                "a token"
+            )
+        token = os.path.join(self.path, "token")
+        with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        os.environ.pop(TOKEN, None)  # it would go before the file
+        os.environ.update({MODE: "token", TOKEN_PATH: token})
+        _reread_token()
+
+    def forget_token(self) -> None:
+        """Let this process use the token that it used before. Idempotent."""
+        for name, value in self._before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        _reread_token()
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self.path, "token"))
+
+    def remove(self) -> None:
+        """Delete everything that the cluster has written. Idempotent."""
+        self.forget_token()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _new_folder() -> str:
+    """A new folder that only this user enters, with a path short enough for Ray's sockets."""
+    set_by_user = [os.environ[name] for name in ("RAY_TMPDIR",) if os.environ.get(name)]
+    problems = []
+    for base in set_by_user or dict.fromkeys([tempfile.gettempdir(), "/tmp"]):
+        length = len(os.fsencode(os.path.abspath(base))) + 1 + len(_PREFIX) + 8 + _RAYS_PART
+        if length > _SOCKET_PATH_BYTES:
+            most = len(os.fsencode(os.path.abspath(base))) - (length - _SOCKET_PATH_BYTES)
+            problems.append(f"{base} is too long a path for Ray's sockets, which leave {most} bytes for it")
+            continue
+        try:
+            return tempfile.mkdtemp(prefix=_PREFIX, dir=os.path.abspath(base))  # mode 0700
+        except OSError as error:
+            problems.append(str(error))
+    raise RayError(
+        "there is no place for the files of a local Ray cluster: "
+        + "; ".join(problems)
+        + "; set RAY_TMPDIR to a folder with a short path that this user may write to"
+    )
+
+
+def _reread_token() -> None:
+    """Have Ray, which keeps what it has read, read mode and token anew."""
+    from ray import _raylet
+
+    internals: Any = _raylet
+    internals.Config.initialize("")
+    internals.AuthenticationTokenLoader.instance().reset_cache()
