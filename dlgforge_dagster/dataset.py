@@ -12,8 +12,11 @@ from typing import Any
 import dagster as dg
 
 from dlgforge_core.config import Recipe
+from dlgforge_core.errors import ConfigError
+from dlgforge_dagster.launch_policy import check_launch
 from dlgforge_dagster.partitions import DialoguePartitions
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
+from dlgforge_dagster.run_config import CONFIGURED_ASSETS
 
 DEFAULT_GROUP = "dlgforge"
 
@@ -67,18 +70,29 @@ class DatasetSpec:
 
     def llm(self, context: Any) -> LlmResource:
         """Where this dataset's text comes from."""
+        self._check_launch(context)
         resource: LlmResource = getattr(context.resources, self.llm_key)
         return resource
 
     def ray(self, context: Any) -> RayResource:
         """The Ray cluster."""
+        self._check_launch(context)
         resource: RayResource = context.resources.ray
         return resource
 
     def store(self, context: Any) -> StoreResource:
         """The database of the run state."""
+        self._check_launch(context)
         resource: StoreResource = context.resources.store
         return resource
+
+    def _check_launch(self, context: Any) -> None:
+        """Raise dagster.Failure for a run whose config asks for what the deployment has not named."""
+        ops = {asset: self.op(asset) for asset in CONFIGURED_ASSETS}
+        try:
+            check_launch(context.instance, context.run, self.recipe, ops, self.llm_key)
+        except ConfigError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
 
     @cached_property
     def partitions(self) -> DialoguePartitions:

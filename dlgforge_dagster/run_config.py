@@ -21,6 +21,8 @@ _SECTIONS = {
     "dialogue_dataset": "saving",
     "dialogue_checks": "checks",
 }
+CONFIGURED_ASSETS = (*_SECTIONS, "dialogues", "hf_dataset")
+"""Assets whose ops have a config, and checks."""
 
 
 def read_run_config(env: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -48,7 +50,19 @@ def default_recipe(config: Mapping[str, Any]) -> Recipe:
     """What a run config says of the default dataset, as its recipe: so that runs which are started without
     it, those of automation, do the same. Raises ConfigError.
     """
-    configs = {name: _config(value) for name, value in (config.get("ops") or {}).items()}
+    return validate(Recipe, recipe_data(config), f"the file in {RUN_CONFIG_ENV}")
+
+
+def recipe_data(
+    config: Mapping[str, Any], ops: Mapping[str, str] | None = None, llm_key: str = "llm"
+) -> dict[str, Any]:
+    """What a run config says of a dataset, as data of a recipe; `ops` are its ops, by the assets' names.
+
+    Without `ops` it is the default dataset, whose ops have the assets' names.
+    """
+    given = config.get("ops") or {}
+    names = ops or {name: name for name in given}
+    configs = {asset: _config(given[op]) for asset, op in names.items() if op in given}
     data: dict[str, Any] = {}
     for op, section in _SECTIONS.items():
         if op in configs:
@@ -56,23 +70,23 @@ def default_recipe(config: Mapping[str, Any]) -> Recipe:
     data |= configs.get("dialogues", {})
     if "hf_dataset" in configs:
         data.setdefault("saving", {})["hf_push"] = configs["hf_dataset"]
-    if llm := (config.get("resources") or {}).get("llm"):
+    if llm := (config.get("resources") or {}).get(llm_key):
         data["llm"] = _config(llm)
-    return validate(Recipe, data, f"the file in {RUN_CONFIG_ENV}")
+    return data
 
 
 def _config(value: Mapping[str, Any]) -> dict[str, Any]:
-    resolved = _resolved(value.get("config", {}))
-    return dict(resolved) if isinstance(resolved, Mapping) else {}
+    found = resolved(value.get("config", {}) if isinstance(value, Mapping) else {})
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
-def _resolved(value: Any) -> Any:
+def resolved(value: Any) -> Any:
     """With the environment in it, where Dagster's `{env: NAME}` asks for it."""
     if isinstance(value, Mapping):
         if list(value) == ["env"] and isinstance(value["env"], str):
             return os.environ.get(value["env"], "")
-        return {key: _resolved(item) for key, item in value.items()}
-    return [_resolved(item) for item in value] if isinstance(value, list) else value
+        return {key: resolved(item) for key, item in value.items()}
+    return [resolved(item) for item in value] if isinstance(value, list) else value
 
 
 def _check(value: Any, path: str, where: str) -> None:

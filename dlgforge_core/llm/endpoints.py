@@ -14,7 +14,7 @@ from dlgforge_core.errors import ConfigError
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 _DEFAULTS = EndpointConfig.model_fields
 # Headers that carry a key, each in place of a bearer token.
-_KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
+KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Endpoint:
     @property
     def has_key(self) -> bool:
         """Whether it is told a key, in whatever header."""
-        return bool(self.api_key) or any(name.lower() in _KEY_HEADERS for name, _ in self.headers)
+        return bool(self.api_key) or any(name.lower() in KEY_HEADERS for name, _ in self.headers)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -109,5 +109,5 @@ def endpoint_at(
 def _credentials(config: EndpointConfig, llm: LlmConfig, env: Mapping[str, str]) -> Credentials:
     headers = {name: env[variable] for name, variable in (config.headers_env or llm.headers_env).items()}
     # The common key is not for a server that has one by another header.
-    common = "" if _KEY_HEADERS & {name.lower() for name in headers} else llm.api_key_env
+    common = "" if KEY_HEADERS & {name.lower() for name in headers} else llm.api_key_env
     return Credentials(env.get(config.api_key_env or common, ""), tuple(headers.items()))

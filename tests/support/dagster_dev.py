@@ -1,4 +1,4 @@
-"""`dagster dev`, webserver and daemons, as a program of its own on the shipped dagster.yaml."""
+"""`make dev`, webserver and daemons, as a program of its own on the shipped dagster.yaml."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ import psutil
 from dagster_graphql import DagsterGraphQLClient
 
 from dlgforge_core.store.run_store import RunStore
-from tests.end_to_end.job import DAGSTER, ROOT, Project
+from tests.end_to_end.job import ROOT, Project
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
@@ -81,7 +82,8 @@ def dagster_dev(project: Project, **env: str) -> Iterator[DagsterDev]:
     """Start it on a free port of loopback; it and its runs are gone afterwards."""
     port = free_port()
     log = (project.folder / "dagster-dev.log").open("ab")
-    command = [DAGSTER, "dev", "-w", str(ROOT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+    workspace = ["-w", str(ROOT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "dlgforge_dagster.webserver.dev", *workspace]
     process = subprocess.Popen(
         command,
         cwd=project.folder,

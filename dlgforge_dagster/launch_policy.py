@@ -1,0 +1,287 @@
+"""What the config of a launched run may ask for: keys go only where the deployment sends them.
+
+Whoever may launch a run, in the UI, by GraphQL or by a web page that finds a way to it, writes its config. A
+key that it named beside an address of its own, a Ray cluster that our code would run on, or a program that
+would be started could each give away all that this machine's user has. So these come from the deployment: its
+environment, its recipes and the file in DLGFORGE_RUN_CONFIG. The config of `dagster job execute` or of `dg
+launch` is the word of a user with a shell here, and is taken as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import dagster as dg
+from pydantic import BaseModel
+
+from dlgforge_core.config import LlmConfig, Recipe, llm_from_environment, validate
+from dlgforge_core.errors import ConfigError
+from dlgforge_core.llm.endpoints import KEY_HEADERS, OPENAI_BASE_URL
+from dlgforge_dagster.run_config import RUN_CONFIG_ENV, read_run_config, recipe_data, resolved
+
+KEY_HOSTS, RAY_ADDRESSES, LAUNCH_VARIABLES = (
+    "DLGFORGE_KEY_HOSTS",
+    "DLGFORGE_RAY_ADDRESSES",
+    "DLGFORGE_LAUNCH_VARIABLES",
+)
+_HUB = "https://huggingface.co"
+_PROVIDERS = f"OPENAI_API_KEY={OPENAI_BASE_URL}, HF_TOKEN={_HUB}, SERPER_API_KEY=https://google.serper.dev"
+# Where the kernel shows the environment, and with it the keys, of this very process.
+_SYSTEM_FOLDERS = ("/proc", "/sys")
+_DSN_PATH = ("resources", "store", "config", "postgres", "dsn")
+_DSN_VARIABLE = "DLGFORGE_POSTGRES_DSN"
+
+
+@dataclass(frozen=True, order=True)
+class KeyUse:
+    """A key that is sent somewhere: the variable that holds it, and the address."""
+
+    variable: str
+    url: str
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port of the address, in one spelling."""
+        return _origin(self.url)
+
+    @property
+    def host(self) -> str:
+        """Host and port of the address."""
+        return self.origin.partition("://")[2]
+
+
+def key_uses(recipe: Recipe, env: Mapping[str, str] = os.environ) -> set[KeyUse]:
+    """Every key that is set in `env` and would be sent by what a recipe says, and where to."""
+    llm = validate(LlmConfig, llm_from_environment(recipe.llm.model_dump(), env), "llm")
+    uses = set(_of_llm(llm))
+    for name in Recipe.model_fields:
+        if name != "llm":
+            uses.update(_in_tree(_plain(getattr(recipe, name)), env))
+    return {use for use in uses if env.get(use.variable)}
+
+
+def check_launch(
+    instance: dg.DagsterInstance,
+    run: dg.DagsterRun,
+    recipe: Recipe,
+    ops: Mapping[str, str],
+    llm_key: str,
+    env: Mapping[str, str] = os.environ,
+) -> None:
+    """Look through the config of a run of one dataset; `ops` are its assets' ops by the assets' names.
+
+    Raises ConfigError that names each key, its value, and what the operator can do.
+    """
+    if run.remote_job_origin is None:  # executed by a program of this machine's user, not launched
+        return
+    config = run.run_config
+    deployed: Mapping[str, Any] = {}
+    if env.get(RUN_CONFIG_ENV):
+        deployed = read_run_config(env)
+    known = [deployed, *_configs_by_shell(instance, run)]
+    problems = [
+        *_key_problems(config, known, recipe, ops, llm_key, env),
+        *_ray_problems(config, known, env),
+        *_variable_problems(config, known, env),
+        *_path_problems(config),
+    ]
+    if problems:
+        raise ConfigError(
+            "the config of this run asks for what the deployment has not named:\n  " + "\n  ".join(problems)
+        )
+
+
+def _configs_by_shell(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[Mapping[str, Any]]:
+    """The configs of runs which this one goes on with, where a user of this machine had executed them."""
+    for run_id in {run.parent_run_id, run.root_run_id} - {None, run.run_id}:
+        earlier = instance.get_run_by_id(str(run_id))
+        if earlier is not None and earlier.remote_job_origin is None:
+            yield earlier.run_config
+
+
+def _key_problems(
+    config: Mapping[str, Any],
+    known: list[Mapping[str, Any]],
+    recipe: Recipe,
+    ops: Mapping[str, str],
+    llm_key: str,
+    env: Mapping[str, str],
+) -> Iterator[str]:
+    launched = _recipe_of(config, recipe, ops, llm_key)
+    deployed = [recipe, *(_recipe_of(other, recipe, ops, llm_key) for other in known)]
+    allowed = {(use.variable, use.origin) for each in deployed for use in key_uses(each, env)}
+    # The environment's endpoints are named there whichever backend the recipe has.
+    hosted = llm_from_environment({"backend": "openai", "model": "any"}, env)
+    allowed |= {(use.variable, use.origin) for use in _of_llm(validate(LlmConfig, hosted, "llm"))}
+    declared = list(_declared(f"{_PROVIDERS}, {env.get(KEY_HOSTS, '')}"))
+    for use in sorted(key_uses(launched, env)):
+        if (use.variable, use.origin) in allowed or any(
+            use.variable == variable and host in (use.origin, use.host, use.host.rpartition(":")[0])
+            for variable, host in declared
+        ):
+            continue
+        where = use.origin or "an address that is not known"
+        yield (
+            f"the key in {use.variable} would be sent to {where}; if it is meant for that server, add "
+            f"{use.variable}={use.host} to {KEY_HOSTS} in the environment of Dagster, or write both into a "
+            "recipe"
+        )
+    vllm = launched.llm.vllm
+    if launched.llm.backend == "vllm_managed":
+        for name in ("env", "extra_args"):
+            values = [getattr(each.llm.vllm, name) for each in deployed]
+            if getattr(vllm, name) and getattr(vllm, name) not in values:
+                yield (
+                    f"llm.vllm.{name} = {getattr(vllm, name)!r} decides which program runs; write it into a "
+                    f"recipe or the file in {RUN_CONFIG_ENV}"
+                )
+
+
+def _ray_problems(
+    config: Mapping[str, Any], known: list[Mapping[str, Any]], env: Mapping[str, str]
+) -> Iterator[str]:
+    path = ("resources", "ray", "config", "address")
+    address = resolved(_at(config, path))
+    if address is None or env.get("RAY_ADDRESS"):  # which wins
+        return
+    listed = [item.strip() for item in env.get(RAY_ADDRESSES, "").split(",")]
+    if address not in ("auto", "local", *listed, *(resolved(_at(other, path)) for other in known)):
+        yield (
+            f"ray.address = {address!r}: a Ray cluster runs our code and gets our keys; add it to "
+            f"{RAY_ADDRESSES} in the environment of Dagster, or set RAY_ADDRESS there"
+        )
+
+
+def _variable_problems(
+    config: Mapping[str, Any], known: list[Mapping[str, Any]], env: Mapping[str, str]
+) -> Iterator[str]:
+    named = {item.strip() for item in env.get(LAUNCH_VARIABLES, "").split(",")}
+    for path, value in _leaves(config):
+        if path[-1:] == ("env",) and isinstance(_at(config, path[:-1]), Mapping):
+            if len(_at(config, path[:-1])) != 1 or not isinstance(value, str):
+                continue  # a mapping of that name, and no reference
+            is_dsn = path[:-1] == _DSN_PATH and value == _DSN_VARIABLE
+            if not is_dsn and value not in named and not any(_at(o, path) == value for o in known):
+                yield (
+                    f"{'.'.join(path[:-1])} would be the value of {value}; add {value} to "
+                    f"{LAUNCH_VARIABLES} in the environment of Dagster if it is no secret there"
+                )
+        elif path == _DSN_PATH and value and not any(_at(other, path) == value for other in known):
+            yield (
+                f"store.postgres.dsn is written out; set {_DSN_VARIABLE} in the environment of Dagster, or "
+                f"write it into the file in {RUN_CONFIG_ENV}"
+            )
+
+
+def _path_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    for path, value in _leaves(config):
+        if not isinstance(value, str) or "\0" in value or len(value) > os.pathconf("/", "PC_PATH_MAX"):
+            continue
+        # fsspec takes the last of chained addresses for the file: simplecache::file:///proc/self/environ
+        local = value.rpartition("::")[2].removeprefix("file://").removeprefix("local://")
+        real = os.path.realpath(os.path.expanduser(local))
+        if any(real == folder or real.startswith(folder + "/") for folder in _SYSTEM_FOLDERS):
+            yield f"{'.'.join(path)} = {value!r} is the kernel's view of this process, and no input"
+
+
+def _recipe_of(config: Mapping[str, Any], recipe: Recipe, ops: Mapping[str, str], llm_key: str) -> Recipe:
+    """What a run with this config would do, as a recipe: the dataset's own, and what the config replaces."""
+    given = recipe_data(config, ops, llm_key)
+    return validate(Recipe, _merged(recipe, given), "the config of this run")
+
+
+def _merged(values: BaseModel, given: Mapping[str, Any]) -> dict[str, Any]:
+    """As Dagster does it: sections are merged, and lists and mappings replaced."""
+    merged: dict[str, Any] = dict(given)
+    for name in type(values).model_fields:
+        value = getattr(values, name)
+        if name not in given:
+            merged[name] = value
+        elif isinstance(value, BaseModel) and isinstance(given[name], Mapping):
+            merged[name] = _merged(value, given[name])
+    return merged
+
+
+def _of_llm(llm: LlmConfig) -> Iterator[KeyUse]:
+    if llm.backend not in ("openai", "vllm_attach"):
+        return
+    if not llm.routing.endpoints:
+        yield from _of_endpoint(llm, llm.base_url or OPENAI_BASE_URL, "", {})
+    for endpoint in llm.routing.endpoints:
+        yield from _of_endpoint(llm, endpoint.base_url, endpoint.api_key_env, endpoint.headers_env)
+
+
+def _of_endpoint(llm: LlmConfig, url: str, key: str, headers: Mapping[str, str]) -> Iterator[KeyUse]:
+    sent = headers or llm.headers_env
+    common = "" if KEY_HEADERS & {name.lower() for name in sent} else llm.api_key_env
+    for variable in (key or common, *sent.values()):
+        yield KeyUse(variable, url)
+
+
+def _in_tree(tree: Any, env: Mapping[str, str]) -> Iterator[KeyUse]:
+    """Sections that name variables, `..._env`, each with the addresses that stand beside them."""
+    if isinstance(tree, list):
+        for item in tree:
+            yield from _in_tree(item, env)
+    if not isinstance(tree, Mapping):
+        return
+    urls = [value for value in tree.values() if isinstance(value, str) and value.startswith("http")]
+    if "repo_id" in tree:  # the hub's address may be left out
+        urls = urls or [env.get("HF_ENDPOINT") or _HUB]
+    off = tree.get("enabled") is False or tree.get("backend") == "off" or tree.get("web_search") is False
+    for name, value in tree.items():
+        if name.endswith("_env") and value and not off:
+            for variable in value.values() if isinstance(value, Mapping) else [value]:
+                for url in urls or [""]:
+                    yield KeyUse(str(variable), url)
+        yield from _in_tree(value, env)
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, BaseModel) else value
+
+
+def _declared(text: str) -> Iterator[tuple[str, str]]:
+    """Variables and hosts of `NAME=host, NAME=host:port, NAME=https://host/v1`. Raises ConfigError."""
+    for item in (part.strip() for part in text.split(",")):
+        if not item:
+            continue
+        variable, equals, where = item.partition("=")
+        where = where.strip()
+        host = _origin(where) if "://" in where else where.lower()
+        if not equals or not variable.strip() or not host:
+            raise ConfigError(
+                f"{KEY_HOSTS} holds {item!r}; it looks like OPENAI_API_KEY=api.openai.com, OUR_KEY=gpu-1:8000"
+            )
+        yield variable.strip(), host
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    if not parts.hostname:
+        return ""
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{port}"
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value that is no mapping and no list, and where it is."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _leaves(value, (*path, str(key)))
+    elif isinstance(tree, list):
+        for number, value in enumerate(tree):
+            yield from _leaves(value, (*path, str(number)))
+    else:
+        yield path, tree

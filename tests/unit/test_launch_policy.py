@@ -1,0 +1,211 @@
+"""What the config of a run that was launched may ask for, and that of one which was executed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import dagster as dg
+import pytest
+import yaml
+
+from dlgforge_core.config import LlmConfig, Recipe
+from dlgforge_core.errors import ConfigError
+from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.launch_policy import check_launch, key_uses
+from dlgforge_dagster.run_config import CONFIGURED_ASSETS
+
+EVIL = "https://evil.example/v1"
+ENV = {
+    "OPENAI_API_KEY": "sk-secret-1",
+    "AWS_SECRET_ACCESS_KEY": "aws-secret-1",
+    "HF_TOKEN": "hf_secret1",
+    "SERPER_API_KEY": "serper-secret-1",
+}
+
+
+@dataclass
+class Run:
+    run_config: Mapping[str, Any]
+    remote_job_origin: object | None = "by the webserver"
+    run_id: str = "this"
+    parent_run_id: str | None = None
+    root_run_id: str | None = None
+
+
+@dataclass
+class Instance:
+    runs: dict[str, Run] = field(default_factory=dict)
+
+    def get_run_by_id(self, run_id: str) -> Run | None:
+        return self.runs.get(run_id)
+
+
+def check(run: Run, recipe: Recipe | None = None, name: str = "", instance: Any = None, **env: str) -> None:
+    spec = DatasetSpec(name, recipe or Recipe())
+    ops = {asset: spec.op(asset) for asset in CONFIGURED_ASSETS}
+    given = cast("dg.DagsterRun", run)
+    check_launch(instance or Instance(), given, spec.recipe, ops, spec.llm_key, {**ENV, **env})
+
+
+def llm(**config: Any) -> dict[str, Any]:
+    return {"resources": {"llm": {"config": {"backend": "openai", "model": "m", **config}}}}
+
+
+def op(asset: str, **config: Any) -> dict[str, Any]:
+    return {"ops": {asset: {"config": config}}}
+
+
+def section(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {"base_url": EVIL, "api_key_env": "AWS_SECRET_ACCESS_KEY", **value}
+
+
+ATTACKS = {
+    "the usual key": llm(base_url=EVIL),
+    "another variable": llm(base_url=EVIL, api_key_env="AWS_SECRET_ACCESS_KEY"),
+    "another variable at the usual host": llm(api_key_env="AWS_SECRET_ACCESS_KEY"),
+    "no encryption": llm(base_url="http://api.openai.com/v1"),
+    "another port": llm(base_url="https://api.openai.com:8443/v1"),
+    "a name that begins alike": llm(base_url="https://api.openai.com.evil.example/v1"),
+    "one of several endpoints": llm(
+        routing={"endpoints": [{"base_url": "https://api.openai.com/v1"}, {"base_url": EVIL}]}
+    ),
+    "an endpoint's own key": llm(
+        routing={"endpoints": [{"base_url": EVIL, "api_key_env": "AWS_SECRET_ACCESS_KEY"}]}
+    ),
+    "a header": llm(base_url=EVIL, headers_env={"X-A": "HF_TOKEN", "api-key": "HF_TOKEN"}),
+    "vllm_attach": llm(backend="vllm_attach", base_url=EVIL),
+    "embedding": op(
+        "knowledge_index", retrieval={"mode": "dense", "embedding": section({"backend": "endpoint"})}
+    ),
+    "rerank": op("knowledge_index", rerank=section({"backend": "endpoint", "model": "m"})),
+    "web search": op(
+        "dialogues", tools={"enabled": True, "web_search": True, "web_search_url": "https://evil.example/s"}
+    ),
+    "hub": op("hf_dataset", enabled=True, repo_id="a/b", endpoint="https://evil.example"),
+    "hub with another variable": op(
+        "hf_dataset", enabled=True, repo_id="a/b", token_env="AWS_SECRET_ACCESS_KEY"
+    ),
+    "Ray": {"resources": {"ray": {"config": {"address": "ray://evil.example:10001"}}}},
+    "Ray by a variable": {"resources": {"ray": {"config": {"address": {"env": "THEIRS"}}}}},
+    "a prompt that holds a key": llm(agents={"qa_generator": {"instructions": {"env": "OPENAI_API_KEY"}}}),
+    "a path that holds a key": op("seed_topics", path={"env": "AWS_SECRET_ACCESS_KEY"}),
+    "a database that is a key": {
+        "resources": {"store": {"config": {"postgres": {"dsn": {"env": "HF_TOKEN"}}}}}
+    },
+    "another database": {"resources": {"store": {"config": {"postgres": {"dsn": "host=evil.example"}}}}},
+    "a program": llm(backend="vllm_managed", model="", vllm={"model": "m", "env": {"PATH": "/tmp/evil"}}),
+    "code of a model": llm(
+        backend="vllm_managed", model="", vllm={"model": "e/m", "extra_args": ["--trust-remote-code"]}
+    ),
+    "the environment as a document": op("knowledge_index", path="/proc/self/environ"),
+    "the environment as seeds": op("seed_topics", path="file:///proc/self/../self/environ"),
+    "the environment behind a cache": op("seed_topics", path="simplecache::file:///proc/1/environ"),
+}
+
+
+@pytest.mark.parametrize("config", ATTACKS.values(), ids=ATTACKS)
+def test_a_launched_run_takes_no_key_elsewhere(config: dict[str, Any], monkeypatch: Any) -> None:
+    monkeypatch.setenv("THEIRS", "evil.example:6379")
+    with pytest.raises(ConfigError) as caught:
+        check(Run(config))
+    assert "has not named" in str(caught.value) or "cannot be used" in str(caught.value)
+    assert not any(secret in str(caught.value) for secret in ENV.values())
+    # A user with a shell here may do as they like.
+    check(Run(config, remote_job_origin=None))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        llm(),
+        llm(base_url="https://API.openai.com:443/v1/"),
+        llm(base_url=EVIL, api_key_env="NOT_SET"),  # nothing is sent
+        op("hf_dataset", enabled=True, repo_id="a/b"),
+        op("dialogues", tools={"enabled": True, "web_search": True}),
+        op("dialogues", run={"total_samples": 2}),
+        op("seed_topics", path="/srv/seeds"),
+        {"resources": {"ray": {"config": {"address": "auto", "workers": {"replicas": 3}}}}},
+        {"resources": {"store": {"config": {"postgres": {"dsn": {"env": "DLGFORGE_POSTGRES_DSN"}}}}}},
+    ],
+)
+def test_what_the_deployment_has_named_may_be_asked_for(config: dict[str, Any]) -> None:
+    check(Run(config))
+
+
+def test_the_environment_names_hosts_addresses_and_variables() -> None:
+    own = llm(base_url="http://10.0.0.5:8000/v1")
+    for hosts in (
+        "OPENAI_API_KEY=10.0.0.5:8000",
+        "X=y, OPENAI_API_KEY=10.0.0.5",
+        "OPENAI_API_KEY=http://10.0.0.5:8000/v1",
+    ):
+        check(Run(own), DLGFORGE_KEY_HOSTS=hosts)
+    for hosts in (
+        "OPENAI_API_KEY=10.0.0.5:9000",
+        "HF_TOKEN=10.0.0.5",
+        "OPENAI_API_KEY=https://10.0.0.5:8000",
+    ):
+        with pytest.raises(ConfigError, match=r"add OPENAI_API_KEY=10\.0\.0\.5:8000 to DLGFORGE_KEY_HOSTS"):
+            check(Run(own), DLGFORGE_KEY_HOSTS=hosts)
+    with pytest.raises(ConfigError, match="it looks like OPENAI_API_KEY=api"):
+        check(Run(own), DLGFORGE_KEY_HOSTS="10.0.0.5")
+    check(Run(ATTACKS["Ray"]), DLGFORGE_RAY_ADDRESSES="head:6379, ray://evil.example:10001")
+    check(Run(ATTACKS["Ray"]), RAY_ADDRESS="head:6379")  # which wins
+    check(Run(op("seed_topics", path={"env": "SEEDS"})), DLGFORGE_LAUNCH_VARIABLES="SEEDS")
+
+
+def test_the_environments_own_endpoints_may_be_used() -> None:
+    check(Run(llm(base_url=EVIL)), OPENAI_BASE_URL="https://gateway.example/v1")  # which replaces it
+    with pytest.raises(ConfigError, match=r"the key in HF_TOKEN would be sent to https://gateway\.example"):
+        check(Run(llm(api_key_env="HF_TOKEN")), OPENAI_BASE_URL="https://gateway.example/v1")
+
+
+def test_a_recipe_binds_its_keys_to_its_hosts() -> None:
+    there = "http://gpu-1:8000/v1"
+    recipe = Recipe(
+        llm=LlmConfig(backend="openai", model="m", base_url=there, api_key_env="AWS_SECRET_ACCESS_KEY")
+    )
+    uses = {(use.variable, use.url) for use in key_uses(recipe, ENV)}
+    assert uses == {("AWS_SECRET_ACCESS_KEY", there)}
+
+    def launched(**config: Any) -> Run:
+        return Run({"resources": {"mine_llm": {"config": config}}})
+
+    check(launched(model="other"), recipe, "mine")
+    check(launched(base_url=there, api_key_env="AWS_SECRET_ACCESS_KEY"), recipe, "mine")
+    # The key is the recipe's, and the address the launchpad's.
+    with pytest.raises(ConfigError, match=r"AWS_SECRET_ACCESS_KEY would be sent to https://evil\.example"):
+        check(launched(base_url=EVIL), recipe, "mine")
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY would be sent to http://gpu-1:8000"):
+        check(launched(api_key_env="OPENAI_API_KEY"), recipe, "mine")
+
+
+def test_the_run_config_file_is_the_deployments_word(tmp_path: Path) -> None:
+    config = {
+        "resources": {
+            **llm(base_url=EVIL)["resources"],
+            "ray": {"config": {"address": "head:6379"}},
+            "store": {"config": {"postgres": {"dsn": {"env": "MY_DSN"}}}},
+        }
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config))
+    check(Run(config), DLGFORGE_RUN_CONFIG=str(path))
+    with pytest.raises(ConfigError):
+        check(Run(config))
+
+
+def test_a_run_that_goes_on_with_one_of_a_user_here_may_do_what_that_did() -> None:
+    executed = Run(llm(base_url="http://10.0.0.5:8000/v1"), remote_job_origin=None, run_id="first")
+    instance = Instance({"first": executed})
+    check(Run(executed.run_config, parent_run_id="first"), instance=instance)
+    check(Run(executed.run_config, parent_run_id="second", root_run_id="first"), instance=instance)
+    with pytest.raises(ConfigError, match=r"evil\.example"):
+        check(Run(llm(base_url=EVIL), parent_run_id="first"), instance=instance)
+    launched = Instance({"first": Run(llm(base_url=EVIL), run_id="first")})
+    with pytest.raises(ConfigError, match=r"evil\.example"):
+        check(Run(llm(base_url=EVIL), parent_run_id="first"), instance=launched)
