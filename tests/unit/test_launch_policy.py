@@ -47,7 +47,14 @@ def check(run: Run, recipe: Recipe | None = None, name: str = "", instance: Any 
     spec = DatasetSpec(name, recipe or Recipe())
     ops = {asset: spec.op(asset) for asset in CONFIGURED_ASSETS}
     given = cast("dg.DagsterRun", run)
-    check_launch(instance or Instance(), given, spec.recipe, ops, spec.llm_key, {**ENV, **env})
+    check_launch(
+        cast("dg.DagsterInstance", instance or Instance()),
+        given,
+        spec.recipe,
+        ops,
+        spec.llm_key,
+        {**ENV, **env},
+    )
 
 
 def llm(**config: Any) -> dict[str, Any]:
