@@ -5,6 +5,7 @@ from these models (see `dlgforge_dagster.config`). Lists are written as plain de
 that Dagster's launchpad can show them.
 """
 
+from dlgforge_core.config.backends import BACKENDS, Backend, BackendName, backend_of
 from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Probability, Seconds, validate
 from dlgforge_core.config.checks import ChecksConfig
 from dlgforge_core.config.coverage import CoverageConfig
@@ -29,7 +30,6 @@ from dlgforge_core.config.llm import (
     AgentConfig,
     AgentsConfig,
     AssistantConfig,
-    Backend,
     EmbeddedConfig,
     EndpointConfig,
     JudgeAgentConfig,
@@ -60,6 +60,7 @@ from dlgforge_core.config.saving import (
 from dlgforge_core.config.tools import ToolsConfig, web_search_key
 
 __all__ = [
+    "BACKENDS",
     "CALL_TIMEOUT_S",
     "EFFORT_KEYS",
     "EMBEDDED_MODEL_NAME",
@@ -72,6 +73,7 @@ __all__ = [
     "AgentsConfig",
     "AssistantConfig",
     "Backend",
+    "BackendName",
     "ChecksConfig",
     "ConfigModel",
     "CoordinatorConfig",
@@ -115,6 +117,7 @@ __all__ = [
     "UserSimulatorConfig",
     "VllmConfig",
     "addresses_replaced",
+    "backend_of",
     "check_apart",
     "check_base_url",
     "llm_from_environment",

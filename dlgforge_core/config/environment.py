@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from dlgforge_core.config.backends import BACKENDS, DEFAULT_BACKEND, backend_of
 from dlgforge_core.errors import ConfigError
 
 BOOTSTRAPPED = "DLGFORGE_RUN_BOOTSTRAPPED"
@@ -55,7 +56,7 @@ def addresses_replaced(data: Mapping[str, Any], env: Mapping[str, str] = os.envi
 
     A shell may have that variable for other programs. Give it settings that were found to be right.
     """
-    backend = {"backend": env.get("LLM_BACKEND") or data.get("backend", "embedded")}
+    backend = {"backend": env.get("LLM_BACKEND") or data.get("backend", DEFAULT_BACKEND)}
     url = "" if env.get("LLM_ROUTING_ENDPOINTS_JSON") else _openai_base_url(backend, env)
     if not url:
         return ""
@@ -71,4 +72,6 @@ def addresses_replaced(data: Mapping[str, Any], env: Mapping[str, str] = os.envi
 
 
 def _openai_base_url(llm: Mapping[str, Any], env: Mapping[str, str]) -> str:
-    return env.get("OPENAI_BASE_URL", "") if llm.get("backend", "embedded") == "openai" else ""
+    name = llm.get("backend", DEFAULT_BACKEND)
+    reads = name in BACKENDS and backend_of(name).reads_openai_base_url
+    return env.get("OPENAI_BASE_URL", "") if reads else ""

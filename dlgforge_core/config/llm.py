@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, Self, assert_never
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from dlgforge_core.config.backends import DEFAULT_BACKEND, BackendName, backend_of
 from dlgforge_core.config.base import (
     ConfigModel,
     OptionalVariableName,
@@ -18,9 +19,6 @@ from dlgforge_core.config.base import (
     VariableName,
 )
 from dlgforge_core.dialogue import Role
-
-Backend = Literal["embedded", "openai", "vllm_attach", "vllm_managed"]
-
 
 RoutingStrategy = Literal["weighted_least_inflight", "round_robin", "prefix_affinity"]
 
@@ -236,7 +234,7 @@ class EmbeddedConfig(ConfigModel):
 class LlmConfig(ConfigModel):
     """Where the text comes from."""
 
-    backend: Backend = Field("embedded", description="Which kind of endpoint makes the text.")
+    backend: BackendName = Field(DEFAULT_BACKEND, description="Which kind of endpoint makes the text.")
     model: str = Field("", description="Model of every role that names none of its own.")
     base_url: str = Field("", description="Address of the endpoint, up to and including /v1.")
     api_key_env: VariableName = Field(
@@ -269,57 +267,12 @@ class LlmConfig(ConfigModel):
             raise ValueError(
                 f"routing.endpoints holds {', '.join(twice)} twice; give each a `name` of its own"
             )
-        match self.backend:
-            case "embedded":
-                pass
-            case "openai":
-                self._check_openai()
-            case "vllm_attach":
-                self._check_vllm_attach()
-            case "vllm_managed":
-                self._check_vllm_managed()
-            case unknown:
-                assert_never(unknown)
+        backend_of(self.backend).check(self)
         return self
-
-    def _check_openai(self) -> None:
-        if self.routing.endpoints and self.base_url:
-            raise ValueError("base_url and routing.endpoints are both set; keep one of them")
-        missing = [r.value for r in Role if not self.model_of(r)]
-        if missing:
-            raise ValueError(
-                f"no model is named for {', '.join(missing)}; "
-                "set llm.model, LLM_MODEL or llm.agents.<role>.model"
-            )
-
-    def _check_vllm_attach(self) -> None:
-        if not self.routing.endpoints and not self.base_url:
-            raise ValueError(
-                "backend vllm_attach needs servers to attach to; set routing.endpoints, for example "
-                "[{base_url: 'http://gpu-1:8000/v1'}], or LLM_ROUTING_ENDPOINTS_JSON"
-            )
-        self._check_openai()
-
-    def _check_vllm_managed(self) -> None:
-        if not self.vllm.model:
-            raise ValueError("backend vllm_managed needs a model to serve; set vllm.model")
-        served = self.vllm.served_name
-        unlike = {r.value: self.model_of(r) for r in Role if self.model_of(r) != served}
-        if unlike:
-            named = ", ".join(f"{role} = {model!r}" for role, model in unlike.items())
-            raise ValueError(
-                f"vllm.served_model_name = {served!r} is not what the agents ask for ({named}); "
-                f"name {served!r} there, or leave model empty"
-            )
 
     def model_of(self, role: Role) -> str:
         """The model a role asks for; empty when none is named and the backend has no own."""
-        named = self.agents.of(role).model or self.model
-        if named or self.backend in ("openai", "vllm_attach"):
-            return named
-        if self.backend == "vllm_managed":
-            return self.vllm.served_name
-        return self.embedded.served_name
+        return self.agents.of(role).model or self.model or backend_of(self.backend).own_model(self)
 
 
 _SECRET_PARAMETER = re.compile(

@@ -14,6 +14,7 @@ from dlgforge_core.config import (
     LlmConfig,
     validate,
 )
+from dlgforge_core.config.backends import backend_of
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource
@@ -72,7 +73,7 @@ def _plan(
     batch_names: Sequence[str] | None,
     index_id: str,
 ) -> PreparedRun:
-    generation = _with_question_kinds(generation, llm)
+    generation = with_question_kinds(generation, llm)
     personas = read_personas(generation.personas.path)
     source = ContentSource(store.dataset, index_id)
     planning = plan_run(
@@ -104,11 +105,11 @@ def _former_knowledge(store: RunStore, index_id: str) -> Iterator[str]:
         )
 
 
-def _with_question_kinds(generation: GenerationConfig, llm: LlmConfig) -> GenerationConfig:
+def with_question_kinds(generation: GenerationConfig, llm: LlmConfig) -> GenerationConfig:
     """With the sorts of questions that an unset `run.question_kinds` stands for."""
     if generation.run.question_kinds is not None:
         return generation
-    kinds = [] if llm.backend == "embedded" else list(QUESTION_KINDS)
+    kinds = list(QUESTION_KINDS) if backend_of(llm.backend).follows_question_kinds else []
     return generation.model_copy(update={"run": generation.run.model_copy(update={"question_kinds": kinds})})
 
 

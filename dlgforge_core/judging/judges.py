@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 
 from dlgforge_core.config import AgentConfig, JudgeConfig, JudgeModelConfig, LlmConfig
+from dlgforge_core.config.backends import backend_of
 from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic, Turn
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.llm.tool_calls import Message
-from dlgforge_core.planning.fingerprint import weights_of
 from dlgforge_core.prompting import verdict_prompts as prompts
 from dlgforge_core.prompting.verdict_evidence import verdict_messages
 
@@ -80,7 +80,7 @@ def judges_of(config: JudgeConfig, llm: LlmConfig) -> tuple[Judge, ...]:
             )
     served = llm.model_of(Role.JUDGE)
     unlike = [judge.model for judge in judges if judge.model != served]
-    if llm.backend == "vllm_managed" and unlike:
+    if backend_of(llm.backend).serves_one_model and unlike:
         raise ConfigError(
             f"judge.judges asks for {', '.join(unlike)}, but the managed servers serve {served!r} alone; "
             "attach servers that serve the other judges (llm.backend vllm_attach), or leave these out"
@@ -115,7 +115,7 @@ def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str) ->
     sampling: list[Any] = [agent.temperature, agent.top_p]
     if agent.extra_body:
         sampling.append(orjson.dumps(agent.extra_body, option=orjson.OPT_SORT_KEYS).decode())
-    return _digest([weights_of(llm), model, sampling, config.granularity, sample]).hex()
+    return _digest([backend_of(llm.backend).weights(llm), model, sampling, config.granularity, sample]).hex()
 
 
 def subjects(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from pathlib import PurePath
 from typing import Any
 
 from dlgforge_core.config import EFFORT_KEYS, OFFLINE_KEYS, GenerationConfig, LlmConfig
+from dlgforge_core.config.backends import backend_of
 from dlgforge_core.dialogue import Role
 from dlgforge_core.planning.personas import Personas
 from dlgforge_core.planning.turn_counts import TurnCounts
@@ -65,7 +65,7 @@ def content_config(
         "judge": generation.judge.model_dump(mode="json", exclude=set(OFFLINE_KEYS)) if judged else None,
         "coverage": generation.coverage.model_dump(mode="json", exclude=_GROUNDED_COVERAGE),
         "llm": {
-            "weights": weights_of(llm),
+            "weights": backend_of(llm.backend).weights(llm),
             "agents": {role.value: _agent(llm, role) for role in Role if judged or role is not Role.JUDGE},
         },
     }
@@ -102,12 +102,3 @@ def content_fingerprint(
     content = content_config(generation, llm, personas, source)
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def weights_of(llm: LlmConfig) -> str:
-    """The weights behind the models' names, where the names do not tell them; else empty."""
-    if llm.backend == "embedded" and llm.embedded.model_path:
-        return PurePath(llm.embedded.model_path).name
-    if llm.backend == "vllm_managed" and llm.vllm.served_name != llm.vllm.model:
-        return llm.vllm.model
-    return ""

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dlgforge_core.config import GenerationConfig, LlmConfig, validate, web_search_key
+from dlgforge_core.config.backends import backend_of
 from dlgforge_core.config.environment import is_bootstrapped
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
@@ -21,7 +22,6 @@ from dlgforge_core.runtime.distributed.bootstrap import (
     call_slots,
     check_reach,
     overrides,
-    starts_servers,
     worker_addresses,
 )
 from dlgforge_core.runtime.distributed.needs_head import NeedsHead
@@ -266,7 +266,7 @@ def _runner(
     distributed = generation.run.distributed.enabled and not is_bootstrapped()
     slots = call_slots(generation, ray.settings)
     spawn = generation.run.distributed.spawn
-    if not starts_servers(settings):
+    if backend_of(settings.backend).configured_endpoints:
         llm.endpoints(slots, progress, ray)  # what is wrong with them is known before Ray starts
     if distributed:
         session.connect()

@@ -174,7 +174,10 @@ HERE = Endpoint("here", "http://localhost:9/v1")
     [
         ({"dsn": "postgresql://u@/d?host=/run/pg"}, r"Postgres \(store\.postgres\.dsn\) can be reached from"),
         ({"dsn": "postgresql://u@127.0.0.1/d"}, "set store.postgres.dsn or DLGFORGE_POSTGRES_DSN"),
-        ({"backend": "embedded", "model": ""}, "the embedded model can be reached from this machine only"),
+        (
+            {"backend": "embedded", "model": ""},
+            "llm.backend embedded can be reached from this machine only",
+        ),
         ({"base_url": "http://127.0.0.1:8000/v1"}, r"http://127\.0\.0\.1:8000/v1 can be reached from this"),
         ({"base_url": "http://localhost:8000/v1"}, "http://localhost:8000/v1 can be reached from this"),
         ({"routing": {"endpoints": [{"base_url": "http://[::1]:8000/v1"}]}}, r"\[::1\]:8000/v1 can be"),

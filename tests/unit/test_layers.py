@@ -42,7 +42,6 @@ ARROWS = {
         "export",
         "knowledge",
         "llm",
-        "planning",
         "prompting",
         "scheduling",
         "store",

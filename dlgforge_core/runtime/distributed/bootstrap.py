@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from dlgforge_core.common.hosts import is_loopback
 from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig, SpawnConfig
+from dlgforge_core.config.backends import BACKENDS, backend_of
 from dlgforge_core.config.environment import BOOTSTRAPPED
 from dlgforge_core.database.dsn import is_local_only
 from dlgforge_core.errors import ConfigError
@@ -27,14 +28,10 @@ def overrides(llm: LlmConfig, endpoints: Sequence[Endpoint]) -> dict[str, str]:
     if endpoints:
         env["LLM_ROUTING_STRATEGY"] = llm.routing.strategy
         env["LLM_ROUTING_ENDPOINTS_JSON"] = json.dumps([endpoint.public() for endpoint in endpoints])
-    if llm.backend == "vllm_managed" and not llm.model:
-        env["LLM_MODEL"] = llm.vllm.served_name
+    backend = backend_of(llm.backend)
+    if backend.serves_one_model and not llm.model:
+        env["LLM_MODEL"] = backend.own_model(llm)
     return env
-
-
-def starts_servers(llm: LlmConfig) -> bool:
-    """Whether the backend starts servers of its own; else its endpoints can be checked before Ray starts."""
-    return llm.backend in ("embedded", "vllm_managed")
 
 
 def worker_addresses(spec: WorkerSpec) -> dict[str, str]:
@@ -74,14 +71,16 @@ def check_reach(
             "cluster has others: set store.postgres.dsn or DLGFORGE_POSTGRES_DSN to an address that the "
             "workers can reach, or ray.address to 'local'"
         )
-    if llm.backend == "embedded":
+    backend = backend_of(llm.backend)
+    if backend.local_only:
+        others = [name for name in BACKENDS if not backend_of(name).local_only]
         raise ConfigError(
-            "the embedded model can be reached from this machine only, and the Ray cluster has others: "
-            "choose llm.backend openai, vllm_attach or vllm_managed, or set ray.address to 'local'"
+            f"the model of llm.backend {llm.backend} can be reached from this machine only, and the Ray "
+            f"cluster has others: choose llm.backend {' or '.join(others)}, or set ray.address to 'local'"
         )
     urls = [endpoint.base_url for endpoint in llm.routing.endpoints] or [llm.base_url]
     loopback = [url for url in urls if url and is_loopback(urlsplit(url).hostname or "")]
-    if loopback and llm.backend != "vllm_managed":
+    if loopback and backend.configured_endpoints:
         raise ConfigError(
             f"{', '.join(loopback)} can be reached from this machine only, and the Ray cluster has others: "
             "give llm.base_url or llm.routing.endpoints addresses that the workers can reach, or set "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from dlgforge_core.config import LlmConfig
 from dlgforge_core.config.environment import is_bootstrapped
@@ -106,10 +106,14 @@ def provisioner_for(
     """
     if is_bootstrapped(env) and llm.routing.endpoints:
         return OpenAiProvisioner(llm, env)
-    if llm.backend == "openai":
-        return OpenAiProvisioner(llm, env)
-    if llm.backend == "vllm_attach":
-        return AttachProvisioner(llm, env)
-    if llm.backend == "embedded":
-        return EmbeddedProvisioner(llm, slots)
-    return VllmManagedProvisioner(llm.vllm, ray_session, timeout_s=llm.timeout_s)
+    match llm.backend:
+        case "openai":
+            return OpenAiProvisioner(llm, env)
+        case "vllm_attach":
+            return AttachProvisioner(llm, env)
+        case "embedded":
+            return EmbeddedProvisioner(llm, slots)
+        case "vllm_managed":
+            return VllmManagedProvisioner(llm.vllm, ray_session, timeout_s=llm.timeout_s)
+        case unknown:
+            assert_never(unknown)
