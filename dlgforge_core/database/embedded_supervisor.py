@@ -19,9 +19,10 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 from dlgforge_core.common.owned_files import make_owned_folder, open_owned, read_owned, replace_owned
-from dlgforge_core.database.embedded_account import KeeperError, server_account
+from dlgforge_core.database.embedded_account import Account, KeeperError, server_account
 
 PORT = 5432
 DATABASE = "dlgforge"
@@ -32,6 +33,7 @@ ALREADY_KEPT = 3  # exit status: another keeper holds the lock
 _POLL_S = 0.2
 _FAST_STOP_S = 30.0
 _MAX_RESTARTS_A_MINUTE = 5
+_PR_SET_PDEATHSIG = 1
 _PID_FILE_BYTES = 16 * 1024
 _SOCKET_PATH_BYTES = 103  # sun_path holds 108 bytes on Linux, 104 on macOS, each with a final NUL
 _SERVER_SETTINGS = {
@@ -107,8 +109,7 @@ class Server:
         self._write_access_rules()
         settings = {**_SERVER_SETTINGS, "unix_socket_directories": self.socket_dir}
         arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        # Its own session: a signal to the keeper's group must not reach it.
-        self._child = self._popen("postgres", ["-D", self._paths.data, *arguments], start_new_session=True)
+        self._child = self._popen("postgres", ["-D", self._paths.data, *arguments], lasting=True)
         self._pid = self._child.pid
         while self._status() != "ready":
             if self._child.poll() is not None:
@@ -272,9 +273,11 @@ class Server:
         self,
         program: str,
         arguments: list[str],
-        start_new_session: bool = False,
+        lasting: bool = False,
         stdin: int = subprocess.DEVNULL,
     ) -> subprocess.Popen[bytes]:
+        """Run a program of Postgres; a `lasting` one ends in order when this process is killed."""
+        prepare = _Preparation(self._account, ends_with=os.getpid() if lasting else None)
         return subprocess.Popen(
             [os.path.join(self._install, "bin", program), *arguments],
             stdin=stdin,
@@ -282,8 +285,9 @@ class Server:
             # Nothing of the user's environment: PGDATA or PGOPTIONS there are for another server. TZ spares
             # initdb the search for the zone.
             env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
-            start_new_session=start_new_session,
-            preexec_fn=self._account.become if self._account is not None else None,
+            # Its own session: a signal to the keeper's group must not reach it.
+            start_new_session=lasting,
+            preexec_fn=prepare,
         )
 
     def _run(self, program: str, arguments: list[str], text: str = "") -> None:
@@ -291,6 +295,36 @@ class Server:
         process.communicate(text.encode())
         if process.returncode != 0:
             raise KeeperError(f"{program} ended with status {process.returncode}")
+
+
+class _Preparation:
+    """What a new process does before it becomes a program of Postgres.
+
+    The server that `ends_with` this process gets the signal to stop, in order, from the kernel: else it would
+    stay for good when this process and all users are killed at once. Where there is no such thing, the next
+    user takes it over.
+    """
+
+    def __init__(self, account: Account | None, ends_with: int | None) -> None:
+        self._account = account
+        self._parent = ends_with
+        self._prctl = _prctl() if ends_with is not None else None
+
+    def __call__(self) -> None:
+        if self._account is not None:
+            self._account.become()
+        if self._prctl is not None:  # after the change of accounts, which would undo it
+            self._prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
+            if os.getppid() != self._parent:
+                os._exit(1)
+
+
+def _prctl() -> Callable[..., int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True).prctl
 
 
 class _Stop(Exception):

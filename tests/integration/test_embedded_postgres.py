@@ -19,6 +19,7 @@ from dlgforge_core.database.database import Database
 from dlgforge_core.database.dsn import Reach, reach
 from dlgforge_core.database.embedded import dlgforge_home, embedded_dsn, release_embedded
 from dlgforge_core.database.embedded_account import Account
+from dlgforge_core.database.embedded_watch import WATCH_S
 from dlgforge_core.database.ping import ping_blocking
 from dlgforge_core.errors import StoreError
 from dlgforge_core.store.run_store import RunStore
@@ -152,21 +153,73 @@ def test_kill_9_of_the_user_lets_the_server_stop(embedded_home: Path, start_user
     wait_until_stopped(embedded_home, 5.0)
 
 
-def test_kill_9_of_the_keeper_is_healed_by_the_next_user(embedded_home: Path, start_user: Starter) -> None:
-    first = start_user(embedded_home)
+def _supervisor(home: Path) -> int:
+    (pid,) = _keeper_pids(home)
+    return pid
+
+
+def _is_whole(home: Path, dsn: str) -> bool:
+    """Whether one supervisor runs a server that answers."""
+    if len(_keeper_pids(home)) != 1:
+        return False
+    with contextlib.suppress(psycopg.OperationalError):
+        return _read(dsn) == "here"
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_supervisor_is_started_anew_by_whoever_uses_the_server(
+    embedded_home: Path, start_user: Starter, number: signal.Signals
+) -> None:
+    first, second = start_user(embedded_home), start_user(embedded_home)
     dsn = _dsn(first)
+    assert _dsn(second) == dsn
+    _fill(dsn)
+    _leave(first)  # whichever of them has done what
+    killed = _supervisor(embedded_home)
+    os.kill(killed, number)
+    wait_until(lambda: killed not in _keeper_pids(embedded_home), 30, "it is gone")
+    wait_until(lambda: _is_whole(embedded_home, dsn), 30, "another one is there, on the same address")
+    _leave(second)
+    wait_until_stopped(embedded_home, 10.0)
+    wait_until(lambda: not _keeper_pids(embedded_home), 10, "its supervisor ends")
+
+
+def test_supervisor_and_server_killed_together_are_started_anew(
+    embedded_home: Path, start_user: Starter
+) -> None:
+    user = start_user(embedded_home)
+    dsn = _dsn(user)
     _fill(dsn)
     server = postmaster_pid(embedded_home)
-    for pid in _keeper_pids(embedded_home):
+    assert server is not None
+    for pid in (_supervisor(embedded_home), server):
         os.kill(pid, signal.SIGKILL)
-    assert _read(dsn) == "here"  # the server outlives its keeper
+    wait_until(lambda: postmaster_pid(embedded_home) not in (None, server), 30, "another server runs")
+    wait_until(lambda: _is_whole(embedded_home, dsn), 30, "it answers, on the same address")
+    _leave(user)
+    wait_until_stopped(embedded_home, 10.0)
 
-    second = start_user(embedded_home)
-    assert _read(_dsn(second)) == "here"
-    assert postmaster_pid(embedded_home) == server  # taken over, not started anew
-    _leave(first)
-    _leave(second)
-    wait_until_stopped(embedded_home, 5.0)
+
+def test_nothing_stays_when_the_supervisor_and_all_users_are_killed_at_once(
+    embedded_home: Path, start_user: Starter
+) -> None:
+    user = start_user(embedded_home)
+    _fill(_dsn(user))
+    for pid in (user.pid, _supervisor(embedded_home)):
+        os.kill(pid, signal.SIGKILL)
+    user.wait()
+    wait_until_stopped(embedded_home, 30.0)
+    assert _read(embedded_dsn(embedded_home)) == "here"
+
+
+def test_a_supervisor_that_is_gone_after_the_release_stays_so(embedded_home: Path) -> None:
+    embedded_dsn(embedded_home)
+    release_embedded(embedded_home)
+    wait_until_stopped(embedded_home)
+    time.sleep(3 * WATCH_S)
+    assert postmaster_pid(embedded_home) is None
+    assert not _keeper_pids(embedded_home)
 
 
 def test_kill_9_of_everything_loses_nothing(embedded_home: Path, start_user: Starter) -> None:
