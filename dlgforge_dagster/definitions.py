@@ -23,7 +23,8 @@ from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import Jobs, build_jobs
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
 from dlgforge_dagster.run_config import default_recipe, read_run_config
-from dlgforge_dagster.sensors import build_new_seed_batches, build_stale_runs
+from dlgforge_dagster.sensors import build_new_seed_batches
+from dlgforge_dagster.stale_runs import build_stale_runs
 
 RECIPES_ENV = "DLGFORGE_RECIPES"
 _log = logging.getLogger(__name__)

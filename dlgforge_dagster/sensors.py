@@ -1,4 +1,4 @@
-"""Sensors: new seed files become runs, and runs whose process died are taken up again."""
+"""The sensor of a seed folder: new files become partitions and runs."""
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of sensors as types.
 
@@ -7,12 +7,10 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
 import dagster as dg
-from dagster import DagsterRunStatus
 
 from dlgforge_core.errors import ConfigError, SeedError
 from dlgforge_core.planning.plan import topics_for
@@ -26,21 +24,14 @@ from dlgforge_core.planning.seed_folder import (
     seed_place,
 )
 from dlgforge_core.planning.seeds import SeedBatch, batch_name, parse_seed_batch
-from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.assets.seed_topics import seed_problem
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import Jobs
-from dlgforge_dagster.liveness import has_no_process, is_watched
-from dlgforge_dagster.partitions import PARTITION, RANGE_END, RANGE_START, dialogue_key
+from dlgforge_dagster.partitions import dialogue_key
 from dlgforge_dagster.resources import StoreResource
 from dlgforge_dagster.run_config import RUN_CONFIG_ENV, read_run_config
 
-RESUMES_TAG, RESUME_NUMBER_TAG = "dlgforge/resumes", "dlgforge/resume_number"
-_INTERVAL_S = max(1, int(os.environ.get("DLGFORGE_SENSOR_INTERVAL_S", "30")))
-# By these a run that resumes another one counts to the same backfill, and is for the same partitions.
-_KEPT_TAGS = ("dagster/backfill", RANGE_START, RANGE_END)
-_RESUMED_WITHIN = timedelta(hours=1)
-_MAX_RESUMES = 3  # in a row: what kills its process every time is not tried for ever
+INTERVAL_S = max(1, int(os.environ.get("DLGFORGE_SENSOR_INTERVAL_S", "30")))
 # Files looked into in one tick, which has a minute; the rest follow in the next ones.
 _FILES_A_TICK = 50
 
@@ -70,7 +61,7 @@ def build_new_seed_batches(dataset: DatasetSpec, jobs: Jobs) -> dg.SensorDefinit
     @dg.sensor(
         name=dataset.label("new_seed_batches"),
         job=jobs.partition,
-        minimum_interval_seconds=_INTERVAL_S,
+        minimum_interval_seconds=INTERVAL_S,
         default_status=running if watches else stopped,
         description="New or changed files in the seed folder ("
         + (f"seeds.path of the recipe {dataset.name}" if dataset.name else f"{SEED_FOLDER_ENV}")
@@ -273,110 +264,3 @@ def _read_cursor(text: str | None) -> dict[str, _Seen]:
 def _write_cursor(files: Mapping[str, _Seen]) -> str:
     """Only of files that are there, or were a tick ago: bounded by the folder."""
     return json.dumps({name: [seen.state, seen.digest, seen.done, seen.twin] for name, seen in files.items()})
-
-
-def build_stale_runs(datasets: Mapping[str, tuple[DatasetSpec, Jobs]]) -> dg.SensorDefinition:
-    """The sensor that takes up dead runs, of all datasets of the code location."""
-
-    @dg.sensor(
-        jobs=[job for _, made in datasets.values() for job in (made.partition, made.all)],
-        minimum_interval_seconds=_INTERVAL_S,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Runs whose process died are marked as failed. Where Dagster's run retries are on they "
-        "start them again, else this sensor does. What was committed is not made again.",
-    )
-    def stale_runs(
-        context: dg.SensorEvaluationContext, store: StoreResource
-    ) -> dg.SensorResult | dg.SkipReason:
-        return _take_up(context, store.run_store(), list(datasets.values()))
-
-    return stale_runs
-
-
-def _take_up(
-    context: dg.SensorEvaluationContext, run_store: RunStore, datasets: Sequence[tuple[DatasetSpec, Jobs]]
-) -> dg.SensorResult:
-    """A living process holds a lock on its run's id; it must be free at two ticks in a row."""
-    instance = context.instance
-    suspects_before = set(json.loads(context.cursor or "[]"))
-    suspects: list[str] = []
-    requests: list[dg.RunRequest] = []
-    for run in _perhaps_dead(instance):
-        if not is_watched(run, run_store) or not _is_dead(instance, run, run_store):
-            continue
-        if run.status is not DagsterRunStatus.FAILURE and run.run_id not in suspects_before:
-            suspects.append(run.run_id)
-            continue
-        if run.status is DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(run, "The process of this run died before it could be cancelled.")
-            continue
-        if run.status is DagsterRunStatus.STARTED:
-            instance.report_run_failed(
-                run, "The process of this run died. What it had committed is kept; a new run resumes it."
-            )
-            context.log.info(f"run {run.run_id} is dead")
-        if (request := resume_request(instance, run, datasets)) is not None:
-            context.log.info(f"run {run.run_id} is resumed")
-            requests.append(request)
-    return dg.SensorResult(
-        run_requests=requests,
-        skip_reason=None if requests else "every run that is under way has a living process",
-        cursor=json.dumps(suspects),
-    )
-
-
-def _perhaps_dead(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """Runs that are under way, and those that failed of late without run retries to start them again.
-
-    For the code server that started a run may be the first to tell that its process died.
-    """
-    under_way = [DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
-    runs = list(instance.get_runs(dg.RunsFilter(statuses=under_way), limit=200))
-    if not instance.run_retries_enabled:
-        since = datetime.now(UTC) - _RESUMED_WITHIN
-        failed = dg.RunsFilter(statuses=[DagsterRunStatus.FAILURE], updated_after=since)
-        runs += instance.get_runs(failed, limit=200)
-    return runs
-
-
-def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, store: RunStore) -> bool:
-    """Whether the process of a run that is watched is gone, and its run was not over.
-
-    Of one that has failed, only a step without an end tells it: one that failed by itself has an end, unlike
-    one that was killed.
-    """
-    if run.status is DagsterRunStatus.FAILURE:
-        stats = instance.get_run_step_stats(run.run_id)
-        if not any(step.start_time is not None and step.end_time is None for step in stats):
-            return False
-    return has_no_process(run, store)
-
-
-def resume_request(
-    instance: dg.DagsterInstance, run: dg.DagsterRun, datasets: Sequence[tuple[DatasetSpec, Jobs]]
-) -> dg.RunRequest | None:
-    """A run that goes on with a dead one; None when Dagster's run retries do that, or it was tried enough."""
-    if instance.run_retries_enabled:
-        return None
-    number = int(run.tags.get(RESUME_NUMBER_TAG, "0")) + 1
-    if number > _MAX_RESUMES or instance.get_runs(dg.RunsFilter(tags={RESUMES_TAG: run.run_id}), limit=1):
-        return None
-    selection = set(run.asset_selection or ())
-    for dataset, jobs in datasets:
-        # What is launched from an asset's page, and backfills, have a job that sensors cannot start; a job
-        # of the dataset runs the same assets.
-        ours = run.job_name in (jobs.all.name, jobs.partition.name)
-        if ours or any(dataset.owns(key) for key in selection):
-            return dg.RunRequest(
-                run_key=f"resume:{run.run_id}",
-                job_name=run.job_name if ours else jobs.all.name,
-                asset_selection=sorted(selection, key=str) or None,
-                run_config=run.run_config,
-                partition_key=run.tags.get(PARTITION),
-                tags={
-                    **{tag: run.tags[tag] for tag in _KEPT_TAGS if tag in run.tags},
-                    RESUMES_TAG: run.run_id,
-                    RESUME_NUMBER_TAG: str(number),
-                },
-            )
-    return None

@@ -7,6 +7,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
 
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import build_jobs
@@ -18,7 +23,7 @@ from dlgforge_dagster.partitions import (
     is_mislabelled,
     seed_batch_of,
 )
-from dlgforge_dagster.sensors import RESUME_NUMBER_TAG, RESUMES_TAG, resume_request
+from dlgforge_dagster.stale_runs import MAX_RESUMES, RESUME_NUMBER_TAG, RESUMES_TAG, resume_request
 
 RANGE = {RANGE_START: "en|b", RANGE_END: "fr|b"}
 ONE = {"dagster/partition/language": "en", "dagster/partition/seed_batch": "a"}
@@ -108,6 +113,38 @@ def test_a_run_is_resumed_once_and_three_times_in_a_row_at_most() -> None:
         )
 
 
-def test_with_dagsters_run_retries_the_sensor_leaves_it_to_them() -> None:
+def of_code_location(job: str, tags: dict[str, str]) -> dg.DagsterRun:
+    """A dead run that was started by way of a code location: by the UI, a sensor, a schedule."""
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("dlgforge"), "__repository__")
+    origin = RemoteJobOrigin(repository, job)
+    return dg.DagsterRun(job, run_id=str(uuid.uuid4()), tags=tags, remote_job_origin=origin)
+
+
+@pytest.mark.parametrize("decided", [{}, {"dagster/will_retry": "true"}])
+def test_what_dagsters_run_retries_start_again_the_sensor_leaves_to_them(decided: dict[str, str]) -> None:
     with dg.instance_for_test(overrides={"run_retries": {"enabled": True}}) as instance:
-        assert resume_request(instance, dead_run("generate_partition", {}), DATASETS) is None
+        run = of_code_location("generate_partition", decided)
+        assert resume_request(instance, run, DATASETS) is None
+
+
+def test_what_they_do_not_start_again_the_sensor_does() -> None:
+    with dg.instance_for_test(overrides={"run_retries": {"enabled": True}}) as instance:
+        # `dagster job execute` knows no code location.
+        by_hand = dead_run("generate_dialogues", {"dagster/will_retry": "true"})
+        # Killed again after it was tried again.
+        again = of_code_location("generate_partition", {"dagster/will_retry": "false"})
+        for run in (by_hand, again):
+            request = resume_request(instance, run, DATASETS)
+            assert request is not None
+            assert request.tags == {RESUMES_TAG: run.run_id, RESUME_NUMBER_TAG: "1"}
+        enough = of_code_location(
+            "generate_partition", {"dagster/will_retry": "false", RESUME_NUMBER_TAG: str(MAX_RESUMES)}
+        )
+        assert resume_request(instance, enough, DATASETS) is None
+
+
+def test_a_run_that_is_not_to_be_tried_again_is_not_resumed() -> None:
+    for retries in (False, True):
+        with dg.instance_for_test(overrides={"run_retries": {"enabled": retries}}) as instance:
+            run = dead_run("generate_dialogues", {"dagster/max_retries": "0"})
+            assert resume_request(instance, run, DATASETS) is None

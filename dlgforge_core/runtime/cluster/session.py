@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +20,10 @@ from dlgforge_core.runtime.cluster.head import HeadWatch
 from dlgforge_core.runtime.cluster.private_folder import PrivateFolder
 from dlgforge_core.runtime.cluster.reaper import RayReaper
 from dlgforge_core.runtime.cluster.record import recorded_address
+from dlgforge_core.runtime.cluster.signals import handler_kept
+from dlgforge_core.runtime.cluster.start import START_TIMEOUT_S, patient_start
 
-CONNECT_TIMEOUT_S = 90.0
+CONNECT_TIMEOUT_S = 90.0  # and START_TIMEOUT_S more where a cluster is started
 SHUTDOWN_TIMEOUT_S = 30.0
 # Nothing large goes through the object store: turns are in Postgres, text comes over HTTP.
 LOCAL_OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -99,8 +102,9 @@ class RaySession:
     def connect(self) -> None:
         """Use the cluster, or start one; does nothing when done already.
 
-        Takes some seconds. Raises RayError, within two minutes, when there is no cluster at the address,
-        none may be started, or Ray cannot start; the message names the address and what to do.
+        Takes some seconds; on a machine with much to do a local cluster may take minutes to start. Raises
+        RayError when there is no cluster at the address, none may be started, or Ray cannot start; the
+        message names the address and what to do.
         """
         import ray
 
@@ -200,8 +204,8 @@ class RaySession:
             "_node_ip_address": "127.0.0.1",
         }
         try:
-            with _loopback_only():
-                self._init(arguments)
+            with _loopback_only(), patient_start(self._progress):
+                self._init(arguments, CONNECT_TIMEOUT_S + START_TIMEOUT_S)
             self._owned = True
             self._reaper = _reaper_of_local_node(self._folder.path)
         except Exception as error:
@@ -218,11 +222,11 @@ class RaySession:
                 f"{available.get('GPU', 0):g}; set num_gpus to 0, or ray.address to a cluster"
             )
 
-    def _init(self, arguments: dict[str, Any]) -> None:
+    def _init(self, arguments: dict[str, Any], timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         """`ray.init` on a thread that lives as long as the connection. Raises what it raises.
 
-        Not on the caller's thread: there it would take over SIGTERM, which belongs to whoever runs us; and
-        the kernel ends a local cluster when the *thread* that started it ends.
+        Not on the caller's thread: there Python's side of Ray would take over SIGTERM, which belongs to
+        whoever runs us; and the kernel ends a local cluster when the *thread* that started it ends.
         """
         import ray
 
@@ -232,12 +236,13 @@ class RaySession:
 
         def hold() -> None:
             try:
-                ray.init(
-                    namespace=self.config.namespace,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    **arguments,
-                )
+                with handler_kept(signal.SIGTERM):
+                    ray.init(
+                        namespace=self.config.namespace,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        **arguments,
+                    )
             except BaseException as error:  # Ray also ends with SystemExit
                 failure.append(error)
             done.set()
@@ -247,8 +252,8 @@ class RaySession:
 
         self._thread = threading.Thread(target=hold, name="ray-session", daemon=True)
         self._thread.start()
-        if not done.wait(CONNECT_TIMEOUT_S):
-            raise RayError(f"Ray did not answer within {CONNECT_TIMEOUT_S:g} s")
+        if not done.wait(timeout_s):
+            raise RayError(f"Ray did not answer within {timeout_s:g} s")
         if failure:
             raise RayError(_reason(failure[0])) from failure[0]
 

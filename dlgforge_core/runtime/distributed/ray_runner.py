@@ -20,8 +20,9 @@ from dlgforge_core.runtime.serving.vllm_fleet import VllmFleet
 from dlgforge_core.store.run_store import RunStore
 
 COORDINATOR_RESTARTS = 5  # in any ten minutes
-# How long actors may wait for a place on a cluster of our own, which has room for all of them.
-PLACEMENT_TIMEOUT_S = 60.0
+# How long actors may wait for a place on a cluster of our own, which has room for all of them; on a machine
+# with much to do their processes take long to start.
+PLACEMENT_TIMEOUT_S = 240.0
 # A coordinator that says nothing for this long hangs.
 _SILENT_S = 60.0
 _STOP_S = 12.0
