@@ -6,7 +6,7 @@ import ctypes
 import signal
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ray._private import services
@@ -58,7 +58,7 @@ def looked_up(monkeypatch: pytest.MonkeyPatch, ready_after: int, lives: bool = T
     monkeypatch.setattr(start, "_raylet_lives", lambda: lives)
     said: list[str] = []
     with start.patient_start(said.append, timeout_s=0.3):
-        found = services.get_node("address", "id")
+        found: str = cast(Any, services).get_node("address", "id")
     assert services.get_node is get_node
     return found, said
 
