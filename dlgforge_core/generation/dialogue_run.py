@@ -1,4 +1,4 @@
-"""One dialogue's state machine: user simulator -> dedup -> assistant -> judge -> commit, and on."""
+"""One dialogue's run: performs the steps that the script names, and records what comes of them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,50 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dlgforge_core.config import AgentsConfig, CoverageConfig, JudgeConfig
-from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Role, Turn, TurnDetails
+from dlgforge_core.config import AgentsConfig, JudgeConfig
+from dlgforge_core.conversation.outcomes import (
+    Amended,
+    Answered,
+    AnswerRefused,
+    Asked,
+    Committed,
+    Judged,
+    Outcome,
+    QuestionRefused,
+    Refusal,
+    ToolResults,
+    Unjudged,
+)
+from dlgforge_core.conversation.script import Script
+from dlgforge_core.conversation.steps import (
+    Amend,
+    Answer,
+    Ask,
+    Call,
+    CallTools,
+    Commit,
+    End,
+    Judge,
+    Step,
+    ToolRound,
+    Write,
+)
+from dlgforge_core.dialogue import DialoguePlan, Judgement, Role, Turn, TurnDetails
 from dlgforge_core.generation.grounding import Anchor, Grounding, evidence_of
-from dlgforge_core.generation.tools import Toolbox, answer_with_tools
+from dlgforge_core.generation.tool_rounds import (
+    call_tools,
+    events_of,
+    prompt_of,
+    reasoning_of,
+    tools_called,
+)
+from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.knowledge.types import Hit
-from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message, ToolDefinition
+from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message, RequestRefusedError
+from dlgforge_core.llm.tool_calls import ToolDefinition
 from dlgforge_core.prompting import dialogue_prompts as prompts
 from dlgforge_core.prompting.model_output import question_of, without_quotes
 from dlgforge_core.prompting.passage_marks import names_material
@@ -26,20 +61,33 @@ from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.worker_store import Claim
 
-_ANSWER_ATTEMPTS = 2
+_WHY = {Refusal.ASKED_BEFORE: prompts.ASKED_BEFORE, Refusal.NAMES_MATERIAL: prompts.NAMES_MATERIAL}
 
 
 class DialogueStore(Protocol):
     """What a dialogue needs of the run state."""
 
-    async def reserve(self, dialogue_id: str, turn_index: int, question: str) -> Reservation: ...
+    async def reserve(
+        self, dialogue_id: str, turn_index: int, question: str, position: int
+    ) -> Reservation: ...
 
-    async def save_answer(
-        self, dialogue_id: str, turn_index: int, answer: str, details: TurnDetails
-    ) -> None: ...
+    async def record(self, dialogue_id: str, turn_index: int, position: int, outcome: Outcome) -> None: ...
 
     async def commit_turn(
-        self, dialogue_id: str, turn: Turn, *, final: bool, judgement: Judgement | None = None
+        self,
+        dialogue_id: str,
+        turn: Turn,
+        *,
+        final: bool,
+        judgement: Judgement | None = None,
+        unjudged: Sequence[Unjudged] = (),
+    ) -> None: ...
+
+    async def amend(
+        self,
+        dialogue_id: str,
+        judgements: Mapping[int | None, Judgement],
+        unjudged: Sequence[Unjudged] = (),
     ) -> None: ...
 
 
@@ -47,6 +95,7 @@ class DialogueStore(Protocol):
 class DialogueContext:
     """What all dialogues of a worker share. `models` names the model of each role."""
 
+    script: Script
     store: DialogueStore
     client: LlmClient
     slots: CallSlots
@@ -54,9 +103,7 @@ class DialogueContext:
     agents: AgentsConfig
     models: Mapping[Role, str]
     judge: JudgeConfig
-    coverage: CoverageConfig
     toolbox: Toolbox
-    tool_rounds: int
     question_kinds: Sequence[str] = ()
     grounding: Grounding | None = None
     keep_reasoning: bool = False
@@ -68,132 +115,189 @@ class DialogueContext:
 
 
 class DialogueRun:
-    """Carries one claimed dialogue to its end.
+    """Carries one claimed dialogue to its end, step by step.
 
-    Each answer is durable before the next call is made, so that a crash costs the calls in flight and no
-    more. Raises CallError when the dialogue must be dropped.
+    Each outcome is durable before the next step is begun, so that a crash costs the calls in flight and no
+    more. `on_outcome` is told of every outcome, a committed turn included.
     """
 
     def __init__(
-        self, context: DialogueContext, claim: Claim, on_turn: Callable[[], None] = lambda: None
+        self,
+        context: DialogueContext,
+        claim: Claim,
+        on_outcome: Callable[[Outcome | Committed | Amended], None] = lambda outcome: None,
     ) -> None:
         self._context = context
-        self._on_turn = on_turn
+        self._on_outcome = on_outcome
         self._plan: DialoguePlan = claim.plan
-        self._turns = list(claim.turns)
-        self._draft = claim.draft
+        self._state = claim.state
+        self.reviews = claim.state.review > 0
+        """Whether the dialogue was finished before, and lacks verdicts alone."""
         self._anchor: Anchor | None = None
+        self._given: tuple[int, list[Hit]] = (-1, [])
+        """The passages that the assistant was given for the question of a turn."""
+        self._found: dict[str, Hit] = {}
+        """Passages that tools found, by chunk id."""
         self._kinds = question_kinds(
             context.question_kinds, context.seed, self._plan.dialogue_id, self._plan.n_turns
         )
-        per_turn = 3 if self._judges_turns else 2
-        self._calls_left = (self._plan.n_turns - len(self._turns)) * per_turn + self._judges_conversation
 
-    @property
-    def _judges_turns(self) -> bool:
-        judge = self._context.judge
-        return judge.mode == "online" and judge.granularity == "turn"
+    async def run(self) -> End:
+        """Do what is left to do; returns how the dialogue ended.
 
-    @property
-    def _judges_conversation(self) -> bool:
-        judge = self._context.judge
-        return judge.mode == "online" and judge.granularity == "conversation"
+        Raises RequestRefusedError when it is not known yet whether a request was refused for what it holds;
+        `go_on_without` then goes on, once that is known.
+        """
+        step = self._next()
+        while not isinstance(step, End):
+            step = await self._do(step)
+        return step
 
-    async def run(self) -> None:
-        """Make the turns that are missing."""
-        if (grounding := self._context.grounding) is not None:
-            self._anchor = await grounding.anchor(self._plan)
-        for index in range(len(self._turns), self._plan.n_turns):
-            await self._turn(index)
+    async def go_on_without(self, error: CallError) -> End:
+        """Go on after a call that cannot succeed, as the script says."""
+        step = self._next()
+        assert isinstance(step, Call)
+        await self._record(step.failure(error.reason, str(error)))
+        return await self.run()
 
-    async def _turn(self, index: int) -> None:
-        store, plan = self._context.store, self._plan
-        draft = self._draft if self._draft and self._draft.turn_index == index else None
-        question = draft.question if draft else await self._ask(index)
-        if draft and draft.answer:
-            answer, details = draft.answer, draft.details
-        else:
-            answer, details = await self._answer(index, question)
-            await store.save_answer(plan.dialogue_id, index, answer, details)
-        turn = Turn(index, question, answer, details=details)
-        self._turns.append(turn)
-        if self._judges_turns:
-            turn = self._turns[-1] = replace(turn, judgement=await self._verdict(whole=False))
-        final = index + 1 == plan.n_turns
-        whole = await self._verdict(whole=True) if final and self._judges_conversation else None
-        await store.commit_turn(plan.dialogue_id, turn, final=final, judgement=whole)
-        self._on_turn()
+    def _next(self) -> Step:
+        return self._context.script.next(self._state)
 
-    async def _ask(self, index: int) -> str:
+    async def _do(self, step: Step) -> Step:
+        store, dialogue_id = self._context.store, self._plan.dialogue_id
+        match step:
+            case Commit(turn, final, judgement, unjudged):
+                await store.commit_turn(
+                    dialogue_id, turn, final=final, judgement=judgement, unjudged=unjudged
+                )
+                return self._advance(Committed(turn))
+            case Amend(judgements, unjudged):
+                await store.amend(dialogue_id, judgements, unjudged)
+                return self._advance(Amended())
+            case CallTools():
+                return await self._record(await self._call_tools(step))
+        assert isinstance(step, Call)
+        try:
+            match step:
+                case Ask():
+                    return await self._ask(step)
+                case Answer():
+                    return await self._record(await self._answer(step))
+                case Judge():
+                    return await self._record(await self._judge(step))
+        except RequestRefusedError:
+            raise
+        except CallError as error:
+            return await self._record(step.failure(error.reason, str(error)))
+
+    async def _record(self, outcome: Outcome) -> Step:
+        """Make an outcome durable, but for one that the next step folds away at once."""
+        index, position = self._state.index, self._state.progress.recorded
+        step = self._advance(outcome)
+        if not isinstance(step, Write | End):
+            await self._context.store.record(self._plan.dialogue_id, index, position, outcome)
+        return step
+
+    def _advance(self, outcome: Outcome | Committed | Amended) -> Step:
+        self._state = self._state.after(outcome)
+        self._on_outcome(outcome)
+        return self._next()
+
+    # The user simulator
+
+    async def _ask(self, step: Ask) -> Step:
         """A question that nobody has asked before."""
-        messages = self._asking(index)
-        last = self._context.coverage.question_dedup_retries
-        for attempt in range(last + 1):
-            completion = await self._complete(Role.USER_SIMULATOR, index, attempt, messages)
-            question = question_of(completion.text)
-            grounded = self._anchor is not None
-            if grounded and attempt < last and names_material(question, self._plan.topic.topic):
-                why = prompts.NAMES_MATERIAL
-            else:
-                reservation = await self._context.store.reserve(self._plan.dialogue_id, index, question)
-                if reservation.accepted:
-                    return question
-                why = prompts.ASKED_BEFORE
-            messages = prompts.another_question(messages, question, why)
-            self._calls_left += 1
-        raise CallError(
-            DropReason.DEDUP_EXHAUSTED,
-            f"turn {index + 1}: {attempt + 1} questions in a row had been asked before, last {question!r}, "
-            f"which is {reservation.similarity:.0%} like {reservation.collides_with!r}",
-        )
+        messages = await self._asking(step)
+        completion = await self._complete(Role.USER_SIMULATOR, step.turn, step.attempt, messages)
+        question = question_of(completion.text)
+        grounded = self._context.grounding is not None
+        if grounded and not step.last and names_material(question, self._plan.topic.topic):
+            return await self._record(QuestionRefused(question, Refusal.NAMES_MATERIAL))
+        position = self._state.progress.recorded
+        reservation = await self._context.store.reserve(self._plan.dialogue_id, step.turn, question, position)
+        if reservation.accepted:
+            return self._advance(Asked(question))
+        similarity, collides_with = reservation.similarity, reservation.collides_with
+        return self._advance(QuestionRefused(question, Refusal.ASKED_BEFORE, similarity, collides_with))
 
-    def _asking(self, index: int) -> list[Message]:
-        anchor = self._anchor
-        return prompts.user_simulator(
+    async def _asking(self, step: Ask) -> list[Message]:
+        anchor = await self._anchored()
+        messages = prompts.user_simulator(
             self._plan,
-            self._turns,
-            kinds=self._kinds[: index + 1],
-            evidence=quote_passages([anchor.evidence[index].text]) if anchor is not None else "",
+            self._state.turns,
+            kinds=self._kinds[: step.turn + 1],
+            evidence=quote_passages([anchor.evidence[step.turn].text]) if anchor is not None else "",
             on_topic=anchor is None or anchor.on_topic,
             instructions=self._context.agents.qa_generator.instructions,
         )
+        for refused in step.refused:
+            messages = prompts.another_question(messages, refused.question, _WHY[refused.why])
+        return messages
 
-    async def _answer(self, index: int, question: str) -> tuple[str, TurnDetails]:
-        grounding, anchor = self._context.grounding, self._anchor
-        hits: list[Hit] = []
-        asked_from = None
-        if grounding is not None and anchor is not None:
-            asked_from = anchor.evidence[index]
-            hits = await grounding.passages(self._plan, question, asked_from)
-        passages = quote_passages([hit.chunk.text for hit in hits])
+    async def _anchored(self) -> Anchor | None:
+        grounding = self._context.grounding
+        if self._anchor is None and grounding is not None:
+            self._anchor = await grounding.anchor(self._plan)
+        return self._anchor
+
+    # The assistant
+
+    async def _answer(self, step: Answer) -> Outcome:
+        anchor = await self._anchored()
+        given = await self._passages(step)
         messages = prompts.assistant(
             self._plan,
-            self._turns,
-            question,
-            grounded=bool(hits),
-            passages=passages,
+            self._state.turns,
+            step.question,
+            grounded=bool(given),
+            passages=quote_passages([hit.chunk.text for hit in given]),
             instructions=self._context.agents.kb_responder.instructions,
         )
-        for attempt in range(_ANSWER_ATTEMPTS):
-            completion, tools = await answer_with_tools(
-                functools.partial(self._complete, Role.ASSISTANT, index, attempt),
-                messages,
-                self._toolbox(),
-                self._context.tool_rounds,
-                hits.extend,
-            )
-            if answer := without_quotes(completion.text, grounded=anchor is not None):
-                return answer, TurnDetails(
-                    evidence=evidence_of(self._plan, asked_from, hits, answer),
-                    tools=tools,
-                    reasoning=completion.reasoning if self._context.keep_reasoning else "",
-                    off_topic=anchor is not None and not anchor.on_topic,
-                )
-            self._calls_left += 1
-        raise CallError(
-            DropReason.INVALID_OUTPUT,
-            f"turn {index + 1}: {_ANSWER_ATTEMPTS} answers in a row did nothing but repeat the passages",
+        tools = self._toolbox().definitions if step.offered else None
+        completion = await self._complete(
+            Role.ASSISTANT, step.turn, step.attempt, prompt_of(messages, step), tools
         )
+        keep_reasoning = self._context.keep_reasoning
+        if completion.tool_calls:
+            return tools_called(completion, step.rounds, keep_reasoning=keep_reasoning)
+        answer = without_quotes(completion.text, grounded=anchor is not None)
+        if not answer:
+            return AnswerRefused()
+        hits = [*given, *await self._hits(step.rounds)]
+        details = TurnDetails(
+            evidence=evidence_of(
+                self._plan, anchor.evidence[step.turn] if anchor is not None else None, hits, answer
+            ),
+            tools=events_of(step.rounds),
+            reasoning=reasoning_of(step.rounds, completion) if keep_reasoning else "",
+            off_topic=anchor is not None and not anchor.on_topic,
+        )
+        return Answered(answer, details)
+
+    async def _passages(self, step: Answer) -> list[Hit]:
+        """What the assistant is given for the question, found once for all its attempts."""
+        grounding, anchor = self._context.grounding, await self._anchored()
+        if grounding is None or anchor is None:
+            return []
+        turn, hits = self._given
+        if turn != step.turn:
+            hits = await grounding.passages(self._plan, step.question, anchor.evidence[step.turn])
+            self._given = step.turn, hits
+        return hits
+
+    async def _call_tools(self, step: CallTools) -> ToolResults:
+        results, hits = await call_tools(self._toolbox(), step)
+        self._found |= {hit.chunk.chunk_id: hit for hit in hits}
+        return results
+
+    async def _hits(self, rounds: Sequence[ToolRound]) -> list[Hit]:
+        """The passages that tools found; those from before a resume are read again."""
+        found = [passage for one in rounds for passage in one.results.passages]
+        missing = {chunk_id: score for chunk_id, score in found if chunk_id not in self._found}
+        if missing and (grounding := self._context.grounding) is not None:
+            chunks = await grounding.knowledge.chunks(list(missing))
+            self._found |= {chunk.chunk_id: Hit(chunk, missing[chunk.chunk_id]) for chunk in chunks}
+        return [self._found[chunk_id] for chunk_id, _ in found if chunk_id in self._found]
 
     def _toolbox(self) -> Toolbox:
         grounding = self._context.grounding
@@ -210,8 +314,8 @@ class DialogueRun:
         tools: Sequence[ToolDefinition] | None = None,
     ) -> Completion:
         context = self._context
-        async with context.slots.slot(self._calls_left):
-            completion = await context.client.complete(
+        async with context.slots.slot(context.script.remaining(self._state)):
+            return await context.client.complete(
                 role,
                 context.agents.of(role),
                 context.models[role],
@@ -220,17 +324,18 @@ class DialogueRun:
                 seed=self._call_seed(role, index, attempt),
                 tools=tools,
             )
-        if not completion.tool_calls:
-            self._calls_left -= 1
-        return completion
 
-    async def _verdict(self, *, whole: bool) -> Judgement:
-        """On the last turn, or on the whole conversation."""
-        context, plan, turns = self._context, self._plan, self._turns
-        judged = [turn.details for turn in (turns if whole else turns[-1:])]
+    # The judge
+
+    async def _judge(self, step: Judge) -> Judged:
+        """On a turn, or on the whole conversation."""
+        context, plan, seen = self._context, self._plan, self._state.seen
+        whole = step.subject is None
+        turns = seen if step.subject is None else seen[: step.subject + 1]
         texts: Mapping[str, str] = {}
         if context.grounding is not None:
             # By ids, so that the judge is shown the same after a resume.
+            judged = [turn.details for turn in (turns if whole else turns[-1:])]
             texts = await context.grounding.texts(chunks_shown(context.judge, judged))
         messages = verdict_messages(
             context.judge,
@@ -240,7 +345,8 @@ class DialogueRun:
             whole=whole,
             instructions=context.agents.qa_judge.instructions,
         )
-        async with context.slots.slot(self._calls_left):
+        index = plan.n_turns if step.subject is None else step.subject
+        async with context.slots.slot(context.script.remaining(self._state)):
             verdict, _ = await context.client.complete_json(
                 Role.JUDGE,
                 context.agents.of(Role.JUDGE),
@@ -249,10 +355,9 @@ class DialogueRun:
                 context.verdict_schema,
                 functools.partial(judgement_from, judge=context.judge),
                 affinity=plan.dialogue_id,
-                seed=self._call_seed(Role.JUDGE, plan.n_turns if whole else turns[-1].index, 0),
+                seed=self._call_seed(Role.JUDGE, index, step.attempt),
             )
-        self._calls_left -= 1
-        return verdict
+        return Judged(step.subject, verdict)
 
     def _call_seed(self, role: Role, index: int, attempt: int) -> int:
         return call_seed(self._context.seed, self._plan.dialogue_id, index, role, attempt)

@@ -46,6 +46,8 @@ class Status:
         ]
         if drops:
             parts.insert(1, f"dropped {progress.dropped} ({drops})")
+        if progress.unjudged:
+            parts.append(f"{progress.unjudged} unjudged")
         if self.seconds_left is not None:
             parts.append(f"about {duration(self.seconds_left)} left")
         return ", ".join(parts)
@@ -79,7 +81,7 @@ def generate(
     """
     started = time.monotonic()
     before = store.progress(run_id)
-    if before.complete:
+    if before.nothing_to_do:
         store.set_status(run_id, "complete")
         return _report(store, run_id, started, None)
     store.set_status(run_id, "running")

@@ -1,4 +1,4 @@
-"""The tools the assistant may call, and the rounds of calls that lead to its answer."""
+"""The tools the assistant may call."""
 
 from __future__ import annotations
 
@@ -6,27 +6,20 @@ import asyncio
 import copy
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
-import orjson
 from pydantic import SecretStr
 
 from dlgforge_core.config.tools import ToolsConfig
-from dlgforge_core.dialogue import DropReason, ToolEvent
+from dlgforge_core.dialogue import ToolEvent
 from dlgforge_core.errors import RunStoppedError, StoreError
 from dlgforge_core.generation.web_search import WebSearch, WebSearchError
 from dlgforge_core.knowledge.types import Hit
 from dlgforge_core.llm import structured
-from dlgforge_core.llm.call_errors import CallError
-from dlgforge_core.llm.chat import Completion
 from dlgforge_core.llm.tool_calls import (
-    Message,
     ToolCall,
     ToolDefinition,
-    call_message,
-    fold,
-    result_message,
 )
 from dlgforge_core.prompting.quoting import quote_passages
 from dlgforge_core.prompting.tool_definitions import MAX_TOP_K, VECTOR_DB_SEARCH, WEB_SEARCH
@@ -34,7 +27,6 @@ from dlgforge_core.prompting.tool_definitions import MAX_TOP_K, VECTOR_DB_SEARCH
 _log = logging.getLogger(__name__)
 
 MAX_QUERY_CHARS = 1000
-MAX_CALLS_AT_ONCE = 8
 MAX_NAME_CHARS = 64
 
 
@@ -42,14 +34,6 @@ class PassageSearch(Protocol):
     """Finds passages, the best first; `dlgforge_core.knowledge.retrieval.Knowledge.search` is one."""
 
     async def __call__(self, query: str, *, k: int) -> Sequence[Hit]: ...
-
-
-class Complete(Protocol):
-    """Makes one call of the model; `tools` are None when none may be called."""
-
-    def __call__(
-        self, messages: Sequence[Message], tools: Sequence[ToolDefinition] | None, /
-    ) -> Awaitable[Completion]: ...
 
 
 class Toolbox:
@@ -165,86 +149,3 @@ def _fitting(hits: Sequence[Hit], chars: int) -> tuple[tuple[Hit, ...], str]:
                 return (hit,), told
             text = text[: len(text) * 3 // 4]
     return (), ""
-
-
-async def answer_with_tools(
-    complete: Complete,
-    messages: Sequence[Message],
-    toolbox: Toolbox,
-    max_rounds: int,
-    on_hits: Callable[[Sequence[Hit]], None] = lambda hits: None,
-) -> tuple[Completion, tuple[ToolEvent, ...]]:
-    """The assistant's answer, after at most `max_rounds` rounds of tool calls, and what was called.
-
-    Calls of one round run together; one that was made before is answered as it was then. When the rounds
-    are used up, or the model gives nothing usable while it has tools, the answer is asked for without tools,
-    with what was found told in words. `on_hits` gets the passages that were told. The completion's reasoning
-    is that of all rounds. Raises what `complete` raises when there is no answer without tools either.
-    """
-    rounds = _Rounds(toolbox, on_hits)
-    history = list(messages)
-    reasoning: list[str] = []
-    before = history
-    for _ in range(max_rounds if toolbox.definitions else 0):
-        try:
-            completion = await complete(history, toolbox.definitions)
-        except CallError as error:
-            if error.reason is DropReason.CONTEXT_OVERFLOW and rounds.events:
-                history = before  # what the last round found was too much
-            elif error.reason is not DropReason.INVALID_OUTPUT:
-                raise
-            break
-        reasoning.append(completion.reasoning)
-        if not completion.tool_calls:
-            return _with_reasoning(completion, reasoning), tuple(rounds.events)
-        before = history
-        history = [*history, *await rounds.answer(completion)]
-    completion = await complete(fold(history), None)
-    return _with_reasoning(completion, [*reasoning, completion.reasoning]), tuple(rounds.events)
-
-
-def _with_reasoning(completion: Completion, reasoning: Sequence[str]) -> Completion:
-    return dataclasses.replace(completion, reasoning="\n\n".join(part for part in reasoning if part))
-
-
-class _Rounds:
-    """The tool calls of one answer."""
-
-    def __init__(self, toolbox: Toolbox, on_hits: Callable[[Sequence[Hit]], None]) -> None:
-        self.events: list[ToolEvent] = []
-        self._toolbox = toolbox
-        self._on_hits = on_hits
-        self._known: dict[bytes, ToolEvent] = {}
-
-    async def answer(self, completion: Completion) -> list[Message]:
-        """The messages of one round: the model's calls, and what the tools say."""
-        calls = self._numbered(completion.tool_calls[:MAX_CALLS_AT_ONCE])
-        new = {_key(call): call for call in calls if _key(call) not in self._known}
-        results = await asyncio.gather(*(self._toolbox.execute(call) for call in new.values()))
-        for key, (event, hits) in zip(new, results, strict=True):
-            self._known[key] = event
-            if hits:
-                self._on_hits(hits)
-        messages = [call_message(completion.text, calls)]
-        for call in calls:
-            event = dataclasses.replace(self._known[_key(call)], call_id=call.id)
-            self.events.append(event)
-            messages.append(result_message(call, event.result or f"Error: {event.error}"))
-        return messages
-
-    def _numbered(self, calls: Sequence[ToolCall]) -> list[ToolCall]:
-        """The calls under ids no other call of this answer has: some servers begin anew in every round."""
-        taken = {event.call_id for event in self.events}
-        numbered = []
-        for position, call in enumerate(calls):
-            identity = call.id
-            if identity in taken:
-                identity = f"{identity}_{len(self.events) + position}"
-            taken.add(identity)
-            numbered.append(dataclasses.replace(call, id=identity))
-        return numbered
-
-
-def _key(call: ToolCall) -> bytes:
-    arguments: Mapping[str, Any] = call.arguments
-    return orjson.dumps([call.name, arguments, call.problem], option=orjson.OPT_SORT_KEYS)

@@ -1,9 +1,10 @@
-"""The rolling scheduler: one worker keeps its call slots busy until the run has nothing left to claim."""
+"""The worker: claims dialogues and keeps its call slots busy until the run has nothing left to claim."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -11,19 +12,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlgforge_core.config import AgentsConfig, GenerationConfig
+from dlgforge_core.conversation.outcomes import Amended, Committed, Judged, Outcome, Unjudged
+from dlgforge_core.conversation.script import Script
+from dlgforge_core.conversation.steps import Done, Dropped, End
 from dlgforge_core.dialogue import Role
-from dlgforge_core.errors import LeaseLostError, RunRefusedError
+from dlgforge_core.errors import LeaseLostError, RunRefusedError, RunStoppedError
 from dlgforge_core.generation.dialogue_run import DialogueContext, DialogueRun
 from dlgforge_core.generation.grounding import Grounding
+from dlgforge_core.generation.judge_watch import JudgeWatch
 from dlgforge_core.generation.tools import Toolbox
-from dlgforge_core.llm.client import CallError, LlmClient, RequestRefusedError
-from dlgforge_core.scheduling.call_slots import CallSlots, claim_threshold
+from dlgforge_core.llm.client import LlmClient, RequestRefusedError
+from dlgforge_core.scheduling.call_slots import CallSlots
+from dlgforge_core.scheduling.rolling import Rolling
 from dlgforge_core.store.worker_store import Claim, WorkerStore
 
 _log = logging.getLogger(__name__)
 
 _RELOCK_S = 1.0  # how often a worker whose lock was lost tries to take it again
-_POLL_S = 1.0  # how often a worker without claims looks whether others left some behind
+
 
 
 @dataclass(slots=True)
@@ -34,6 +40,15 @@ class WorkerCounts:
     turns: int = 0
     lost: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A dialogue whose request was refused by an endpoint that has never answered its role."""
+
+    dialogue_id: str
+    run: DialogueRun
+    error: RequestRefusedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +79,10 @@ class Worker:
         self._store = store
         self._client = client
         self._run_config = generation.run
+        toolbox = toolbox or Toolbox(generation.tools)
+        searches = generation.tools.enabled and grounding is not None
         self._context = DialogueContext(
+            script=Script.of(generation, has_tools=searches or bool(toolbox.definitions)),
             store=store,
             client=client,
             slots=CallSlots(generation.run.concurrency),
@@ -72,27 +90,22 @@ class Worker:
             agents=agents,
             models=models,
             judge=generation.judge,
-            coverage=generation.coverage,
             question_kinds=tuple(generation.run.question_kinds or ()),
             grounding=grounding,
-            toolbox=toolbox or Toolbox(generation.tools),
-            tool_rounds=generation.tools.max_rounds,
+            toolbox=toolbox,
             keep_reasoning=generation.run.keep_reasoning,
         )
         slots = self._context.slots
         store.in_a_hurry = lambda: not slots.all_wanted
-        self._open: set[asyncio.Task[None]] = set()
-        client.on_answer(self._check_budget)
+        self._rolling: Rolling[Claim | _Held] = Rolling(self._carry, slots, generation.run.open_dialogues)
+        client.on_answer(self._answered)
         client.before_call(store.lease.permit)
-        self._refused: dict[str, RequestRefusedError] = {}
-        """Dialogues whose request was refused by an endpoint that has never answered its role: held back."""
+        self._held: dict[str, _Held] = {}
+        """Held back until it is known whether such requests are refused for what they hold, or all are."""
+        self._judging = JudgeWatch()
         self._counts = WorkerCounts()
         self._stop_reason: str | None = None
-        self._stopping = asyncio.Event()
         self._tokens_elsewhere = 0
-        self._failure: BaseException | None = None
-        self._drain = False
-        self._changed = asyncio.Event()
         self._lease_in_doubt = asyncio.Event()
         store.lease.on_doubt = self._lease_in_doubt.set
         self._started_at = time.time()
@@ -103,11 +116,7 @@ class Worker:
         With `drain` the calls under way are waited for and their answers kept; else they are cut off.
         """
         self._stop_reason = self._stop_reason or reason
-        self._drain = drain and self._failure is None
-        if self._drain:
-            self._context.slots.close()
-        self._stopping.set()
-        self._changed.set()
+        self._rolling.stop(drain=drain)
 
     def stats(self) -> dict[str, Any]:
         """What was counted so far, as plain data.
@@ -123,8 +132,9 @@ class Worker:
                 "turns": self._counts.turns,
                 "lost": self._counts.lost,
                 "dropped": dict(self._counts.dropped),
+                "unjudged": dict(self._judging.unjudged),
             },
-            "open": len(self._open),
+            "open": self._rolling.n_open,
             "endpoints": [health.to_json() for health in self._client.health()],
             "started_at": self._started_at,
             "updated_at": time.time(),
@@ -144,118 +154,105 @@ class Worker:
             # First what others began and left behind, then the rest.
             self._tokens_elsewhere = await self._store.take_over_and_count_tokens()
             self._check_budget()
-            await self._roll()
+            await self._rolling.run(self._claim, self._nothing_left)
         finally:
-            await self._let_go()  # under the lease, for calls that are waited for may take long
+            await self._rolling.let_go()  # under the lease, for calls that are waited for may take long
             lease.cancel()
             await asyncio.gather(lease, return_exceptions=True)
         await self._store.heartbeat(self.stats())
-        if self._failure is not None:
-            raise self._failure
+        if self._rolling.failure is not None:
+            raise self._rolling.failure
         return WorkerResult(self._counts, self._stop_reason)
 
-    async def _roll(self) -> None:
-        loop = asyncio.get_running_loop()
-        run = self._run_config
-        worthwhile = claim_threshold(run.concurrency, run.open_dialogues)
-        empty_at = float("-inf")  # when the store last had less to claim than was asked for
-        while not self._stopping.is_set():
-            self._changed.clear()
-            await self._drop_refused(lambda e: self._client.stats.of(e.endpoint, e.role).calls > 0)
-            room = run.open_dialogues - len(self._open)
-            if room >= worthwhile and loop.time() - empty_at >= _POLL_S:
-                claims = await self._store.claim(room)
-                for claim in claims:
-                    self._begin(claim)
-                if len(claims) < room:
-                    empty_at = loop.time()
-                if not self._open and await self._nothing_left():
-                    return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _POLL_S)
-            if not self._open:
-                empty_at = float("-inf")
+    async def _claim(self, room: int) -> list[Claim]:
+        await self._check_judge()
+        return await self._store.claim(room)
 
     async def _nothing_left(self) -> bool:
         """Whether this worker is done; a budget that ended the run is set as the stop reason."""
         if await self._store.take_over():
             return False
-        if self._refused:
+        if self._held:
             if not await self._store.finished():
-                error = next(iter(self._refused.values()))
+                error = next(iter(self._held.values())).error
                 self._fail(RunRefusedError(f"every call of {error.role.value} was refused; {error}"))
                 return False
-            await self._drop_refused()
+            self._go_on(lambda held: True)
+            return False
         unfinished = await self._store.unfinished()
         if not unfinished:
+            await self._check_judge(at_end=True)
             return True
         limit = self._run_config.max_dialogues
         if limit is not None and await self._store.finished() >= limit:
             self.stop(f"run.max_dialogues = {limit} is reached; {unfinished} dialogues are left")
         return False
 
-    def _begin(self, claim: Claim) -> None:
-        task = asyncio.create_task(self._carry(claim), name=claim.plan.dialogue_id)
-        self._open.add(task)
-        task.add_done_callback(self._ended)
-
-    async def _carry(self, claim: Claim) -> None:
+    async def _carry(self, item: Claim | _Held) -> None:
         try:
-            try:
-                await DialogueRun(self._context, claim, self._count_turn).run()
-            except RequestRefusedError as error:
-                # Dropped once it is known to be about this dialogue, and not about every one.
-                self._refused[claim.plan.dialogue_id] = error
-            except CallError as error:
-                await self._drop(claim.plan.dialogue_id, error)
+            if isinstance(item, _Held):
+                dialogue_id, run = item.dialogue_id, item.run
             else:
-                self._counts.done += 1
+                dialogue_id = item.plan.dialogue_id
+                run = DialogueRun(self._context, item, functools.partial(self._saw, dialogue_id))
+            try:
+                end = await (run.go_on_without(item.error) if isinstance(item, _Held) else run.run())
+            except RequestRefusedError as error:
+                # Taken for this dialogue's own once it is known that not every request is refused.
+                self._held[dialogue_id] = _Held(dialogue_id, run, error)
+                self._go_on(self._is_its_own)
+            else:
+                await self._ended(dialogue_id, end)
+                self._counts.done += end == Done() and not run.reviews
         except LeaseLostError:
             self._counts.lost += 1
             self._lease_in_doubt.set()
 
-    async def _drop(self, dialogue_id: str, error: CallError) -> None:
-        _log.info("dialogue %s is dropped: %s: %s", dialogue_id, error.reason, error)
-        await self._store.drop(dialogue_id, error.reason, str(error))
+    async def _ended(self, dialogue_id: str, end: End) -> None:
+        if not isinstance(end, Dropped):
+            return
+        _log.info("dialogue %s is dropped: %s: %s", dialogue_id, end.reason, end.detail)
+        await self._store.drop(dialogue_id, end.reason, end.detail)
         if self._context.grounding is not None:
             await self._context.grounding.release(dialogue_id)
         dropped = self._counts.dropped
-        dropped[error.reason.value] = dropped.get(error.reason.value, 0) + 1
+        dropped[end.reason.value] = dropped.get(end.reason.value, 0) + 1
 
-    async def _drop_refused(self, which: Callable[[RequestRefusedError], bool] = lambda error: True) -> None:
-        for dialogue_id, error in list(self._refused.items()):
-            if which(error):
-                del self._refused[dialogue_id]
-                try:
-                    await self._drop(dialogue_id, error)
-                except LeaseLostError:
-                    self._counts.lost += 1
+    def _saw(self, dialogue_id: str, outcome: Outcome | Committed | Amended) -> None:
+        match outcome:
+            case Committed():
+                self._counts.turns += 1
+            case Judged() | Unjudged():
+                self._judging.saw(dialogue_id, outcome)
 
-    def _count_turn(self) -> None:
-        self._counts.turns += 1
+    async def _check_judge(self, *, at_end: bool = False) -> None:
+        """Stop the run when the judge has never worked; what it left unjudged is judged on resume."""
+        fault = self._judging.fault(at_end=at_end)
+        if fault and not await self._store.has_verdict():
+            self._fail(RunStoppedError(fault))
+
+    def _answered(self) -> None:
+        self._check_budget()
+        if self._held:
+            self._go_on(self._is_its_own)
+
+    def _is_its_own(self, held: _Held) -> bool:
+        """Whether its endpoint has answered the role: then the refusal is about this dialogue alone."""
+        return self._client.stats.of(held.error.endpoint, held.error.role).calls > 0
+
+    def _go_on(self, which: Callable[[_Held], bool]) -> None:
+        for held in [held for held in self._held.values() if which(held)]:
+            del self._held[held.dialogue_id]
+            self._rolling.add(held)
 
     def _check_budget(self) -> None:
         limit = self._run_config.max_tokens
         if limit is not None and self._tokens_elsewhere + self._tokens() >= limit:
             self.stop(f"run.max_tokens = {limit} is used up", drain=True)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._open.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error)
-        self._changed.set()
-
     def _fail(self, error: BaseException) -> None:
-        self._failure = self._failure or error
-        self.stop(str(error))
-
-    async def _let_go(self) -> None:
-        """End what is open; the leases end with the store's context, or with a new registration."""
-        tasks = list(self._open)
-        if not self._drain:
-            for task in tasks:
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._stop_reason = self._stop_reason or str(error)
+        self._rolling.fail(error)
 
     # The lease
 
@@ -272,8 +269,8 @@ class Worker:
             if not await self._store.heartbeat(self.stats()):
                 _log.warning("the lease was lost: other workers took over; starting afresh")
                 # First let go, then register: a task of before must not write under the new lease.
-                await self._let_go()
-                self._refused.clear()
+                await self._rolling.let_go()
+                self._held.clear()
                 await self._store.register()
 
     def _lease_ended(self, task: asyncio.Task[None]) -> None:

@@ -17,7 +17,8 @@ from dlgforge_core.judging.store import Finished, Verdict, finished_dialogues
 from dlgforge_core.llm.client import CallError, LlmClient
 from dlgforge_core.prompting import verdict_prompts as prompts
 from dlgforge_core.scheduling.call_seed import call_seed
-from dlgforge_core.scheduling.call_slots import CallSlots, claim_threshold
+from dlgforge_core.scheduling.call_slots import CallSlots
+from dlgforge_core.scheduling.rolling import Rolling
 from dlgforge_core.store.results import Scope
 
 
@@ -75,6 +76,10 @@ def chains(
                 yield Chain(dialogue, judge, missing, standing)
 
 
+async def _nothing_left() -> bool:
+    return True  # what there was to judge is known from the start
+
+
 class Engine:
     """Keeps the call slots busy with chains until there are none left. Belongs to one event loop.
 
@@ -97,54 +102,28 @@ class Engine:
         self._slots = slots
         self._schema = prompts.verdict_schema(config)
         self._read = functools.partial(prompts.judgement_from, judge=config)
-        self._open: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Event()
-        self._failure: BaseException | None = None
-        self._draining = False
+        most = OPEN_PER_SLOT * config.concurrency  # as many as when generating
+        self._rolling: Rolling[Chain] = Rolling(self._judge, slots, most)
 
     def drain(self) -> None:
         """Begin no further call; those under way go on, and their verdicts are kept."""
-        self._draining = True
-        self._slots.close()
-        self._changed.set()
+        self._rolling.stop(drain=True)
 
     async def run(self, more: Callable[[int], Sequence[Chain]]) -> None:
         """Judge what `more(n)` gives, at most n chains at a time, until it gives none.
 
         `more` runs in a thread. Cancelling cuts off the calls under way.
         """
-        most = OPEN_PER_SLOT * self._config.concurrency  # as many as when generating
-        worthwhile = claim_threshold(self._config.concurrency, most)
-        exhausted = False
+        rolling = self._rolling
         try:
-            while self._failure is None:
-                self._changed.clear()
-                room = most - len(self._open)
-                if not exhausted and not self._draining and room >= worthwhile:
-                    found = await asyncio.to_thread(more, room)
-                    exhausted = not found
-                    for chain in found:
-                        self._begin(chain)
-                    continue
-                if not self._open:
-                    return
-                await self._changed.wait()
-            raise self._failure
+            await rolling.run(lambda room: asyncio.to_thread(more, room), _nothing_left)
+        except BaseException:
+            rolling.stop()
+            raise
         finally:
-            for task in self._open:
-                task.cancel()
-            await asyncio.gather(*self._open, return_exceptions=True)
-
-    def _begin(self, chain: Chain) -> None:
-        task = asyncio.create_task(self._judge(chain), name=chain.dialogue.plan.dialogue_id)
-        self._open.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._open.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = self._failure or error
-        self._changed.set()
+            await rolling.let_go()
+        if rolling.failure is not None:
+            raise rolling.failure
 
     async def _judge(self, chain: Chain) -> None:
         """The missing verdicts of a chain, in order: each prompt begins with the one before."""

@@ -25,6 +25,7 @@ class CallSlots:
     def __init__(self, size: int) -> None:
         if size < 1:
             raise ValueError(f"size = {size}; at least one slot is needed")
+        self.size = size
         self._free = size
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._sequence = 0

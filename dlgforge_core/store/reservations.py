@@ -12,6 +12,7 @@ import orjson
 import psycopg
 
 from dlgforge_core.common.questions import normal_form
+from dlgforge_core.conversation.outcomes import QuestionRefused, Refusal
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store.near_duplicates import (
     Marks,
@@ -122,6 +123,10 @@ class UnlikeQuestions:
         by_op = {question.row["op"]: question for question in questions}
         results = self._decide(by_op, found)
         unlike = [by_op[op] for op, result in results.items() if result]
+        refused = [_refused(by_op[op].row, result) for op, result in results.items() if not result]
+        if refused:
+            rows = orjson.dumps(refused).decode()
+            await connection.execute(sql.RECORD_OUTCOMES.encode(), {"rows": rows}, prepare=True)
         if not unlike:
             return results
         cursor = await connection.execute(
@@ -158,6 +163,12 @@ class UnlikeQuestions:
             ((jaccard(question.shingles, pieces), text) for text, pieces in others), default=(0.0, "")
         )
         return Reservation(False, form, similarity) if similarity >= self._threshold else ACCEPTED
+
+
+def _refused(row: Mapping[str, Any], result: Reservation) -> dict[str, Any]:
+    """The row that records a refused question."""
+    outcome = QuestionRefused(row["question"], Refusal.ASKED_BEFORE, result.similarity, result.collides_with)
+    return {**row, "kind": outcome.kind, "data": outcome.to_json()}
 
 
 def _json(questions: Sequence[Question]) -> str:

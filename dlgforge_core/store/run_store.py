@@ -51,6 +51,10 @@ class Progress:
     turns: int = 0
     turns_planned: int = 0
     drop_reasons: Mapping[str, int] = field(default_factory=dict)
+    unjudged: int = 0
+    """Verdicts that the judge, while generating, could not be had to give."""
+    judged_again: int = 0
+    """Finished dialogues that are to be given the verdicts they lack."""
     done_by_language: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -64,6 +68,11 @@ class Progress:
     @property
     def complete(self) -> bool:
         return self.pending == 0
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether every dialogue has ended and none is to be judged again."""
+        return self.complete and not self.judged_again
 
 
 def run_id_of(fingerprint: str, plans: Sequence[Plan]) -> str:
@@ -191,6 +200,19 @@ class RunStore:
             ).fetchone()
         return int(row[0]) if row else 0
 
+    def judge_again(self, run_id: str) -> int:
+        """Have the run's finished dialogues that lack verdicts judged once more; returns how many."""
+        with self.connection() as connection:
+            row = connection.execute(
+                "WITH lacking AS ("
+                "UPDATE unjudged u SET again = true, attempt = attempt + (NOT again)::int "
+                "FROM dialogues d JOIN run_plans rp USING (plan_id) WHERE rp.run_id = %s "
+                "AND d.dialogue_id = u.dialogue_id AND d.status = 'done' AND d.ordinal < rp.n_dialogues "
+                "RETURNING 1) SELECT count(*) FROM lacking",
+                (run_id,),
+            ).fetchone()
+        return int(row[0]) if row else 0
+
     def run(self, run_id: str | None = None) -> RunRecord | None:
         """A run of this dataset by its id, or the one worked on last; None when there is none."""
         with self.connection() as connection:
@@ -235,22 +257,35 @@ class RunStore:
         with self.connection() as connection:
             rows = connection.execute(
                 "SELECT d.status, d.drop_reason, p.language, count(*), sum(d.turns_done), "
-                "count(d.worker_id), sum(CASE d.status WHEN 'dropped' THEN d.turns_done ELSE d.n_turns END) "
+                "count(d.worker_id), sum(CASE d.status WHEN 'dropped' THEN d.turns_done ELSE d.n_turns END), "
+                "coalesce(sum(u.verdicts), 0), count(*) FILTER (WHERE u.again) "
                 "FROM run_plans rp JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id) "
+                "LEFT JOIN unjudged u USING (dialogue_id) "
                 "WHERE rp.run_id = %s AND d.ordinal < rp.n_dialogues GROUP BY 1, 2, 3",
                 (run_id,),
             ).fetchall()
         drops: dict[str, int] = {}
         languages: dict[str, int] = {}
-        planned = leased = turns = turns_planned = 0
-        for status, reason, language, count, turns_done, held, turns_due in rows:
+        planned = leased = turns = turns_planned = unjudged = again = 0
+        for status, reason, language, count, turns_done, held, turns_due, lacking, judged_again in rows:
+            unjudged, again = unjudged + int(lacking), again + judged_again
             planned, leased = planned + count, leased + held
             turns, turns_planned = turns + int(turns_done), turns_planned + int(turns_due)
             if status == "dropped":
                 drops[reason] = drops.get(reason, 0) + count
             elif status == "done":
                 languages[language] = languages.get(language, 0) + count
-        return Progress(planned, sum(languages.values()), leased, turns, turns_planned, drops, languages)
+        return Progress(
+            planned=planned,
+            done=sum(languages.values()),
+            leased=leased,
+            turns=turns,
+            turns_planned=turns_planned,
+            drop_reasons=drops,
+            unjudged=unjudged,
+            judged_again=again,
+            done_by_language=languages,
+        )
 
     def worker_stats(self, run_id: str) -> list[Mapping[str, Any]]:
         """What every worker of the run, past ones included, has counted."""

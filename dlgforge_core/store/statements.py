@@ -73,7 +73,29 @@ freed AS (
 SELECT count(*) FROM freed
 """
 
-_CLAIM = """
+# What was picked becomes the worker's: of each the turns that were committed, and the outcomes of the turn
+# after them.
+_CLAIMED = """
+claimed AS (
+    UPDATE dialogues d SET worker_id = %(me)s FROM picked
+    WHERE d.dialogue_id = picked.dialogue_id
+      AND EXISTS (SELECT 1 FROM workers w WHERE w.worker_id = %(me)s AND w.ended_at IS NULL)
+    RETURNING d.dialogue_id, d.plan, d.turns_done, d.n_turns, d.ordinal, d.judgement, {attempt} AS attempt
+)
+SELECT c.plan,
+       CASE WHEN c.turns_done > 0 THEN (
+           SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement,
+                                              t.details) ORDER BY t.turn_index)
+           FROM turns t WHERE t.dialogue_id = c.dialogue_id) END,
+       (SELECT jsonb_agg(jsonb_build_array(o.kind, o.data) ORDER BY o.position)
+        FROM outcomes o WHERE o.dialogue_id = c.dialogue_id AND o.turn_index = c.turns_done),
+       c.attempt, c.judgement
+FROM claimed c
+ORDER BY c.n_turns DESC, c.ordinal
+"""
+
+_CLAIM = (
+    """
 WITH room AS ({room}),
 picked AS (
     SELECT c.dialogue_id FROM run_plans rp, LATERAL (
@@ -84,22 +106,19 @@ picked AS (
     ) c
     WHERE rp.run_id = %(run)s
     ORDER BY c.n_turns DESC, c.ordinal LIMIT (SELECT n FROM room)
-),
-claimed AS (
-    UPDATE dialogues d SET worker_id = %(me)s FROM picked
-    WHERE d.dialogue_id = picked.dialogue_id
-      AND EXISTS (SELECT 1 FROM workers w WHERE w.worker_id = %(me)s AND w.ended_at IS NULL)
-    RETURNING d.dialogue_id, d.plan, d.turns_done, d.n_turns, d.ordinal
+),"""
+    + _CLAIMED
 )
-SELECT c.plan,
-       CASE WHEN c.turns_done > 0 THEN (
-           SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement,
-                                              t.details) ORDER BY t.turn_index)
-           FROM turns t WHERE t.dialogue_id = c.dialogue_id) END,
-       f.turn_index, f.question, f.answer, f.details
-FROM claimed c LEFT JOIN drafts f USING (dialogue_id)
-ORDER BY c.n_turns DESC, c.ordinal
-"""
+
+# Finished dialogues that are to be given the verdicts they lack; they stay finished meanwhile.
+CLAIM_UNJUDGED = """
+WITH picked AS (
+    SELECT d.dialogue_id, u.attempt
+    FROM unjudged u JOIN dialogues d USING (dialogue_id) JOIN run_plans rp USING (plan_id)
+    WHERE u.again AND rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
+      AND d.status = 'done' AND d.worker_id IS NULL
+    ORDER BY u.verdicts DESC, d.dialogue_id LIMIT %(limit)s FOR UPDATE OF d SKIP LOCKED
+),""" + _CLAIMED.format(attempt="picked.attempt")
 
 # Under a budget the claims of all workers take turns, so that together they keep to it. The lock is a
 # statement of its own: the claim after it must see what the claim before it took.
@@ -116,13 +135,20 @@ _ROOM = "SELECT %(limit)s::bigint AS n"
 
 def claim(*, limited: bool) -> str:
     """The statement that leases free dialogues; `limited` when run.max_dialogues is set."""
-    return _CLAIM.format(room=_ROOM_UNDER_BUDGET if limited else _ROOM)
+    return _CLAIM.format(room=_ROOM_UNDER_BUDGET if limited else _ROOM, attempt="0")
 
 
 COUNTS = """
-SELECT count(*) FILTER (WHERE d.status = 'pending'), count(*) FILTER (WHERE d.status = 'done')
-FROM run_plans rp JOIN dialogues d USING (plan_id)
+SELECT count(*) FILTER (WHERE d.status = 'pending' OR u.again), count(*) FILTER (WHERE d.status = 'done')
+FROM run_plans rp JOIN dialogues d USING (plan_id) LEFT JOIN unjudged u USING (dialogue_id)
 WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
+"""
+
+HAS_VERDICT = """
+SELECT EXISTS (
+    SELECT 1 FROM run_plans rp JOIN dialogues d USING (plan_id) LEFT JOIN turns t USING (dialogue_id)
+    WHERE rp.run_id = %(run)s AND (d.judgement IS NOT NULL OR t.judgement IS NOT NULL)
+)
 """
 
 TOKENS_USED = """
@@ -138,9 +164,10 @@ WHERE run_id = %(run)s AND worker_id <> %(me)s
 # order, so that two workers' groups rarely wait for each other in a circle.
 _RESERVE = """
 WITH owned AS MATERIALIZED (
-    SELECT i.op, i.dialogue_id, i.turn_index, i.question, decode(i.question_key, 'hex') AS question_key{taken}
+    SELECT i.op, i.dialogue_id, i.turn_index, i.position, i.question,
+           decode(i.question_key, 'hex') AS question_key{taken}
     FROM jsonb_to_recordset(%(rows)s::jsonb)
-        AS i (op int, worker_id int, dialogue_id text, turn_index int, question text,
+        AS i (op int, worker_id int, dialogue_id text, turn_index int, position int, question text,
               question_key text{types})
     JOIN dialogues d USING (dialogue_id)
     WHERE d.worker_id = i.worker_id
@@ -159,11 +186,15 @@ mine AS (
       ON q.fingerprint = %(fingerprint)s AND q.question_key = o.question_key
      AND q.dialogue_id = o.dialogue_id AND q.turn_index = o.turn_index
 ),
-drafted AS (
-    INSERT INTO drafts (dialogue_id, turn_index, question)
-    SELECT o.dialogue_id, o.turn_index, o.question FROM owned o JOIN mine USING (question_key, dialogue_id)
-    ON CONFLICT (dialogue_id) DO UPDATE
-    SET turn_index = excluded.turn_index, question = excluded.question, answer = NULL, details = NULL
+recorded AS (
+    INSERT INTO outcomes (dialogue_id, turn_index, position, kind, data)
+    SELECT o.dialogue_id, o.turn_index, o.position,
+           CASE WHEN m.dialogue_id IS NULL THEN 'question_refused' ELSE 'asked' END,
+           CASE WHEN m.dialogue_id IS NULL
+                THEN jsonb_build_object('question', o.question, 'why', 'asked_before', 'similarity', 1.0)
+                ELSE jsonb_build_object('question', o.question) END
+    FROM owned o LEFT JOIN mine m USING (question_key, dialogue_id)
+    ON CONFLICT (dialogue_id, turn_index, position) DO UPDATE SET kind = excluded.kind, data = excluded.data
 )
 SELECT o.op, m.dialogue_id IS NOT NULL
 FROM owned o LEFT JOIN mine m USING (question_key, dialogue_id)
@@ -214,18 +245,19 @@ RESERVE_UNLIKE_QUESTIONS = _RESERVE.format(
     names=", normal_form, sketch, bands",
 )
 
-SAVE_ANSWERS = """
+RECORD_OUTCOMES = """
 WITH owned AS MATERIALIZED (
-    SELECT i.op, i.dialogue_id, i.turn_index, i.answer, i.details
+    SELECT i.op, i.dialogue_id, i.turn_index, i.position, i.kind, i.data
     FROM jsonb_to_recordset(%(rows)s::jsonb)
-        AS i (op int, worker_id int, dialogue_id text, turn_index int, answer text, details jsonb)
+        AS i (op int, worker_id int, dialogue_id text, turn_index int, position int, kind text, data jsonb)
     JOIN dialogues d USING (dialogue_id)
     WHERE d.worker_id = i.worker_id
     FOR SHARE OF d
 ),
-saved AS (
-    UPDATE drafts f SET answer = o.answer, details = o.details FROM owned o
-    WHERE f.dialogue_id = o.dialogue_id AND f.turn_index = o.turn_index
+recorded AS (
+    INSERT INTO outcomes (dialogue_id, turn_index, position, kind, data)
+    SELECT dialogue_id, turn_index, position, kind, data FROM owned
+    ON CONFLICT (dialogue_id, turn_index, position) DO UPDATE SET kind = excluded.kind, data = excluded.data
 )
 SELECT op, NULL FROM owned
 """
@@ -235,7 +267,8 @@ COMMIT_TURNS = """
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, turn_index int, user_text text, assistant_text text,
-              judgement jsonb, details jsonb, final boolean, conversation jsonb)
+              judgement jsonb, details jsonb, final boolean, conversation jsonb, unjudged int, reason text,
+              detail text)
 ),
 owned AS (
     UPDATE dialogues d SET
@@ -249,8 +282,12 @@ owned AS (
       AND d.status = 'pending'
     RETURNING i.*
 ),
-cleared AS (
-    DELETE FROM drafts f USING owned o WHERE f.dialogue_id = o.dialogue_id AND o.final
+folded AS (DELETE FROM outcomes f USING owned o WHERE f.dialogue_id = o.dialogue_id),
+lacking AS (
+    INSERT INTO unjudged AS u (dialogue_id, verdicts, reason, detail)
+    SELECT dialogue_id, unjudged, reason, detail FROM owned WHERE unjudged > 0
+    ON CONFLICT (dialogue_id) DO UPDATE
+    SET verdicts = u.verdicts + excluded.verdicts, reason = excluded.reason, detail = excluded.detail
 ),
 committed AS (
     INSERT INTO turns (dialogue_id, turn_index, user_text, assistant_text, judgement, details, worker_id)
@@ -259,6 +296,35 @@ committed AS (
 SELECT op, NULL FROM owned
 UNION ALL
 SELECT i.op, NULL FROM input i JOIN turns t USING (dialogue_id, turn_index) WHERE t.worker_id = i.worker_id
+"""
+
+# A dialogue that lacks no verdict any more, or is not to be judged again, is this write, repeated.
+AMEND_DIALOGUES = """
+WITH input AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
+        AS t (op int, worker_id int, dialogue_id text, turns jsonb, conversation jsonb, unjudged int,
+              reason text, detail text)
+),
+owned AS (
+    UPDATE dialogues d SET worker_id = NULL, judgement = coalesce(i.conversation, d.judgement) FROM input i
+    WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.status = 'done'
+    RETURNING i.*
+),
+judged AS (
+    UPDATE turns t SET judgement = v.judgement
+    FROM owned o, jsonb_to_recordset(o.turns) AS v (turn_index int, judgement jsonb)
+    WHERE t.dialogue_id = o.dialogue_id AND t.turn_index = v.turn_index
+),
+folded AS (DELETE FROM outcomes f USING owned o WHERE f.dialogue_id = o.dialogue_id),
+lacking AS (
+    UPDATE unjudged u SET verdicts = o.unjudged, reason = o.reason, detail = o.detail, again = false
+    FROM owned o WHERE u.dialogue_id = o.dialogue_id AND o.unjudged > 0
+),
+complete AS (DELETE FROM unjudged u USING owned o WHERE u.dialogue_id = o.dialogue_id AND o.unjudged = 0)
+SELECT op, NULL FROM owned
+UNION ALL
+SELECT i.op, NULL FROM input i JOIN dialogues d USING (dialogue_id) LEFT JOIN unjudged u USING (dialogue_id)
+WHERE d.status = 'done' AND u.again IS NOT TRUE
 """
 
 # A dialogue that is already dropped is this write, repeated.
@@ -275,7 +341,8 @@ dropped AS (
     RETURNING i.op, d.dialogue_id
 ),
 freed AS (DELETE FROM questions q USING dropped p WHERE q.dialogue_id = p.dialogue_id),
-cleared AS (DELETE FROM drafts f USING dropped p WHERE f.dialogue_id = p.dialogue_id)
+cleared AS (DELETE FROM outcomes f USING dropped p WHERE f.dialogue_id = p.dialogue_id),
+forgotten AS (DELETE FROM unjudged u USING dropped p WHERE u.dialogue_id = p.dialogue_id)
 SELECT op, NULL FROM dropped
 UNION ALL
 SELECT i.op, NULL FROM input i JOIN dialogues d USING (dialogue_id) WHERE d.status = 'dropped'

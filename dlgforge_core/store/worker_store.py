@@ -12,10 +12,12 @@ from typing import Any
 import orjson
 
 from dlgforge_core.common.questions import normal_form
+from dlgforge_core.conversation.outcomes import Outcome, Unjudged, outcome_from
+from dlgforge_core.conversation.state import State, fold
 from dlgforge_core.database.connection import AsyncConnection
 from dlgforge_core.database.database import Database
 from dlgforge_core.database.group_writer import GroupWriter
-from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn, TurnDetails
+from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn
 from dlgforge_core.errors import UnstorableError
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store import writes
@@ -24,26 +26,14 @@ from dlgforge_core.store.reservations import ACCEPTED, Reservation, UnlikeQuesti
 
 # How long writes gather while every call slot is taken and calls wait: the delay costs nothing then.
 _LINGER_S = 0.02
-_NO_DETAILS = TurnDetails()
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """What is known of the turn in progress of a dialogue that was taken up again."""
-
-    turn_index: int
-    question: str
-    answer: str | None
-    details: TurnDetails = _NO_DETAILS
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A dialogue leased to this worker, with what was committed of it before."""
+    """A dialogue leased to this worker, and its state: what was committed and recorded of it before."""
 
     plan: DialoguePlan
-    turns: tuple[Turn, ...]
-    draft: Draft | None
+    state: State
 
 
 class WorkerStore:
@@ -134,23 +124,25 @@ class WorkerStore:
     # Leases
 
     async def claim(self, limit: int) -> list[Claim]:
-        """Lease up to `limit` free dialogues of the run, those with most turns first."""
+        """Lease up to `limit` free dialogues of the run, those with most turns first.
+
+        Where there are fewer, also finished ones that are to be given the verdicts they lack.
+        """
 
         async def run(connection: AsyncConnection) -> list[Claim]:
             limited = self._max_dialogues is not None
+            values = {"run": self._run_id, "limit": limit, "me": self._worker_id}
             async with connection.transaction():
                 if limited:
                     await connection.execute(sql.LOCK_CLAIMS, {"run": self._run_id})
                 cursor = await connection.execute(
-                    sql.claim(limited=limited),
-                    {
-                        "run": self._run_id,
-                        "limit": limit,
-                        "me": self._worker_id,
-                        "max_dialogues": self._max_dialogues,
-                    },
+                    sql.claim(limited=limited), {**values, "max_dialogues": self._max_dialogues}
                 )
-            return [_claim_from_row(row) for row in await cursor.fetchall()]
+            rows = await cursor.fetchall()
+            if len(rows) < limit:
+                cursor = await connection.execute(sql.CLAIM_UNJUDGED, {**values, "limit": limit - len(rows)})
+                rows += await cursor.fetchall()
+            return [_claim_from_row(row) for row in rows]
 
         return await self._control.run(run)
 
@@ -181,12 +173,21 @@ class WorkerStore:
         return await self._control.run(run)
 
     async def unfinished(self) -> int:
-        """How many dialogues of the run are neither finished nor dropped."""
+        """How many dialogues of the run are neither finished nor dropped, or are to be judged again."""
         return (await self._counts())[0]
 
     async def finished(self) -> int:
         """How many dialogues of the run are finished."""
         return (await self._counts())[1]
+
+    async def has_verdict(self) -> bool:
+        """Whether the judge has ever given a verdict in this run, whoever asked for it."""
+
+        async def run(connection: AsyncConnection) -> bool:
+            row = await (await connection.execute(sql.HAS_VERDICT, {"run": self._run_id})).fetchone()
+            return bool(row and row[0])
+
+        return await self._control.run(run)
 
     async def take_over_and_count_tokens(self) -> int:
         """`take_over`, then the tokens, in and out, that the run's other workers have published."""
@@ -211,28 +212,48 @@ class WorkerStore:
     # Writes of one dialogue; each returns when the write is durable. All raise LeaseLostError when another
     # worker has taken the dialogue over.
 
-    async def reserve(self, dialogue_id: str, turn_index: int, question: str) -> Reservation:
-        """Make this question this turn's own; refused when it, or a near-copy, was asked before."""
+    async def reserve(
+        self, dialogue_id: str, turn_index: int, question: str, position: int = 0
+    ) -> Reservation:
+        """Make this question this turn's own; refused when it, or a near-copy, was asked before.
+
+        Either is recorded as the turn's outcome at `position`.
+        """
         result = await self._writer.submit(
-            writes.ReserveQuestion(self._worker_id, dialogue_id, turn_index, question)
+            writes.ReserveQuestion(self._worker_id, dialogue_id, turn_index, position, question)
         )
         if isinstance(result, Reservation):
             return result
         return ACCEPTED if result else Reservation(False, normal_form(question), 1.0)
 
-    async def save_answer(
-        self, dialogue_id: str, turn_index: int, answer: str, details: TurnDetails = _NO_DETAILS
-    ) -> None:
-        """Keep the assistant's answer of the turn in progress, and what stood behind it."""
+    async def record(self, dialogue_id: str, turn_index: int, position: int, outcome: Outcome) -> None:
+        """Keep an outcome of the turn in progress, at its position among them."""
         await self._writer.submit(
-            writes.SaveAnswer(self._worker_id, dialogue_id, turn_index, answer, details)
+            writes.RecordOutcome(self._worker_id, dialogue_id, turn_index, position, outcome)
         )
 
     async def commit_turn(
-        self, dialogue_id: str, turn: Turn, *, final: bool, judgement: Judgement | None = None
+        self,
+        dialogue_id: str,
+        turn: Turn,
+        *,
+        final: bool,
+        judgement: Judgement | None = None,
+        unjudged: Sequence[Unjudged] = (),
     ) -> None:
-        """Accept a turn; with `final` the dialogue is finished."""
-        await self._writer.submit(writes.CommitTurn(self._worker_id, dialogue_id, turn, final, judgement))
+        """Accept a turn, and fold its outcomes away; with `final` the dialogue is finished."""
+        await self._writer.submit(
+            writes.CommitTurn(self._worker_id, dialogue_id, turn, final, judgement, unjudged)
+        )
+
+    async def amend(
+        self,
+        dialogue_id: str,
+        judgements: Mapping[int | None, Judgement],
+        unjudged: Sequence[Unjudged] = (),
+    ) -> None:
+        """Keep verdicts, by turn index or None, that a finished dialogue lacked, and give it back."""
+        await self._writer.submit(writes.AmendDialogue(self._worker_id, dialogue_id, judgements, unjudged))
 
     async def drop(self, dialogue_id: str, reason: DropReason, detail: str) -> None:
         """Give a dialogue up, with the reason; its questions are free again."""
@@ -290,13 +311,15 @@ class WorkerStore:
 
 
 def _claim_from_row(row: Sequence[Any]) -> Claim:
-    plan, turns, draft_index, question, answer, details = row
-    committed = tuple(Turn.from_row(row) for row in turns or ())
-    # A draft of an earlier turn is left over from before that turn was committed.
-    draft: Draft | None = None
-    if draft_index == len(committed):
-        draft = Draft(draft_index, question, answer, TurnDetails.from_json(details))
-    return Claim(DialoguePlan.from_json(plan), committed, draft)
+    plan_json, turns, outcomes, attempt, judgement = row
+    plan = DialoguePlan.from_json(plan_json)
+    committed = State(
+        plan.n_turns,
+        tuple(Turn.from_row(row) for row in turns or ()),
+        review=attempt,
+        judgement=Judgement.from_json(judgement) if judgement else None,
+    )
+    return Claim(plan, fold(committed, (outcome_from(kind, data) for kind, data in outcomes or ())))
 
 
 def _stats_json(stats: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import orjson
 import psycopg
 
 from dlgforge_core.common.questions import question_key
+from dlgforge_core.conversation.outcomes import Outcome, Unjudged
 from dlgforge_core.dialogue import DropReason, Judgement, Turn, TurnDetails
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.store import statements as sql
@@ -23,45 +24,49 @@ class ReserveQuestion:
     worker_id: int
     dialogue_id: str
     turn_index: int
+    position: int
     question: str
 
     def row(self) -> dict[str, Any]:
         """The columns of the statement's input that are its own."""
         return {
             "turn_index": self.turn_index,
+            "position": self.position,
             "question": _storable(self.question),
             "question_key": question_key(self.question).hex(),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class SaveAnswer:
-    """Keep the assistant's answer of the turn in progress, and what stood behind it."""
+class RecordOutcome:
+    """Keep an outcome of the turn in progress, at its position among them."""
 
     worker_id: int
     dialogue_id: str
     turn_index: int
-    answer: str
-    details: TurnDetails
+    position: int
+    outcome: Outcome
 
     def row(self) -> dict[str, Any]:
         """The columns of the statement's input that are its own."""
         return {
             "turn_index": self.turn_index,
-            "answer": _storable(self.answer),
-            "details": _details(self.details),
+            "position": self.position,
+            "kind": self.outcome.kind,
+            "data": storable(self.outcome.to_json()),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class CommitTurn:
-    """Accept a turn; with `final` the dialogue is finished, under `judgement`."""
+    """Accept a turn and fold its outcomes away; with `final` the dialogue is finished, under `judgement`."""
 
     worker_id: int
     dialogue_id: str
     turn: Turn
     final: bool
     judgement: Judgement | None
+    unjudged: Sequence[Unjudged] = ()
 
     def row(self) -> dict[str, Any]:
         """The columns of the statement's input that are its own."""
@@ -73,6 +78,30 @@ class CommitTurn:
             "details": _details(self.turn.details),
             "final": self.final,
             "conversation": _verdict(self.judgement),
+            **_lacking(self.unjudged),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AmendDialogue:
+    """Keep verdicts that a finished dialogue lacked, by turn index or None, and give the dialogue back."""
+
+    worker_id: int
+    dialogue_id: str
+    judgements: Mapping[int | None, Judgement]
+    unjudged: Sequence[Unjudged] = ()
+
+    def row(self) -> dict[str, Any]:
+        """The columns of the statement's input that are its own."""
+        turns = [
+            {"turn_index": index, "judgement": _verdict(judgement)}
+            for index, judgement in self.judgements.items()
+            if index is not None
+        ]
+        return {
+            "turns": turns,
+            "conversation": _verdict(self.judgements.get(None)),
+            **_lacking(self.unjudged),
         }
 
 
@@ -90,11 +119,12 @@ class DropDialogue:
         return {"reason": self.reason.value, "detail": _storable(self.detail)}
 
 
-Write = ReserveQuestion | SaveAnswer | CommitTurn | DropDialogue
+Write = ReserveQuestion | RecordOutcome | CommitTurn | AmendDialogue | DropDialogue
 
 _STATEMENTS: Mapping[type[Write], str] = {
     CommitTurn: sql.COMMIT_TURNS,
-    SaveAnswer: sql.SAVE_ANSWERS,
+    AmendDialogue: sql.AMEND_DIALOGUES,
+    RecordOutcome: sql.RECORD_OUTCOMES,
     DropDialogue: sql.DROP_DIALOGUES,
     ReserveQuestion: sql.RESERVE_QUESTIONS,
 }
@@ -171,6 +201,14 @@ async def _send(
 
 def _verdict(judgement: Judgement | None) -> dict[str, Any] | None:
     return {**judgement.to_json(), "comment": _storable(judgement.comment)} if judgement else None
+
+
+def _lacking(unjudged: Sequence[Unjudged]) -> dict[str, Any]:
+    """How many verdicts are lacking, and why the last one was not had."""
+    if not unjudged:
+        return {"unjudged": 0}
+    last = unjudged[-1]
+    return {"unjudged": len(unjudged), "reason": last.reason.value, "detail": _storable(last.detail)}
 
 
 def _details(details: TurnDetails) -> Any:

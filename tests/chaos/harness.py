@@ -137,12 +137,11 @@ class Book:
         with self._store.connection() as connection:
             for dialogue_id, index in connection.execute("SELECT dialogue_id, turn_index FROM turns"):
                 found |= {Call(dialogue_id, index, role.value) for role in Role}
-            for dialogue_id, index, answered in connection.execute(
-                "SELECT dialogue_id, turn_index, answer IS NOT NULL FROM drafts"
+            for dialogue_id, index, kind in connection.execute(
+                "SELECT dialogue_id, turn_index, kind FROM outcomes"
             ):
-                found.add(Call(dialogue_id, index, Role.USER_SIMULATOR.value))
-                if answered:
-                    found.add(Call(dialogue_id, index, Role.ASSISTANT.value))
+                role = Role.ASSISTANT if kind == "answered" else Role.USER_SIMULATOR
+                found.add(Call(dialogue_id, index, role.value))
         return found
 
     def turns(self) -> dict[tuple[str, int], tuple[object, ...]]:
@@ -164,7 +163,7 @@ class Book:
         questions = Counter(question_key(str(row[0])) for row in turns.values())
         assert len(questions) == len(turns), [q for q, n in questions.items() if n > 1]
         with self._store.connection() as connection:
-            assert connection.execute("SELECT count(*) FROM drafts").fetchone() == (0,)
+            assert connection.execute("SELECT count(*) FROM outcomes").fetchone() == (0,)
             assert connection.execute(
                 "SELECT count(*) FROM dialogues WHERE worker_id IS NOT NULL"
             ).fetchone() == (0,)

@@ -11,7 +11,7 @@ import pytest
 
 from dlgforge_core.config import AgentConfig, EmbeddedConfig, RoutingConfig, ToolsConfig
 from dlgforge_core.dialogue import Role, ToolEvent
-from dlgforge_core.generation.tools import Toolbox, answer_with_tools
+from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.knowledge.types import Chunk, Hit
 from dlgforge_core.llm.client import Completion, LlmClient, Message
 from dlgforge_core.llm.endpoints import Endpoint
@@ -19,6 +19,7 @@ from dlgforge_core.llm.tool_calls import ToolCall, call_message, result_message
 from dlgforge_core.prompting.tool_definitions import VECTOR_DB_SEARCH
 from dlgforge_core.runtime.serving.embedded_model import EmbeddedModelServer
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+from tests.support.tool_rounds import answer_with_tools
 
 ASKED: list[Message] = [
     {"role": "system", "content": "You are a helpful assistant."},
@@ -61,7 +62,10 @@ async def answer(
     llm: LlmClient, max_rounds: int = 3, **settings: Any
 ) -> tuple[Completion, tuple[ToolEvent, ...]]:
     toolbox = Toolbox(ToolsConfig(enabled=True), search)
-    return await answer_with_tools(functools.partial(ask, llm, **settings), ASKED, toolbox, max_rounds)
+    completion, events, _ = await answer_with_tools(
+        functools.partial(ask, llm, **settings), ASKED, toolbox, max_rounds
+    )
+    return completion, events
 
 
 def client(*endpoints: Endpoint, patience_s: float = 20.0) -> LlmClient:

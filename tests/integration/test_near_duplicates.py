@@ -228,7 +228,9 @@ def test_a_repeated_write_is_not_a_repeat_and_a_superseded_question_is_not_in_th
 
     with_worker(store, body)
     with store.connection() as connection:
-        assert connection.execute("SELECT question FROM drafts").fetchall() == [(NEAR,)]
+        assert connection.execute(
+            "SELECT data ->> 'question' FROM outcomes WHERE kind = 'asked'"
+        ).fetchall() == [(NEAR,)]
 
 
 def test_a_dropped_dialogue_frees_its_questions(store: RunStore) -> None:
@@ -311,8 +313,7 @@ def test_a_killed_workers_question_stays_its_turns_until_the_dialogue_is_dropped
                 )
             assert await w.take_over() == 1
             (claim,) = await w.claim(2)
-            assert claim.draft is not None
-            assert claim.draft.question == BREAD
+            assert claim.state.progress.question == BREAD
             taken_over = claim.plan.dialogue_id
             assert not await reserved(w, mine, 0, NEAR), "the draft still stands"
             assert await reserved(w, taken_over, 0, BREAD), "resumed: this write, repeated"

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from dlgforge_core.config import QUESTION_KINDS, GenerationConfig, LlmConfig, RunConfig
+from dlgforge_core.conversation.outcomes import Answered
 from dlgforge_core.database.database import Database
 from dlgforge_core.database.migrate import migrations
 from dlgforge_core.dialogue import DropReason, Judgement, SeedTopic, Turn
@@ -109,7 +110,7 @@ def test_a_committed_dialogue_comes_back_as_it_was_said(store: RunStore) -> None
             (claim,) = await w.claim(5)
             for turn in said:
                 assert await reserved(w, claim.plan.dialogue_id, turn.index, turn.user)
-                await w.save_answer(claim.plan.dialogue_id, turn.index, turn.assistant)
+                await w.record(claim.plan.dialogue_id, turn.index, 1, Answered(turn.assistant))
                 await w.commit_turn(claim.plan.dialogue_id, turn, final=turn.index == 1)
 
     asyncio.run(main())
@@ -200,6 +201,7 @@ def test_an_expired_lease_is_taken_over_and_its_late_owner_is_fenced_off(store: 
 
 _HOLDER = """
     import asyncio, sys
+    from dlgforge_core.conversation.outcomes import Answered
     from dlgforge_core.database.database import Database
     from dlgforge_core.store.worker_store import WorkerStore
 
@@ -209,7 +211,7 @@ _HOLDER = """
         async with store as w:
             (claim,) = await w.claim(1)
             await w.reserve(claim.plan.dialogue_id, 0, "Asked before the crash?")
-            await w.save_answer(claim.plan.dialogue_id, 0, "Answered before the crash.")
+            await w.record(claim.plan.dialogue_id, 0, 1, Answered("Answered before the crash."))
             print("ready", flush=True)
             await asyncio.sleep(60)
 
@@ -217,7 +219,7 @@ _HOLDER = """
 """
 
 
-def test_a_killed_worker_is_known_dead_at_once_and_its_draft_is_taken_up(store: RunStore) -> None:
+def test_a_killed_worker_is_known_dead_at_once_and_its_outcomes_are_taken_up(store: RunStore) -> None:
     run = plan(store, 1)
     holder = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(_HOLDER), store.database.dsn, run.run_id, run.fingerprint],
@@ -238,9 +240,8 @@ def test_a_killed_worker_is_known_dead_at_once_and_its_draft_is_taken_up(store: 
                     break
                 await asyncio.sleep(0.1)
             (claim,) = await w.claim(1)
-            assert claim.draft is not None
-            assert claim.draft.question == "Asked before the crash?"
-            assert claim.draft.answer == "Answered before the crash."
+            assert claim.state.progress.question == "Asked before the crash?"
+            assert claim.state.progress.answer == Answered("Answered before the crash.")
 
     asyncio.run(main())
 

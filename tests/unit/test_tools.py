@@ -17,13 +17,14 @@ from pydantic import SecretStr, ValidationError
 from dlgforge_core.config import ToolsConfig, validate, web_search_key
 from dlgforge_core.dialogue import DropReason, ToolEvent
 from dlgforge_core.errors import ConfigError, RunStoppedError
-from dlgforge_core.generation.tools import Toolbox, answer_with_tools
+from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.generation.web_search import WebSearchError, read_results
 from dlgforge_core.knowledge.types import Chunk, Hit
 from dlgforge_core.llm.call_errors import CallError
 from dlgforge_core.llm.chat import Completion
 from dlgforge_core.llm.tool_calls import Message, ToolCall, ToolDefinition
 from tests.support.simulated_endpoint import simulated_endpoint
+from tests.support.tool_rounds import answer_with_tools
 
 ON = ToolsConfig(enabled=True, timeout_s=5.0)
 KEY = "serper-secret-0123456789"
@@ -250,10 +251,8 @@ TOOL = ["vector_db_search"]
 def rounds(
     model: Model, search: Search | None = None, max_rounds: int = 3, config: ToolsConfig = ON
 ) -> tuple[Completion, tuple[ToolEvent, ...], list[Hit]]:
-    told: list[Hit] = []
     toolbox = Toolbox(config, search or Search())
-    answer, events = asyncio.run(answer_with_tools(model, ASKED, toolbox, max_rounds, told.extend))
-    return answer, events, told
+    return asyncio.run(answer_with_tools(model, ASKED, toolbox, max_rounds))
 
 
 def test_an_answer_without_calls_is_the_answer() -> None:

@@ -1,0 +1,239 @@
+"""Outcomes: what came of a dialogue's steps, as it is recorded and read again.
+
+A new kind of outcome is a class here, and what it changes is a case of `State.after`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+from dlgforge_core.dialogue import DropReason, Judgement, ToolEvent, Turn, TurnDetails
+
+NO_DETAILS = TurnDetails()
+
+
+class Refusal(StrEnum):
+    """Why a question was not taken."""
+
+    ASKED_BEFORE = "asked_before"
+    NAMES_MATERIAL = "names_material"
+
+
+class _Plain:
+    """Outcomes whose fields are plain data."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store; what says nothing is left out."""
+        return {name: value for name, value in asdict(self).items() if value}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`; fields of a later version are passed over."""
+        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(_Plain):
+    """The user simulator's question, which is this turn's own now."""
+
+    kind: ClassVar[str] = "asked"
+
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionRefused(_Plain):
+    """A question that was not taken, and why; of a repeat what it is like, and how much."""
+
+    kind: ClassVar[str] = "question_refused"
+
+    question: str
+    why: Refusal
+    similarity: float = 0.0
+    collides_with: str = ""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        similarity, collides_with = data.get("similarity", 0.0), data.get("collides_with", "")
+        return cls(data["question"], Refusal(data["why"]), similarity, collides_with)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolsCalled(_Plain):
+    """The assistant calls tools: `message` as it is sent back to it.
+
+    `problems` says by call id why a call's arguments could not be read.
+    """
+
+    kind: ClassVar[str] = "tools_called"
+
+    message: Mapping[str, Any]
+    problems: Mapping[str, str]
+    reasoning: str = ""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(data["message"], data.get("problems", {}), data.get("reasoning", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResults:
+    """What the tools answered: an event for each call, in order, and the passages that were shown.
+
+    `passages` are chunk ids, with how well they matched.
+    """
+
+    kind: ClassVar[str] = "tool_results"
+
+    events: tuple[ToolEvent, ...]
+    passages: tuple[tuple[str, float], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store."""
+        return {"events": [asdict(event) for event in self.events], "passages": list(self.passages)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        passages = tuple((chunk_id, score) for chunk_id, score in data["passages"])
+        return cls(tuple(ToolEvent(**event) for event in data["events"]), passages)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The assistant's answer, and what stood behind it."""
+
+    kind: ClassVar[str] = "answered"
+
+    answer: str
+    details: TurnDetails = NO_DETAILS
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store."""
+        details = self.details.to_json()
+        return {"answer": self.answer, "details": details} if details else {"answer": self.answer}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(data["answer"], TurnDetails.from_json(data.get("details")))
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRefused(_Plain):
+    """An answer that cannot be used: it does nothing but repeat the passages."""
+
+    kind: ClassVar[str] = "answer_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict on the turn `subject`, or with None on the whole conversation."""
+
+    kind: ClassVar[str] = "judged"
+
+    subject: int | None
+    judgement: Judgement
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store."""
+        return {"subject": self.subject, "judgement": self.judgement.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(data["subject"], Judgement.from_json(data["judgement"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Unjudged:
+    """The judge gave no verdict that could be used: what it was to judge stays without one for now."""
+
+    kind: ClassVar[str] = "unjudged"
+
+    subject: int | None
+    reason: DropReason
+    detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store."""
+        return {"subject": self.subject, "reason": self.reason.value, "detail": self.detail}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(data["subject"], DropReason(data["reason"]), data["detail"])
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A call of the user simulator or the assistant that cannot succeed."""
+
+    kind: ClassVar[str] = "failed"
+
+    reason: DropReason
+    detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store."""
+        return {"reason": self.reason.value, "detail": self.detail}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(DropReason(data["reason"]), data["detail"])
+
+
+Outcome = (
+    Asked
+    | QuestionRefused
+    | ToolsCalled
+    | ToolResults
+    | Answered
+    | AnswerRefused
+    | Judged
+    | Unjudged
+    | Failed
+)
+"""What is recorded of a turn in progress."""
+
+_KINDS: Mapping[str, type[Outcome]] = {
+    cls.kind: cls
+    for cls in (
+        Asked,
+        QuestionRefused,
+        ToolsCalled,
+        ToolResults,
+        Answered,
+        AnswerRefused,
+        Judged,
+        Unjudged,
+        Failed,
+    )
+}
+
+
+def outcome_from(kind: str, data: Mapping[str, Any]) -> Outcome:
+    """The outcome that was recorded as `kind` and `data`. Raises ValueError for a kind of a later version."""
+    try:
+        cls = _KINDS[kind]
+    except KeyError:
+        raise ValueError(f"there is no outcome {kind!r}; a later version of dlgforge recorded it") from None
+    return cls.from_json(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A turn was committed, which folds its outcomes away."""
+
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Amended:
+    """The verdicts that a finished dialogue was still given are kept, which folds their outcomes away."""

@@ -1,0 +1,133 @@
+"""The state of a dialogue: the fold of its recorded outcomes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from dlgforge_core.conversation.outcomes import (
+    Amended,
+    Answered,
+    AnswerRefused,
+    Asked,
+    Committed,
+    Failed,
+    Judged,
+    Outcome,
+    QuestionRefused,
+    ToolResults,
+    ToolsCalled,
+    Unjudged,
+)
+from dlgforge_core.conversation.steps import ToolRound
+from dlgforge_core.dialogue import Judgement, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerInProgress:
+    """One attempt of the assistant at an answer: its rounds of tool calls, and what failed meanwhile."""
+
+    rounds: tuple[ToolRound, ...] = ()
+    called: ToolsCalled | None = None
+    failures: tuple[Failed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TurnInProgress:
+    """What is known of the turn that is not committed yet. `recorded` counts its outcomes."""
+
+    recorded: int = 0
+    refused: tuple[QuestionRefused, ...] = ()
+    question: str | None = None
+    answers_refused: int = 0
+    attempt: AnswerInProgress = AnswerInProgress()
+    answer: Answered | None = None
+    verdicts: tuple[Judged | Unjudged, ...] = ()
+    failure: Failed | None = None
+    """Of the user simulator."""
+
+    def verdict(self, subject: int | None) -> Judged | Unjudged | None:
+        """What the judge gave on a turn, or with None on the whole conversation."""
+        return next((verdict for verdict in self.verdicts if verdict.subject == subject), None)
+
+
+_NOTHING = TurnInProgress()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A dialogue of `n_turns`: the committed `turns`, and the one in `progress`.
+
+    With `review` above 0 the dialogue is finished and was taken up for verdicts it lacks, for that many times
+    now; `judgement` is the one on the whole conversation that it has.
+    """
+
+    n_turns: int
+    turns: tuple[Turn, ...] = ()
+    progress: TurnInProgress = _NOTHING
+    review: int = 0
+    judgement: Judgement | None = None
+
+    @property
+    def index(self) -> int:
+        """The turn in progress; of a finished dialogue the one after its last."""
+        return len(self.turns)
+
+    @property
+    def seen(self) -> tuple[Turn, ...]:
+        """The turns so far with their verdicts, the one in progress once it is answered."""
+        progress = self.progress
+        turns = self.turns
+        if progress.question is not None and progress.answer is not None:
+            current = Turn(
+                self.index, progress.question, progress.answer.answer, None, progress.answer.details
+            )
+            turns = (*turns, current)
+        given = {v.subject: v.judgement for v in progress.verdicts if isinstance(v, Judged)}
+        if not given:
+            return turns
+        return tuple(
+            replace(turn, judgement=given[turn.index]) if turn.index in given else turn for turn in turns
+        )
+
+    def after(self, outcome: Outcome | Committed | Amended) -> State:
+        """The state once `outcome` is known."""
+        match outcome:
+            case Committed(turn):
+                return replace(self, turns=(*self.turns, turn), progress=_NOTHING)
+            case Amended():
+                return replace(self, progress=_NOTHING, review=0)
+        return replace(self, progress=_advanced(self.progress, outcome))
+
+
+def _advanced(progress: TurnInProgress, outcome: Outcome) -> TurnInProgress:
+    n, attempt = progress.recorded + 1, progress.attempt
+    match outcome:
+        case Asked(question):
+            return replace(progress, recorded=n, question=question)
+        case QuestionRefused():
+            return replace(progress, recorded=n, refused=(*progress.refused, outcome))
+        case ToolsCalled():
+            return replace(progress, recorded=n, attempt=replace(attempt, called=outcome))
+        case ToolResults():
+            assert attempt.called is not None, "tools answered that were not called"
+            rounds = (*attempt.rounds, ToolRound(attempt.called, outcome))
+            return replace(progress, recorded=n, attempt=replace(attempt, called=None, rounds=rounds))
+        case Answered():
+            return replace(progress, recorded=n, answer=outcome)
+        case AnswerRefused():
+            refused = progress.answers_refused + 1
+            return replace(progress, recorded=n, answers_refused=refused, attempt=AnswerInProgress())
+        case Judged() | Unjudged():
+            return replace(progress, recorded=n, verdicts=(*progress.verdicts, outcome))
+        case Failed() if progress.question is None:
+            return replace(progress, recorded=n, failure=outcome)
+        case Failed():
+            failures = (*attempt.failures, outcome)
+            return replace(progress, recorded=n, attempt=replace(attempt, failures=failures))
+
+
+def fold(state: State, outcomes: Iterable[Outcome | Committed | Amended]) -> State:
+    """The state after all of these, one after the other."""
+    return functools.reduce(State.after, outcomes, state)

@@ -1,0 +1,118 @@
+"""Steps: what is to be done next for a dialogue, and how it may end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dlgforge_core.conversation.outcomes import Failed, QuestionRefused, ToolResults, ToolsCalled, Unjudged
+from dlgforge_core.dialogue import DropReason, Judgement, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRound:
+    """Tools that the assistant called for one answer, and what they gave."""
+
+    called: ToolsCalled
+    results: ToolResults
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Have the user simulator ask; `refused` are its questions of this turn that were not taken."""
+
+    turn: int
+    refused: tuple[QuestionRefused, ...] = ()
+    last: bool = False
+    """There is no other attempt after this one."""
+
+    @property
+    def attempt(self) -> int:
+        """Counts from 0."""
+        return len(self.refused)
+
+    def failure(self, reason: DropReason, detail: str) -> Failed:
+        """The outcome when its call cannot succeed."""
+        return Failed(reason, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Have the assistant answer, which may call tools when they are `offered`.
+
+    `rounds` are its calls so far; with `without_last` what the last of them found is not shown again.
+    """
+
+    turn: int
+    attempt: int
+    question: str
+    offered: bool = False
+    rounds: tuple[ToolRound, ...] = ()
+    without_last: bool = False
+
+    def failure(self, reason: DropReason, detail: str) -> Failed:
+        """The outcome when its call cannot succeed."""
+        return Failed(reason, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class CallTools:
+    """Do what the assistant's message `called` asks for; `rounds` are its calls before."""
+
+    turn: int
+    called: ToolsCalled
+    rounds: tuple[ToolRound, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Have the judge give a verdict on the turn `subject`, or with None on the whole conversation.
+
+    `attempt` counts from 0: how often the finished dialogue was taken up again for verdicts it lacks.
+    """
+
+    subject: int | None
+    attempt: int = 0
+
+    def failure(self, reason: DropReason, detail: str) -> Unjudged:
+        """The outcome when its call cannot succeed: that costs the verdict, never the dialogue."""
+        return Unjudged(self.subject, reason, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Keep a turn, and fold its outcomes away; with `final` the dialogue is finished, under `judgement`."""
+
+    turn: Turn
+    final: bool
+    judgement: Judgement | None = None
+    unjudged: tuple[Unjudged, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Amend:
+    """Keep the verdicts that a finished dialogue lacked, and fold their outcomes away."""
+
+    judgements: Mapping[int | None, Judgement]
+    unjudged: tuple[Unjudged, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing is left to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The dialogue is given up."""
+
+    reason: DropReason
+    detail: str
+
+
+Call = Ask | Answer | Judge
+"""Steps that call a model."""
+Write = Commit | Amend
+"""Steps that fold outcomes away, in one transaction."""
+End = Done | Dropped
+Step = Call | CallTools | Write | End

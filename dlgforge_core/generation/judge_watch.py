@@ -1,0 +1,43 @@
+"""Watch over the judge: a verdict that cannot be had is no harm, a judge that never gives one is a fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from dlgforge_core.conversation.outcomes import Judged, Unjudged
+
+_ENOUGH = 8
+
+
+class JudgeWatch:
+    """What became of the verdicts that one worker asked for."""
+
+    def __init__(self) -> None:
+        self.unjudged: Counter[str] = Counter()
+        """Verdicts that could not be had, by reason."""
+        self._worked = False
+        self._first: Unjudged | None = None
+        self._dialogues: set[str] = set()
+
+    def saw(self, dialogue_id: str, outcome: Judged | Unjudged) -> None:
+        """Count what the judge gave."""
+        if isinstance(outcome, Judged):
+            self._worked = True
+            self._dialogues.clear()
+            return
+        self.unjudged[outcome.reason.value] += 1
+        self._first = self._first or outcome
+        if not self._worked and len(self._dialogues) < _ENOUGH:
+            self._dialogues.add(dialogue_id)
+
+    def fault(self, *, at_end: bool = False) -> str:
+        """Why the judge seems not to work at all; empty as long as it may.
+
+        It failed on several different dialogues, or `at_end` on all there were, and gave no verdict.
+        """
+        if self._worked or self._first is None or (len(self._dialogues) < _ENOUGH and not at_end):
+            return ""
+        return (
+            f"the judge has given no verdict, of {self.unjudged.total()} asked for; the first failed as "
+            f"{self._first.reason.value}: {self._first.detail}"
+        )

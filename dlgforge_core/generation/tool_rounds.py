@@ -1,0 +1,99 @@
+"""Rounds of tool calls on the way to an answer: what is called, what it gives, how both go back."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import orjson
+
+from dlgforge_core.conversation.outcomes import ToolResults, ToolsCalled
+from dlgforge_core.conversation.steps import Answer, CallTools, ToolRound
+from dlgforge_core.dialogue import ToolEvent
+from dlgforge_core.generation.tools import Toolbox
+from dlgforge_core.knowledge.types import Hit
+from dlgforge_core.llm.chat import Completion
+from dlgforge_core.llm.tool_calls import Message, ToolCall, call_message, fold, result_message
+
+MAX_CALLS_AT_ONCE = 8
+
+
+def prompt_of(messages: Sequence[Message], step: Answer) -> list[Message]:
+    """The prompt of an answer: `messages`, and what was called and found so far.
+
+    Where no more tools are offered, that is told in words.
+    """
+    history = list(messages)
+    for one in step.rounds[:-1] if step.without_last else step.rounds:
+        history.append(dict(one.called.message))
+        for call, event in zip(calls_of(one.called), one.results.events, strict=True):
+            history.append(result_message(call, event.result or f"Error: {event.error}"))
+    return history if step.offered else fold(history)
+
+
+def tools_called(completion: Completion, rounds: Sequence[ToolRound], *, keep_reasoning: bool) -> ToolsCalled:
+    """The outcome of an answer that calls tools."""
+    calls = _numbered(completion.tool_calls[:MAX_CALLS_AT_ONCE], events_of(rounds))
+    return ToolsCalled(
+        call_message(completion.text, calls),
+        {call.id: call.problem for call in calls if call.problem},
+        completion.reasoning if keep_reasoning else "",
+    )
+
+
+def calls_of(called: ToolsCalled) -> Iterator[ToolCall]:
+    """The calls in a message of the assistant."""
+    for item in called.message["tool_calls"]:
+        identity, function = item["id"], item["function"]
+        arguments = orjson.loads(function["arguments"])
+        yield ToolCall(identity, function["name"], arguments, called.problems.get(identity, ""))
+
+
+def events_of(rounds: Sequence[ToolRound]) -> tuple[ToolEvent, ...]:
+    """What was called in all rounds, in order."""
+    return tuple(event for one in rounds for event in one.results.events)
+
+
+def reasoning_of(rounds: Sequence[ToolRound], completion: Completion) -> str:
+    """The reasoning of all rounds and of the answer."""
+    parts = (*(one.called.reasoning for one in rounds), completion.reasoning)
+    return "\n\n".join(part for part in parts if part)
+
+
+async def call_tools(toolbox: Toolbox, step: CallTools) -> tuple[ToolResults, list[Hit]]:
+    """Do what the assistant asks for, all at once; a call that was made before is answered as it was then.
+
+    The hits are the passages that were shown. Raises what `Toolbox.execute` raises.
+    """
+    calls = list(calls_of(step.called))
+    known = {
+        _key(call): event
+        for one in step.rounds
+        for call, event in zip(calls_of(one.called), one.results.events, strict=True)
+    }
+    new = {_key(call): call for call in calls if _key(call) not in known}
+    hits: list[Hit] = []
+    results = await asyncio.gather(*(toolbox.execute(call) for call in new.values()))
+    for key, (event, found) in zip(new, results, strict=True):
+        known[key] = event
+        hits.extend(found)
+    events = tuple(dataclasses.replace(known[_key(call)], call_id=call.id) for call in calls)
+    return ToolResults(events, tuple((hit.chunk.chunk_id, float(hit.score)) for hit in hits)), hits
+
+
+def _numbered(calls: Sequence[ToolCall], events: Sequence[ToolEvent]) -> list[ToolCall]:
+    """The calls under ids no other call of this answer has: some servers begin anew in every round."""
+    taken = {event.call_id for event in events}
+    numbered = []
+    for position, call in enumerate(calls):
+        identity = call.id
+        if identity in taken:
+            identity = f"{identity}_{len(events) + position}"
+        taken.add(identity)
+        numbered.append(dataclasses.replace(call, id=identity))
+    return numbered
+
+
+def _key(call: ToolCall) -> bytes:
+    return orjson.dumps([call.name, call.arguments, call.problem], option=orjson.OPT_SORT_KEYS)
