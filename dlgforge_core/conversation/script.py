@@ -90,7 +90,7 @@ class Script:
                 f"turn {turn + 1}: {refused} answers in a row did nothing but repeat the passages",
             )
         if attempt.called is not None:
-            return CallTools(turn, attempt.called, attempt.rounds)
+            return CallTools(turn, refused, attempt.called, attempt.rounds)
         if not attempt.failures:
             offered = len(attempt.rounds) < self.tool_rounds
             return Answer(turn, refused, progress.question, offered, attempt.rounds)

@@ -60,6 +60,7 @@ class CallTools:
     """Do what the assistant's message `called` asks for; `rounds` are its calls before."""
 
     turn: int
+    attempt: int
     called: ToolsCalled
     rounds: tuple[ToolRound, ...] = ()
 
