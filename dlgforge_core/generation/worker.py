@@ -31,7 +31,6 @@ _log = logging.getLogger(__name__)
 _RELOCK_S = 1.0  # how often a worker whose lock was lost tries to take it again
 
 
-
 @dataclass(slots=True)
 class WorkerCounts:
     """What one worker has done, published with its heartbeat."""
