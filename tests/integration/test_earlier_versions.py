@@ -71,8 +71,9 @@ def test_a_run_that_an_earlier_version_began_is_finished_without_repeating_a_cal
         for dialogue_id, index in after.keys() - before.keys()
         for role in Role
     }
-    asked = {call_seed(run.generation.run.seed, *draft[:2], Role.USER_SIMULATOR, 0) for draft in drafts}
-    asked |= {call_seed(run.generation.run.seed, *draft[:2], Role.ASSISTANT, 0) for draft in answered}
+    seed = run.generation.run.seed
+    asked = {call_seed(seed, draft[0], draft[1], Role.USER_SIMULATOR, 0) for draft in drafts}
+    asked |= {call_seed(seed, draft[0], draft[1], Role.ASSISTANT, 0) for draft in answered}
     assert sorted(seeds) == sorted(wanted - asked)
     with store.connection() as connection:
         assert connection.execute("SELECT count(*) FROM outcomes").fetchone() == (0,)
