@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from dlgforge_core.database.database import Database
 from dlgforge_core.dialogue import Role
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.scheduling.call_seed import call_seed
@@ -33,7 +34,7 @@ def former(dsn: str) -> tuple[RunStore, list[tuple[Any, ...]]]:
             "SELECT f.dialogue_id, f.turn_index, f.question, f.answer FROM dlgforge.drafts f "
             "JOIN dlgforge.dialogues d USING (dialogue_id) WHERE f.turn_index = d.turns_done"
         ).fetchall()
-    store = RunStore(dsn)
+    store = RunStore(Database(dsn))
     assert store.migrate()
     return store, drafts
 

@@ -17,7 +17,8 @@ import pytest
 
 from dlgforge_core.common.questions import normal_form, question_key
 from dlgforge_core.database.database import Database
-from dlgforge_core.database.migrate import SCHEMA, migrations
+from dlgforge_core.database.migrate import migrations
+from dlgforge_core.database.privileges import SCHEMA
 from dlgforge_core.dialogue import DropReason
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.generation.prepare import PreparedRun
