@@ -1,8 +1,18 @@
 """The errors a user of dlgforge may meet; every message says what is wrong and what would be right."""
 
+from __future__ import annotations
+
+from dlgforge_core.printable import printable
+
 
 class DlgforgeError(Exception):
-    """Base of all errors raised on purpose by dlgforge."""
+    """Base of all errors raised on purpose by dlgforge.
+
+    Messages quote servers, files and models: control characters in them are written out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(DlgforgeError):

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from dlgforge_core.database.embedded import dlgforge_home, embedded_dsn
+from dlgforge_core.printable import printable
 
 CONFIG = "examples/demo.yaml"
 MODULE = "dlgforge_dagster.definitions"
@@ -51,10 +52,10 @@ def show(folder: Path, seconds: float) -> None:
     rounds = max(map(len, by_language.values()), default=0)
     mixed = [group[i] for i in range(rounds) for group in by_language.values() if i < len(group)]
     for dialogue in mixed[:SHOWN]:
-        print(f"\n--- {dialogue['language']}: {dialogue['topic']}")
+        print(f"\n--- {dialogue['language']}: {printable(dialogue['topic'])}")
         for message in dialogue["conversations"]:
             who = {"human": "user", "gpt": "assistant"}[message["from"]]
-            print(f"{who:>9}: {message['value']}")
+            print(f"{who:>9}: {printable(message['value'])}")
 
 
 if __name__ == "__main__":

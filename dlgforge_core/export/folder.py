@@ -11,7 +11,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dlgforge_core.common.file_lock import holders, wait_for_lock
+from dlgforge_core.common.owned_files import open_owned
+from dlgforge_core.errors import DlgforgeError
+
 LOCK_NAME = ".lock"
+LOCK_TIMEOUT_S = 60.0
+"""Files are moved under the lock, and made before it is taken."""
 WRITING_PREFIX = ".writing-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -109,9 +115,16 @@ def _remove_unless_in_use(left: Path) -> None:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One writer at a time; the lock goes with its holder, however that ends."""
-    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    path = str(folder / LOCK_NAME)
+    descriptor = open_owned(path, os.O_RDWR)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(PermissionError):  # another user's; one of ours nobody else is to hold
+            os.fchmod(descriptor, 0o600)
+        if not wait_for_lock(descriptor, LOCK_TIMEOUT_S):
+            raise DlgforgeError(
+                f"{folder} is being written by somebody else, who has held {path} for {LOCK_TIMEOUT_S:g} s: "
+                f"{holders(descriptor)}; end that process, or name another output_dir"
+            )
         yield
     finally:
         os.close(descriptor)

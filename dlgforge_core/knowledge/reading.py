@@ -16,6 +16,7 @@ from typing import BinaryIO, Self
 
 import orjson
 
+from dlgforge_core.common.child_environment import child_environment
 from dlgforge_core.config import KnowledgeConfig
 from dlgforge_core.knowledge.documents import Problem, ReadDocument
 from dlgforge_core.knowledge.reader_process import LENGTH, OUT_OF_MEMORY, frame
@@ -26,8 +27,6 @@ _LINES_AT_ONCE = 1_000
 # Seconds of the clock for each of a processor's: machines are busy, and reading waits for nothing else.
 _PATIENCE = 6
 _START_S = 60.0
-# What the child needs of the environment; keys of servers are none of it.
-_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv.pop().split('\\n'); "
     "from dlgforge_core.knowledge.reader_process import main; main()"
@@ -182,7 +181,7 @@ class DocumentReader:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                env=child_environment(),
             )
             assert self._child.stdin is not None
             os.set_blocking(self._child.stdin.fileno(), False)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import orjson
 
 from dlgforge_core.llm.transport import HttpAnswer
+from dlgforge_core.printable import printable
 
 MAX_REASON_CHARS = 300
 
@@ -56,10 +57,10 @@ def read_error(answer: HttpAnswer) -> ErrorAnswer:
 
 
 def excerpt(text: str | bytes) -> str:
-    """One line of at most MAX_REASON_CHARS, for messages."""
+    """One line of at most MAX_REASON_CHARS, for messages; control characters are written out."""
     if isinstance(text, bytes):
         text = text[: 8 * MAX_REASON_CHARS].decode("utf-8", "replace")
-    line = " ".join(text.split())
+    line = printable(" ".join(text[: 8 * MAX_REASON_CHARS].split()))
     return line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 3] + "..."
 
 

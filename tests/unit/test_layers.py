@@ -25,7 +25,7 @@ ARROWS = {
     "store": {"common", "conversation", "database", "planning"},
     "knowledge": {"common", "config", "database", "llm", "prompting", "store"},
     "quality": {"common", "config", "prompting", "store"},
-    "export": {"config", "prompting", "quality"},
+    "export": {"common", "config", "prompting", "quality"},
     "generation": {
         "common",
         "config",

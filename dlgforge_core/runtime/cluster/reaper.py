@@ -41,6 +41,7 @@ class RayReaper:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env={},
             start_new_session=True,  # Ctrl-C in a terminal must not end it before us
         )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from dlgforge_core.common.child_environment import ACCELERATORS, PROGRAM, child_environment
 from dlgforge_core.common.cpus import available_cpus
 from dlgforge_core.config import EmbeddedConfig
 from dlgforge_core.errors import BackendError
@@ -69,7 +70,7 @@ class EmbeddedModelServer:
             stdin=json.dumps(settings) + "\n",
             # llama.cpp's OpenMP threads spin at barriers; with other busy processes beside them (ours, for
             # one) spinning costs most of the speed.
-            env={"OMP_WAIT_POLICY": "passive", **os.environ},
+            env={"OMP_WAIT_POLICY": "passive", **child_environment((*PROGRAM, *ACCELERATORS))},
             grace_s=2.0,
             secrets=[api_key],
             on_stdout=reports.put,

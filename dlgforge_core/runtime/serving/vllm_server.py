@@ -16,9 +16,11 @@ from pathlib import Path
 
 import httpx
 
+from dlgforge_core.common.child_environment import MODEL_SERVER, child_environment
 from dlgforge_core.common.restarts import WINDOW_S, RestartBudget
 from dlgforge_core.config import VllmConfig
 from dlgforge_core.errors import BackendError
+from dlgforge_core.printable import printable
 from dlgforge_core.runtime.serving.processes import ServerProcess
 from dlgforge_core.runtime.serving.vllm_metrics import ReplicaMetrics, replica_metrics
 
@@ -101,8 +103,8 @@ def serve_command(binary: str, config: VllmConfig, host: str, port: int) -> list
 def serve_environment(
     config: VllmConfig, host: str, api_key: str, env: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """The server's environment: this process's, then `vllm.env`, then the key."""
-    result = dict(env)
+    """The server's environment: what it needs of this process's, then `vllm.env`, then the key."""
+    result = child_environment(MODEL_SERVER, env)
     if config.num_gpus_per_replica == 0:
         result.pop("OMP_NUM_THREADS", None)  # Ray sets it to 1; vLLM on CPU counts cores itself
     result["VLLM_NO_USAGE_STATS"] = "1"
@@ -275,7 +277,7 @@ class VllmServer:
 
     def _show(self, line: str) -> None:
         """Into the actor's own log, where Ray keeps and shows it."""
-        print(line.replace(self._api_key, "***"), flush=True)
+        print(printable(line.replace(self._api_key, "***")), flush=True)
 
     def _await_health(self, root: str) -> str:
         assert self._process is not None

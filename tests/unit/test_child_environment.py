@@ -1,0 +1,69 @@
+"""What children have of our environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dlgforge_core.common.child_environment import MODEL_SERVER, PROGRAM, child_environment
+from dlgforge_core.config import VllmConfig
+from dlgforge_core.runtime.cluster.reaper import RayReaper
+from dlgforge_core.runtime.serving.vllm_server import serve_environment
+
+SECRETS = {
+    "OPENAI_API_KEY": "sk-1",
+    "DLGFORGE_POSTGRES_DSN": "postgresql://u:pw@db/x",
+    "AWS_SECRET_ACCESS_KEY": "aws-1",
+    "SERPER_API_KEY": "serper-1",
+    "RAY_AUTH_TOKEN": "token-1",
+    "PGPASSWORD": "pw",
+    "GITHUB_TOKEN": "ghp-1",
+    "MY_SERVICE": "whatever",
+}
+NEEDED = {"PATH": "/bin", "HOME": "/h", "LC_ALL": "C", "LD_LIBRARY_PATH": "/lib", "OMP_NUM_THREADS": "4"}
+SERVING = {
+    "CUDA_VISIBLE_DEVICES": "0",
+    "NVIDIA_VISIBLE_DEVICES": "all",
+    "VLLM_LOGGING_LEVEL": "INFO",
+    "HF_TOKEN": "hf_1",
+    "HF_HOME": "/models",
+    "https_proxy": "http://proxy:3128",
+    "SSL_CERT_FILE": "/ca.pem",
+}
+
+
+def test_programs_have_what_they_need_and_no_key() -> None:
+    env = {**SECRETS, **NEEDED, **SERVING}
+    assert child_environment(PROGRAM, env) == NEEDED
+    assert child_environment(MODEL_SERVER, env) == {**NEEDED, **SERVING}
+
+
+def test_the_user_names_further_ones() -> None:
+    env = {**SECRETS, **NEEDED, "DLGFORGE_CHILD_ENV": "AWS_*, MY_SERVICE"}
+    further = {"AWS_SECRET_ACCESS_KEY": "aws-1", "MY_SERVICE": "whatever"}
+    assert child_environment(PROGRAM, env) == {**NEEDED, **further}
+
+
+def test_vllm_gets_the_models_token_and_none_of_our_keys() -> None:
+    env = serve_environment(VllmConfig(model="m"), "127.0.0.1", "own", {**SECRETS, **NEEDED, **SERVING})
+    assert not SECRETS.keys() & env.keys()
+    assert env.items() >= {**NEEDED, **SERVING, "VLLM_API_KEY": "own"}.items()
+    given = VllmConfig(model="m", env={"MY_SERVICE": "for vLLM"})
+    assert serve_environment(given, "127.0.0.1", "own", SECRETS)["MY_SERVICE"] == "for vLLM"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_reaper_has_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stands_for_raylet:
+        reaper = RayReaper(stands_for_raylet.pid, "node")
+        try:
+            environ = Path(f"/proc/{reaper.pid}/environ").read_text()
+        finally:
+            stands_for_raylet.kill()
+            reaper.finish()
+    assert not any(name in environ for name in SECRETS)
