@@ -12,8 +12,7 @@ from typing import BinaryIO
 from dlgforge_core.common.files import Folder, FoundFile
 from dlgforge_core.config import SHIPPED_KNOWLEDGE, DocumentLinks
 from dlgforge_core.errors import KnowledgeError
-
-SUFFIXES = (".txt", ".md", ".markdown", ".pdf", ".html", ".htm", ".jsonl")
+from dlgforge_core.knowledge.document_types import SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)

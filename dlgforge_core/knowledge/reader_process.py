@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from dlgforge_core.knowledge.documents import Problem, ReadDocument, Reading, read_document, read_line
+from dlgforge_core.knowledge.document_types import Reading
+from dlgforge_core.knowledge.documents import Problem, ReadDocument, read_document, read_line
 
 OUT_OF_MEMORY = 86
 LENGTH = struct.Struct(">I")

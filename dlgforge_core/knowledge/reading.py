@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -18,6 +17,7 @@ import orjson
 
 from dlgforge_core.common.child_environment import child_environment
 from dlgforge_core.config import KnowledgeConfig
+from dlgforge_core.knowledge.document_types import type_of
 from dlgforge_core.knowledge.documents import Problem, ReadDocument
 from dlgforge_core.knowledge.reader_process import LENGTH, OUT_OF_MEMORY, frame
 
@@ -73,7 +73,8 @@ class DocumentReader:
 
         Raises what reading `stream` raises, and ReaderError when it is not the file's fault.
         """
-        if PurePosixPath(name).suffix.lower() == ".jsonl":
+        kind = type_of(name)
+        if kind is not None and kind.read is None:
             yield from self._lines(name, stream)
             return
         limit = self._limits.file_mib * 2**20

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 import pytest
@@ -17,8 +18,11 @@ from hypothesis import strategies as st
 from dlgforge_core.common.files import file_state
 from dlgforge_core.config import KnowledgeConfig
 from dlgforge_core.errors import ConfigError, KnowledgeError
+from dlgforge_core.knowledge import document_types
+from dlgforge_core.knowledge import folder as folder_module
 from dlgforge_core.knowledge.detection import detect_language
-from dlgforge_core.knowledge.documents import Problem, ReadDocument
+from dlgforge_core.knowledge.document_types import DocumentType, Read, Reading
+from dlgforge_core.knowledge.documents import Problem, ReadDocument, read_document
 from dlgforge_core.knowledge.folder import KnowledgeFolder
 from dlgforge_core.knowledge.reading import DocumentReader
 from tests.support.documents import pdf
@@ -354,3 +358,19 @@ def test_only_the_languages_that_are_named_are_told_apart() -> None:
     assert detect_language("赤いボタンを押してください。赤いボタン", ["en", "fr"]) == ""
     with pytest.raises(ConfigError, match=r"knowledge\.languages: am cannot be told from other languages"):
         detect_language(short, ["en", "Amharic"])
+
+
+def test_a_type_of_document_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listing and reading know a type from its entry alone."""
+
+    def shouted(stream: BinaryIO, how: Reading) -> Read:
+        return "", stream.read().decode().upper(), []
+
+    kind = DocumentType((".shout",), shouted)
+    monkeypatch.setitem(document_types._BY_SUFFIX, ".shout", kind)
+    monkeypatch.setattr(folder_module, "SUFFIXES", (*document_types.SUFFIXES, *kind.suffixes))
+    (tmp_path / "a.shout").write_text("hello", "utf-8")
+    folder = KnowledgeFolder(str(tmp_path))
+    (file,) = folder.files()
+    with folder.open(file) as stream:
+        assert read_document(file.name, stream, Reading()) == [ReadDocument("a.shout", "a", "HELLO")]
