@@ -40,6 +40,7 @@ from dlgforge_core.config.llm import (
     VllmConfig,
     check_base_url,
 )
+from dlgforge_core.config.markup import MarkupConfig
 from dlgforge_core.config.recipe import Recipe, check_apart, read_recipe, read_recipes
 from dlgforge_core.config.run import EFFORT_KEYS, QUESTION_KINDS, DistributedConfig, RunConfig, SpawnConfig
 from dlgforge_core.config.runtime import (
@@ -94,6 +95,7 @@ __all__ = [
     "JudgeModelConfig",
     "KnowledgeConfig",
     "LlmConfig",
+    "MarkupConfig",
     "NonNegativeInt",
     "PersonasConfig",
     "PositiveInt",

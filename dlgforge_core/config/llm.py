@@ -18,6 +18,7 @@ from dlgforge_core.config.base import (
     Seconds,
     VariableName,
 )
+from dlgforge_core.config.markup import MarkupConfig
 from dlgforge_core.dialogue import Role
 
 RoutingStrategy = Literal["weighted_least_inflight", "round_robin", "prefix_affinity"]
@@ -253,6 +254,9 @@ class LlmConfig(ConfigModel):
     agents: AgentsConfig = Field(default_factory=AgentsConfig, description="Settings by role.")
     routing: RoutingConfig = Field(
         default_factory=RoutingConfig, description="Spreading calls over endpoints."
+    )
+    markup: MarkupConfig = Field(
+        default_factory=MarkupConfig, description="What is taken out of models' texts."
     )
     vllm: VllmConfig = Field(default_factory=VllmConfig, description="Managed vLLM servers.")
     embedded: EmbeddedConfig = Field(default_factory=EmbeddedConfig, description="The embedded model.")

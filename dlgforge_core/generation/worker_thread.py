@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from dlgforge_core.config import RoutingConfig
+from dlgforge_core.config import MarkupConfig, RoutingConfig
 from dlgforge_core.database.database import Database
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.prepare import PreparedRun
@@ -36,6 +36,7 @@ class WorkerSpec:
     routing: RoutingConfig
     knowledge: KnowledgeAccess | None = None
     web_search_key: SecretStr | None = None
+    markup: MarkupConfig = field(default_factory=MarkupConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ async def run_worker(
     async with (
         _grounding(spec) as grounding,
         contextlib.aclosing(Toolbox(tools, web_search_key=spec.web_search_key, top_k=retrieval.top_k)) as box,
-        LlmClient(spec.endpoints, spec.routing, patience_s=run.patience_s) as client,
+        LlmClient(spec.endpoints, spec.routing, patience_s=run.patience_s, markup=spec.markup) as client,
         WorkerStore(
             spec.database,
             run_id=spec.run.run_id,

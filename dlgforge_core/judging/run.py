@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dlgforge_core.config import JudgeConfig, LlmConfig, RoutingConfig
+from dlgforge_core.config import JudgeConfig, LlmConfig, MarkupConfig, RoutingConfig
 from dlgforge_core.database.group_writer import GroupWriter
 from dlgforge_core.errors import RunStoppedError
 from dlgforge_core.judging.engine import Chain, Engine, Tally, chains
@@ -133,7 +133,15 @@ def judge_dialogues(
             calls = CallStats()
             stop_reason = None
             if first is not None:
-                work = _Work(store, config, llm.routing, tallies, itertools.chain([first], todo), stopping)
+                work = _Work(
+                    store,
+                    config,
+                    llm.routing,
+                    llm.markup,
+                    tallies,
+                    itertools.chain([first], todo),
+                    stopping,
+                )
                 sitting = _Sitting(work, tuple(endpoints()), refresh())
                 started = time.monotonic()
                 sitting.start()
@@ -190,6 +198,7 @@ class _Work:
     store: RunStore
     config: JudgeConfig
     routing: RoutingConfig
+    markup: MarkupConfig
     tallies: Mapping[str, Tally]
     todo: Iterator[Chain]
     stopping: threading.Event
@@ -259,7 +268,9 @@ class _Sitting:
         # While every slot is taken and calls wait, letting verdicts gather costs nothing.
         writer = GroupWriter(write, lambda: _LINGER_S if slots.all_wanted else 0.0)
         following: asyncio.Task[None] | None = None
-        async with LlmClient(self._endpoints, work.routing, patience_s=patience_s) as client:
+        async with LlmClient(
+            self._endpoints, work.routing, patience_s=patience_s, markup=work.markup
+        ) as client:
             self._client = client
             writer.start()
             if self._refresh is not None:

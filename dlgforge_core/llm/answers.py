@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
+from dlgforge_core.config import AgentConfig
 from dlgforge_core.dialogue import DropReason
 from dlgforge_core.llm import text, tool_calls
 from dlgforge_core.llm.call_errors import CallError
 from dlgforge_core.llm.chat import Completion
 from dlgforge_core.llm.completions import Answer
 from dlgforge_core.llm.dialect import Dialect
+from dlgforge_core.llm.markup import Markup, default_markup
 from dlgforge_core.llm.server_errors import excerpt
 from dlgforge_core.llm.stats import FailureKind
 from dlgforge_core.llm.structured import JsonMode
@@ -21,6 +23,10 @@ from dlgforge_core.llm.tool_calls import ToolCall
 _log = logging.getLogger(__name__)
 
 IGNORED_SCHEMAS_TO_LOWER = 3
+MAX_RAW_CHARS = 1_000_000
+"""Of a text as it came, thinking included."""
+MIN_MOST_CHARS = 50_000
+MOST_CHARS_PER_TOKEN = 16
 
 
 @dataclass(slots=True)
@@ -36,10 +42,11 @@ class Reply:
 
 
 class Said(NamedTuple):
-    """What can be used of an answer; nothing, when both are empty."""
+    """What can be used of an answer; nothing, when text and calls are empty."""
 
     text: str
     tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.text or self.tool_calls)
@@ -48,33 +55,50 @@ class Said(NamedTuple):
 _NOTHING = Said("")
 
 
-def usable(reply: Reply, offered: Collection[str], *, last_chance: bool) -> tuple[Said, FailureKind | None]:
+def most_chars(agent: AgentConfig) -> int:
+    """How long a text of a role may be: longer than its `max_tokens` can be, whatever the tokens."""
+    return max(MIN_MOST_CHARS, MOST_CHARS_PER_TOKEN * agent.max_tokens)
+
+
+def usable(
+    reply: Reply,
+    offered: Collection[str],
+    *,
+    last_chance: bool,
+    markup: Markup | None = None,
+    most: int = MIN_MOST_CHARS,
+) -> tuple[Said, FailureKind | None]:
     """What can be used of the answer, and what is wrong with it, if anything.
 
-    `offered` names the tools the caller has. A cut text is shortened to whole sentences; on the last chance
-    that is enough, however much is lost.
+    `offered` names the tools the caller has; `most` is how many characters are taken. A cut text is
+    shortened to whole sentences; on the last chance that is enough, however much is lost.
     """
     answer = reply.answer
     if answer.refusal or answer.finish_reason == "content_filter":
         return _NOTHING, FailureKind.REFUSED
-    said = text.clean(answer.text)
+    if len(answer.text) > MAX_RAW_CHARS:
+        return _NOTHING, FailureKind.GARBAGE
+    said, reasoning = (markup or default_markup()).clean(answer.text)
+    said = text.printable(said) if not text.is_garbage(said) else said
+    if len(said) > most:
+        return _NOTHING, FailureKind.GARBAGE
     if not reply.tools_offered:
         offered = ()
     calls: tuple[ToolCall, ...] = ()
     if offered or "<tool_call>" in said:
         said, calls = tool_calls.split_calls(said, offered)
     if offered and (calls := answer.tool_calls or calls):
-        return Said("" if text.is_garbage(said) else said, calls), None
+        return Said("" if text.is_garbage(said) else said, calls, reasoning), None
     if answer.finish_reason == "length":
         whole = text.whole_sentences(said)
         # Losing the end of a long answer does no harm; losing most of it is worth another try.
         enough = bool(whole) and (last_chance or 2 * len(whole) >= len(said)) and not text.is_garbage(whole)
-        return Said(whole if enough else ""), FailureKind.CUT
+        return Said(whole if enough else "", (), reasoning), FailureKind.CUT
     if not said:
         return _NOTHING, FailureKind.EMPTY
     if text.is_garbage(said):
         return _NOTHING, FailureKind.GARBAGE
-    return Said(said), None
+    return Said(said, (), reasoning), None
 
 
 def completion(said: Said, model: str, replies: Sequence[Reply]) -> Completion:
@@ -92,7 +116,8 @@ def completion(said: Said, model: str, replies: Sequence[Reply]) -> Completion:
         latency_s=last.latency_s,
         tool_calls=said.tool_calls,
         tools_offered=last.tools_offered,
-        reasoning=last.answer.reasoning or text.split_reasoning(last.answer.text)[1],
+        reasoning=last.answer.reasoning or said.reasoning,
+        state=last.answer.state if said.tool_calls else {},
     )
 
 
@@ -114,7 +139,9 @@ _PROBLEMS: dict[FailureKind, Callable[[Reply], str]] = {
     FailureKind.REFUSED: lambda r: f"declined: {excerpt(r.answer.refusal or r.answer.finish_reason)}",
     FailureKind.EMPTY: lambda r: "no text",
     FailureKind.CUT: lambda r: "cut at max_tokens before a whole sentence or object; raise max_tokens",
-    FailureKind.GARBAGE: lambda r: f"not text: {excerpt(r.answer.text)!r}",
+    FailureKind.GARBAGE: lambda r: (
+        f"not text, or far too long: {excerpt(r.answer.text)!r}, {len(r.answer.text)} characters"
+    ),
     FailureKind.INVALID_JSON: lambda r: excerpt(r.answer.text),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -23,7 +23,8 @@ class Completion:
     the server does not tell. `latency_s` is the time the endpoint took for the last of them, without waiting
     for a slot. `finish_reason` is `length` when the text was cut and shortened to whole sentences.
     `tools_offered` is false when the endpoint that answered takes no tools; `text` may be empty only when
-    there are `tool_calls`. `reasoning` is what the model said to itself, where the server tells.
+    there are `tool_calls`. `reasoning` is what the model said to itself, where the server tells; `state` are
+    fields that the provider wants back with the calls.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     tools_offered: bool = False
     reasoning: str = ""
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 def request_body(

@@ -7,15 +7,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from dlgforge_core.config import AgentConfig, RoutingConfig
+from dlgforge_core.config import AgentConfig, MarkupConfig, RoutingConfig
 from dlgforge_core.dialogue import Role
-from dlgforge_core.llm import answers, structured, text
+from dlgforge_core.llm import answers, structured
 from dlgforge_core.llm.answers import Reply, Said
 from dlgforge_core.llm.attempts import Attempts, Call
 from dlgforge_core.llm.call_errors import CallError, RequestRefusedError
 from dlgforge_core.llm.chat import Completion
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.health import EndpointHealth
+from dlgforge_core.llm.markup import Markup
 from dlgforge_core.llm.stats import CallStats, FailureKind
 from dlgforge_core.llm.tool_calls import Message, ToolCall, ToolDefinition
 
@@ -39,9 +40,15 @@ class LlmClient:
     """
 
     def __init__(
-        self, endpoints: Sequence[Endpoint], routing: RoutingConfig, *, patience_s: float = 60.0
+        self,
+        endpoints: Sequence[Endpoint],
+        routing: RoutingConfig,
+        *,
+        patience_s: float = 60.0,
+        markup: MarkupConfig | None = None,
     ) -> None:
         self.stats = CallStats()
+        self._markup = Markup(markup)
         self._attempts = Attempts(endpoints, routing, self.stats, patience_s=patience_s)
 
     async def __aenter__(self) -> Self:
@@ -95,7 +102,13 @@ class LlmClient:
         while True:
             call = Call(role, agent, model, messages, affinity, _other(seed, replies), tools=tools or ())
             reply = await self._answer(call, replies)
-            said, problem = answers.usable(reply, names, last_chance=len(replies) > 1)
+            said, problem = answers.usable(
+                reply,
+                names,
+                last_chance=len(replies) > 1,
+                markup=self._markup,
+                most=answers.most_chars(agent),
+            )
             if problem:
                 self.stats.of(reply.endpoint, role).failures[problem] += 1
             if said:
@@ -157,7 +170,7 @@ class LlmClient:
         while True:
             call = Call(role, agent, model, asked, affinity, _other(seed, replies), schema)
             reply = await self._answer(call, replies)
-            answer = text.clean(reply.answer.text)
+            answer = self._markup.without_thinking(reply.answer.text[: answers.MAX_RAW_CHARS])
             kind, problem = FailureKind.INVALID_JSON, ""
             try:
                 value = structured.parse(answer, read)

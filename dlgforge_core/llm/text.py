@@ -1,14 +1,10 @@
-"""What a model said, made fit for a dialogue: no reasoning, no half sentences, no garbage."""
+"""Texts made fit for a dialogue: no half sentences, no garbage, no control characters."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-_REASONING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_OPENING = re.compile(r"<(think|thinking|reasoning)>", re.IGNORECASE)
-_CLOSING = re.compile(r"</(think|thinking|reasoning)>", re.IGNORECASE)
-_TAG = re.compile(r"</?(think|thinking|reasoning)>", re.IGNORECASE)
 # Full-width marks (U+3002, U+FF01, U+FF1F) end a sentence without a space behind them. Written as escapes:
 # they look like the ASCII ones.
 _SENTENCE_END = re.compile(
@@ -16,29 +12,6 @@ _SENTENCE_END = re.compile(
     r"""|[\u3002\uff01\uff1f]["'\u2019\u201d\u300d\u300f\uff09\xbb)\]]*|\n"""
 )
 MAX_GARBAGE_SHARE = 0.1
-
-
-def clean(text: str) -> str:
-    """`text` without its reasoning and without white space around it."""
-    return split_reasoning(text)[0]
-
-
-def split_reasoning(text: str) -> tuple[str, str]:
-    """What is said in `text`, and the reasoning that stood in tags around or before it."""
-    if "<" not in text or not (_OPENING.search(text) or _CLOSING.search(text)):
-        return text.strip(), ""
-    reasoning = [match.group(0) for match in _REASONING.finditer(text)]
-    text = _REASONING.sub("", text)
-    # Some chat templates open the reasoning themselves, so that only its end is in the answer.
-    if closing := list(_CLOSING.finditer(text)):
-        reasoning.append(text[: closing[-1].end()])
-        text = text[closing[-1].end() :]
-    # Reasoning that was cut has no end, and nothing was said after it.
-    if opening := _OPENING.search(text):
-        reasoning.append(text[opening.start() :])
-        text = text[: opening.start()]
-    plain = (_TAG.sub("", part).strip() for part in reasoning)
-    return text.strip(), "\n\n".join(part for part in plain if part)
 
 
 def whole_sentences(text: str) -> str:
@@ -59,3 +32,11 @@ def is_garbage(text: str) -> bool:
         if c == "\ufffd" or (c not in "\n\r\t" and unicodedata.category(c) in ("Cc", "Cn", "Co"))
     )
     return odd > MAX_GARBAGE_SHARE * len(text)
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, but for tabs and ends of lines."""
+    return _CONTROL.sub("", text)
+
+
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f\x80-\x9f]")

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dlgforge_core.config import EFFORT_KEYS, OFFLINE_KEYS, GenerationConfig, LlmConfig
+from dlgforge_core.config import EFFORT_KEYS, OFFLINE_KEYS, GenerationConfig, LlmConfig, MarkupConfig
 from dlgforge_core.config.backends import backend_of
 from dlgforge_core.dialogue import Role
 from dlgforge_core.planning.personas import Personas
@@ -66,6 +66,7 @@ def content_config(
         "coverage": generation.coverage.model_dump(mode="json", exclude=_GROUNDED_COVERAGE),
         "llm": {
             "weights": backend_of(llm.backend).weights(llm),
+            **({"markup": llm.markup.model_dump(mode="json")} if llm.markup != MarkupConfig() else {}),
             "agents": {role.value: _agent(llm, role) for role in Role if judged or role is not Role.JUDGE},
         },
     }

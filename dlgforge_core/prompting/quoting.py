@@ -11,6 +11,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from dlgforge_core.llm import model_families as families
+
 OPENING = "<passages>"
 CLOSING = "</passages>"
 
@@ -19,11 +21,12 @@ _LT = "[<＜﹤]"
 _BAR = "[|｜]"
 _NOT_IN_NAME = r"\s‹<>＜＞﹤﹥|｜"
 _NAMED = (
-    r"s|bos|eos|unk|pad|mask|sep|cls|bos_token|eos_token|begin_of_text|end_of_text|endoftext|"
-    r"(?:start|end)_of_\w+|\w+_of_turn|(?:begin|end)▁of▁\w+|im_(?:start|end|sep)|"
+    rf"s|mask|sep|cls|{'|'.join(families.CONTROL_NAMES)}|(?:start|end)_of_\w{{1,40}}|"
+    rf"(?:[a-z0-9]{{1,20}}[_:])?(?:{'|'.join(families.THINKING_WORDS)})|"
+    r"(?:seed|minimax|antml):\w{1,40}|\w{1,20}:tool_\w{1,20}|"
     # Not List<User>, a type in code.
     r"(?-i:system|user|assistant|human|model|bot|instructions?|context|documents?|tools?|functions?)|"
-    r"passages?|think|thinking|reasoning|tool_\w+|unused\d+|extra_id_\d+"
+    r"passages?|tool_\w{1,40}"
 )
 _TOKENS = re.compile(
     "|".join(
@@ -36,13 +39,20 @@ _TOKENS = re.compile(
             # <<SYS>>, <</SYS>>
             rf"{_LT}(?={_LT}/?\w{{1,20}}[>＞﹥]{{2}})",
             # [INST], [/INST], [SYSTEM_PROMPT], [TOOL_CALLS], [gMASK]
-            r"[\[［](?=/?(?:INST|SYS|SYSTEM(?:_PROMPT)?|AVAILABLE_TOOLS|TOOL_\w{1,20}|CLS|SEP|g?MASK|PAD|UNK|"
-            r"BOS|EOS|IMG\w{0,12}|THINK|PREFIX|SUFFIX|MIDDLE|ARGS|CALL_ID|AUDIO)[\]］])",
+            rf"[\[［](?=/?(?:{'|'.join(families.CONTROL_BRACKETS)}|SYSTEM|TOOL_\w{{1,20}}|CLS|SEP|MASK|"
+            r"IMG\w{0,12}|THINK|PREFIX|SUFFIX|MIDDLE|AUDIO)[\]］])",
+            # [|user|], [|endofturn|]
+            rf"[\[［](?={_BAR}[^\s\[\]|｜]{{1,40}}{_BAR}[\]］])",
+            # MiniMax: ]~b], ]~!b[, [e~[
+            r"[\]］](?=~!?b[\[\]])|[\[［](?=e~[\[\]])",
+            rf"◁(?=/?(?:{'|'.join(families.THINKING_WORDS)})▷)",
         )
     ),
     re.IGNORECASE,
 )
-_LOOKS_LIKE = str.maketrans({"<": "‹", "＜": "‹", "﹤": "‹", "[": "⟦", "［": "⟦"})
+_LOOKS_LIKE = str.maketrans(
+    {"<": "‹", "＜": "‹", "﹤": "‹", "[": "⟦", "［": "⟦", "]": "⟧", "］": "⟧", "◁": "◃"}
+)
 _LINE_END = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 # Tag characters spell ASCII that nobody sees.
 _INVISIBLE = re.compile("[\U000e0000-\U000e007f]")

@@ -37,6 +37,8 @@ _CODE = (
     "quality.leaks",
     "quality.language",
     "common.questions",
+    "llm.markup",
+    "llm.model_families",
     "prompting.passage_marks",
     "languages",
 )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from dlgforge_core.common.questions import normal_form
 from dlgforge_core.dialogue import Dialogue, Role, Turn
+from dlgforge_core.llm.markup import default_markup
 from dlgforge_core.prompting.passage_marks import FRAME, QUOTE_MARK, names_material
 from dlgforge_core.prompting.phrases import phrase_pattern
 from dlgforge_core.prompting.templates import SHIPPED
 
-_CHAT_TOKENS = re.compile(r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|</?s>", re.IGNORECASE)
 PHRASES = phrase_pattern(SHIPPED)
 
 
@@ -32,7 +31,9 @@ def leaks(dialogue: Dialogue, leak_words: int) -> Iterator[tuple[int, str, str, 
     secret |= _shingles(plan.assistant_persona.description, leak_words)
     for number, role, text in messages_of(dialogue):
         problem = _of_material(dialogue, dialogue.turns[number - 1], role, text)
-        if match := _CHAT_TOKENS.search(text) or PHRASES.search(text):
+        if mark := default_markup().leftover(text):
+            problem = f"says {mark!r}, which models write around their thinking and turns"
+        elif match := PHRASES.search(text):
             problem = f"says {match[0]!r}"
         elif secret and (shared := secret & _shingles(text, leak_words)):
             problem = f"says {min(shared)!r}, a persona's text"

@@ -244,6 +244,7 @@ def _generate(
                 routing=settings.routing,
                 knowledge=knowledge,
                 web_search_key=search_key,
+                markup=settings.markup,
             )
             return _runner(spec, ray, store, llm, settings, context.log.info)
 

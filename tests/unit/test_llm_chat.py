@@ -275,22 +275,6 @@ def test_a_call_error_survives_pickling() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
-    [
-        ("  Hello. ", "Hello."),
-        ("<think>hm\n\nhm</think>\n\nHello.", "Hello."),
-        ("hm, hm</think>Hello.", "Hello."),
-        ("<think>hm <think>deeper</think> hm</think>Hello.", "Hello."),
-        ("Hello. <think>and now", "Hello."),
-        ("<think>cut in the middle of", ""),
-        ("1 < 2 and <b>bold</b>", "1 < 2 and <b>bold</b>"),
-    ],
-)
-def test_reasoning_is_removed(raw: str, said: str) -> None:
-    assert text.clean(raw) == said
-
-
-@pytest.mark.parametrize(
     ("raw", "whole"),
     [
         ("One. Two. Thr", "One. Two."),

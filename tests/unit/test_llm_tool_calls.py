@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dlgforge_core.config import AgentConfig
-from dlgforge_core.llm import answers, refusals, text
+from dlgforge_core.llm import answers, refusals
 from dlgforge_core.llm.answers import Reply, Said
 from dlgforge_core.llm.chat import request_body
 from dlgforge_core.llm.completions import Answer, read_completion
@@ -143,28 +143,6 @@ def test_other_text_is_left_alone_and_tags_never_stay() -> None:
 
 
 # Reasoning
-
-
-@pytest.mark.parametrize(
-    ("raw", "said", "reasoning"),
-    [
-        ("<think>hm\n\nhm</think>\n\nHello.", "Hello.", "hm\n\nhm"),
-        ("hm, hm</think>Hello.", "Hello.", "hm, hm"),
-        ("<think>hm <think>deeper</think> hm</think>Hello.", "Hello.", "hm deeper\n\nhm"),
-        ("Hello. <think>and now", "Hello.", "and now"),
-        ("Hello.", "Hello.", ""),
-    ],
-)
-def test_reasoning_is_told_apart(raw: str, said: str, reasoning: str) -> None:
-    assert text.split_reasoning(raw) == (said, reasoning)
-
-
-@given(st.lists(st.sampled_from(["<think>", "</think>", "<Reasoning>", "</reasoning>", "a", " ", "\n"])))
-def test_no_tag_of_reasoning_is_ever_said(parts: list[str]) -> None:
-    said, reasoning = text.split_reasoning("".join(parts))
-    for tag in ("<think>", "</think>", "<Reasoning>", "</reasoning>"):
-        assert tag not in said + reasoning
-    assert len(said.replace(" ", "")) + len(reasoning) <= len("".join(parts)) + 2 * len(parts)
 
 
 def test_reasoning_in_a_field_of_its_own() -> None:
