@@ -108,6 +108,8 @@ def dialogues_metadata(
         metadata["mean_score"] = round(figures.mean_score, 3)
     metadata |= _grounding(figures)
     metadata["done_by_language"] = count_table("language", "dialogues", progress.done_by_language)
+    if progress.unjudged:
+        metadata["unjudged"] = progress.unjudged
     if progress.drop_reasons:
         metadata["dropped_by_reason"] = count_table("reason", "dialogues", progress.drop_reasons)
     if roles:

@@ -52,7 +52,7 @@ def prepare_run(
     They belong to the store's dataset, and draw on the knowledge index `index_id` unless it is "".
 
     With `run.resume_run_id` the earlier run is taken up as it was planned. Dialogues that were dropped
-    because an endpoint failed are to be tried again, and finished ones that lack verdicts to be judged.
+    because an endpoint failed are to be tried again, and those that lack verdicts to be judged.
     Raises ConfigError.
     """
     if generation.run.resume_run_id:
@@ -63,7 +63,7 @@ def prepare_run(
     if again := store.retry_dropped(run.run_id):
         notes.append(f"{again} dialogues that were dropped as endpoint_error are tried again")
     if again := store.judge_again(run.run_id):
-        notes.append(f"{again} finished dialogues that lack verdicts are judged again")
+        notes.append(f"{again} dialogues that lack verdicts are judged again")
     return replace(run, notes=tuple(notes))
 
 

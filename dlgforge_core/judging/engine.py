@@ -134,7 +134,7 @@ class Engine:
                 verdict = await self._ask(chain, subject, verdicts, len(chain.missing) - place, tally)
             except CallError as error:
                 tally.failed(error)
-                if error.reason is DropReason.INVALID_OUTPUT:
+                if error.reason in (DropReason.INVALID_OUTPUT, DropReason.REFUSED):
                     continue
                 return  # what the endpoint does not take or cannot do, it will not with more text either
             verdicts[subject.index] = verdict
@@ -155,7 +155,7 @@ class Engine:
                 Role.JUDGE,
                 judge.agent,
                 judge.model,
-                messages,
+                prompts.alternating(messages),
                 self._schema,
                 self._read,
                 affinity=plan.dialogue_id,

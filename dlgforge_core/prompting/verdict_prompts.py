@@ -38,6 +38,20 @@ def turn_judge(
     return messages
 
 
+def alternating(messages: Sequence[Message]) -> list[Message]:
+    """The same with what follows one another in one role in one message, as many chat templates want it.
+
+    So it is where an earlier turn has no verdict.
+    """
+    joined: list[Message] = []
+    for message in messages:
+        if joined and joined[-1]["role"] == message["role"]:
+            joined[-1] = {**message, "content": f"{joined[-1]['content']}\n\n{message['content']}"}
+        else:
+            joined.append(message)
+    return joined
+
+
 def conversation_judge(
     plan: DialoguePlan,
     judge: JudgeConfig,

@@ -54,7 +54,7 @@ class Progress:
     unjudged: int = 0
     """Verdicts that the judge, while generating, could not be had to give."""
     judged_again: int = 0
-    """Finished dialogues that are to be given the verdicts they lack."""
+    """Dialogues that are to be given the verdicts they lack, once they are finished."""
     done_by_language: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -201,14 +201,17 @@ class RunStore:
         return int(row[0]) if row else 0
 
     def judge_again(self, run_id: str) -> int:
-        """Have the run's finished dialogues that lack verdicts judged once more; returns how many."""
+        """Have the run's dialogues that lack verdicts judged once more when they are finished.
+
+        Returns how many.
+        """
         with self.connection() as connection:
             row = connection.execute(
                 "WITH lacking AS ("
                 "UPDATE unjudged u SET again = true, attempt = attempt + (NOT again)::int "
                 "FROM dialogues d JOIN run_plans rp USING (plan_id) WHERE rp.run_id = %s "
-                "AND d.dialogue_id = u.dialogue_id AND d.status = 'done' AND d.ordinal < rp.n_dialogues "
-                "RETURNING 1) SELECT count(*) FROM lacking",
+                "AND d.dialogue_id = u.dialogue_id AND d.ordinal < rp.n_dialogues RETURNING 1"
+                ") SELECT count(*) FROM lacking",
                 (run_id,),
             ).fetchone()
         return int(row[0]) if row else 0
