@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
 from pydantic import SecretStr
 
-from dlgforge_core.common.hosts import is_loopback
+from dlgforge_core.common.bodies import BodyError, read_body, read_json
+from dlgforge_core.common.proxies import proxy_for
 from dlgforge_core.common.secrets import redact
+from dlgforge_core.common.tls import client_context
+from dlgforge_core.errors import ConfigError
 from dlgforge_core.knowledge.types import Chunk, Hit
 from dlgforge_core.llm.server_errors import excerpt
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_SNIPPET_CHARS = 1000
+_MAX_VALUES = 100_000
 
 
 class WebSearchError(Exception):
@@ -24,7 +29,7 @@ class WebSearch:
     """`POST <url>` with the key in X-API-KEY. Proxies in the environment are used, but never for loopback."""
 
     def __init__(self, url: str, key: SecretStr, timeout_s: float) -> None:
-        self._url = httpx.URL(url)
+        self._url = url
         self._key = key
         self._timeout_s = timeout_s
         self._client: httpx.AsyncClient | None = None
@@ -34,25 +39,33 @@ class WebSearch:
 
         Raises WebSearchError.
         """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                status, body = await self._post({"q": query, "num": k})
+        except TimeoutError:
+            raise WebSearchError(f"no answer within {self._timeout_s:g} s") from None
+        except BodyError as error:
+            raise WebSearchError(str(error)) from None
+        except (httpx.HTTPError, httpx.InvalidURL, ConfigError, ValueError) as error:
+            # Not chained: the error carries the request, and with it the key.
+            reason = redact(f"{type(error).__name__} {error}", self._key.get_secret_value())
+            raise WebSearchError(reason.strip()) from None
+        body = redact(body, self._key.get_secret_value())
+        if status != 200:
+            raise WebSearchError(f"status {status}: {excerpt(body)}")
+        return read_results(body, k)
+
+    async def _post(self, query: dict[str, Any]) -> tuple[int, bytes]:
         if self._client is None:
             self._client = httpx.AsyncClient(
-                timeout=self._timeout_s, trust_env=not is_loopback(self._url.host)
+                timeout=self._timeout_s,
+                trust_env=False,  # it has rules of its own for proxies and certificates
+                proxy=proxy_for(self._url),
+                verify=client_context() if self._url.startswith("https:") else False,
             )
-        try:
-            async with self._client.stream(
-                "POST",
-                self._url,
-                json={"q": query, "num": k},
-                headers={"X-API-KEY": self._key.get_secret_value()},
-            ) as response:
-                body = redact(await _read(response), self._key.get_secret_value())
-        except httpx.HTTPError as error:
-            # Not chained: the error carries the request, and with it the key.
-            said = redact(f"{type(error).__name__} {error}", self._key.get_secret_value())
-            raise WebSearchError(said.strip()) from None
-        if response.status_code != 200:
-            raise WebSearchError(f"status {response.status_code}: {excerpt(body)}")
-        return read_results(body, k)
+        headers = {"X-API-KEY": self._key.get_secret_value(), "Accept-Encoding": "identity"}
+        async with self._client.stream("POST", self._url, json=query, headers=headers) as response:
+            return response.status_code, await read_body(response, MAX_BODY_BYTES)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -61,21 +74,12 @@ class WebSearch:
             self._client = None
 
 
-async def _read(response: httpx.Response) -> bytes:
-    body = b""
-    async for part in response.aiter_bytes():
-        body += part
-        if len(body) > MAX_BODY_BYTES:
-            raise WebSearchError(f"the answer is longer than {MAX_BODY_BYTES} bytes")
-    return body
-
-
 def read_results(body: bytes, k: int) -> list[Hit]:
     """The results in an answer of Serper's, its direct answer first. Raises WebSearchError for any other."""
     try:
-        data: Any = httpx.Response(200, content=body).json()
-    except ValueError:
-        raise WebSearchError(f"the answer is no JSON: {excerpt(body)}") from None
+        data: Any = read_json(body, max_values=_MAX_VALUES)
+    except BodyError as error:
+        raise WebSearchError(f"the answer cannot be used: {error}") from None
     organic = data.get("organic", []) if isinstance(data, dict) else None
     if not isinstance(organic, list):
         raise WebSearchError(f"the answer holds no list of results: {excerpt(body)}")

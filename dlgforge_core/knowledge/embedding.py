@@ -18,6 +18,11 @@ from dlgforge_core.llm.endpoints import Endpoint
 
 Vectors = npt.NDArray[np.float32]
 
+MAX_DIMENSIONS = 16_384
+"""Of one vector, as far as the size of an answer goes."""
+MAX_VALUES = 3_000_000
+CHARS_PER_NUMBER = 24
+
 
 class Embedder(Protocol):
     """What makes vectors of texts."""
@@ -40,11 +45,17 @@ class EndpointEmbedder:
         """See `Embedder`."""
         if not texts:
             return np.zeros((0, 0), np.float32)
-        answer = await self._client.post("/embeddings", {"model": self._model, "input": list(texts)})
+        values = min(MAX_VALUES, len(texts) * MAX_DIMENSIONS + 1000)
+        answer = await self._client.post(
+            "/embeddings",
+            {"model": self._model, "input": list(texts)},
+            max_bytes=CHARS_PER_NUMBER * values,
+            max_values=values,
+        )
         try:
             rows = sorted(answer["data"], key=lambda item: item["index"])
             vectors = np.asarray([item["embedding"] for item in rows], np.float32)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise self._broken(f"is no list of embeddings ({type(error).__name__}: {error})") from None
         if vectors.ndim != 2 or len(vectors) != len(texts) or vectors.shape[1] == 0:
             raise self._broken(f"has embeddings of shape {vectors.shape} for {len(texts)} texts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +11,17 @@ import httpx
 import orjson
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from dlgforge_core.common.hosts import is_loopback
+from dlgforge_core.common.bodies import MAX_VALUES, BodyError, read_body, read_json
+from dlgforge_core.common.proxies import proxy_for
 from dlgforge_core.common.secrets import redact, sendable
+from dlgforge_core.common.tls import client_context
 from dlgforge_core.config import EmbeddingConfig, RerankConfig
 from dlgforge_core.errors import BackendError, ConfigError
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.server_errors import excerpt
 
 ATTEMPTS = 4
+MAX_BYTES = 8 * 1024 * 1024
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
@@ -49,7 +53,11 @@ def _endpoint(name: str, base_url: str, key_env: str, timeout_s: float, env: Map
 
 
 class JsonClient:
-    """JSON calls to one server. Its key goes into the Authorization header and nowhere else."""
+    """JSON calls to one server. Its key goes into the Authorization header and nowhere else.
+
+    Raises ConfigError for a key that no header can hold, and when the environment names a proxy or
+    certificates that cannot be used.
+    """
 
     def __init__(self, endpoint: Endpoint, *, attempts: int = ATTEMPTS) -> None:
         self.endpoint = endpoint
@@ -58,15 +66,25 @@ class JsonClient:
         base = httpx.URL(endpoint.base_url)
         self._base = base
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={
+                "Accept-Encoding": "identity",
+                "Content-Type": "application/json",
+                **({"Authorization": f"Bearer {key}"} if key else {}),
+            },
             timeout=endpoint.timeout_s,
-            trust_env=not is_loopback(base.host),  # a proxy is never asked for this machine itself
-            verify=base.scheme == "https",
+            trust_env=False,  # it has rules of its own for proxies and certificates
+            proxy=proxy_for(endpoint.base_url),
+            verify=client_context() if base.scheme == "https" else False,
         )
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The answer to `POST <base_url><path>`. Raises BackendError, after a few tries where that helps."""
-        url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
+    async def post(
+        self, path: str, body: Mapping[str, Any], *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES
+    ) -> Any:
+        """The answer to `POST <base_url><path>`, of `max_bytes` and `max_values` at most.
+
+        Each try may take the endpoint's time-out as a whole. Raises BackendError, after a few tries where
+        that helps.
+        """
         content = orjson.dumps(body)
         try:
             async for attempt in AsyncRetrying(
@@ -76,20 +94,25 @@ class JsonClient:
                 reraise=True,
             ):
                 with attempt:
-                    response = await self._client.post(
-                        url, content=content, headers={"Content-Type": "application/json"}
-                    )
-                    response.raise_for_status()
-                    return orjson.loads(response.content)
+                    async with asyncio.timeout(self.endpoint.timeout_s):
+                        answer = await self._post(path, content, max_bytes)
+                    return read_json(answer, max_values=max_values)
         # Never chained: httpx's errors carry the request, and with it the Authorization header.
-        except httpx.HTTPStatusError as error:
-            said = excerpt(redact(error.response.content, self._key))
-            raise self._error(f"status {error.response.status_code}: {said}") from None
-        except httpx.TimeoutException:
+        except (TimeoutError, httpx.TimeoutException):
             raise self._error(f"no answer within {self.endpoint.timeout_s:g} s") from None
-        except (httpx.HTTPError, ValueError) as error:
+        except (_StatusError, BodyError) as error:
+            raise self._error(redact(str(error), self._key)) from None
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise self._error(redact(f"{type(error).__name__}: {error}", self._key)) from None
         raise AssertionError("the retries ended without an outcome")
+
+    async def _post(self, path: str, content: bytes, max_bytes: int) -> bytes:
+        url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
+        async with self._client.stream("POST", url, content=content) as response:
+            answer = await read_body(response, max_bytes)
+            if not response.is_success:
+                raise _StatusError(response.status_code, excerpt(redact(answer, self._key)))
+            return answer
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -103,7 +126,15 @@ class JsonClient:
         return BackendError(f"the {self.endpoint.name} endpoint {self.endpoint.base_url}: {reason}")
 
 
+class _StatusError(Exception):
+    """An answer with a status that is no success."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"status {status}: {reason}")
+        self.status = status
+
+
 def _helps_to_retry(error: BaseException) -> bool:
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code in _RETRIED
-    return isinstance(error, httpx.TransportError)
+    if isinstance(error, _StatusError):
+        return error.status in _RETRIED
+    return isinstance(error, httpx.TransportError | TimeoutError)

@@ -333,7 +333,7 @@ class Reranker:
             scores = {int(item["index"]): float(item["relevance_score"]) for item in answer["results"]}
             if not scores.keys() <= set(range(len(hits))):
                 raise ValueError(f"there is no document {max(scores)}")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BackendError(
                 f"the answer of {self._client.endpoint.base_url}/rerank is no ranking: "
                 f"{type(error).__name__}: {error}"

@@ -10,19 +10,17 @@ import asyncio
 import contextlib
 import os
 import ssl
-import urllib.request
 from collections.abc import Callable
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from dlgforge_core.common.bodies import BodyError, read_body
-from dlgforge_core.common.hosts import is_loopback
+from dlgforge_core.common.proxies import proxy_for
 from dlgforge_core.common.secrets import redact, sendable
-from dlgforge_core.errors import ConfigError
+from dlgforge_core.common.tls import client_context
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.stats import FailureKind
 
@@ -54,7 +52,7 @@ class EndpointTransport:
 
     Proxies named in the environment (HTTPS_PROXY, NO_PROXY, ...) are used, but never for loopback.
     Raises ConfigError when the key or a value of the headers cannot be sent in one, or the environment names
-    a proxy that cannot be used.
+    a proxy or certificates that cannot be used.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -66,8 +64,8 @@ class EndpointTransport:
         connect = min(CONNECT_TIMEOUT_S, endpoint.timeout_s)
         # `pool` is aiohttp's time-out for getting a connection, making a new one included.
         self._timeout = {"connect": connect, "pool": None, "read": None, "write": None}
-        context = httpx.create_ssl_context() if base.scheme == "https" else None
-        proxy = _proxy(base)
+        context = client_context() if base.scheme == "https" else None
+        proxy = proxy_for(endpoint.base_url)
         self._transport = AiohttpTransport(
             verify=context or False,
             proxy=httpx.Proxy(proxy) if proxy else None,
@@ -192,26 +190,3 @@ def _session_factory(context: ssl.SSLContext | None, connections: int) -> Callab
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     return make
-
-
-def _proxy(url: httpx.URL) -> str | None:
-    if is_loopback(url.host) or urllib.request.proxy_bypass(url.host):
-        return None
-    proxy = urllib.request.getproxies().get(url.scheme)
-    if not proxy:
-        return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"  # as curl takes it
-    try:
-        parts = urlsplit(proxy)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        httpx.Proxy(proxy)
-    except (ValueError, httpx.InvalidURL):
-        usable = False
-    if not usable:
-        # Without the value: it may hold a password.
-        raise ConfigError(
-            f"the proxy that {url.scheme.upper()}_PROXY names in the environment cannot be used; it looks "
-            "like http://host:3128, or http://user:password@host:3128 with special characters "
-            "percent-encoded"
-        )
-    return proxy
