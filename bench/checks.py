@@ -55,13 +55,12 @@ def check(store: RunStore, scope: Scope) -> tuple[float, float]:
     wall, cpu = time.monotonic(), time.process_time()
     config = ChecksConfig()
     parts = store.parts(scope)
-    with store.connection() as connection:
-        reports = run_checks(
-            kept_findings(connection, scope, sorted(LANGUAGES), config, COLLECTORS),
-            lambda: questions_of(connection, scope),
-            store.outcomes(scope),
-            config,
-        )
+    reports = run_checks(
+        kept_findings(store.database, scope, sorted(LANGUAGES), config, COLLECTORS),
+        lambda: questions_of(store.database, scope),
+        store.outcomes(scope),
+        config,
+    )
     looked_at = next(report for report in reports if report.name == "schema").figures["looked_at"]
     if looked_at != sum(part.done for part in parts):
         raise SystemExit(f"{looked_at} dialogues were looked at, done are {sum(part.done for part in parts)}")

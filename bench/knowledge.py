@@ -119,7 +119,7 @@ def build(store: RunStore, n_documents: int, one_chunk: bool) -> str:
         config = KnowledgeConfig(path=place, languages=["en"] if one_chunk else sorted(shipped()))
         before = rss_mb()
         cpu = time.process_time()
-        report = index_knowledge(store, "", config)
+        report = index_knowledge(store.database, "", config)
         cpu = time.process_time() - cpu
         print(f"load average {os.getloadavg()[0]:.1f}")
         print(
@@ -128,7 +128,7 @@ def build(store: RunStore, n_documents: int, one_chunk: bool) -> str:
             f"index {report.bytes / 2**20:.0f} MiB",
             flush=True,
         )
-        again = index_knowledge(store, "", config)
+        again = index_knowledge(store.database, "", config)
         assert again.index_id == report.index_id
         assert again.n_read == 0
         print(f"nothing changed: {again.seconds:.2f} s")

@@ -243,12 +243,23 @@ class Dialogue:
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedDialogue:
+    """A dialogue that was given up: the reason, and in `detail` what was wrong with it."""
+
+    dialogue_id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Outcomes:
     """How the planned dialogues of a set ended."""
 
     planned: int
     done: int
     drop_reasons: Mapping[str, int]
+    drop_examples: Sequence[DroppedDialogue] = ()
+    """Some of those dropped, of every reason first."""
 
     @property
     def dropped(self) -> int:

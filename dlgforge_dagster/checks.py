@@ -104,22 +104,23 @@ def _reports(
         outcomes = run_store.outcomes(scope)
     parts = run_store.parts(scope)
     names = chosen & COLLECTORS.keys()
+    found: list[Findings] = []
     with run_store.connection() as connection:
-        found: list[Findings] = []
-        if PASS_RATE in names and latest_judging(connection, run_store.dataset, record.fingerprint):
-            # The verdicts that count are those given afterwards, and these may change.
-            found = [findings_of(judged_dialogues(run_store, scope), (), thresholds, {PASS_RATE})]
-            names -= {PASS_RATE}
-        languages = {part.language for part in parts if part.done}
-        kept = kept_findings(connection, scope, languages, thresholds, names)
-        return run_checks(
-            itertools.chain(found, kept),
-            lambda: questions_of(connection, scope),
-            outcomes,
-            thresholds,
-            parts=_ends(parts),
-            only=chosen,
-        )
+        judged = latest_judging(connection, run_store.dataset, record.fingerprint)
+    if PASS_RATE in names and judged:
+        # The verdicts that count are those given afterwards, and these may change.
+        found = [findings_of(judged_dialogues(run_store, scope), (), thresholds, {PASS_RATE})]
+        names -= {PASS_RATE}
+    languages = {part.language for part in parts if part.done}
+    kept = kept_findings(run_store.database, scope, languages, thresholds, names)
+    return run_checks(
+        itertools.chain(found, kept),
+        lambda: questions_of(run_store.database, scope),
+        outcomes,
+        thresholds,
+        parts=_ends(parts),
+        only=chosen,
+    )
 
 
 def _ends(parts: Iterable[Part]) -> list[PartEnds]:

@@ -20,14 +20,13 @@ def coverage_metadata(store: RunStore, run: PreparedRun) -> Mapping[str, Any]:
     """A plot and a table of the documents' uses by everything made with this configuration; empty if none."""
     if not run.source.index_id:
         return {}
-    with store.connection() as connection:
-        counts = coverage_counts(
-            connection,
-            run.fingerprint,
-            dataset=run.source.dataset,
-            index_id=run.source.index_id,
-            languages=run.generation.run.target_languages,
-        )
+    counts = coverage_counts(
+        store.database,
+        run.fingerprint,
+        dataset=run.source.dataset,
+        index_id=run.source.index_id,
+        languages=run.generation.run.target_languages,
+    )
     if not counts:
         return {}
     uses = [n for _, n in counts]

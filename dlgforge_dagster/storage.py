@@ -21,6 +21,7 @@ from dlgforge_core.database.dsn import DSN_ENV, check_dsn
 from dlgforge_core.database.embedded import dlgforge_home, embedded_dsn
 from dlgforge_core.database.ping import PingError, ping_blocking
 from dlgforge_core.errors import StoreError
+from dlgforge_dagster.storage_errors import explain_errors
 
 _PING_S = 5.0
 
@@ -45,8 +46,12 @@ class DlgforgeStorage(DagsterPostgresStorage):
             _fail_early(self.dsn)
         else:
             self.dsn = embedded_dsn(_configured_home(home) if home else dlgforge_home(os.environ))
+        url = sqlalchemy_url(self.dsn)
+        explain_errors(url)
         try:
-            super().__init__(postgres_url=sqlalchemy_url(self.dsn), inst_data=inst_data)
+            super().__init__(postgres_url=url, inst_data=inst_data)
+        except StoreError:
+            raise
         except Exception:
             # This says in plain words what is wrong with the connection, if it is.
             ping_blocking(self.dsn, _PING_S)

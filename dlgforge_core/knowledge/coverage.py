@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import orjson
-import psycopg
 
 from dlgforge_core.config import CoverageConfig
 from dlgforge_core.database import lock_keys
 from dlgforge_core.database.connection import AsyncConnection
+from dlgforge_core.database.database import Database
 from dlgforge_core.knowledge.index_store import index_documents
 from dlgforge_core.knowledge.pool import Candidates, Choice, DocumentPool, Places, Uses
 from dlgforge_core.languages import base_code
@@ -145,7 +144,7 @@ async def assign_document(
 
     `known` saves reading all counts for each dialogue; it belongs to the fingerprint and the candidates'
     pool. The connection must not be in a transaction, nor used by another task meanwhile. Raises ValueError
-    without candidates, psycopg.Error.
+    without candidates. To be run on an `AsyncReconnectingConnection`.
     """
     if not len(candidates.pool):
         raise ValueError(f"dialogue {dialogue_id} has no documents to choose from")
@@ -171,7 +170,7 @@ async def assign_document(
 async def release_document(connection: AsyncConnection, fingerprint: str, dialogue_id: str) -> str:
     """Take back what a dropped dialogue was given; doing so twice does no harm.
 
-    Returns the document, empty when there was none. Raises psycopg.Error.
+    Returns the document, empty when there was none. To be run on an `AsyncReconnectingConnection`.
     """
     names = {"fingerprint": fingerprint, "dialogue": dialogue_id}
     async with connection.transaction():
@@ -193,7 +192,7 @@ def unused_languages(by_language: Mapping[str, int], languages: Collection[str])
 
 
 def coverage_counts(
-    connection: psycopg.Connection[Any],
+    database: Database,
     fingerprint: str,
     *,
     dataset: str = "",
@@ -203,12 +202,13 @@ def coverage_counts(
     """How many dialogues of today's seeds each document was given to, the most used first.
 
     With the id of an index its documents are there even if they were never used; with `languages`, as
-    dialogues name theirs, only those that their dialogues could have been given. Raises psycopg.Error.
+    dialogues name theirs, only those that their dialogues could have been given. Raises StoreError.
     """
-    rows = connection.execute(_TODAYS_USES, {"fingerprint": fingerprint}).fetchall()
+    with database.connection() as connection:
+        rows = connection.execute(_TODAYS_USES, {"fingerprint": fingerprint}).fetchall()
     documents = [
         (document.name, document.language)
-        for document in (index_documents(connection, dataset, index_id) if index_id else ())
+        for document in (index_documents(database, dataset, index_id) if index_id else ())
     ]
     unused = unused_languages(Counter(language for _, language in documents), languages)
     documents = [(name, language) for name, language in documents if language not in unused]

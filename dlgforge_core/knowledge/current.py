@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import orjson
 
 from dlgforge_core.config import EmbeddingConfig, validate
-from dlgforge_core.knowledge.index_store import Store, connected
+from dlgforge_core.database.database import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class CurrentIndex:
     embedding: EmbeddingConfig
 
 
-def choose_index(store: Store, dataset: str, index_id: str, embedding: EmbeddingConfig) -> None:
-    """Have the dataset's next run draw on this index; "" on none. Raises psycopg.Error."""
-    with connected(store) as connection:
+def choose_index(database: Database, dataset: str, index_id: str, embedding: EmbeddingConfig) -> None:
+    """Have the dataset's next run draw on this index; "" on none. Raises StoreError."""
+    with database.connection() as connection:
         if not index_id:
             connection.execute("DELETE FROM knowledge_current WHERE dataset = %s", (dataset,))
             return
@@ -32,9 +32,9 @@ def choose_index(store: Store, dataset: str, index_id: str, embedding: Embedding
         )
 
 
-def current_index(store: Store, dataset: str) -> CurrentIndex | None:
-    """The index chosen last; None when the dialogues are not grounded. Raises psycopg.Error."""
-    with connected(store) as connection:
+def current_index(database: Database, dataset: str) -> CurrentIndex | None:
+    """The index chosen last; None when the dialogues are not grounded. Raises StoreError."""
+    with database.connection() as connection:
         row = connection.execute(
             "SELECT index_id, embedding FROM knowledge_current WHERE dataset = %s", (dataset,)
         ).fetchone()

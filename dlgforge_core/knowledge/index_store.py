@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
-import psycopg
 
 from dlgforge_core.database import lock_keys
+from dlgforge_core.database.connection import Connection
+from dlgforge_core.database.database import Database
 from dlgforge_core.knowledge.types import Document
 
 _POLL_S = 0.2
@@ -18,28 +19,6 @@ ID_BYTES = 16
 PART_BYTES = 8 * 1024 * 1024
 DOCUMENTS = "documents"
 CHUNK_IDS = "chunk_ids"
-
-Connection = psycopg.Connection[Any]
-
-
-class OpensConnections(Protocol):
-    """What gives connections to the run state, like `RunStore`."""
-
-    def connection(self) -> Any:
-        """A context manager of a connection in autocommit mode."""
-
-
-Store = OpensConnections | Connection
-
-
-@contextmanager
-def connected(store: Store) -> Iterator[Connection]:
-    """The connection itself, or one that the store opens."""
-    if isinstance(store, psycopg.Connection):
-        yield store
-    else:
-        with store.connection() as connection:
-            yield connection
 
 
 @contextmanager
@@ -56,9 +35,9 @@ def locked(connection: Connection, dataset: str) -> Iterator[None]:
             connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", keys)
 
 
-def index_documents(store: Store, dataset: str, index_id: str) -> list[Document]:
-    """The documents of an index by name; none when there is no such index."""
-    with connected(store) as connection:
+def index_documents(database: Database, dataset: str, index_id: str) -> list[Document]:
+    """The documents of an index by name; none when there is no such index. Raises StoreError."""
+    with database.connection() as connection:
         data = b"".join(
             row[0]
             for row in connection.execute(
@@ -118,13 +97,13 @@ def write_index(
     return n_bytes
 
 
-def prune_indexes(store: Store, dataset: str, *, keep: Collection[str] = (), latest: int = 1) -> int:
+def prune_indexes(database: Database, dataset: str, *, keep: Collection[str] = (), latest: int = 1) -> int:
     """Delete the dataset's indexes but those to keep and the `latest` ones; returns how many.
 
     With them go the chunks and vectors that nothing else needs; chunks that dialogues were given stay, for
-    their texts are exported. Name in `keep` the indexes of runs that may be resumed.
+    their texts are exported. Name in `keep` the indexes of runs that may be resumed. Raises StoreError.
     """
-    with connected(store) as connection, locked(connection, dataset), connection.transaction():
+    with database.connection() as connection, locked(connection, dataset), connection.transaction():
         gone = connection.execute(
             "DELETE FROM knowledge_indexes WHERE dataset = %(dataset)s AND NOT index_id = ANY(%(keep)s) "
             "AND index_id NOT IN (SELECT index_id FROM knowledge_indexes WHERE dataset = %(dataset)s "

@@ -15,6 +15,8 @@ from typing import Any
 import orjson
 
 from dlgforge_core.config import EmbeddingConfig, KnowledgeConfig
+from dlgforge_core.database.connection import Connection
+from dlgforge_core.database.database import Database
 from dlgforge_core.errors import KnowledgeError
 from dlgforge_core.knowledge.dense import vector_to_bytes
 from dlgforge_core.knowledge.embedding import Embedder, open_embedder
@@ -24,9 +26,6 @@ from dlgforge_core.knowledge.index_store import (
     CHUNK_IDS,
     DOCUMENTS,
     ID_BYTES,
-    Connection,
-    Store,
-    connected,
     documents_to_json,
     index_size,
     locked,
@@ -52,7 +51,7 @@ Progress = Callable[[str], None]
 
 
 def index_knowledge(
-    store: Store,
+    database: Database,
     dataset: str,
     config: KnowledgeConfig,
     progress: Progress | None = None,
@@ -61,14 +60,14 @@ def index_knowledge(
 
     `progress` is told in words, at most once a second. Broken files are reported and skipped. Raises
     KnowledgeError when the folder cannot be listed or nothing in it can be read, BackendError when the
-    embeddings fail, ConfigError, psycopg.Error.
+    embeddings fail, ConfigError, StoreError.
     """
     if not config.path:
         return IndexReport()
     started = time.monotonic()
     tell = _Teller(progress)
     folder = KnowledgeFolder(config.path, config.links)
-    with connected(store) as connection, locked(connection, dataset):
+    with database.connection() as connection, locked(connection, dataset):
         sources = _read_changes(connection, dataset, folder, config, tell)
         corpus = _corpus(connection, dataset)
         if not corpus.documents:

@@ -11,11 +11,12 @@ import orjson
 
 from dlgforge_core.common.files import FoundFile
 from dlgforge_core.config import KnowledgeConfig
+from dlgforge_core.database.connection import Connection
 from dlgforge_core.knowledge.chunking import chunk_spans
 from dlgforge_core.knowledge.detection import DETECTION_VERSION, detect_language
 from dlgforge_core.knowledge.documents import READER_VERSION, Problem, ReadDocument
 from dlgforge_core.knowledge.folder import KnowledgeFolder
-from dlgforge_core.knowledge.index_store import ID_BYTES, Connection
+from dlgforge_core.knowledge.index_store import ID_BYTES
 from dlgforge_core.knowledge.reading import DocumentReader
 
 _ROWS_AT_ONCE = 2_000

@@ -29,6 +29,7 @@ _REPEATS = "unique_questions"
 DROP_RATE = "drop_rate"
 # Dialogues that must have ended in a part for its own drop rate to say anything.
 _PART_COUNTS_FROM = 4
+_DETAIL_CHARS = 400
 
 Asked = tuple[str, int, str]
 """A question of a set: its dialogue's id, the turn from 1, the text."""
@@ -145,7 +146,11 @@ def _drop_rate(outcomes: Outcomes, parts: Sequence[PartEnds], config: ChecksConf
         text += f", {worst.dropped} of {worst.done + worst.dropped} in {worst.name}"
         figures["worst_drop_rate"] = round(worst.drop_rate, 4)
     passed = o.done > 0 and rate <= most and not bad_parts(parts, config)
-    return CheckReport(DROP_RATE, passed, f"{text}; at most {most:.0%} may be dropped", figures)
+    examples = [
+        Finding(one.dialogue_id, 0, f"dropped: {one.reason}", one.detail[:_DETAIL_CHARS])
+        for one in o.drop_examples[: config.max_examples]
+    ]
+    return CheckReport(DROP_RATE, passed, f"{text}; at most {most:.0%} may be dropped", figures, examples)
 
 
 def bad_parts(parts: Iterable[PartEnds], config: ChecksConfig) -> list[PartEnds]:

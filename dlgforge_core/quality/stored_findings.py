@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import orjson
-import psycopg
 
 from dlgforge_core.config import ChecksConfig
+from dlgforge_core.database.database import Database
 from dlgforge_core.quality.checks import Asked
 from dlgforge_core.quality.findings import Findings, findings_key, findings_of
 from dlgforge_core.store.results import Scope, stream_dialogues
@@ -40,7 +40,7 @@ WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues
 
 
 def kept_findings(
-    connection: psycopg.Connection,
+    database: Database,
     scope: Scope,
     languages: Collection[str],
     config: ChecksConfig,
@@ -48,24 +48,29 @@ def kept_findings(
 ) -> Iterator[Findings]:
     """What the checks in `names` find in each plan of a scope; a plan without changes is not looked at again.
 
-    Verdicts are those given while generating. The connection must be in autocommit. Raises psycopg.Error.
+    Verdicts are those given while generating. Raises StoreError.
     """
     same = findings_key(languages, config)
-    for plan_id, done, last, kept_key, kept in connection.execute(
-        scope.sql(_PLANS), scope.parameters
-    ).fetchall():
-        # Finished dialogues do not change; only others may come, or some be deleted.
-        key = hashlib.blake2b(orjson.dumps([done, last]), key=same, digest_size=16).digest()
-        found: Findings = kept if kept_key == key else {}
-        if missing := [name for name in names if name not in found]:
-            dialogues = stream_dialogues(connection, replace(scope, plan_id=plan_id))
-            found |= findings_of(dialogues, languages, config, missing)
-            connection.execute(_KEEP, (plan_id, key, orjson.dumps(found).decode()))
-        yield found
+    with database.connection() as connection:
+        for plan_id, done, last, kept_key, kept in connection.execute(
+            scope.sql(_PLANS), scope.parameters
+        ).fetchall():
+            # Finished dialogues do not change; only others may come, or some be deleted.
+            key = hashlib.blake2b(orjson.dumps([done, last]), key=same, digest_size=16).digest()
+            found: Findings = kept if kept_key == key else {}
+            if missing := [name for name in names if name not in found]:
+                dialogues = stream_dialogues(connection, replace(scope, plan_id=plan_id))
+                found |= findings_of(dialogues, languages, config, missing)
+                connection.execute(_KEEP, (plan_id, key, orjson.dumps(found).decode()))
+            yield found
 
 
-def questions_of(connection: psycopg.Connection, scope: Scope) -> Iterator[Asked]:
-    """Every question of the finished dialogues of a scope, in no order, streamed. Raises psycopg.Error."""
-    with connection.transaction(), connection.cursor(name="questions") as cursor:
+def questions_of(database: Database, scope: Scope) -> Iterator[Asked]:
+    """Every question of the finished dialogues of a scope, in no order, streamed. Raises StoreError."""
+    with (
+        database.connection() as connection,
+        connection.transaction(),
+        connection.cursor(name="questions") as cursor,
+    ):
         cursor.itersize = 5000
         yield from cursor.execute(scope.sql(_QUESTIONS), scope.parameters)

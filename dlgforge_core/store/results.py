@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, Outcomes, Turn
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, DroppedDialogue, Judgement, Outcomes, Turn
 
 _OF_RUN = "SELECT plan_id, n_dialogues FROM run_plans WHERE run_id = %(run_id)s"
 _OF_FINGERPRINT = """
@@ -61,6 +61,19 @@ SELECT d.status, d.drop_reason, count(*)
 FROM wanted JOIN dialogues d USING (plan_id)
 WHERE d.ordinal < wanted.n_dialogues GROUP BY 1, 2
 """
+
+# The latest of each reason; the first of every reason before the second of any.
+_DROP_EXAMPLES = """
+WITH wanted AS ({wanted}),
+dropped AS (
+    SELECT d.dialogue_id, d.drop_reason, coalesce(d.drop_detail, '') AS detail,
+           row_number() OVER (PARTITION BY d.drop_reason ORDER BY d.ended_at DESC, d.dialogue_id) AS nth
+    FROM wanted JOIN dialogues d USING (plan_id)
+    WHERE d.status = 'dropped' AND d.ordinal < wanted.n_dialogues
+)
+SELECT dialogue_id, drop_reason, detail FROM dropped ORDER BY nth, drop_reason LIMIT %(examples)s
+"""
+_N_DROP_EXAMPLES = 20
 
 _PARTS = """
 WITH wanted AS ({wanted})
@@ -152,12 +165,19 @@ def stream_dialogues(
 
 
 def outcomes(connection: psycopg.Connection, scope: Scope) -> Outcomes:
-    """How many dialogues were planned, finished, and dropped for which reason."""
+    """How many dialogues were planned, finished, and dropped for which reason, with examples of these."""
     rows = connection.execute(scope.sql(_OUTCOMES), scope.parameters).fetchall()
+    drop_reasons = {reason: n for status, reason, n in rows if status == "dropped"}
+    examples: list[DroppedDialogue] = []
+    if drop_reasons:
+        values = {**scope.parameters, "examples": _N_DROP_EXAMPLES}
+        found = connection.execute(scope.sql(_DROP_EXAMPLES), values).fetchall()
+        examples = [DroppedDialogue(*row) for row in found]
     return Outcomes(
         planned=sum(n for _, _, n in rows),
         done=sum(n for status, _, n in rows if status == "done"),
-        drop_reasons={reason: n for status, reason, n in rows if status == "dropped"},
+        drop_reasons=drop_reasons,
+        drop_examples=examples,
     )
 
 

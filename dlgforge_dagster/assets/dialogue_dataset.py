@@ -82,10 +82,10 @@ def _write(
     if not outcomes.done:
         raise dg.Failure(_nothing_done(outcomes))
     try:
-        with _dedup(saving.semantic_dedup) as dedup, run_store.connection() as connection:
+        with _dedup(saving.semantic_dedup) as dedup:
             dialogues = judged_dialogues(run_store, scope)
             if saving.passages != "none":
-                dialogues = with_texts(connection, run_store.dataset, dialogues)
+                dialogues = with_texts(run_store.database, run_store.dataset, dialogues)
             summary = write_dataset(
                 dialogues,
                 folder,

@@ -85,7 +85,7 @@ def _dialogues(
     if not batches:
         missing = "there are no seed topics yet: materialize `seed_topics` first, or select it too"
         raise dg.Failure(missing, allow_retries=False)
-    index = current_index(run_store, dataset.name)
+    index = current_index(run_store.database, dataset.name)
     if index is None and dataset.recipe.knowledge.path:
         missing = "the documents are not indexed yet: materialize `knowledge_index` first"
         raise dg.Failure(missing, allow_retries=False)

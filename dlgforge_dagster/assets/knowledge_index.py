@@ -51,12 +51,12 @@ def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
         knowledge = validate(KnowledgeConfig, plain(config, KnowledgeConfig), source)
         store = dataset.store(context).run_store(dataset.name)
         try:
-            report = index_knowledge(store, dataset.name, knowledge, context.log.info)
+            report = index_knowledge(store.database, dataset.name, knowledge, context.log.info)
         except DlgforgeError as error:
             raise dg.Failure(str(error)) from error
-        choose_index(store, dataset.name, report.index_id, knowledge.embedding)
+        choose_index(store.database, dataset.name, report.index_id, knowledge.embedding)
         if report.built:
-            prune_indexes(store, dataset.name, keep=store.resumable_indexes(), latest=_KEPT)
+            prune_indexes(store.database, dataset.name, keep=store.resumable_indexes(), latest=_KEPT)
         for problem in report.problems[:50]:
             context.log.warning(problem)
         notes = [*report.notes, *_unused(report, dataset.recipe.run.target_languages)]

@@ -48,29 +48,27 @@ def reports(
 ) -> list[CheckReport]:
     settings = ChecksConfig.model_validate(config)
     outcomes = store.outcomes(scope)
-    with store.connection() as connection:
-        found = kept_findings(connection, scope, LANGUAGES, settings, names)
-        return run_checks(
-            found,
-            lambda: questions_of(connection, scope),
-            outcomes,
-            settings,
-            only={*names, "unique_questions"},
-        )
+    found = kept_findings(store.database, scope, LANGUAGES, settings, names)
+    return run_checks(
+        found,
+        lambda: questions_of(store.database, scope),
+        outcomes,
+        settings,
+        only={*names, "unique_questions"},
+    )
 
 
 def anew(store: RunStore, scope: Scope, **config: Any) -> list[CheckReport]:
     """The same with nothing kept."""
     settings = ChecksConfig.model_validate(config)
     found = findings_of(store.dialogues(scope), LANGUAGES, settings, COLLECTORS)
-    with store.connection() as connection:
-        return run_checks(
-            [found],
-            lambda: questions_of(connection, scope),
-            store.outcomes(scope),
-            settings,
-            only={*COLLECTORS, "unique_questions"},
-        )
+    return run_checks(
+        [found],
+        lambda: questions_of(store.database, scope),
+        store.outcomes(scope),
+        settings,
+        only={*COLLECTORS, "unique_questions"},
+    )
 
 
 def test_what_was_looked_at_is_not_looked_at_again(

@@ -19,6 +19,7 @@ from dlgforge_core.database.privileges import quoted
 from dlgforge_core.errors import StoreError, UnstorableError
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster.storage import DlgforgeStorage
 from tests.support.postgres import TcpPostgres, tcp_postgres
 from tests.support.runs import calls, planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint
@@ -148,12 +149,32 @@ def test_a_right_that_was_taken_away_meanwhile_is_named(owner: str, role: str) -
     assert store.run_ids() == []
 
 
+def test_dagster_storage_of_a_role_without_rights_names_the_grants(owner: str, role: str) -> None:
+    database = as_role(owner, role)
+    with pytest.raises(StoreError, match="permission denied for schema public") as caught:
+        DlgforgeStorage(dsn=database.dsn)
+    assert SECRET not in str(caught.value)
+    run_grants(owner, str(caught.value))
+    storage = DlgforgeStorage(dsn=database.dsn)
+    assert storage._run_storage.get_runs() == []
+
+
+def test_dagster_storage_explains_a_full_disk(owner: str) -> None:
+    storage = DlgforgeStorage(dsn=owner)
+    execute(owner, FULL.format(schema="public", table="runs", code="53100"))
+    with pytest.raises(StoreError, match=r"Dagster's storage at .* failed: .*its disk is full: free space"):
+        storage._run_storage.delete_run("a")
+    execute(owner, f"ALTER DATABASE {name_of(owner)} SET default_transaction_read_only TO on")
+    with pytest.raises(StoreError, match="it takes no writes: name the primary"):
+        DlgforgeStorage(dsn=owner)._run_storage.delete_run("a")
+
+
 # SQLSTATEs
 
 FULL = """
-CREATE FUNCTION dlgforge.fail() RETURNS trigger LANGUAGE plpgsql AS
+CREATE FUNCTION {schema}.fail() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '{code}'; END $$;
-CREATE TRIGGER fail BEFORE DELETE ON dlgforge.seed_batches EXECUTE FUNCTION dlgforge.fail()
+CREATE TRIGGER fail BEFORE DELETE ON {schema}.{table} EXECUTE FUNCTION {schema}.fail()
 """
 
 
@@ -170,7 +191,7 @@ CREATE TRIGGER fail BEFORE DELETE ON dlgforge.seed_batches EXECUTE FUNCTION dlgf
     ],
 )
 async def test_a_server_in_need_says_what_would_help(store: RunStore, code: str, remedy: str) -> None:
-    execute(store.database.dsn, FULL.format(code=code))
+    execute(store.database.dsn, FULL.format(schema="dlgforge", table="seed_batches", code=code))
     with pytest.raises(StoreError, match=remedy):
         store.forget_seed_batches(["a"])
     reconnecting = store.database.reconnecting("dlgforge test", 0.1)

@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 def indexed(store: RunStore, folder: Path) -> str:
     small = KnowledgeConfig(path=str(folder), chunk_chars=80, chunk_overlap_chars=0)
-    return index_knowledge(store, store.dataset, small).index_id
+    return index_knowledge(store.database, store.dataset, small).index_id
 
 
 def endpoint(sim: SimulatedEndpoint) -> Endpoint:
@@ -144,8 +144,7 @@ def test_documents_are_used_evenly_by_several_workers_and_runs(store: RunStore, 
                 worker.join()
     done = list(store.dialogues(run.run_id))
     assert len(done) == 400
-    with store.connection() as connection:
-        uses = dict(coverage_counts(connection, run.fingerprint, index_id=index_id))
+    uses = dict(coverage_counts(store.database, run.fingerprint, index_id=index_id))
     assert uses == used(done)
     assert len(uses) == N_DOCUMENTS
     mean = sum(uses.values()) / N_DOCUMENTS
@@ -167,8 +166,7 @@ def test_a_dropped_dialogue_gives_its_document_back(store: RunStore, folder: Pat
         work(spec(store, run, endpoint(sim)))
     progress = store.progress(run.run_id)
     assert progress.dropped > 0
-    with store.connection() as connection:
-        counts = coverage_counts(connection, run.fingerprint)
+    counts = coverage_counts(store.database, run.fingerprint)
     assert sum(uses for _, uses in counts) == progress.done
 
 
@@ -189,7 +187,7 @@ def test_a_resumed_dialogue_keeps_its_document(store: RunStore, folder: Path) ->
 
 def test_instructions_in_a_document_stay_quoted_material(store: RunStore, tmp_path: Path) -> None:
     (tmp_path / "bread.md").write_text(HOSTILE)
-    index_id = index_knowledge(store, "", KnowledgeConfig(path=str(tmp_path))).index_id
+    index_id = index_knowledge(store.database, "", KnowledgeConfig(path=str(tmp_path))).index_id
     run = planned(store, 6, index_id=index_id, n_turns=2)
     with simulated_endpoint(models=[MODEL], record_requests=1_000) as sim:
         work(spec(store, run, endpoint(sim)))
@@ -223,17 +221,17 @@ def test_other_knowledge_is_other_content(store: RunStore, folder: Path) -> None
 
 
 def test_the_chosen_index(store: RunStore) -> None:
-    assert current_index(store, "") is None
-    choose_index(store, "", "i1", EmbeddingConfig())
-    choose_index(store, "other", "i2", EmbeddingConfig(backend="sentence_transformers", model="m"))
-    current = current_index(store, "")
+    assert current_index(store.database, "") is None
+    choose_index(store.database, "", "i1", EmbeddingConfig())
+    choose_index(store.database, "other", "i2", EmbeddingConfig(backend="sentence_transformers", model="m"))
+    current = current_index(store.database, "")
     assert current is not None
     assert current.index_id == "i1"
-    other = current_index(store, "other")
+    other = current_index(store.database, "other")
     assert other is not None
     assert other.embedding.model == "m"
-    choose_index(store, "", "", EmbeddingConfig())
-    assert current_index(store, "") is None
+    choose_index(store.database, "", "", EmbeddingConfig())
+    assert current_index(store.database, "") is None
 
 
 def test_tools_find_passages_that_are_recorded(store: RunStore, folder: Path) -> None:

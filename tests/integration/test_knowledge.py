@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
 
 def index(store: RunStore, place: object, dataset: str = "", **keys: object) -> IndexReport:
     return index_knowledge(
-        store, dataset, validate(KnowledgeConfig, {"path": str(place), **keys}, "knowledge")
+        store.database, dataset, validate(KnowledgeConfig, {"path": str(place), **keys}, "knowledge")
     )
 
 
@@ -150,9 +150,9 @@ def test_an_earlier_index_stays_readable_until_it_is_pruned(store: RunStore, fol
 
     assert asyncio.run(found(first.index_id)) == ["rent.md"]
     assert asyncio.run(found(second.index_id)) == []
-    assert prune_indexes(store, "", keep=[first.index_id]) == 0
+    assert prune_indexes(store.database, "", keep=[first.index_id]) == 0
     chunks = rows(store, "knowledge_chunks")
-    assert prune_indexes(store, "") == 1
+    assert prune_indexes(store.database, "") == 1
     assert rows(store, "knowledge_chunks") == chunks - 1
     assert asyncio.run(found(second.index_id)) == []
     with pytest.raises(KnowledgeError, match="no knowledge index"):
@@ -174,10 +174,10 @@ def test_datasets_do_not_share_what_they_know(store: RunStore, folder: Path, tmp
     other.mkdir()
     (other / "only.md").write_text("# Only\n\nThe deposit of the other dataset is not yours at all.")
     first, second = index(store, folder, "one"), index(store, other, "two")
-    assert [d.name for d in index_documents(store, "two", second.index_id)] == ["only.md"]
-    assert index_documents(store, "two", first.index_id) == []
+    assert [d.name for d in index_documents(store.database, "two", second.index_id)] == ["only.md"]
+    assert index_documents(store.database, "two", first.index_id) == []
     assert latest_index(store, "") == ""
-    prune_indexes(store, "two", latest=0)
+    prune_indexes(store.database, "two", latest=0)
     assert latest_index(store, "one") == first.index_id
     assert rows(store, "knowledge_chunks") == first.n_chunks + 1  # `two` still has its document
 
@@ -207,7 +207,7 @@ def test_a_file_that_cannot_be_fetched_keeps_what_was_read_of_it(
 
 
 def test_no_knowledge_and_no_readable_document(store: RunStore, tmp_path: Path) -> None:
-    assert index_knowledge(store, "", KnowledgeConfig()) == IndexReport()
+    assert index_knowledge(store.database, "", KnowledgeConfig()) == IndexReport()
     (tmp_path / "bad.pdf").write_bytes(b"nothing")
     with pytest.raises(KnowledgeError, match=r"(?s)no document of .* can be read.*bad\.pdf"):
         index(store, tmp_path)
@@ -218,14 +218,14 @@ def test_documents_come_from_any_fsspec_address(store: RunStore) -> None:
     memory.pipe("/docs/deep/a.txt", b"The deposit is returned by the landlord within weeks.")
     try:
         report = index(store, "memory://docs")
-        assert [d.name for d in index_documents(store, "", report.index_id)] == ["deep/a.txt"]
+        assert [d.name for d in index_documents(store.database, "", report.index_id)] == ["deep/a.txt"]
     finally:
         memory.rm("/docs", recursive=True)
 
 
 def _index_in_process(arguments: tuple[str, str]) -> str:
     dsn, place = arguments
-    return index_knowledge(RunStore(Database(dsn)), "", KnowledgeConfig(path=place)).index_id
+    return index_knowledge(Database(dsn), "", KnowledgeConfig(path=place)).index_id
 
 
 def test_processes_that_index_at_once_make_one_index(store: RunStore, folder: Path) -> None:
@@ -243,13 +243,13 @@ def test_one_text_is_one_document_however_many_files_hold_it(store: RunStore, fo
     report = index(store, folder)
     assert (report.n_documents, report.n_copies, report.n_broken) == (6, 3, 1)
     assert report.notes == ("a copy.md counts once, with the same text in rent.md, sub.txt, z.md",)
-    names = [document.name for document in index_documents(store, "", report.index_id)]
+    names = [document.name for document in index_documents(store.database, "", report.index_id)]
     assert "a copy.md" in names
     assert "rent.md" not in names
     (folder / "a copy.md").unlink()
     again = index(store, folder)
     assert (again.n_read, again.n_documents, again.n_copies) == (0, 6, 2)
-    assert "rent.md" in [document.name for document in index_documents(store, "", again.index_id)]
+    assert "rent.md" in [document.name for document in index_documents(store.database, "", again.index_id)]
 
 
 def test_formats_that_are_not_read_are_named(store: RunStore, folder: Path) -> None:
@@ -376,8 +376,7 @@ async def test_documents_of_unknown_language_are_for_every_language(store: RunSt
             hits = await knowledge.search("reset", pool=pool, language=language)
             assert [hit.chunk.document for hit in hits] == ["faq.md"]
         assert len(knowledge.pool("de")) == 3
-    with store.connection() as connection:
-        counts = coverage_counts(connection, "f", index_id=report.index_id, languages=["en-GB"])
+    counts = coverage_counts(store.database, "f", index_id=report.index_id, languages=["en-GB"])
     assert sorted(counts) == [("en.md", 0), ("faq.md", 0)]
     assert unused_languages(report.by_language, ["en"]) == {"fr": 1}
     assert unused_languages(report.by_language, ["en", "de"]) == {}
@@ -428,10 +427,10 @@ async def test_dense_and_hybrid_search_by_an_endpoint(
     config = validate(
         KnowledgeConfig, {"path": str(folder), "embedding": embedding(endpoint, batch_size=4)}, "k"
     )
-    report = await asyncio.to_thread(index_knowledge, store, "", config)
+    report = await asyncio.to_thread(index_knowledge, store.database, "", config)
     assert report.n_embedded == 6
     (folder / "rent.md").write_text("# Rent\n\nWhoever pays late owes interest on the rent.")
-    report = await asyncio.to_thread(index_knowledge, store, "", config)
+    report = await asyncio.to_thread(index_knowledge, store.database, "", config)
     assert report.n_embedded == 1  # the other texts have their vectors
     server = embedding_endpoint(config.embedding)
     for mode in ("dense", "hybrid"):
@@ -555,7 +554,7 @@ def test_four_workers_use_forty_documents_evenly(store: RunStore) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         pool.map(_worker, [(store.database.dsn, worker, 500) for worker in range(4)], chunksize=1)
     with store.connection() as connection:
-        counts = dict(coverage_counts(connection, "f"))
+        counts = dict(coverage_counts(store.database, "f"))
         told = connection.execute("SELECT document, nth FROM knowledge_assignments").fetchall()
     assert sum(counts.values()) == 2000
     assert len(counts) == 40
@@ -577,8 +576,7 @@ async def test_a_dialogue_keeps_its_document_until_it_is_released(store: RunStor
         await release_document(connection, "f", "x")
         await release_document(connection, "f", "x")
         await release_document(connection, "f", "never")
-        with store.connection() as plain:
-            assert coverage_counts(plain, "f") == []
+        assert coverage_counts(store.database, "f") == []
         assert (await assign_document(connection, "f", "y", two, coverage=EVEN, seed=1)) == first
         assert (await assign_document(connection, "g", "y", two, coverage=EVEN, seed=1)) == first
         with pytest.raises(ValueError, match="no documents to choose from"):
@@ -596,8 +594,7 @@ async def test_one_dialogue_assigned_by_many_at_once_is_counted_once(shipped: tu
             )
         )
     assert len(set(given)) == 1
-    with store.connection() as connection:
-        counts = coverage_counts(connection, "many", index_id=index_id)
+    counts = coverage_counts(store.database, "many", index_id=index_id)
     assert counts[0] == (given[0].document, 1)
     assert len(counts) == 15
     assert [uses for _, uses in counts[1:]] == [0] * 14
@@ -618,8 +615,7 @@ async def test_two_workers_meet_in_any_order_without_deadlock(shipped: tuple[Run
         started = time.monotonic()
         await asyncio.gather(work(one, "a", 1), work(two, "b", -1))
     assert time.monotonic() - started < 30
-    with store.connection() as connection:
-        assert sum(uses for _, uses in coverage_counts(connection, "meet")) == 2 * (40 - 14)
+    assert sum(uses for _, uses in coverage_counts(store.database, "meet")) == 2 * (40 - 14)
 
 
 async def test_many_documents_are_used_evenly_by_workers_that_do_not_see_each_other(store: RunStore) -> None:
@@ -644,8 +640,7 @@ async def test_many_documents_are_used_evenly_by_workers_that_do_not_see_each_ot
     for connection, _ in workers:
         await connection.close()
     uses = Counter(assignment.document for assignment in given)
-    with store.connection() as plain:
-        counts = dict(coverage_counts(plain, "f"))
+    counts = dict(coverage_counts(store.database, "f"))
     assert sum(counts.values()) == 2 * n - 1
     assert set(counts.values()) <= {1, 2, 3}
     assert list(counts.values()).count(2) >= n - 150  # room for some that were used once more

@@ -33,14 +33,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def index(store: RunStore, folder: Path) -> str:
-    return index_knowledge(store, store.dataset, KnowledgeConfig(path=str(folder))).index_id
+    return index_knowledge(store.database, store.dataset, KnowledgeConfig(path=str(folder))).index_id
 
 
 def grounded(store: RunStore, sim: SimulatedEndpoint, folder: Path) -> list[Dialogue]:
     run = planned(store, 6, judge=JudgeConfig(mode="off"), index_id=index(store, folder), n_turns=1)
     work(spec(store, run, Endpoint("simulated", sim.base_url)))
-    with store.connection() as connection:
-        return list(with_texts(connection, store.dataset, store.dialogues(run.run_id)))
+    return list(with_texts(store.database, store.dataset, store.dialogues(run.run_id)))
 
 
 def texts(dialogues: list[Dialogue]) -> list[str]:
@@ -80,9 +79,9 @@ def test_pruning_keeps_what_dialogues_were_given(
         path.unlink()
     (folder / "other.md").write_text("# Other\n\nA wholly other text, about bread and how it is baked.")
     index(store, folder)
-    assert prune_indexes(store, store.dataset) == 2
+    assert prune_indexes(store.database, store.dataset) == 2
     with store.connection() as connection:
         kept = {row[0] for row in connection.execute("SELECT document FROM knowledge_chunks")}
-        again = list(with_texts(connection, store.dataset, store.dialogues(store.run_ids()[0])))
+        again = list(with_texts(store.database, store.dataset, store.dialogues(store.run_ids()[0])))
     assert kept == given | {"other.md"}
     assert texts(again) == before

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dlgforge_core.config import QUESTION_KINDS, GenerationConfig, LlmConfig, RunConfig
+from dlgforge_core.config import QUESTION_KINDS, ChecksConfig, GenerationConfig, LlmConfig, RunConfig
 from dlgforge_core.conversation.outcomes import Answered
 from dlgforge_core.database.database import Database
 from dlgforge_core.database.migrate import migrations
@@ -22,6 +22,7 @@ from dlgforge_core.errors import BackendError, LeaseLostError, StoreError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.generation.run import Runner, generate
 from dlgforge_core.planning.seeds import SeedBatch, read_seeds
+from dlgforge_core.quality.checks import run_checks
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_core.store.worker_store import WorkerStore
@@ -145,6 +146,30 @@ def test_a_question_is_taken_once_across_workers_and_freed_by_a_drop(store: RunS
 
     asyncio.run(main())
     assert store.progress(run.run_id).drop_reasons == {"refused": 1}
+
+
+def test_what_was_wrong_with_dropped_dialogues_is_shown_by_reason(store: RunStore) -> None:
+    run = plan(store, 30)
+
+    async def main() -> None:
+        async with worker(store, run) as a:
+            claims = await a.claim(26)
+            for claim in claims[:25]:
+                await a.drop(claim.plan.dialogue_id, DropReason.REFUSED, "I cannot talk about that")
+            await a.drop(claims[25].plan.dialogue_id, DropReason.INVALID_OUTPUT, "no JSON in 'Sure!'")
+
+    asyncio.run(main())
+    found = store.outcomes(run.run_id)
+    assert found.drop_reasons == {"refused": 25, "invalid_output": 1}
+    assert len(found.drop_examples) == 20
+    assert [(one.reason, one.detail) for one in found.drop_examples[:3]] == [
+        ("invalid_output", "no JSON in 'Sure!'"),
+        ("refused", "I cannot talk about that"),
+        ("refused", "I cannot talk about that"),
+    ]
+    (report,) = run_checks((), tuple, found, ChecksConfig(max_examples=2), only=("drop_rate",))
+    assert [example.problem for example in report.examples] == ["dropped: invalid_output", "dropped: refused"]
+    assert report.examples[0].excerpt == "no JSON in 'Sure!'"
 
 
 def test_questions_in_one_group_are_compared_with_each_other(store: RunStore) -> None:

@@ -24,7 +24,7 @@ ARROWS = {
     "prompting": {"config", "llm"},
     "store": {"common", "conversation", "database", "planning"},
     "knowledge": {"common", "config", "database", "llm", "prompting", "store"},
-    "quality": {"common", "config", "llm", "prompting", "store"},
+    "quality": {"common", "config", "database", "llm", "prompting", "store"},
     "export": {"common", "config", "prompting", "quality"},
     "generation": {
         "common",

@@ -22,7 +22,7 @@ PARSER = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
 @pytest.mark.parametrize("parser", [PARSER, []], ids=["parser", "no_parser"])
 def test_tool_calls(tool_llama: Path, store: RunStore, tmp_path: Path, parser: list[str]) -> None:
     (tmp_path / "bread.md").write_text("# Bread\n\nKnead the dough for ten minutes, until it is smooth.\n")
-    index_id = index_knowledge(store, "", KnowledgeConfig(path=str(tmp_path))).index_id
+    index_id = index_knowledge(store.database, "", KnowledgeConfig(path=str(tmp_path))).index_id
     run = planned(
         store,
         4,
