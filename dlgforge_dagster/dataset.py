@@ -50,6 +50,10 @@ class DatasetSpec:
         """What comes before the assets' names."""
         return [self.name] if self.name else None
 
+    def description(self, text: str) -> str:
+        """What an asset's page says: `text`, and before it what the recipe says that the dataset is for."""
+        return "\n\n".join(filter(None, [self.recipe.description.strip(), text]))
+
     def op(self, asset: str) -> str:
         """The name of an asset's op: its key in run config under `ops`."""
         return f"{self.name}__{asset}" if self.name else asset

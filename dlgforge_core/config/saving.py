@@ -58,18 +58,30 @@ class FiltersConfig(ConfigModel):
     min_score: Score | None = Field(
         None, description="Dialogues whose mean score is lower stay out. Null: no bound."
     )
-    drop_reasons: list[str] = Field(
+    judge_reasons: list[str] = Field(
         [], description="Dialogues with a verdict that gives one of these labels stay out."
+    )
+    drop_reasons: list[str] = Field(
+        [], description="Deprecated: the former name of judge_reasons, with which it is put together."
     )
     keep_unjudged: bool = Field(True, description="Whether dialogues without any verdict are kept.")
 
-    def unknown_labels(self, known: Sequence[str]) -> list[str]:
-        """A line for each of `drop_reasons` that is none of the judge's labels, with what would be right."""
+    @property
+    def labels(self) -> list[str]:
+        """The judge's labels that keep a dialogue out, under either name of the key."""
+        return list(dict.fromkeys([*self.judge_reasons, *self.drop_reasons]))
+
+    def notes(self, known: Sequence[str]) -> list[str]:
+        """A line for each of `judge_reasons` that is none of the judge's labels, and for a former key."""
+        former = "saving.filters.drop_reasons is deprecated; it is called saving.filters.judge_reasons now"
         return [
-            f"saving.filters.drop_reasons: the judge gives no reason {label!r}; "
-            f"{hint(label, known, 'choose from')}"
-            for label in self.drop_reasons
-            if label not in known
+            *([former] if self.drop_reasons else []),
+            *(
+                f"saving.filters.judge_reasons: the judge gives no reason {label!r}; "
+                f"{hint(label, known, 'choose from')}"
+                for label in self.labels
+                if label not in known
+            ),
         ]
 
 

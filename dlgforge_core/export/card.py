@@ -63,6 +63,7 @@ class CardFacts:
     alpha: float | None = None
     offered: Sequence[str] = ()
     plots: Sequence[str] = ()
+    seed_metadata: bool = False
 
     @property
     def tools(self) -> bool:
@@ -108,6 +109,7 @@ def _header(facts: CardFacts) -> dict[str, Any]:
                 roles=figures.models,
                 tools=facts.tools,
                 reasoning=facts.saving.reasoning,
+                seed_metadata=facts.seed_metadata,
             )
             infos.append(
                 {"config_name": name, "features": _renamed(name, features, facts.saving.output_columns)}
@@ -216,7 +218,7 @@ def _made(facts: CardFacts) -> Iterator[str]:
 def _bound(facts: CardFacts, name: str) -> str:
     if name == MIN_SCORE:
         return f" ({facts.saving.filters.min_score:g})"
-    return f" ({', '.join(map(_code, facts.saving.filters.drop_reasons))})" if name == REASONS else ""
+    return f" ({', '.join(map(_code, facts.saving.filters.labels))})" if name == REASONS else ""
 
 
 def _splits_text(facts: CardFacts) -> list[str]:
@@ -271,7 +273,12 @@ def _columns(facts: CardFacts, name: str) -> list[str]:
     sharegpt = name.startswith("sharegpt")
     rows = [
         (_code(facts.saving.output_columns.get(column, column) if sharegpt else column), COLUMN_TEXTS[column])
-        for column in columns(name, reasoning=facts.saving.reasoning, tools=facts.tools)
+        for column in columns(
+            name,
+            reasoning=facts.saving.reasoning,
+            tools=facts.tools,
+            seed_metadata=facts.seed_metadata,
+        )
     ]
     return _table(("column", "what it holds"), rows)
 

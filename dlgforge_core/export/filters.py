@@ -10,7 +10,7 @@ from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.errors import DlgforgeError
 
 Predicate = Callable[[Dialogue], bool]
-UNJUDGED, MIN_SCORE, REASONS = "unjudged", "min_score", "drop_reasons"
+UNJUDGED, MIN_SCORE, REASONS = "unjudged", "min_score", "judge_reasons"
 SEMANTIC_DEDUP = "semantic_dedup"
 
 
@@ -28,7 +28,7 @@ class EmptyDatasetError(DlgforgeError):
         settings = {
             UNJUDGED: "no verdict, and saving.filters.keep_unjudged is false",
             MIN_SCORE: f"a mean score below saving.filters.min_score = {filters.min_score}",
-            REASONS: f"a reason among saving.filters.drop_reasons = {filters.drop_reasons}",
+            REASONS: f"a reason among saving.filters.judge_reasons = {filters.labels}",
             SEMANTIC_DEDUP: "opened like another one (saving.semantic_dedup)",
         }
         told = "; ".join(
@@ -47,7 +47,7 @@ class Sieve:
 
     def __init__(self, filters: FiltersConfig, keep: Sequence[tuple[str, Predicate]] = ()) -> None:
         self._filters = filters
-        self._labels = frozenset(filters.drop_reasons)
+        self._labels = frozenset(filters.labels)
         self._keep = list(keep)
         self.read = 0
         # Filters that are set are listed even where they refuse nothing.

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from dlgforge_core.dialogue import Dialogue, Evidence, ToolEvent, documents_of, topic_of
 from dlgforge_core.export.openai_messages import Record, arguments_json
+from dlgforge_core.export.schema import SEED_METADATA
 from dlgforge_core.export.scrub import last_part_if_absolute
 
 
-def sharegpt_record(dialogue: Dialogue) -> Record:
+def sharegpt_record(dialogue: Dialogue, *, seed_metadata: bool = False) -> Record:
     """One line of ShareGPT JSONL: `conversations` of `from` (human, gpt) and `value`."""
-    said = [
+    conversations = [
         {"from": who, "value": text}
         for turn in dialogue.turns
         for who, text in (("human", turn.user), ("gpt", turn.assistant))
     ]
     return {
         "id": dialogue.plan.dialogue_id,
-        "conversations": said,
+        "conversations": conversations,
         **_about(dialogue),
         "models": {str(role): last_part_if_absolute(model) for role, model in dialogue.models.items()},
+        **(_seed_metadata(dialogue) if seed_metadata else {}),
     }
 
 
-def sharegpt_judged_record(dialogue: Dialogue) -> Record:
+def sharegpt_judged_record(dialogue: Dialogue, *, seed_metadata: bool = False) -> Record:
     """As `sharegpt_record`, with the judge's verdicts: on each turn, on the whole, and their mean."""
-    return {**sharegpt_record(dialogue), **_verdicts(dialogue)}
+    metadata = _seed_metadata(dialogue) if seed_metadata else {}
+    return {**sharegpt_record(dialogue), **_verdicts(dialogue), **metadata}
 
 
-def parquet_record(dialogue: Dialogue, *, reasoning: bool = False) -> Record:
-    """One row of `parquet_schema(reasoning)`."""
+def parquet_record(dialogue: Dialogue, *, reasoning: bool = False, seed_metadata: bool = False) -> Record:
+    """One row of `parquet_schema(reasoning, seed_metadata)`."""
     turns = dialogue.turns
     record = {
         "id": dialogue.plan.dialogue_id,
@@ -51,7 +55,12 @@ def parquet_record(dialogue: Dialogue, *, reasoning: bool = False) -> Record:
     }
     if reasoning:
         record["turn_reasoning"] = [turn.details.reasoning for turn in turns]
-    return record
+    return {**record, **(_seed_metadata(dialogue) if seed_metadata else {})}
+
+
+def _seed_metadata(dialogue: Dialogue) -> Record:
+    # As text: a column needs one type, and every seed file has keys of its own.
+    return {SEED_METADATA: json.dumps(clean(dialogue.plan.topic.metadata), ensure_ascii=False)}
 
 
 def _about(dialogue: Dialogue) -> Record:

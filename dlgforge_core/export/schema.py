@@ -10,6 +10,7 @@ import pyarrow as pa
 from dlgforge_core.config.saving import JUDGED_COLUMNS, SHAREGPT_COLUMNS
 from dlgforge_core.dialogue import MAX_SCORE
 
+SEED_METADATA = "seed_metadata"
 _text = pa.string()
 
 
@@ -76,6 +77,7 @@ _FIELDS: list[pa.Field[Any]] = [
     _required("models", pa.list_(pa.struct([_required("role", _text), _required("model", _text)]))),
 ]
 _REASONING = _required("turn_reasoning", pa.list_(_text))
+_SEED_METADATA = _required(SEED_METADATA, _text)
 PARQUET_SCHEMA = pa.schema(_FIELDS)
 
 COLUMN_TEXTS = {
@@ -88,6 +90,7 @@ COLUMN_TEXTS = {
     "documents": "Documents that the questions were asked from, by name; empty without any.",
     "seed_id": "Id of the seed topic it was planned with.",
     "seed_batch": "Seed file the topic came from.",
+    SEED_METADATA: "The `metadata` of its seed topic, as JSON; `{}` without any.",
     "user_persona": "Who the user simulator played.",
     "assistant_persona": "Who the assistant played.",
     "n_turns": "Turns: a question and its answer each.",
@@ -105,23 +108,27 @@ COLUMN_TEXTS = {
 }
 
 
-def parquet_schema(reasoning: bool = False) -> pa.Schema:
-    """The schema of the Parquet files; with `reasoning` they hold the assistant's reasoning, too."""
-    return pa.schema([*_FIELDS, _REASONING]) if reasoning else PARQUET_SCHEMA
+def parquet_schema(reasoning: bool = False, seed_metadata: bool = False) -> pa.Schema:
+    """The schema of the Parquet files, if asked for with the assistant's reasoning and seeds' metadata."""
+    more = [*([_REASONING] if reasoning else []), *([_SEED_METADATA] if seed_metadata else [])]
+    return pa.schema([*_FIELDS, *more]) if more else PARQUET_SCHEMA
 
 
-def columns(format_name: str, *, reasoning: bool = False, tools: bool = False) -> list[str]:
+def columns(
+    format_name: str, *, reasoning: bool = False, tools: bool = False, seed_metadata: bool = False
+) -> list[str]:
     """The columns of a format's files, before any renaming."""
+    of_seeds = [SEED_METADATA] if seed_metadata else []
     return {
-        "sharegpt": list(SHAREGPT_COLUMNS),
-        "sharegpt_judged": list(JUDGED_COLUMNS),
+        "sharegpt": [*SHAREGPT_COLUMNS, *of_seeds],
+        "sharegpt_judged": [*JUDGED_COLUMNS, *of_seeds],
         "openai_messages": ["messages", *(["tools"] if tools else [])],
-        "parquet": parquet_schema(reasoning).names,
+        "parquet": parquet_schema(reasoning, seed_metadata).names,
     }[format_name]
 
 
 def card_features(
-    format_name: str, *, roles: Iterable[str], tools: bool, reasoning: bool
+    format_name: str, *, roles: Iterable[str], tools: bool, reasoning: bool, seed_metadata: bool = False
 ) -> list[dict[str, Any]]:
     """The columns of a format's JSONL files as the `features` of a dataset card.
 
@@ -129,17 +136,19 @@ def card_features(
     first does not. With `tools` messages differ in their keys: they are of the type `json` then.
     """
     if format_name == "parquet":
-        return [{"name": field.name, **_card_type(field.type)} for field in parquet_schema(reasoning)]
+        schema = parquet_schema(reasoning, seed_metadata)
+        return [{"name": field.name, **_card_type(field.type)} for field in schema]
     if format_name == "openai_messages":
         if tools:
             return [{"name": "messages", "list": "json"}, {"name": "tools", "list": "json"}]
         return [{"name": "messages", **_card_type(PARQUET_SCHEMA.field("messages").type)}]
-    said = pa.list_(pa.struct([pa.field("from", _text), pa.field("value", _text)]))
-    own = {"conversations": said, "models": pa.struct([pa.field(role, _text) for role in sorted(roles)])}
+    messages = pa.list_(pa.struct([pa.field("from", _text), pa.field("value", _text)]))
+    models = pa.struct([pa.field(role, _text) for role in sorted(roles)])
+    own = {"conversations": messages, "models": models, SEED_METADATA: _text}
     return [
         {"name": name, **_card_type(own[name] if name in own else PARQUET_SCHEMA.field(name).type)}
-        for name in columns(format_name)
-        if name != "models" or own["models"].num_fields  # no dialogues, no roles
+        for name in columns(format_name, seed_metadata=seed_metadata)
+        if name != "models" or models.num_fields  # no dialogues, no roles
     ]
 
 

@@ -106,6 +106,7 @@ class Scrubber:
             self.text(plan.topic.topic),
             None,
             self.text(last_part_if_absolute(plan.topic.batch)),
+            self._arguments(plan.topic.metadata),
         )
         turns = []
         n_calls = 0

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from dlgforge_core.config.saving import FORMATS
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.export.schema import parquet_schema
+from dlgforge_core.export.schema import SEED_METADATA, parquet_schema
 from dlgforge_core.export.stats import STATS_NAME
 
 # What is wrong with one record of a file, or None.
@@ -159,7 +159,8 @@ def _openai_problem(record: dict[str, Any]) -> str | None:
 def _parquet(path: Path) -> Iterator[str]:
     try:
         with pq.ParquetFile(path) as file:
-            schema = parquet_schema("turn_reasoning" in file.schema_arrow.names)
+            names = file.schema_arrow.names
+            schema = parquet_schema("turn_reasoning" in names, SEED_METADATA in names)
             if not file.schema_arrow.equals(schema):
                 raise DatasetError(f"{path}: columns differ from the schema: {_differences(file, schema)}")
             for group in range(file.num_row_groups):

@@ -98,6 +98,7 @@ def write_dataset(
     judges: Sequence[str] = (),
     alpha: float | None = None,
     offered: Sequence[str] = (),
+    seed_metadata: bool = False,
     secrets: Iterable[str] | None = None,
 ) -> DatasetSummary:
     """Write `dialogues` to `folder` as `saving` says, with a card, figures and plots beside them.
@@ -106,7 +107,8 @@ def write_dataset(
     the filters of `saving`; `dedup` thins out what is left.
     `drop_reasons` counts the dialogues that were given up while generating, `tool_definitions` are the
     assistant's tools by name, `judges` those who judged when it was not the model that the dialogues name,
-    `alpha` how far they agree, and `offered` names the tools that the assistant could call.
+    `alpha` how far they agree, and `offered` names the tools that the assistant could call. With
+    `seed_metadata` the metadata of seed topics is a column of its own.
     The texts of passages are those that the evidence of `dialogues` carries.
     What is in `secrets` (by default those in this process's environment) is struck out everywhere.
 
@@ -131,7 +133,7 @@ def write_dataset(
             _without_passages(dialogue) if saving.passages == "none" else dialogue for dialogue in thinned
         )
         kept = (scrubber.dialogue(_with_judges(dialogue, judges)) for dialogue in told)
-        _write_dialogues(kept, writing, saving, tool_definitions or {}, offered, dataset)
+        _write_dialogues(kept, writing, saving, tool_definitions or {}, offered, seed_metadata, dataset)
         if dedup is not None:
             sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused
         if not dataset.dialogues.n_dialogues:
@@ -147,6 +149,7 @@ def write_dataset(
             judges=[last_part_if_absolute(judge) for judge in judges],
             alpha=alpha,
             offered=offered,
+            seed_metadata=seed_metadata,
         )
         names += _write_about(writing, files, about, sieve.read)
         move_into_place(writing, folder, names, OURS)
@@ -168,11 +171,12 @@ def _write_dialogues(
     saving: DatasetFilesConfig,
     tool_definitions: Mapping[str, Mapping[str, Any]],
     offered: Sequence[str],
+    seed_metadata: bool,
     dataset: DatasetFigures,
 ) -> None:
     """Write each dialogue to the files of its split, in every format, and count it in `dataset`."""
     with contextlib.ExitStack() as stack:
-        sinks = _sinks(stack, writing, saving, tool_definitions, offered)
+        sinks = _sinks(stack, writing, saving, tool_definitions, offered, seed_metadata)
         for dialogue, split in _with_splits(dialogues, saving.splits, writing):
             for sink in sinks[split]:
                 sink.write(dialogue)
@@ -243,18 +247,25 @@ def _sinks(
     saving: DatasetFilesConfig,
     definitions: Mapping[str, Mapping[str, Any]],
     offered: Sequence[str],
+    seed_metadata: bool,
 ) -> dict[str, list[_Sink]]:
     renamed = saving.output_columns
     records: dict[str, Callable[[Dialogue], Record]] = {
-        "sharegpt": lambda dialogue: _renamed(sharegpt_record(dialogue), renamed),
-        "sharegpt_judged": lambda dialogue: _renamed(sharegpt_judged_record(dialogue), renamed),
+        "sharegpt": lambda dialogue: _renamed(
+            sharegpt_record(dialogue, seed_metadata=seed_metadata), renamed
+        ),
+        "sharegpt_judged": lambda dialogue: _renamed(
+            sharegpt_judged_record(dialogue, seed_metadata=seed_metadata), renamed
+        ),
         "openai_messages": lambda dialogue: openai_messages_record(
             dialogue,
             {name: dict(definition) for name, definition in definitions.items()},
             offered=offered,
             context=saving.passages == "context",
         ),
-        "parquet": lambda dialogue: parquet_record(dialogue, reasoning=saving.reasoning),
+        "parquet": lambda dialogue: parquet_record(
+            dialogue, reasoning=saving.reasoning, seed_metadata=seed_metadata
+        ),
     }
     sinks: dict[str, list[_Sink]] = {}
     for split in saving.splits:
@@ -263,7 +274,9 @@ def _sinks(
             path.parent.mkdir(parents=True, exist_ok=True)
             made: list[_Sink] = []
             if name == "parquet":
-                made.append(_ParquetSink(path, saving.reasoning))
+                made.append(
+                    _ParquetSink(path, parquet_schema(saving.reasoning, seed_metadata), records[name])
+                )
                 if _has_twin(saving):
                     made.append(_JsonlSink(path.with_suffix(".jsonl"), records[name]))
             else:
@@ -296,15 +309,14 @@ class _JsonlSink:
 
 
 class _ParquetSink:
-    def __init__(self, path: Path, reasoning: bool) -> None:
-        self._reasoning = reasoning
-        self._schema = parquet_schema(reasoning)
+    def __init__(self, path: Path, schema: pa.Schema, record: Callable[[Dialogue], Record]) -> None:
+        self._schema, self._record = schema, record
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[Record] = []
         self._chars = 0
 
     def write(self, dialogue: Dialogue) -> None:
-        self._rows.append(clean(parquet_record(dialogue, reasoning=self._reasoning)))
+        self._rows.append(clean(self._record(dialogue)))
         self._chars += sum(_size(turn) for turn in dialogue.turns)
         if len(self._rows) >= ROW_GROUP_ROWS or self._chars >= ROW_GROUP_CHARS:
             self._flush()
@@ -370,7 +382,13 @@ def _write_about(writing: Path, files: Sequence[DatasetFile], facts: CardFacts, 
     stats = {
         **dataset.to_json(),
         "read": read,
-        "filters": {"settings": saving.filters.model_dump(), "refused": dict(facts.refused)},
+        "filters": {
+            "settings": {
+                **saving.filters.model_dump(exclude={"drop_reasons"}),
+                "judge_reasons": saving.filters.labels,
+            },
+            "refused": dict(facts.refused),
+        },
         "drop_reasons": dict(facts.drop_reasons),
         "judges": {"names": list(facts.judges), "alpha": facts.alpha},
         "splits": dict(saving.splits),

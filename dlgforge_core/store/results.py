@@ -75,6 +75,15 @@ SELECT dialogue_id, drop_reason, detail FROM dropped ORDER BY nth, drop_reason L
 """
 _N_DROP_EXAMPLES = 20
 
+_HAS_SEED_METADATA = """
+WITH wanted AS ({wanted})
+SELECT EXISTS (
+    SELECT FROM wanted JOIN dialogues d USING (plan_id)
+    WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues
+    AND coalesce(d.plan #> '{{topic,metadata}}', '{{}}') <> '{{}}'
+)
+"""
+
 _PARTS = """
 WITH wanted AS ({wanted})
 SELECT p.batch, p.language, count(*), count(*) FILTER (WHERE d.status = 'done'),
@@ -179,6 +188,12 @@ def outcomes(connection: psycopg.Connection, scope: Scope) -> Outcomes:
         drop_reasons=drop_reasons,
         drop_examples=examples,
     )
+
+
+def has_seed_metadata(connection: psycopg.Connection, scope: Scope) -> bool:
+    """Whether the seed topic of any finished dialogue has metadata."""
+    row = connection.execute(scope.sql(_HAS_SEED_METADATA), scope.parameters).fetchone()
+    return bool(row and row[0])
 
 
 def former_dialogues(connection: psycopg.Connection, fingerprint: str) -> int:

@@ -19,6 +19,7 @@ from dlgforge_core.store.results import (
     Part,
     Scope,
     former_dialogues,
+    has_seed_metadata,
     outcomes,
     parts,
     stream_dialogues,
@@ -331,6 +332,11 @@ class RunStore:
         """How the planned dialogues of a scope or run ended."""
         with self.connection() as connection:
             return outcomes(connection, _scope(scope))
+
+    def has_seed_metadata(self, scope: Scope | str) -> bool:
+        """Whether the seed topic of any finished dialogue of a scope or run has metadata."""
+        with self.connection() as connection:
+            return has_seed_metadata(connection, _scope(scope))
 
     def parts(self, scope: Scope | str) -> list[Part]:
         """How each seed batch and language of a scope or run stands."""

@@ -54,9 +54,11 @@ def build_dialogue_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         deps=[dataset.key("dialogues"), dataset.key("judgements")],
         automation_condition=keep_fresh(judgements=dataset.key("judgements")),
-        code_version=code_version(3, dataset.recipe.saving.files),
+        code_version=code_version(3, _described(dataset.recipe.saving.files, dataset.recipe.description)),
         required_resource_keys={"store"},
-        description="The finished dialogues as training data: JSONL of several kinds, and Parquet.",
+        description=dataset.description(
+            "The finished dialogues as training data: JSONL of several kinds, and Parquet."
+        ),
     )
     def dialogue_dataset(
         context: dg.AssetExecutionContext, config: DialogueDatasetConfig
@@ -73,6 +75,7 @@ def _write(
 ) -> dg.MaterializeResult[None]:
     run_store = dataset.store(context).run_store(dataset.name)
     record, scope = run_and_scope(run_store, run_id, "write")
+    saving = _described(saving, dataset.recipe.description)
     default = dlgforge_home(os.environ) / "datasets" / dataset.name / (run_id or record.fingerprint[:16])
     folder = Path(saving.output_dir) if saving.output_dir else default
     with run_store.connection() as connection:
@@ -97,6 +100,7 @@ def _write(
                 judges=list(judges.values()),
                 alpha=alpha,
                 offered=_offered(record),
+                seed_metadata=run_store.has_seed_metadata(scope),
             )
     except EmptyDatasetError as error:
         # Another try would read the same dialogues.
@@ -106,9 +110,8 @@ def _write(
         context.log.info(f"{former} finished dialogues of former seeds, edited or gone since then, stay out")
     for name, count in summary.refused.items():
         context.log.info(f"{count} dialogues were left out by the filter {name}")
-    if "drop_reasons" in summary.refused:  # a label that is misspelt refuses nothing, and says nothing
-        for problem in saving.filters.unknown_labels(dataset.recipe.judge.reasons):
-            context.log.warning(problem)
+    for note in saving.filters.notes(dataset.recipe.judge.reasons):  # a misspelt label refuses nothing
+        context.log.warning(note)
     samples = judged_dialogues(run_store, scope, limit=N_SAMPLES, mixed=True)
     return dg.MaterializeResult(
         metadata={
@@ -121,6 +124,13 @@ def _write(
             "fingerprint": record.fingerprint[:16],
         }
     )
+
+
+def _described(saving: DatasetFilesConfig, description: str) -> DatasetFilesConfig:
+    """`saving` with a card that says what the recipe says, unless it has a text of its own."""
+    if saving.card.description.strip():
+        return saving
+    return saving.model_copy(update={"card": saving.card.model_copy(update={"description": description})})
 
 
 def _offered(record: RunRecord) -> list[str]:

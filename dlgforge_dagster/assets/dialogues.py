@@ -60,8 +60,10 @@ def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
         required_resource_keys=dataset.resource_keys,
         # Of partitions that a budget has left unfinished nothing is yielded: they are still missing.
         output_required=False,
-        description="Multi-turn dialogues between a user simulator and an assistant, each judged, kept in "
-        "Postgres. Run it again to resume: what was committed is never made twice.",
+        description=dataset.description(
+            "Multi-turn dialogues between a user simulator and an assistant, each judged, kept in "
+            "Postgres. Run it again to resume: what was committed is never made twice."
+        ),
     )
     def dialogues(
         context: dg.AssetExecutionContext, config: DialoguesConfig

@@ -36,8 +36,10 @@ def build_hf_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         required_resource_keys={"store"},
         # With the push turned off the step yields nothing, and Dagster calls the asset skipped.
         output_required=False,
-        description="The dataset in a repository of a Hugging Face hub, one commit for each change. Off by "
-        "default: set `enabled` and `repo_id`; the token is read from the environment.",
+        description=dataset.description(
+            "The dataset in a repository of a Hugging Face hub, one commit for each change. Off by "
+            "default: set `enabled` and `repo_id`; the token is read from the environment."
+        ),
     )
     def hf_dataset(
         context: dg.AssetExecutionContext, config: HfDatasetConfig

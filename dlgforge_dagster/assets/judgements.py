@@ -61,8 +61,10 @@ def build_judgements(dataset: DatasetSpec) -> dg.AssetsDefinition:
         automation_condition=keep_fresh() if dataset.recipe.judge.mode == "offline" else None,
         code_version=code_version(1, dataset.recipe.judge),
         required_resource_keys=dataset.resource_keys,
-        description="Verdicts on finished dialogues by one or more judges, with `mode: offline`: each judges "
-        "what it has not judged yet. Run it again to resume. In another mode it does nothing.",
+        description=dataset.description(
+            "Verdicts on finished dialogues by one or more judges, with `mode: offline`: each judges "
+            "what it has not judged yet. Run it again to resume. In another mode it does nothing."
+        ),
     )
     def judgements(context: dg.AssetExecutionContext, config: JudgementsConfig) -> dg.MaterializeResult[None]:
         source = f"ops.{dataset.op('judgements')}.config"

@@ -40,9 +40,11 @@ def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         code_version=code_version(1, dataset.recipe.knowledge),
         required_resource_keys={"store"},
-        description="The documents that dialogues are grounded in, cut into chunks and indexed. Files that "
-        "have not changed are not read again. Without knowledge.path there is no index, and dialogues are "
-        "made from the topics alone.",
+        description=dataset.description(
+            "The documents that dialogues are grounded in, cut into chunks and indexed. Files that "
+            "have not changed are not read again. Without knowledge.path there is no index, and dialogues "
+            "are made from the topics alone."
+        ),
     )
     def knowledge_index(
         context: dg.AssetExecutionContext, config: KnowledgeIndexConfig

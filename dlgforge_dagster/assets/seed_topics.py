@@ -31,7 +31,9 @@ def build_seed_files(dataset: DatasetSpec) -> dg.AssetSpec:
         group_name=dataset.group,
         kinds={"yaml"},
         owners=OWNERS,
-        description="The seed files, one seed batch each. They are yours; what is seen here was read last.",
+        description=dataset.description(
+            "The seed files, one seed batch each. They are yours; what is seen here was read last."
+        ),
     )
 
 
@@ -51,7 +53,9 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         deps=[dataset.key("seed_files")],
         code_version=code_version(1, dataset.recipe.seeds),
         required_resource_keys={"store"},
-        description="What the dialogues are about: topics read from the seed files, one seed batch a file.",
+        description=dataset.description(
+            "What the dialogues are about: topics read from the seed files, one seed batch a file."
+        ),
     )
     def seed_topics(
         context: dg.AssetExecutionContext, config: SeedTopicsConfig

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from dlgforge_core.dialogue import (
     Judgement,
     JudgeVerdict,
     Role,
+    SeedTopic,
     ToolEvent,
     Turn,
     TurnDetails,
@@ -212,12 +214,13 @@ class TestFilters:
             ({}, [0, 1, 2, 3, 4], {}),
             ({"min_score": 5.5}, [0, 1, 2], {"min_score": 2}),
             ({"min_score": 9.5}, [2], {"min_score": 4}),
-            ({"drop_reasons": ["incorrect"]}, [0, 2], {"drop_reasons": 3}),
+            ({"judge_reasons": ["incorrect"]}, [0, 2], {"judge_reasons": 3}),
+            ({"drop_reasons": ["incorrect"]}, [0, 2], {"judge_reasons": 3}),
             ({"keep_unjudged": False}, [0, 1, 3, 4], {"unjudged": 1}),
             (
-                {"min_score": 5.0, "drop_reasons": ["incorrect", "x"], "keep_unjudged": False},
+                {"min_score": 5.0, "judge_reasons": ["incorrect", "x"], "keep_unjudged": False},
                 [0],
-                {"unjudged": 1, "min_score": 2, "drop_reasons": 1},
+                {"unjudged": 1, "min_score": 2, "judge_reasons": 1},
             ),
         ],
     )
@@ -244,7 +247,7 @@ class TestFilters:
         assert verify_dataset(tmp_path) == dict.fromkeys(ALL, 1)
 
     def test_the_card_says_what_each_filter_left_out(self, tmp_path: Path) -> None:
-        filters = FiltersConfig(min_score=5.0, drop_reasons=["incorrect"], keep_unjudged=False)
+        filters = FiltersConfig(min_score=5.0, judge_reasons=["incorrect"], keep_unjudged=False)
         saving = DatasetFilesConfig(filters=filters)
         dedup = SemanticDedup(lambda texts: np.ones((len(texts), 2)), 0.9)
         write_dataset([*self.DIALOGUES, self.DIALOGUES[0]], tmp_path, saving=saving, dedup=dedup)
@@ -273,9 +276,48 @@ class TestFilters:
         assert summary.n_dialogues == 1
 
     def test_labels_that_no_judge_gives(self) -> None:
-        filters = FiltersConfig(drop_reasons=["incorect", "clear"])
-        (problem,) = filters.unknown_labels(["incorrect", "clear"])
+        filters = FiltersConfig(judge_reasons=["incorect", "clear"])
+        (problem,) = filters.notes(["incorrect", "clear"])
         assert "did you mean 'incorrect'" in problem
+
+    def test_the_former_name_of_the_labels_is_taken_and_noted(self) -> None:
+        filters = FiltersConfig.model_validate({"judge_reasons": ["a"], "drop_reasons": ["b", "a"]})
+        assert filters.labels == ["a", "b"]
+        assert FiltersConfig.model_validate(filters.model_dump()) == filters
+        (note,) = filters.notes(["a", "b"])
+        assert "drop_reasons is deprecated; it is called saving.filters.judge_reasons" in note
+        assert FiltersConfig(judge_reasons=["a"]).notes(["a"]) == []
+
+
+class TestSeedMetadata:
+    METADATA: ClassVar = {"level": 3, "from": "/home/ann/x.csv", "api_key": "k", "é": [1]}
+    PLAIN = make_dialogue(0)
+    DIALOGUES = (
+        replace(PLAIN, plan=replace(PLAIN.plan, topic=SeedTopic("s", "en", "rain"))),
+        replace(
+            PLAIN,
+            plan=replace(PLAIN.plan, dialogue_id="d1", topic=SeedTopic("t", "en", "snow", metadata=METADATA)),
+        ),
+    )
+    WRITTEN: ClassVar = [{}, {"level": 3, "from": "x.csv", "api_key": "[secret]", "é": [1]}]
+
+    def test_it_is_a_column_where_there_is_a_place_for_it(self, tmp_path: Path) -> None:
+        saving = DatasetFilesConfig(formats=ALL)
+        write_dataset(self.DIALOGUES, tmp_path, saving=saving, seed_metadata=True)
+        assert verify_dataset(tmp_path) == dict.fromkeys(ALL, 2)
+        rows = pq.read_table(tmp_path / "data/parquet/train.parquet").to_pylist()
+        for name in ("sharegpt", "sharegpt_judged", "parquet"):
+            kept = lines(tmp_path / f"data/{name}/train.jsonl")
+            for found in (kept, rows):
+                assert [json.loads(str(row["seed_metadata"])) for row in found] == self.WRITTEN
+            loaded = load_dataset(tmp_path, name, tmp_path / "cache")
+            assert json.loads(loaded["train"]["seed_metadata"][1]) == self.WRITTEN[1]
+        assert "`seed_metadata`" in (tmp_path / "README.md").read_text("utf-8")
+
+    def test_without_any_nothing_changes(self, tmp_path: Path) -> None:
+        write_dataset(self.DIALOGUES[:1], tmp_path, saving=DatasetFilesConfig(formats=ALL))
+        assert "seed_metadata" not in pq.read_schema(tmp_path / "data/parquet/train.parquet").names
+        assert "seed_metadata" not in (tmp_path / "README.md").read_text("utf-8")
 
 
 class TestSeveralJudges:

@@ -7,8 +7,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from dlgforge_core.config import Recipe, read_recipes
+from dlgforge_core.config import DatasetFilesConfig, Recipe, read_recipes
+from dlgforge_core.config.saving import CardConfig
 from dlgforge_core.errors import ConfigError
+from dlgforge_dagster.assets.dialogue_dataset import _described, build_dialogue_dataset
+from dlgforge_dagster.assets.dialogues import build_dialogues
+from dlgforge_dagster.assets.judgements import build_judgements
+from dlgforge_dagster.assets.seed_topics import build_seed_topics
+from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.definitions import build_definitions
 
 SUPPORT = """
@@ -132,3 +138,16 @@ def test_two_datasets_do_not_write_to_one_place(tmp_path: Path, saving: str) -> 
     (tmp_path / "right.yaml").write_text(f"saving: {{{saving.replace('out/x', './out/../out/x')}}}\n")
     with pytest.raises(ConfigError, match=r"'left' and 'right' have the same saving\..* own"):
         build_definitions(str(tmp_path))
+
+
+def test_a_recipes_description_is_on_its_assets_and_its_card() -> None:
+    recipe = Recipe(description="Tenancy law for beginners.")
+    for asset in (build_dialogues, build_dialogue_dataset, build_judgements, build_seed_topics):
+        (text,) = asset(DatasetSpec("law", recipe)).descriptions_by_key.values()
+        assert text.startswith("Tenancy law for beginners.\n\n")
+        (plain,) = asset(DatasetSpec("law", Recipe())).descriptions_by_key.values()
+        assert text.endswith(plain)
+    described = _described(DatasetFilesConfig(), recipe.description)
+    assert described.card.description == recipe.description
+    own = DatasetFilesConfig(card=CardConfig(description="Its own."))
+    assert _described(own, recipe.description) == own
