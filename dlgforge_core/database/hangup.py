@@ -23,9 +23,10 @@ class HangupWatch:
         self._epoll = select.epoll()
         self._epoll.register(fd, select.EPOLLRDHUP)  # errors are always reported
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._epoll.fileno(), self._notice)
+        self._loop.add_reader(self._epoll.fileno(), self.look)
 
-    def _notice(self) -> None:
+    def look(self) -> None:
+        """Look now: the loop comes to it only between other work."""
         if self._epoll is not None and self._epoll.poll(0):
             self.close()
             self._on_hangup()

@@ -154,6 +154,11 @@ class AsyncReconnectingConnection:
         self._hangup = HangupWatch(fresh.fileno(), self._hung_up)
         return fresh
 
+    def look(self) -> None:
+        """Have `on_lost` told now if the connection has broken, and nobody has noticed yet."""
+        if self._hangup is not None:
+            self._hangup.look()
+
     def _hung_up(self) -> None:
         self._hangup = None
         self._on_lost()

@@ -30,6 +30,8 @@ class Lease:
     def __init__(self, length_s: float, now: Callable[[], float] = clock) -> None:
         self.on_doubt: Callable[[], None] = lambda: None
         """Called when the lease should be renewed at once."""
+        self.look: Callable[[], None] = lambda: None
+        """Called before each call, to put the lease in doubt if need be."""
         self._length_s = length_s
         self._now = now
         self._until = float("-inf")
@@ -46,6 +48,7 @@ class Lease:
 
     async def permit(self) -> None:
         """Return when a call may be made; at once, as a rule."""
+        self.look()
         while not self.holds:
             self._changed.clear()
             if self._now() >= self._until:

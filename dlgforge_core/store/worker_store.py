@@ -73,6 +73,7 @@ class WorkerStore:
         name, doubt = "dlgforge worker", self.lease.doubt
         self._control = database.reconnecting_async(name, patience_s, self._control_opened, doubt)
         self._writing = database.reconnecting_async(name, patience_s, self._writing_opened, doubt)
+        self.lease.look = self._look
         self._writer: GroupWriter[writes.Write] = GroupWriter(self._write_group, self._linger_s)
 
     @property
@@ -294,6 +295,10 @@ class WorkerStore:
         cursor = await connection.execute(sql.TRY_WORKER_LOCK, {"me": self._worker_id})
         row = await cursor.fetchone()
         self._locked = bool(row and row[0])
+
+    def _look(self) -> None:
+        self._control.look()
+        self._writing.look()
 
     async def _end(self, connection: AsyncConnection) -> None:
         await connection.execute(sql.END_WORKER, {"me": self._worker_id})

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dlgforge_core.common.questions import question_key
+from dlgforge_core.config import GenerationConfig
 from dlgforge_core.dialogue import Role
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.scheduling.call_seed import call_seed
@@ -100,20 +101,30 @@ class Book:
     """Tells what each call of a run was for, and which results are durable."""
 
     def __init__(self, store: RunStore, run: PreparedRun) -> None:
+        self._read(store, run.run_id, run.generation.run.seed)
+
+    @classmethod
+    def of_job(cls, store: RunStore) -> Book:
+        """The book of the latest run of a job, whose configuration has no seed of its own."""
+        record = store.run()
+        assert record is not None
+        book = cls.__new__(cls)
+        book._read(store, record.run_id, GenerationConfig().run.seed)
+        return book
+
+    def _read(self, store: RunStore, run_id: str, seed: int) -> None:
         self._store = store
-        self._run_id = run.run_id
+        self._run_id = run_id
         with store.connection() as connection:
             self.plans: dict[str, int] = dict(
                 connection.execute(
                     "SELECT dialogue_id, n_turns FROM dialogues JOIN run_plans USING (plan_id) "
                     "WHERE run_id = %s",
-                    (run.run_id,),
+                    (run_id,),
                 ).fetchall()
             )
         self._by_seed = {
-            call_seed(run.generation.run.seed, dialogue_id, index, role, attempt): Call(
-                dialogue_id, index, role.value
-            )
+            call_seed(seed, dialogue_id, index, role, attempt): Call(dialogue_id, index, role.value)
             for dialogue_id, n_turns in self.plans.items()
             for index in range(n_turns)
             for role in Role
