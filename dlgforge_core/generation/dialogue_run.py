@@ -55,7 +55,8 @@ from dlgforge_core.prompting.model_output import question_of, without_quotes
 from dlgforge_core.prompting.passage_marks import names_material
 from dlgforge_core.prompting.quoting import quote_passages
 from dlgforge_core.prompting.verdict_evidence import chunks_shown, verdict_messages
-from dlgforge_core.prompting.verdict_prompts import alternating, judgement_from, verdict_schema
+from dlgforge_core.prompting.verdict_prompts import alternating, verdict_schema
+from dlgforge_core.prompting.verdict_reading import judgement_from
 from dlgforge_core.scheduling.call_seed import call_seed
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.store.reservations import Reservation

@@ -16,6 +16,7 @@ from dlgforge_core.judging.judges import Judge, Subject, messages_about, subject
 from dlgforge_core.judging.store import Finished, Verdict, finished_dialogues
 from dlgforge_core.llm.client import CallError, LlmClient
 from dlgforge_core.prompting import verdict_prompts as prompts
+from dlgforge_core.prompting.verdict_reading import judgement_from
 from dlgforge_core.scheduling.call_seed import call_seed
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.scheduling.rolling import Rolling
@@ -101,7 +102,7 @@ class Engine:
         self._tallies = tallies
         self._slots = slots
         self._schema = prompts.verdict_schema(config)
-        self._read = functools.partial(prompts.judgement_from, judge=config)
+        self._read = functools.partial(judgement_from, judge=config)
         most = OPEN_PER_SLOT * config.concurrency  # as many as when generating
         self._rolling: Rolling[Chain] = Rolling(self._judge, slots, most)
 

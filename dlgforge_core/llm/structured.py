@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -93,7 +97,10 @@ def parse(text: str, read: Callable[[dict[str, Any]], T]) -> T:
 
 
 def objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects in `text`, those within others left out; `text` itself when it is one."""
+    """The JSON objects in `text`, those within others left out; `text` itself when it is one.
+
+    Those that are almost JSON, with commas too many, in single quotes or with Python's names, are read, too.
+    """
     try:
         whole = orjson.loads(text)
     except ValueError:
@@ -109,11 +116,51 @@ def objects(text: str) -> Iterator[dict[str, Any]]:
         try:
             value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
-            end = start + 1
-        else:
-            if isinstance(value, dict):
-                yield value
+            value, end = _almost_json(text, start)
+        if isinstance(value, dict):
+            yield value
         start = text.find("{", end)
+
+
+def _almost_json(text: str, start: int) -> tuple[Any, int]:
+    """What is almost an object at `start`, and where it ends; None and the next place when it is none."""
+    end = _end_of_object(text, start)
+    if not end:
+        return None, start + 1
+    written = text[start:end]
+    for form in (written, written.translate(_TYPEWRITTEN)):
+        plain = _SPARE_COMMA.sub(lambda match: match[1] or match[2], form)
+        for read in (functools.partial(json.loads, strict=False), ast.literal_eval):
+            with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+                if isinstance(value := read(plain), dict) and all(isinstance(name, str) for name in value):
+                    return value, end
+    return None, start + 1
+
+
+def _end_of_object(text: str, start: int) -> int:
+    """Where the object that begins at `start` ends, in MAX_ALMOST_CHARS at most; else 0."""
+    depth, quote = 0, ""
+    for match in _STRUCTURE.finditer(text, start, start + MAX_ALMOST_CHARS):
+        mark = match[0]
+        if quote:
+            quote = "" if mark == quote else quote
+        elif mark in ("'", '"'):
+            # An apostrophe within a word opens nothing.
+            if mark == '"' or not text[match.start() - 1].isalnum():
+                quote = mark
+        elif mark == "{":
+            depth += 1
+        elif mark == "}":
+            depth -= 1
+            if not depth:
+                return match.end()
+    return 0
+
+
+MAX_ALMOST_CHARS = 8000
+_STRUCTURE = re.compile(r"""\\.|[{}"']""", re.DOTALL)
+_SPARE_COMMA = re.compile(r"""("(?:[^"\\]|\\.)*")|,\s*([}\]])""", re.DOTALL)
+_TYPEWRITTEN = str.maketrans("\u201c\u201d\u201e\u2018\u2019", '"""\'\'')
 
 
 _TYPES: dict[str, tuple[type, ...]] = {

@@ -89,23 +89,6 @@ def verdict_schema(judge: JudgeConfig) -> dict[str, Any]:
     }
 
 
-def judgement_from(data: dict[str, Any], judge: JudgeConfig) -> Judgement:
-    """The verdict in an answer to the judge's prompt. Raises ValueError when it cannot be used."""
-    score = data.get("score")
-    if isinstance(score, float) and score.is_integer():
-        score = int(score)
-    if not isinstance(score, int) or isinstance(score, bool) or not 0 <= score <= MAX_SCORE:
-        raise ValueError(f"score must be a whole number from 0 to {MAX_SCORE}, not {score!r}")
-    reasons = data.get("reasons")
-    if not isinstance(reasons, list):
-        raise ValueError("reasons must be a list")
-    known = tuple(dict.fromkeys(r for r in reasons if r in judge.reasons))
-    if not known:
-        raise ValueError(f"reasons must name some of: {', '.join(judge.reasons)}")
-    comment = data.get("comment", "")
-    return Judgement(score, known, comment if isinstance(comment, str) else "")
-
-
 def _judge_system(
     plan: DialoguePlan, judge: JudgeConfig, about: str, evidence: str, instructions: str, *, whole: bool
 ) -> str:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from dlgforge_core.config import JudgeConfig
 from dlgforge_core.dialogue import DialoguePlan, Judgement, Persona, SeedTopic, Turn
 from dlgforge_core.prompting import dialogue_prompts as prompts
-from dlgforge_core.prompting import verdict_prompts
+from dlgforge_core.prompting import verdict_prompts, verdict_reading
 from tests.support.simulated.classify import Classifier
 from tests.support.simulated.content import answer, question
 from tests.support.simulated.memory import PrefixCache
@@ -160,7 +160,7 @@ def test_our_own_prompts_are_told_apart() -> None:
         request = classifier.classify("m", list(messages), None)
         assert request.role == role
         if request.schema:
-            verdict_prompts.judgement_from(fill(request.schema, 7), judge)
+            verdict_reading.judgement_from(fill(request.schema, 7), judge)
 
 
 def test_texts_are_unique_and_reproducible(sim: SimulatedEndpoint) -> None:
