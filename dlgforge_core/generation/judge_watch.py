@@ -10,7 +10,7 @@ _ENOUGH = 8
 
 
 class JudgeWatch:
-    """What became of the verdicts that one worker asked for."""
+    """What became of the verdicts that one worker asked for; it looks for a fault early in a long run."""
 
     def __init__(self) -> None:
         self.unjudged: Counter[str] = Counter()
@@ -30,14 +30,12 @@ class JudgeWatch:
         if not self._worked and len(self._dialogues) < _ENOUGH:
             self._dialogues.add(dialogue_id)
 
-    def fault(self, *, at_end: bool = False) -> str:
-        """Why the judge seems not to work at all; empty as long as it may.
+    @property
+    def fault(self) -> str:
+        """Why the judge seems not to work: it gave no verdict, and failed on several different dialogues.
 
-        It failed on several different dialogues, or `at_end` on all there were, and gave no verdict.
+        Empty as long as it may work. Of a whole run, see `RunStore.judge_fault`.
         """
-        if self._worked or self._first is None or (len(self._dialogues) < _ENOUGH and not at_end):
+        if self._worked or self._first is None or len(self._dialogues) < _ENOUGH:
             return ""
-        return (
-            f"the judge has given no verdict, of {self.unjudged.total()} asked for; the first failed as "
-            f"{self._first.reason.value}: {self._first.detail}"
-        )
+        return f"the first failed as {self._first.reason.value}: {self._first.detail}"

@@ -96,6 +96,8 @@ def generate(
         started = time.monotonic()
         runner.start()
         result = report_while(runner, report, started, poll_s=poll_s, first_report_s=first_report_s)
+        if fault := store.judge_fault(run_id):
+            raise RunStoppedError(fault)
     came_to = _report(store, run_id, started, result.stop_reason)
     store.set_status(run_id, "complete" if came_to.progress.complete else "stopped", result.stop_reason)
     return came_to

@@ -24,6 +24,7 @@ from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.llm.client import LlmClient, RequestRefusedError
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.scheduling.rolling import Rolling
+from dlgforge_core.store.run_store import NO_VERDICT
 from dlgforge_core.store.worker_store import Claim, WorkerStore
 
 _log = logging.getLogger(__name__)
@@ -180,7 +181,6 @@ class Worker:
             return False
         unfinished = await self._store.unfinished()
         if not unfinished:
-            await self._check_judge(at_end=True)
             return True
         limit = self._run_config.max_dialogues
         if limit is not None and await self._store.finished() >= limit:
@@ -224,11 +224,11 @@ class Worker:
             case Judged() | Unjudged():
                 self._judging.saw(dialogue_id, outcome)
 
-    async def _check_judge(self, *, at_end: bool = False) -> None:
+    async def _check_judge(self) -> None:
         """Stop the run when the judge has never worked; what it left unjudged is judged on resume."""
-        fault = self._judging.fault(at_end=at_end)
+        fault = self._judging.fault
         if fault and not await self._store.has_verdict():
-            self._fail(RunStoppedError(fault))
+            self._fail(RunStoppedError(f"{NO_VERDICT}: {fault}"))
 
     def _answered(self) -> None:
         self._check_budget()

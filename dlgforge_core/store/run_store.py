@@ -25,9 +25,19 @@ from dlgforge_core.store.results import (
     stream_dialogues,
     throughput,
 )
+from dlgforge_core.store.statements import HAS_VERDICT
 from dlgforge_core.store.writes import storable
 
 _COPY_CHUNK = 2_000
+
+NO_VERDICT = "the judge has given no verdict yet that could be used"
+
+_LAST_SLIP = """
+SELECT u.reason, u.detail
+FROM unjudged u JOIN dialogues d USING (dialogue_id) JOIN run_plans rp USING (plan_id)
+WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
+LIMIT 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +226,19 @@ class RunStore:
                 (run_id,),
             ).fetchone()
         return int(row[0]) if row else 0
+
+    def judge_fault(self, run_id: str) -> str:
+        """Why the judge of a run that was to judge while generating does not work; empty when it does.
+
+        One verdict shows that it does. Where there is none, though some were asked for, the set-up is at
+        fault.
+        """
+        with self.connection() as connection:
+            slip = connection.execute(_LAST_SLIP, {"run": run_id}).fetchone()
+            if slip is None:
+                return ""
+            found = connection.execute(HAS_VERDICT, {"run": run_id}).fetchone()
+        return "" if found and found[0] else f"{NO_VERDICT}: the last failed as {slip[0]}: {slip[1]}"
 
     def run(self, run_id: str | None = None) -> RunRecord | None:
         """A run of this dataset by its id, or the one worked on last; None when there is none."""

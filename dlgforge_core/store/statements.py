@@ -146,8 +146,8 @@ WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
 
 HAS_VERDICT = """
 SELECT EXISTS (
-    SELECT 1 FROM run_plans rp JOIN dialogues d USING (plan_id) LEFT JOIN turns t USING (dialogue_id)
-    WHERE rp.run_id = %(run)s AND (d.judgement IS NOT NULL OR t.judgement IS NOT NULL)
+    SELECT 1 FROM run_plans p JOIN dialogues j USING (plan_id) LEFT JOIN turns t USING (dialogue_id)
+    WHERE p.run_id = %(run)s AND (j.judgement IS NOT NULL OR t.judgement IS NOT NULL)
 )
 """
 

@@ -81,7 +81,7 @@ def test_a_judge_that_never_works_stops_the_run_and_nothing_is_lost(store: RunSt
     told: list[str] = []
     with simulated_endpoint(faults=NEVER) as sim:
         worker = spec(store, run, endpoint(sim))
-        with pytest.raises(RunStoppedError, match=r"the judge has given no verdict, of \d+ asked for"):
+        with pytest.raises(RunStoppedError, match=r"given no verdict yet.*failed as invalid_output"):
             generate(store, run.run_id, lambda: WorkerThread(worker), lambda status: told.append(str(status)))
         assert store.progress(run.run_id).dropped == 0
         before, judged = made(store)
