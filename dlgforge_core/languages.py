@@ -65,6 +65,7 @@ def known_names() -> list[str]:
     return list(_codes_by_name())
 
 
+@lru_cache(maxsize=256)
 def in_language(language: str) -> str:
     """How a prompt asks for a language: its name, and for a spoken variety of Arabic that it is wanted so.
 

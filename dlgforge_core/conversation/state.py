@@ -98,7 +98,8 @@ class State:
                 return replace(self, turns=(*self.turns, turn), progress=_NOTHING)
             case Amended():
                 return replace(self, progress=_NOTHING, review=0)
-        return replace(self, progress=_advanced(self.progress, outcome))
+        # Written out: `replace` takes several times as long, and this is done for every call.
+        return State(self.n_turns, self.turns, _advanced(self.progress, outcome), self.review, self.judgement)
 
 
 def _advanced(progress: TurnInProgress, outcome: Outcome) -> TurnInProgress:
