@@ -28,6 +28,7 @@ from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from tests.support.ray_runs import runner
+from tests.support.run_state import worker_processes
 from tests.support.runs import prepared
 from tests.support.simulated_endpoint import simulated_endpoint
 
@@ -74,7 +75,7 @@ class _Watch:
     def on_status(self, status: Status) -> None:
         turns = status.progress.turns
         if self.first is None:
-            places = self.store.worker_places(self.run_id)
+            places = worker_processes(self.store, self.run_id)
             self.pids = [pid for _, _, pid in places]
             with self.store.connection() as connection:
                 row = connection.execute("SELECT count(DISTINCT worker_id) FROM turns").fetchone()

@@ -19,10 +19,9 @@ import hashlib
 import json
 import struct
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 from dlgforge_core.common.hints import nearest
 from dlgforge_core.config import GenerationConfig, LlmConfig, RunConfig
@@ -79,31 +78,6 @@ class Plan:
     def dialogues(self) -> Iterator[DialoguePlan]:
         """All dialogues in order, each made when it is asked for."""
         return (self.dialogue(ordinal) for ordinal in range(self.n_dialogues))
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything the dialogues are worked out from, as plain data, for the store."""
-        return {"plan_id": self.plan_id, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_json`. Raises ValueError when the data is not what its `plan_id` says."""
-        plan = cls(
-            fingerprint=data["fingerprint"],
-            batch=data["batch"],
-            batch_digest=data["batch_digest"],
-            language=data["language"],
-            n_dialogues=data["n_dialogues"],
-            seed=data["seed"],
-            turns=TurnCounts(**data["turns"]),
-            topics=tuple(SeedTopic(**topic) for topic in data["topics"]),
-            personas=Personas(
-                user=tuple(Persona(**persona) for persona in data["personas"]["user"]),
-                assistant=tuple(Persona(**persona) for persona in data["personas"]["assistant"]),
-            ),
-        )
-        if plan.plan_id != data["plan_id"]:
-            raise ValueError(f"plan {data['plan_id']} holds the inputs of plan {plan.plan_id}")
-        return plan
 
     @cached_property
     def _keys(self) -> dict[str, bytes]:

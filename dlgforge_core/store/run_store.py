@@ -58,7 +58,6 @@ class Progress:
 
     planned: int = 0
     done: int = 0
-    leased: int = 0
     turns: int = 0
     turns_planned: int = 0
     drop_reasons: Mapping[str, int] = field(default_factory=dict)
@@ -284,7 +283,7 @@ class RunStore:
         with self.connection() as connection:
             rows = connection.execute(
                 "SELECT d.status, d.drop_reason, p.language, count(*), sum(d.turns_done), "
-                "count(d.worker_id), sum(CASE d.status WHEN 'dropped' THEN d.turns_done ELSE d.n_turns END), "
+                "sum(CASE d.status WHEN 'dropped' THEN d.turns_done ELSE d.n_turns END), "
                 "coalesce(sum(u.verdicts), 0), count(*) FILTER (WHERE u.again) "
                 "FROM run_plans rp JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id) "
                 "LEFT JOIN unjudged u USING (dialogue_id) "
@@ -293,10 +292,10 @@ class RunStore:
             ).fetchall()
         drops: dict[str, int] = {}
         languages: dict[str, int] = {}
-        planned = leased = turns = turns_planned = unjudged = again = 0
-        for status, reason, language, count, turns_done, held, turns_due, lacking, judged_again in rows:
+        planned = turns = turns_planned = unjudged = again = 0
+        for status, reason, language, count, turns_done, turns_due, lacking, judged_again in rows:
             unjudged, again = unjudged + int(lacking), again + judged_again
-            planned, leased = planned + count, leased + held
+            planned += count
             turns, turns_planned = turns + int(turns_done), turns_planned + int(turns_due)
             if status == "dropped":
                 drops[reason] = drops.get(reason, 0) + count
@@ -305,7 +304,6 @@ class RunStore:
         return Progress(
             planned=planned,
             done=sum(languages.values()),
-            leased=leased,
             turns=turns,
             turns_planned=turns_planned,
             drop_reasons=drops,
@@ -321,13 +319,6 @@ class RunStore:
                 "SELECT stats FROM workers WHERE run_id = %s ORDER BY worker_id", (run_id,)
             ).fetchall()
         return [row[0] for row in rows]
-
-    def worker_places(self, run_id: str) -> list[tuple[int, str, int]]:
-        """Number, host and pid of every worker of the run, past ones included."""
-        with self.connection() as connection:
-            return connection.execute(
-                "SELECT worker_id, host, pid FROM workers WHERE run_id = %s ORDER BY worker_id", (run_id,)
-            ).fetchall()
 
     def silent_workers(self, run_id: str) -> set[tuple[str, int]]:
         """Host and pid of the run's worker processes that hold no valid lease: ended, or stuck."""

@@ -29,6 +29,7 @@ from tests.end_to_end.job import Project, run_config
 from tests.support.postgres import postmaster_pid
 from tests.support.processes import alive, command_line
 from tests.support.ray_runs import carry, committed, local_cluster
+from tests.support.run_state import leased, worker_processes
 from tests.support.runs import planned
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 from tests.support.waiting import wait_until
@@ -137,7 +138,7 @@ def test_a_worker_killed_or_frozen_in_mid_run_costs_the_calls_in_flight(
     said: list[str] = []
 
     def strike(status: Status) -> None:
-        places = store.worker_places(run.run_id)
+        places = worker_processes(store, run.run_id)
         if before or len(places) < 2 or len({worker for _, _, worker in committed(store).values()}) < 2:
             return
         before.update(committed(store))
@@ -148,7 +149,7 @@ def test_a_worker_killed_or_frozen_in_mid_run_costs_the_calls_in_flight(
         assert before
         whole(store, run, sim, before, lost_calls=6)
     assert any("was lost" in line and "starting another" in line for line in said), said
-    places = store.worker_places(run.run_id)
+    places = worker_processes(store, run.run_id)
     assert len({pid for _, _, pid in places}) == 3
     wait_until(lambda: not psutil.pid_exists(places[0][2]), 15, "the worker's process is gone")
     if blow is signal.SIGSTOP:
@@ -186,7 +187,7 @@ def test_workers_that_die_at_once_end_the_run_with_the_reason(
 
     def strike() -> None:
         while not done.wait(0.1):
-            for _, _, pid in store.worker_places(run.run_id):
+            for _, _, pid in worker_processes(store, run.run_id):
                 if pid not in killed:
                     killed.add(pid)
                     os.kill(pid, signal.SIGKILL)
@@ -340,7 +341,7 @@ def test_when_the_head_is_lost_the_step_ends_in_order_and_goes_on_with_another(p
 
             wait_until(stopped, 50, "the run has stopped, with the reason")
             print(f"stopped {time.monotonic() - started:.1f} s after the head")
-            assert store.progress(run_id).leased == 0, "dialogues were let go in order"
+            assert leased(store, run_id) == 0, "dialogues were let go in order"
             assert "the head of the Ray cluster at 127.0.0.1:" in (project.folder / "job.log").read_text()
             wait_until(lambda: not named(parts, "ray::"), 30, "its actors are gone")
             before = len(committed(store))
@@ -366,7 +367,7 @@ def test_an_interrupted_job_tears_down_and_can_be_resumed(project: Project, numb
             assert took < 40, log[-3000:]
             assert run_statuses(store) in (["CANCELED"], ["FAILURE"]), log[-3000:]
             wait_until(lambda: not alive(parts), 10, "all are gone")
-            assert store.progress(store.run_ids()[0]).leased == 0, "dialogues were let go in order"
+            assert leased(store, store.run_ids()[0]) == 0, "dialogues were let go in order"
             record = store.run()
             assert record is not None
             assert record.status == "stopped"

@@ -25,6 +25,7 @@ from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import defs
 from tests.support.ray_runs import carry, committed, local_cluster, runner
+from tests.support.run_state import leased, worker_processes
 from tests.support.runs import MODEL, planned, spec
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 from tests.support.waiting import wait_until
@@ -82,7 +83,7 @@ def test_each_spawn_switch_gives_the_same_dialogues_with_the_same_calls(
     assert report.stop_reason is None
     assert report.calls.total().calls == 3 * sum(reference.values())
     assert turn_counts(store, run.run_id) == reference
-    places = {number: (host, pid) for number, host, pid in store.worker_places(run.run_id)}
+    places = {number: (host, pid) for number, host, pid in worker_processes(store, run.run_id)}
     assert {host for host, _ in places.values()} == {socket.gethostname()}
     pids = {pid for _, pid in places.values()}
     by_worker = [worker for _, _, worker in committed(store).values()]
@@ -130,7 +131,7 @@ def test_the_actors_see_the_overrides_and_nobody_sees_a_secret(
     seen: dict[str, Any] = {}
 
     def look(status: Status) -> None:
-        if seen or len(store.worker_places(run.run_id)) < 2 or not status.progress.turns:
+        if seen or len(worker_processes(store, run.run_id)) < 2 or not status.progress.turns:
             return
         actor = coordinator(run.run_id)
         environment, actors = ray.get(
@@ -143,7 +144,7 @@ def test_the_actors_see_the_overrides_and_nobody_sees_a_secret(
         seen["environments"] = [environment, *ray.get(refs, timeout=20)]
         accessor = ray._private.state.state._connect_and_get_accessor()
         seen["gcs"] = b"".join(accessor.get_actor_table(None, None))
-        seen["pids"] = [pid for _, _, pid in store.worker_places(run.run_id)]
+        seen["pids"] = [pid for _, _, pid in worker_processes(store, run.run_id)]
         seen["argv"] = " ".join(" ".join(psutil.Process(pid).cmdline()) for pid in seen["pids"])
 
     with simulated_endpoint(latency_s=0.1, api_key=marks[0]) as sim:
@@ -190,7 +191,7 @@ def test_what_stops_the_workers_reaches_the_driver(
         record = store.run(run.run_id)
         assert record is not None
         assert record.status == "stopped"
-        assert store.progress(run.run_id).leased == 0
+        assert leased(store, run.run_id) == 0
 
 
 @pytest.mark.parametrize("in_actor", [True, False])
@@ -201,7 +202,7 @@ def test_an_interrupt_ends_everything_soon_and_can_be_resumed(
     interrupted: list[float] = []
 
     def interrupt(status: Status) -> None:
-        if status.progress.turns and len(store.worker_places(run.run_id)) == 2:
+        if status.progress.turns and len(worker_processes(store, run.run_id)) == 2:
             interrupted.append(time.monotonic())
             raise KeyboardInterrupt
 
@@ -209,8 +210,8 @@ def test_an_interrupt_ends_everything_soon_and_can_be_resumed(
         with pytest.raises(KeyboardInterrupt):
             carry(store, run, endpoint(sim), on_status=interrupt, spawn=SpawnConfig(coordinator=in_actor))
         assert time.monotonic() - interrupted[0] < 10
-        assert store.progress(run.run_id).leased == 0, "they were let go in order"
-        pids = [pid for _, _, pid in store.worker_places(run.run_id)]
+        assert leased(store, run.run_id) == 0, "they were let go in order"
+        pids = [pid for _, _, pid in worker_processes(store, run.run_id)]
         wait_until(lambda: not any(map(psutil.pid_exists, pids)), 15, "the workers' processes end")
         before = committed(store)
         assert 0 < len(before) < 24
@@ -228,7 +229,7 @@ def test_workers_without_a_place_hold_nothing_up(cluster: RaySession, store: Run
         # Two of them do not fit at once: the other one does all.
         report = carry(store, run, endpoint(sim), num_cpus=4.0)
     assert report.progress.done == 4
-    assert len(store.worker_places(run.run_id)) == 1
+    assert len(worker_processes(store, run.run_id)) == 1
 
 
 def test_when_no_worker_can_be_placed_it_is_said_and_ends(
@@ -320,7 +321,7 @@ def test_the_job_with_endpoints_that_are_there(
         assert sim.stats()["calls"] == 6 * 3
     run_id = last_run(store)
     assert store.progress(run_id).done == 6
-    pids = {pid for _, _, pid in store.worker_places(run_id)}
+    pids = {pid for _, _, pid in worker_processes(store, run_id)}
     assert (os.getpid() in pids) is not distributed
 
 
@@ -331,7 +332,7 @@ def test_the_job_with_the_embedded_model_on_ray(cluster: RaySession, store: RunS
     assert progress.complete
     assert progress.done + progress.dropped == 2
     assert progress.turns >= 1
-    assert os.getpid() not in {pid for _, _, pid in store.worker_places(last_run(store))}
+    assert os.getpid() not in {pid for _, _, pid in worker_processes(store, last_run(store))}
 
 
 def test_a_bootstrapped_process_does_not_bootstrap_again(
@@ -346,7 +347,7 @@ def test_a_bootstrapped_process_does_not_bootstrap_again(
         llm = {"vllm": {"model": "org/model", "served_model_name": "served"}}
         assert run_job(store.database.dsn, llm, total=2, distributed=True).success
         assert sim.stats()["calls"] == 2 * 3
-    assert {pid for _, _, pid in store.worker_places(last_run(store))} == {os.getpid()}
+    assert {pid for _, _, pid in worker_processes(store, last_run(store))} == {os.getpid()}
 
 
 def test_an_executor_other_than_ray_is_refused_by_the_job_naming_the_choice() -> None:

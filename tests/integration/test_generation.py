@@ -13,6 +13,7 @@ from dlgforge_core.errors import ConfigError, RunStoppedError
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
+from tests.support.run_state import leased
 from tests.support.runs import MODEL, calls, planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
@@ -135,7 +136,7 @@ def test_when_no_endpoint_answers_the_run_stops_and_can_be_resumed(store: RunSto
             work(spec(store, run, endpoint(sim)))
         assert time.monotonic() - started < 10
         progress = store.progress(run.run_id)
-        assert (progress.done, progress.dropped, progress.leased) == (0, 0, 0)
+        assert (progress.done, progress.dropped, leased(store, run.run_id)) == (0, 0, 0)
         sim.configure(down=False)
         work(spec(store, run, endpoint(sim)))
     assert store.progress(run.run_id).done == 6
@@ -161,7 +162,7 @@ def test_what_is_refused_to_everyone_stops_the_run_and_drops_nobody(store: RunSt
             work(spec(store, run, endpoint(sim)))
         assert sim.stats()["calls"] < 20
         progress = store.progress(run.run_id)
-        assert (progress.done, progress.dropped, progress.leased) == (0, 0, 0)
+        assert (progress.done, progress.dropped, leased(store, run.run_id)) == (0, 0, 0)
         sim.configure(faults={})
         work(spec(store, planned(store, 40), endpoint(sim)))
     assert store.progress(run.run_id).done == 40
@@ -173,7 +174,7 @@ def test_a_short_plan_that_is_refused_whole_stops_as_well(store: RunStore) -> No
     with simulated_endpoint(faults={"400": 1.0}) as sim, refused:
         work(spec(store, run, endpoint(sim)))
     progress = store.progress(run.run_id)
-    assert (progress.done, progress.dropped, progress.leased) == (0, 0, 0)
+    assert (progress.done, progress.dropped, leased(store, run.run_id)) == (0, 0, 0)
 
 
 def test_what_is_refused_to_some_drops_them_and_the_next_run_tries_them_afresh(store: RunStore) -> None:
@@ -234,7 +235,7 @@ def test_the_token_budget_stops_cleanly_and_a_larger_one_goes_on(store: RunStore
         assert 5_000 <= used.prompt_tokens + used.completion_tokens < 5_000 + 8 * mean, "four under way"
         progress = store.progress(run.run_id)
         assert progress.pending > 0
-        assert progress.dropped == progress.leased == 0
+        assert progress.dropped == leased(store, run.run_id) == 0
         more = planned(store, 12, n_turns=3, concurrency=4)
         assert more.run_id == run.run_id
         work(spec(store, more, endpoint(sim)))

@@ -94,11 +94,6 @@ class RaySession:
         here = {socket.gethostname(), os.uname().nodename}
         return all(node["NodeManagerHostname"] in here for node in nodes if node["Alive"])
 
-    @property
-    def connected(self) -> bool:
-        """Whether `connect()` succeeded and `shutdown()` was not called since."""
-        return self._connected
-
     def connect(self) -> None:
         """Use the cluster, or start one; does nothing when done already.
 

@@ -127,10 +127,6 @@ class Coordinator:
         """What happened, from line number `since` on."""
         return self._events[since:]
 
-    def worker_places(self) -> list[tuple[str, int]]:
-        """Host and pid of the workers that have their place now."""
-        return [worker.place for worker in list(self._workers) if worker.place is not None]
-
     def _say(self, text: str) -> None:
         self._events.append(text)
 
