@@ -25,6 +25,12 @@ RoutingStrategy = Literal["weighted_least_inflight", "round_robin", "prefix_affi
 
 CALL_TIMEOUT_S = 120.0
 
+FinishReason = Literal["stop", "tool_calls", "length", "content_filter", "error"]
+ErrorMeaning = Literal[
+    "rate_limit", "out_of_credit", "key", "unknown_model", "context_overflow", "content_filter", "server",
+    "request",
+]  # fmt: skip
+
 # Parameters of a call that the engine sets itself, and with what; of others it says that there is no use.
 _SET_BY = {
     "model": "set the role's `model`",
@@ -177,6 +183,18 @@ class RoutingConfig(ConfigModel):
     endpoints: list[EndpointConfig] = Field([], description="The endpoints. Empty: the one at llm.base_url.")
     max_attempts: PositiveInt = Field(
         6, description="Tries of one call over all endpoints before it is given up."
+    )
+    finish_reasons: dict[str, FinishReason] = Field(
+        {},
+        description="What a server's own reasons for the end of an answer mean: stop, tool_calls, length, "
+        "content_filter or error. Needed for those that dlgforge does not know, which are not taken for the "
+        "end of a whole answer.",
+    )
+    error_words: dict[str, ErrorMeaning] = Field(
+        {},
+        description="What an error means whose code or text holds these words, where dlgforge reads it "
+        "otherwise: rate_limit, out_of_credit, key, unknown_model, context_overflow, content_filter, server "
+        "(tried again) or request.",
     )
 
 

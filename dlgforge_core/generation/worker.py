@@ -175,7 +175,7 @@ class Worker:
         if self._held:
             if not await self._store.finished():
                 error = next(iter(self._held.values())).error
-                self._fail(RunRefusedError(f"every call of {error.role.value} was refused; {error}"))
+                self._fail(RunRefusedError(f"no call of {error.role.value} was answered; {error}"))
                 return False
             self._go_on(lambda held: True)
             return False
@@ -236,8 +236,8 @@ class Worker:
             self._go_on(self._is_its_own)
 
     def _is_its_own(self, held: _Held) -> bool:
-        """Whether its endpoint has answered the role: then the refusal is about this dialogue alone."""
-        return self._client.stats.of(held.error.endpoint, held.error.role).calls > 0
+        """Whether the role has been answered: then the failure is about this dialogue alone."""
+        return self._client.roles.has_answer(held.error.role)
 
     def _go_on(self, which: Callable[[_Held], bool]) -> None:
         for held in [held for held in self._held.values() if which(held)]:

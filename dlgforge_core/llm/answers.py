@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from dlgforge_core.config import AgentConfig
 from dlgforge_core.dialogue import DropReason
@@ -146,9 +146,10 @@ _PROBLEMS: dict[FailureKind, Callable[[Reply], str]] = {
 }
 
 
-def give_up(kind: FailureKind, reply: Reply, problem: str = "") -> NoReturn:
-    """Raises CallError: the second answer was no better than the first."""
+def failure(kind: FailureKind, reply: Reply, problem: str = "") -> CallError:
+    """The error of a call whose second answer was no better than the first."""
     reason = DropReason.REFUSED if kind is FailureKind.REFUSED else DropReason.INVALID_OUTPUT
     said = _PROBLEMS[kind](reply)
     detail = f"{problem}: {said}" if problem and kind is FailureKind.INVALID_JSON else said
-    raise CallError(reason, f"{reply.endpoint} gave no usable answer, asked twice; the last one: {detail}")
+    told = f"{reply.endpoint} gave no usable answer, asked twice; the last one: {detail}"
+    return CallError(reason, told, reply.endpoint)

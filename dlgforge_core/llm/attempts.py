@@ -4,80 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn
 
 import tenacity
 
-from dlgforge_core.config import AgentConfig, RoutingConfig
-from dlgforge_core.dialogue import DropReason, Role
-from dlgforge_core.llm import chat, completions, pauses, refusals, server_errors, tool_calls
+from dlgforge_core.config import RoutingConfig
+from dlgforge_core.dialogue import DropReason
+from dlgforge_core.llm import completions, pauses, refusals, server_errors, tool_calls
 from dlgforge_core.llm.answers import Reply
-from dlgforge_core.llm.call_errors import CallError, RequestRefusedError
+from dlgforge_core.llm.call_errors import CallError
+from dlgforge_core.llm.calls import MAX_ADAPTATIONS, Call, Retry, request_body, wait
 from dlgforge_core.llm.check import probe
 from dlgforge_core.llm.dialect import Dialect, adapt
+from dlgforge_core.llm.endings import Endings
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.health import FAILURES_TO_OPEN, EndpointState
 from dlgforge_core.llm.refusals import Blame
+from dlgforge_core.llm.roles import FAILURES_TO_STOP
 from dlgforge_core.llm.router import Router, Slot
+from dlgforge_core.llm.server_errors import ErrorAnswer
 from dlgforge_core.llm.stats import CallStats, Counts, FailureKind
-from dlgforge_core.llm.tool_calls import Message, ToolDefinition
 from dlgforge_core.llm.transport import EndpointTransport, HttpAnswer, TransportError
+from dlgforge_core.llm.trial import TRIAL_MESSAGES, Trial
+from dlgforge_core.llm.vocabulary import Meaning
 
 _log = logging.getLogger(__name__)
-
-MAX_ADAPTATIONS = 8
-REFUSALS_TO_STOP = 10
-"""Calls in a row refused alike, none of their role answered before: it is no matter of one call."""
-
-
-class _Retry(Exception):
-    """This attempt failed, another may not. `wait`: back off first."""
-
-    def __init__(self, kind: FailureKind, reason: str, *, wait: bool = True) -> None:
-        super().__init__(reason)
-        self.kind = kind
-        self.wait = wait
-
-
-@dataclass(slots=True)
-class Call:
-    """One call on its way through its attempts."""
-
-    role: Role
-    agent: AgentConfig
-    model: str
-    messages: Sequence[Message]
-    affinity: str
-    seed: int | None
-    schema: Mapping[str, Any] | None = None
-    tools: Sequence[ToolDefinition] = ()
-    ticket: int = 0
-    attempts: int = 0
-    """HTTP calls made, all of them."""
-    spent: int = 0
-    """Those that count against max_attempts: not trials of a recovering endpoint, not 429s."""
-    overloads: int = 0
-    overloaded_since: float = 0.0
-    adaptations: int = 0
-    avoid: list[str] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-    first_failure: _Retry | None = None
-
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, _Retry) and not error.wait:
-        return 0.0
-    if isinstance(error, _Retry) and error.kind is FailureKind.RATE_LIMITED:
-        return _OVERLOAD_WAIT(state)
-    return _FAILURE_WAIT(state)
-
-
-# Short for 429: the endpoint's own pause and limit hold its calls back.
-_OVERLOAD_WAIT = tenacity.wait_random_exponential(multiplier=0.05, max=2.0)
-_FAILURE_WAIT = tenacity.wait_random_exponential(multiplier=0.1, max=10.0)
 
 
 class Attempts:
@@ -87,7 +39,13 @@ class Attempts:
     """
 
     def __init__(
-        self, endpoints: Sequence[Endpoint], routing: RoutingConfig, stats: CallStats, *, patience_s: float
+        self,
+        endpoints: Sequence[Endpoint],
+        routing: RoutingConfig,
+        stats: CallStats,
+        *,
+        patience_s: float,
+        failures_to_stop: int = FAILURES_TO_STOP,
     ) -> None:
         self.transports = {e.name: EndpointTransport(e) for e in endpoints}
         self.router = Router(
@@ -103,12 +61,17 @@ class Attempts:
         self.before_call: Callable[[], Awaitable[None]] | None = None
         """Awaited before every request: it goes out when that returns."""
         self._stats = stats
+        self._words = {word: Meaning(meaning) for word, meaning in routing.error_words.items()}
+        self._endings = Endings(routing.finish_reasons)
         self._without_usage: set[str] = set()
+        self._last_failed: dict[str, Call] = {}
+        """By endpoint the call that failed last: what its trial looks like."""
         self._patience_s = patience_s
+        self._failures_to_stop = failures_to_stop
         self._max_attempts = routing.max_attempts
         self._dialects: dict[tuple[str, str], Dialect] = {}
         self._retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(_Retry), stop=self._is_spent, wait=_wait, reraise=True
+            retry=tenacity.retry_if_exception_type(Retry), stop=self._is_spent, wait=wait, reraise=True
         )
 
     async def answer(self, call: Call) -> Reply:
@@ -119,17 +82,32 @@ class Attempts:
         call.ticket = self.router.ticket()
         try:
             return await self._attempt(call)
-        except _Retry as failure:
+        except Retry as failure:
             call.first_failure = failure
-        # Only now: setting tenacity up is a tenth of the CPU of a call that just works.
-        try:
-            reply: Reply = await self._retrying.copy()(self._attempt_again, call)
-        except _Retry:
-            tried = "\n".join(f"  {reason}" for reason in call.reasons)
-            raise CallError(
-                DropReason.ENDPOINT_ERROR, f"given up after {call.attempts} attempts:\n{tried}"
-            ) from None
-        return reply
+        while True:
+            # Only now: setting tenacity up is a tenth of the CPU of a call that just works.
+            try:
+                reply: Reply = await self._retrying.copy()(self._attempt_again, call)
+            except Retry:
+                if not await self._is_fault_of_endpoints(call):
+                    tried = "\n".join(f"  {reason}" for reason in call.reasons)
+                    said = f"given up after {call.attempts} attempts:\n{tried}"
+                    raise CallError(
+                        DropReason.ENDPOINT_ERROR, said, next(reversed(call.failed_at), "")
+                    ) from None
+                call.begin_again()
+            else:
+                return reply
+
+    async def _is_fault_of_endpoints(self, call: Call) -> bool:
+        """Whether every endpoint that the call failed on fails others as well: then it is no call's fault."""
+        if not call.failed_at or call.adaptations > MAX_ADAPTATIONS:
+            return False
+        for name, since in list(call.failed_at.items()):
+            self._last_failed[name] = call
+            if not await self.router.is_at_fault(name, since, call.affinity):
+                return False
+        return True
 
     async def _attempt_again(self, call: Call) -> Reply:
         if failure := call.first_failure:
@@ -160,42 +138,41 @@ class Attempts:
         mode, tools_offered = dialect.json_mode, bool(call.tools) and dialect.tools
         loop = asyncio.get_running_loop()
         try:
-            body = chat.request_body(
-                dialect,
-                call.agent,
-                call.model,
-                call.messages,
-                seed=call.seed,
-                schema=call.schema,
-                tools=call.tools,
-            )
+            body = request_body(dialect, call, call.messages)
             if self.before_call is not None:
                 await self.before_call()
             started = loop.time()
             http = await self.transports[name].post_chat(body)
-        except TransportError as error:
-            self._failed(call, slot, counts, error.kind, str(error))
+        except TransportError as failure:
+            self._failed(call, slot, counts, failure.kind, str(failure))
         except BaseException:
             self.router.abandoned(slot)
             raise
         if http.status != 200:
-            self._refused(call, slot, counts, dialect, http, body)
+            error = server_errors.read_error(http, self._words)
+            self._refused(call, slot, counts, dialect, error, http, body)
+        if (hidden := server_errors.error_within(http.body, self._words)) is not None:
+            self._refused(call, slot, counts, dialect, hidden, http, body)
         latency_s = loop.time() - started
         try:
             answer = completions.read_completion(http.body)
-        except ValueError as error:
-            self._failed(call, slot, counts, FailureKind.INVALID_BODY, str(error))
-        self.router.answered(slot)
-        dialect.answered.add(call.role)
+        except ValueError as unreadable:
+            self._failed(call, slot, counts, FailureKind.INVALID_BODY, str(unreadable))
         if not answer.tells_usage:
             self._note_missing_usage(name)
             answer = answer.with_estimated_usage(body)
-        counts.calls += 1
         counts.prompt_tokens += answer.prompt_tokens
         counts.completion_tokens += answer.completion_tokens
         counts.cached_tokens += answer.cached_tokens or 0
+        ending = self._endings.of(answer.finish_reason, name)
+        if ending.failure is not None:
+            self._failed(call, slot, counts, ending.failure, ending.problem)
+        self.router.answered(slot)
+        dialect.answered.add(call.role)
+        counts.calls += 1
         counts.latency.add(latency_s)
         self.on_answer()
+        answer = answer._replace(finish_reason=ending.kind.value)
         return Reply(answer, name, dialect, mode, tools_offered, latency_s)
 
     def _note_missing_usage(self, name: str) -> None:
@@ -211,21 +188,29 @@ class Attempts:
     # Failures
 
     def _failed(self, call: Call, slot: Slot, counts: Counts, kind: FailureKind, reason: str) -> NoReturn:
-        """The endpoint failed: blame it and try again, elsewhere if possible."""
+        """No answer, by fault of the endpoint or of the call: try again, elsewhere if possible."""
         counts.failures[kind] += 1
-        if not slot.trial:
-            call.spent += 1
+        name = slot.endpoint.name
         self._note(call, slot, reason)
-        if slot.endpoint.name not in call.avoid:
-            call.avoid.append(slot.endpoint.name)
-        self.router.failed(slot, kind, reason)
-        raise _Retry(kind, reason)
+        if name not in call.avoid:
+            call.avoid.append(name)
+        self._last_failed[name] = call
+        call.failed_at.setdefault(name, slot.started)
+        if not self.router.failed(slot, kind, reason):
+            call.spent += 1
+        raise Retry(kind, reason)
 
     def _refused(
-        self, call: Call, slot: Slot, counts: Counts, dialect: Dialect, http: HttpAnswer, sent: bytes
+        self,
+        call: Call,
+        slot: Slot,
+        counts: Counts,
+        dialect: Dialect,
+        error: ErrorAnswer,
+        http: HttpAnswer,
+        sent: bytes,
     ) -> NoReturn:
-        """An answer with a status other than 200: find out whose fault it is."""
-        error = server_errors.read_error(http)
+        """An error, whatever status it came with: find out whose fault it is."""
         pause_s = pauses.pause_s(http)
         refusal = refusals.judge(
             error,
@@ -236,7 +221,7 @@ class Attempts:
         )
         kind, reason = refusal.kind, refusal.reason
         if refusal.blame is Blame.ENDPOINT or (
-            http.status in (401, 403, 404) and self._has_answered(slot, dialect, refusal)
+            error.status in (401, 403, 404) and self._has_answered(slot, dialect, refusal)
         ):
             self._failed(call, slot, counts, kind, reason)
         counts.failures[kind] += 1
@@ -244,8 +229,10 @@ class Attempts:
         if refusal.blame is Blame.OVERLOAD:
             call.overloads += 1
             call.overloaded_since = call.overloaded_since or asyncio.get_running_loop().time()
+            call.failed_at.setdefault(slot.endpoint.name, slot.started)
+            self._last_failed[slot.endpoint.name] = call
             self.router.overloaded(slot, reason, pause_s)
-            raise _Retry(kind, reason)
+            raise Retry(kind, reason)
         if refusal.blame is Blame.SETUP:
             self.router.refused(slot, reason)
         elif refusal.blame is Blame.MODEL:
@@ -258,19 +245,19 @@ class Attempts:
         else:
             self._ask_differently(call, slot, dialect, error, sent)
             call.adaptations += 1
-        raise _Retry(kind, reason, wait=False)
+        raise Retry(kind, reason, wait=False)
 
     def _ask_differently(
-        self, call: Call, slot: Slot, dialect: Dialect, error: server_errors.ErrorAnswer, sent: bytes
+        self, call: Call, slot: Slot, dialect: Dialect, error: ErrorAnswer, sent: bytes
     ) -> None:
         """Learn from a refused request, or ask elsewhere. Raises CallError when neither can help."""
         name = slot.endpoint.name
         if server_errors.is_context_overflow(error):
             self.router.answered(slot)
-            raise CallError(DropReason.CONTEXT_OVERFLOW, f"{name}: {error}")
+            raise CallError(DropReason.CONTEXT_OVERFLOW, f"{name}: {error}", name)
         if server_errors.is_content_filter(error):
             self.router.answered(slot)
-            raise CallError(DropReason.REFUSED, f"{name}: {error}")
+            raise CallError(DropReason.REFUSED, f"{name}: {error}", name)
         tools = dialect.tools
         if adapt(dialect, error, sent):
             self.router.answered(slot)
@@ -287,13 +274,13 @@ class Attempts:
                 _log.info("endpoint %s: %s; asking differently from now on", name, error)
             return
         alike = dialect.refused_alike(call.role, error)
-        if alike >= REFUSALS_TO_STOP:
+        if alike >= self._failures_to_stop:
             reason = f"it answers every call of {call.role.value} with {error}"
             self.router.unknown_model(slot, call.model, reason)
             return
         self.router.answered(slot)
         if not alike or not self._may_ask_elsewhere(call, name):
-            raise RequestRefusedError(name, call.role, f"{name}: {error}")
+            raise CallError(DropReason.ENDPOINT_ERROR, f"{name}: {error}", name)
 
     def _may_ask_elsewhere(self, call: Call, name: str) -> bool:
         """Keep `call` away from the endpoint `name`; whether there is another that it has not been to."""
@@ -328,7 +315,20 @@ class Attempts:
         return dialect
 
     async def _probe(self, endpoint: Endpoint) -> str:
-        return await probe(self.transports[endpoint.name])
+        """Why the endpoint does not answer a call of no dialogue, in the form of the one that failed last."""
+        transport = self.transports[endpoint.name]
+        reason = await probe(transport)
+        call = self._last_failed.get(endpoint.name)
+        if reason or call is None:
+            return reason
+        dialect = self._dialect(endpoint.name, call.model)
+        counts = self._stats.of(endpoint.name, call.role)
+        counts.retries += 1
+        trial = Trial(transport, request_body(dialect, call, TRIAL_MESSAGES), self._words, self._endings)
+        reason = await trial.make()
+        counts.prompt_tokens += trial.prompt_tokens
+        counts.completion_tokens += trial.completion_tokens
+        return reason
 
     async def move(self, endpoints: Sequence[Endpoint]) -> None:
         """Follow endpoints that came back elsewhere: of each name known, take the address and key given."""

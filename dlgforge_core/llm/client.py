@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, NoReturn, Self, TypeVar, overload
 
 from dlgforge_core.config import AgentConfig, MarkupConfig, RoutingConfig
 from dlgforge_core.dialogue import Role
 from dlgforge_core.llm import answers, structured
 from dlgforge_core.llm.answers import Reply, Said
-from dlgforge_core.llm.attempts import Attempts, Call
+from dlgforge_core.llm.attempts import Attempts
 from dlgforge_core.llm.call_errors import CallError, RequestRefusedError
+from dlgforge_core.llm.calls import Call
 from dlgforge_core.llm.chat import Completion
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.health import EndpointHealth
 from dlgforge_core.llm.markup import Markup
+from dlgforge_core.llm.roles import RoleRecord
 from dlgforge_core.llm.stats import CallStats, FailureKind
 from dlgforge_core.llm.tool_calls import Message, ToolCall, ToolDefinition
 
@@ -36,7 +38,8 @@ T = TypeVar("T")
 class LlmClient:
     """Calls the endpoints' models. An async context manager; belongs to one event loop.
 
-    `stats` counts everything. Raises ConfigError without endpoints, or for a key no header can hold.
+    `stats` counts everything, `roles` tells who has been answered. `expected_failures`: so many dialogues are
+    known to fail. Raises ConfigError without endpoints, or for a key no header can hold.
     """
 
     def __init__(
@@ -46,10 +49,18 @@ class LlmClient:
         *,
         patience_s: float = 60.0,
         markup: MarkupConfig | None = None,
+        expected_failures: int = 0,
     ) -> None:
         self.stats = CallStats()
+        self.roles = RoleRecord(self.stats, expected_failures)
         self._markup = Markup(markup)
-        self._attempts = Attempts(endpoints, routing, self.stats, patience_s=patience_s)
+        self._attempts = Attempts(
+            endpoints,
+            routing,
+            self.stats,
+            patience_s=patience_s,
+            failures_to_stop=self.roles.failures_to_stop,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,7 +106,8 @@ class LlmClient:
         `affinity` names the dialogue, which `prefix_affinity` keeps on one endpoint. An answer that is
         empty, garbage, declined or cut too early is asked for once more. An endpoint that takes no `tools`
         is asked without them, the messages of tools told in words. Raises CallError when this call cannot
-        succeed, RunStoppedError when none can.
+        succeed, RequestRefusedError while that may be about any call of its role, RunStoppedError when none
+        can.
         """
         names = [tool.name for tool in tools or ()]
         replies: list[Reply] = []
@@ -115,7 +127,7 @@ class LlmClient:
                 return answers.completion(said, model, replies)
             if len(replies) > 1:
                 assert problem is not None
-                answers.give_up(problem, reply)
+                self._give_up(call, problem, reply)
 
     @overload
     async def complete_json(
@@ -188,15 +200,21 @@ class LlmClient:
             self.stats.of(reply.endpoint, role).failures[kind] += 1
             answers.notice_ignored_schema(reply, answer)
             if len(replies) > 1:
-                answers.give_up(kind, reply, problem)
+                self._give_up(call, kind, reply, problem)
             asked = structured.correction(messages, answer, problem)
 
     async def _answer(self, call: Call, replies: list[Reply]) -> Reply:
         """Make the call and put its answer at the end of `replies`, the answers that came before."""
         call.attempts = len(replies)  # so that asking again counts as a retry
-        reply = await self._attempts.answer(call)
+        try:
+            reply = await self._attempts.answer(call)
+        except CallError as error:
+            raise self.roles.error_of(call.role, call.affinity, error) from None
         replies.append(reply)
         return reply
+
+    def _give_up(self, call: Call, kind: FailureKind, reply: Reply, problem: str = "") -> NoReturn:
+        raise self.roles.error_of(call.role, call.affinity, answers.failure(kind, reply, problem))
 
 
 def _other(seed: int | None, replies: Sequence[Reply]) -> int | None:

@@ -51,7 +51,7 @@ def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
     if is_system_refusal(error, sent) and (error.names("system") or not tool_calls.sent_with_tools(sent)):
         dialect.system_role = False
         return True
-    if tool_calls.sent_with_tools(sent) and tool_calls.is_refusal(error.status, error.said):
+    if tool_calls.sent_with_tools(sent) and tool_calls.is_refusal(error.status, error.text):
         dialect.tools = False
         return True
     if error.names("response_format", "json_schema", "json_object", "grammar", "guided", "structured output"):

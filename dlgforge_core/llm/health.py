@@ -1,13 +1,15 @@
 """What is known of one endpoint from the outcomes of its calls: may it be called, and by how many at once.
 
-Two independent judgements. The circuit: an endpoint whose calls fail is left alone for a growing, jittered
-time, then tried with one call. The limit: how many calls it bears at once, found by going down when it says
-429 or times out and up while it is saturated and answers well.
+Two independent judgements. The circuit: an endpoint on which the calls of several dialogues fail is left
+alone for a growing, jittered time, then tried with a call that belongs to no dialogue. The limit: how many
+calls it bears at once, found by going down when it says 429 or times out and up while it is saturated and
+answers well.
 """
 
 from __future__ import annotations
 
 import random
+from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -17,6 +19,9 @@ from dlgforge_core.llm.stats import FailureKind
 
 START_LIMIT = 64
 FAILURES_TO_OPEN = 5
+DIALOGUES_TO_OPEN = 2
+"""One dialogue's failures, however many, may be its own fault."""
+RECENT_FAILURES = 20
 FAILURE_RATE_TO_OPEN = 0.6
 FAILURE_RATE_WEIGHT = 0.05  # of the newest outcome in the moving average
 OVERLOAD_RATE_TO_CUT = 0.3
@@ -36,7 +41,7 @@ class EndpointState(StrEnum):
 
     CLOSED = "closed"  # calls go through
     OPEN = "open"  # left alone
-    HALF_OPEN = "half_open"  # one call may try
+    HALF_OPEN = "half_open"  # tried with a call of no dialogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +69,11 @@ class HealthTracker:
     """Circuit and limit of one endpoint. Times are those of one monotonic clock, in seconds."""
 
     __slots__ = (
-        "_back_off_max_s", "_ceiling_known", "_failures_to_open", "_growth_from", "_last_cut",
-        "_overload_rate", "_overloads_in_a_row", "_random", "consecutive_failures", "endpoint",
-        "failing_since", "failure_rate", "in_flight", "limit", "longest_pause_s", "open_until", "opened",
-        "paused_until", "reason", "refused", "state", "unknown_models", "waiting_for_probe",
+        "_answers", "_back_off_max_s", "_ceiling_known", "_failed_dialogues", "_failures_to_open",
+        "_growth_from", "_last_cut", "_overload_rate", "_overloads_in_a_row", "_random", "_recent",
+        "consecutive_failures", "endpoint", "failed_trials", "failing_since", "failure_rate", "in_flight",
+        "limit", "longest_pause_s", "open_until", "opened", "paused_until", "reason", "refused", "state",
+        "unknown_models", "waiting_for_probe",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +102,13 @@ class HealthTracker:
         self.open_until = 0.0
         self.opened = 0
         """How often in a row the circuit opened without a good answer in between."""
+        self.failed_trials = 0
+        """How often in a row a call of no dialogue failed."""
+        self._failed_dialogues: set[str] = set()
+        """Whose calls failed after the last good answer; a few, which is all that matters."""
+        self._recent: deque[str] = deque(maxlen=RECENT_FAILURES)
+        self._answers: list[tuple[str, float]] = []
+        """The last two dialogues that were answered, and when."""
         self.waiting_for_probe = False
         self._back_off_max_s = back_off_max_s
         self._ceiling_known = False
@@ -109,9 +122,15 @@ class HealthTracker:
 
     def has_room(self, now: float) -> bool:
         """Whether a call may start now."""
-        if self.state is EndpointState.CLOSED:
-            return self.in_flight < int(self.limit) and self.paused_until <= now
-        return self.state is EndpointState.HALF_OPEN and self.in_flight == 0 and self.paused_until <= now
+        return (
+            self.state is EndpointState.CLOSED
+            and self.in_flight < int(self.limit)
+            and self.paused_until <= now
+        )
+
+    def has_answered(self, since: float, *, other_than: str) -> bool:
+        """Whether a dialogue `other_than` this one has been answered after `since`."""
+        return any(when > since for dialogue, when in self._answers if dialogue != other_than)
 
     def patience_ends(self, patience_s: float) -> float | None:
         """When an endpoint that fails has had its `patience_s`; the pause it asked for does not count."""
@@ -129,10 +148,13 @@ class HealthTracker:
 
     # What calls report; `in_flight` no longer counts the call that does
 
-    def answered(self, now: float, *, saturated: bool) -> None:
+    def answered(self, now: float, *, saturated: bool, dialogue: str = "") -> None:
         """A call came back with an answer; `saturated`: as many as the limit allows were in flight."""
         if self.state is not EndpointState.CLOSED:
             self._close()
+        self._answers = [*[(d, when) for d, when in self._answers if d != dialogue][-1:], (dialogue, now)]
+        self._failed_dialogues.clear()
+        self.failed_trials = 0
         self.consecutive_failures = 0
         self.failure_rate *= 1.0 - FAILURE_RATE_WEIGHT
         self.failing_since = None
@@ -162,29 +184,35 @@ class HealthTracker:
             self._growth_from = max(self._growth_from, now + GROWTH_REST * retry_after_s)
         elif self.in_flight == 0:
             self.paused_until = now + self._jittered(min(self._overloads_in_a_row, 16))
-        if self.state is EndpointState.HALF_OPEN:
-            self._close()
 
-    def failed(self, now: float, kind: FailureKind, reason: str, started: float) -> None:
-        """A call that began at `started` failed for a reason that lies with the endpoint."""
+    def failed(self, now: float, kind: FailureKind, reason: str, started: float, dialogue: str = "") -> bool:
+        """A call that began at `started` failed for a reason that lies with the endpoint or its own request.
+
+        Returns whether the endpoint is taken to be at fault: several dialogues failed, and none succeeded.
+        """
         self._failing(now, reason)
         self.consecutive_failures += 1
+        if len(self._failed_dialogues) < DIALOGUES_TO_OPEN:
+            self._failed_dialogues.add(dialogue)
+        self._recent.append(dialogue)
         self.failure_rate += FAILURE_RATE_WEIGHT * (1.0 - self.failure_rate)
         if kind is FailureKind.TIMEOUT and started > self._last_cut:
             # One cut for all the calls of one congestion: those begun before the last cut say nothing new.
             self._last_cut = now
             self._ceiling_known = True
             self.limit = max(1.0, self.limit * 0.7)
-        if self.state is EndpointState.HALF_OPEN or (
-            self.state is EndpointState.CLOSED
-            and (
-                self.consecutive_failures >= self._failures_to_open
-                or self.failure_rate > FAILURE_RATE_TO_OPEN
-                # With few calls at once, five in a row may take minutes of time-outs.
-                or (self.in_flight == 0 and kind is FailureKind.TIMEOUT and self.consecutive_failures > 1)
-            )
+        if self.state is not EndpointState.CLOSED:
+            return True
+        several = len(self._failed_dialogues) >= DIALOGUES_TO_OPEN
+        if (several and self.consecutive_failures >= self._failures_to_open) or (
+            self.failure_rate > FAILURE_RATE_TO_OPEN and len(set(self._recent)) >= DIALOGUES_TO_OPEN
         ):
             self._open(now)
+            return True
+        # With few calls at once, five in a row may take minutes of time-outs: look sooner.
+        if self.in_flight == 0 and kind is FailureKind.TIMEOUT and self.consecutive_failures > 1:
+            self._open(now)
+        return False
 
     def refuse(self, now: float, reason: str) -> None:
         """The key or the address is wrong: leave the endpoint alone for long."""
@@ -192,14 +220,21 @@ class HealthTracker:
         self.refused = True
         self._open(now)
 
-    def probe_failed(self, now: float, reason: str) -> None:
-        """The look whether it is back, before a call is risked, failed."""
+    def trial_begun(self) -> None:
+        """A call of no dialogue looks whether it is back."""
+        if self.state is EndpointState.OPEN:
+            self.state = EndpointState.HALF_OPEN
+
+    def trial_failed(self, now: float, reason: str) -> None:
+        """The call of no dialogue failed: nobody's request is to blame."""
         self._failing(now, reason)
+        self.failed_trials += 1
         self._open(now)
 
-    def probe_succeeded(self) -> None:
-        """It answers again: let one call try."""
-        self.state = EndpointState.HALF_OPEN
+    def trial_succeeded(self, now: float) -> None:
+        """The call of no dialogue was answered: what failed were requests."""
+        self.answered(now, saturated=False)
+        self.paused_until = min(self.paused_until, now)
 
     def _failing(self, now: float, reason: str) -> None:
         self.reason = reason

@@ -2,48 +2,166 @@
 
 from __future__ import annotations
 
+import datetime
 import email.utils
+import math
 import re
 import time
+from collections.abc import Iterator, Mapping
 
-import httpx
-
+from dlgforge_core.llm.server_errors import MAX_ERROR_BYTES, fields_of
 from dlgforge_core.llm.transport import HttpAnswer
 
-MAX_ERROR_BYTES = 20_000
-"""Of an error's body, where the pause it asks for is looked for."""
+LONGEST_S = 366 * 86_400.0
+"""A longer pause is nobody's wish but a mistake, and is not read."""
+_MAX_CHARS = 80
+_EPOCH_S = 1e9
+_EPOCH_MS = 1e11
 
-# As OpenAI ("try again in 1m12.5s", "in 350ms"), Gemini ("Please retry in 2.5s") and others write it.
-_WAIT = re.compile(
-    rb"(?:re)?try(?: again)? in (?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(ms|s\b| ?sec))?", re.IGNORECASE
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "秒": 1.0, "分": 60.0, "小": 3600.0}
+_PART = re.compile(
+    r"(\d{1,9}(?:\.\d{1,9})?)\s{0,2}"
+    r"(milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|秒|分钟?|小时)(?![a-z])",
+    re.IGNORECASE,
 )
+_BETWEEN_PARTS = re.compile(r"\s{0,2}(?:,|and)?\s{0,2}")
+_NUMBER = re.compile(r"[+-]?\d{1,20}(?:\.\d{1,20})?")
+_ASKS = re.compile(
+    r"(?:re-?try|try again|wait|available again|resets?)\W{0,3}(?:again\W{0,2})?"
+    r"(?:after|in|for|at least|until|at)?\W{0,3}(?=\d)|请(?:在|等待)?\s?(?=\d)",
+    re.IGNORECASE,
+)
+_GRPC = re.compile(r"retry_delay\W{1,6}seconds\W{1,4}(\d{1,9})")
+_FIELDS = frozenset({"retrydelay", "retryafter", "retryafterseconds", "retryafterms", "retryinseconds"})
 
 
 def pause_s(answer: HttpAnswer) -> float | None:
-    """How long the server asks us to wait, in seconds: by its headers, or else in words."""
+    """How long the server asks us to wait, in seconds; None when it does not say, or nothing that can be.
+
+    Its Retry-After goes first, then what the error says of itself, then when its limits are reset.
+    """
     if (asked := retry_after_s(answer.headers)) is not None:
         return asked
-    found = _WAIT.search(answer.body[:MAX_ERROR_BYTES])
-    if found is None or not any(found.groups()):
-        return None
-    hours, minutes, seconds, unit = found.groups()
-    last = float(seconds or 0) / (1000 if unit == b"ms" else 1)
-    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + last
+    for name, text in fields_of(answer.body):
+        squeezed = name.replace("_", "").replace("-", "").casefold()
+        if squeezed in _FIELDS and (found := _seconds(text, ms=squeezed.endswith("ms"))) is not None:
+            return found
+    if (said := _in_words(answer.body[:MAX_ERROR_BYTES].decode("utf-8", "replace"))) is not None:
+        return said
+    return _until_reset(answer.headers)
 
 
-def retry_after_s(headers: httpx.Headers) -> float | None:
-    """How long the server asks us to wait, in seconds; from Retry-After (seconds or date) or its kin."""
-    milliseconds = headers.get("retry-after-ms")
-    value = headers.get("retry-after")
-    try:
-        if milliseconds:
-            return max(0.0, float(milliseconds) / 1000)
-        if value is None:
-            return None
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value or "").timestamp() - time.time())
-    except (ValueError, OverflowError):
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """The pause of Retry-After or its kin, in seconds: milliseconds, seconds, a duration, a date or a time.
+
+    Gateways send that of the server behind them under names of their own (llm_provider-retry-after).
+    """
+    named = [
+        (name.lower().replace("_", "-"), value) for name, value in headers.items() if "retry" in name.lower()
+    ]
+    for suffix in ("retry-after-ms", "retry-after"):
+        for name, value in sorted(named, key=lambda item: len(item[0])):
+            found = _seconds(value, ms=suffix.endswith("ms")) if name.endswith(suffix) else None
+            if found is not None:
+                return found
+    return None
+
+
+def _until_reset(headers: Mapping[str, str]) -> float | None:
+    """Seconds until a limit is reset: of limits that are used up, the longest; else the shortest."""
+    resets = dict(_resets(headers))
+    used_up = [
+        seconds
+        for name, seconds in resets.items()
+        if (_NUMBER.fullmatch(left := headers.get(name.replace("reset", "remaining"), "").strip()))
+        and float(left) <= 0
+    ]
+    if used_up:
+        return max(used_up)
+    return min(resets.values(), default=None)
+
+
+def _resets(headers: Mapping[str, str]) -> Iterator[tuple[str, float]]:
+    for name, value in headers.items():
+        lower = name.lower()
+        if "ratelimit" in lower.replace("-", "").replace("_", "") and "reset" in lower:
+            seconds = _seconds(value)
+            if seconds is not None:
+                yield lower, seconds
+
+
+def _in_words(text: str) -> float | None:
+    if found := _GRPC.search(text):
+        return _sane(float(found.group(1)))
+    for asked in _ASKS.finditer(text):
+        start = asked.end()
+        if (seconds := _duration(text, start)[0]) is not None:
+            return seconds
+        if time_there := _ISO.match(text, start):
+            return _seconds(time_there.group())
+        number = _NUMBER.match(text, start)
+        if number and not re.match(r"\s?\w|[-/:]\d", text[number.end() : number.end() + 2]):
+            return _sane(float(number.group()))
+    return None
+
+
+_ISO = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?")
+
+
+def _seconds(text: str, *, ms: bool = False) -> float | None:
+    """A header's or field's value in seconds from now; None when it is no time."""
+    text = text.strip().strip("\"'")
+    if not text or len(text) > _MAX_CHARS:
         return None
+    if _NUMBER.fullmatch(text):
+        number = float(text)
+        if number > _EPOCH_MS:
+            number = number / 1000 - time.time()
+        elif number > _EPOCH_S:
+            number -= time.time()
+        elif ms:
+            number /= 1000
+        return _sane(number)
+    iso8601 = text[2:] if text[:2].upper() == "PT" else text
+    seconds, end = _duration(iso8601, 0)
+    if seconds is not None and end == len(iso8601):
+        return seconds
+    return _until(text)
+
+
+def _until(text: str) -> float | None:
+    """Seconds until a date as HTTP writes it, or a time as ISO 8601 does."""
+    try:
+        if text[:4].isdigit():
+            when = datetime.datetime.fromisoformat(text)
+        else:
+            when = email.utils.parsedate_to_datetime(text)
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=datetime.UTC)
+        return _sane(when.timestamp() - time.time())
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+
+
+def _duration(text: str, start: int) -> tuple[float | None, int]:
+    """The duration that begins at `start`, such as 1h2m3.5s or 2 minutes and 5 seconds, and where it ends."""
+    total: float | None = None
+    end = position = start
+    for _ in range(5):
+        part = _PART.match(text, position)
+        if part is None:
+            break
+        unit = part.group(2).casefold()
+        total = (total or 0.0) + float(part.group(1)) * _UNIT_S[
+            "ms" if unit.startswith(("ms", "mil")) else unit[0]
+        ]
+        end = part.end()
+        between = _BETWEEN_PARTS.match(text, end)
+        position = between.end() if between else end
+    return (None if total is None else _sane(total)), end
+
+
+def _sane(seconds: float) -> float | None:
+    if not math.isfinite(seconds) or seconds > LONGEST_S:
+        return None
+    return round(max(0.0, seconds), 3)

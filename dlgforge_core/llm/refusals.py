@@ -8,6 +8,7 @@ from enum import Enum, auto
 from dlgforge_core.llm import server_errors, tool_calls
 from dlgforge_core.llm.server_errors import ErrorAnswer
 from dlgforge_core.llm.stats import FailureKind
+from dlgforge_core.llm.vocabulary import STATUSES, Meaning
 
 
 class Blame(Enum):
@@ -35,26 +36,43 @@ def judge(error: ErrorAnswer, sent: bytes, *, pause_s: float | None, has_key: bo
 
     `pause_s` is what the server asked us to wait, if it did; `location` is where it redirects to.
     """
-    status, reason = error.status, str(error)
-    # Ordinary limits speak of quotas and billing as well: only this word, and no time to try again, is final.
-    if status == 429 and pause_s is None and "insufficient_quota" in (error.code, error.type):
+    own = error.own_meaning
+    # The user knows the server better than its status does.
+    status, reason = STATUSES[own] if own is not None else error.status, str(error)
+    if server_errors.is_context_overflow(error) and status in (400, 413, 422, 429, 500):
+        return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)
+    if server_errors.is_content_filter(error) and status in (400, 403, 422, 451, 500):
+        return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)
+    # Ordinary limits speak of quotas and billing as well: only a code, and no time to try again, is final.
+    if status == 429 and pause_s is None and Meaning.OUT_OF_CREDIT in error.meanings_of_codes():
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"out of quota: {reason}")
-    if status in (429, 529) or (status == 503 and pause_s is not None):
+    if status in (429, 529) or (status == 503 and pause_s is not None) or _is_limit_by_code(error):
         return Refusal(Blame.OVERLOAD, FailureKind.RATE_LIMITED, reason)
     if server_errors.is_system_refusal(error, sent):
         return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)
     if tool_calls.sent_with_tools(sent):
-        if tool_calls.is_failure(status, error.said):
+        if tool_calls.is_failure(status, error.text):
             return Refusal(Blame.TOOL_CALL, FailureKind.TOOL_CALL, reason)
-        if tool_calls.is_refusal(status, error.said):
+        if tool_calls.is_refusal(status, error.text):
             return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)
     if status >= 500 or status in (408, 409, 425):
         return Refusal(Blame.ENDPOINT, FailureKind.SERVER_ERROR, reason)
+    return _of_setup(error, status, reason, has_key, location)
+
+
+def _is_limit_by_code(error: ErrorAnswer) -> bool:
+    """Whether a code says what the status does not: AWS' throttling is a 400, Google's may be a 403."""
+    if error.status in (401, 402, 404) or error.status >= 501:
+        return False
+    return next(error.meanings_of_codes(), None) is Meaning.RATE_LIMIT
+
+
+def _of_setup(error: ErrorAnswer, status: int, reason: str, has_key: bool, location: str) -> Refusal:
     if status == 402:
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"the account cannot pay for it ({reason})")
     if status == 407:
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"a proxy on the way wants a login ({reason})")
-    if status == 401 or (status == 403 and not server_errors.is_content_filter(error)):
+    if status in (401, 403):
         hint = "the key was refused" if has_key else "no key is set, and one is wanted"
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"{hint} ({reason})")
     if status == 404 and server_errors.is_unknown_model(error):

@@ -6,13 +6,13 @@ import asyncio
 import heapq
 import itertools
 import logging
-import math
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from typing import Any, TypeVar
 
 from dlgforge_core.config import RoutingStrategy
 from dlgforge_core.errors import ConfigError, RunRefusedError, RunStoppedError
+from dlgforge_core.llm.balancing import Balancer
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.health import (
     FAILURES_TO_OPEN,
@@ -24,12 +24,10 @@ from dlgforge_core.llm.health import (
 from dlgforge_core.llm.stats import FailureKind
 
 _log = logging.getLogger(__name__)
-
-BOUNDED_LOAD = 1.25
-BOUNDED_LOAD_SLACK = 4  # calls above the mean that are no overload, however small the mean is
+_T = TypeVar("_T")
 
 Probe = Callable[[Endpoint], Awaitable[str]]
-"""Looks whether an endpoint is there; gives the reason if not, else an empty string."""
+"""Makes a call of no dialogue to an endpoint; gives why it is not answered, or ""."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +36,7 @@ class Slot:
 
     tracker: HealthTracker
     started: float
-    trial: bool
+    dialogue: str
     saturated: bool
 
     @property
@@ -80,17 +78,12 @@ class Router:
             HealthTracker(e, failures_to_open=failures_to_open, back_off_max_s=back_off_max_s)
             for e in endpoints
         ]
-        self._choose = {
-            "weighted_least_inflight": self._least_in_flight,
-            "round_robin": self._round_robin,
-            "prefix_affinity": self._by_affinity,
-        }[strategy]
+        self._balancer = Balancer(endpoints, strategy)
         self._waiters: list[_Waiter] = []
         self._tickets = itertools.count()
         self._stopped = ""
-        self._turn = {e.name: 0.0 for e in endpoints}  # of round robin: credit; else: when last chosen
-        self._chosen = itertools.count(1)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._trials: dict[str, asyncio.Task[str]] = {}
         self._wake: asyncio.TimerHandle | None = None
 
     # Slots
@@ -125,7 +118,7 @@ class Router:
         tracker = slot.tracker
         if tracker.state is not EndpointState.CLOSED:
             _log.warning("endpoint %s answers again", slot.endpoint.name)
-        tracker.answered(now, saturated=slot.saturated)
+        tracker.answered(now, saturated=slot.saturated, dialogue=slot.dialogue)
         self._dispatch()
 
     def overloaded(self, slot: Slot, reason: str, retry_after_s: float | None) -> None:
@@ -134,15 +127,16 @@ class Router:
         slot.tracker.overloaded(now, reason, retry_after_s)
         self._after_failure(now)
 
-    def failed(self, slot: Slot, kind: FailureKind, reason: str) -> None:
-        """The call failed, and the endpoint is to blame."""
+    def failed(self, slot: Slot, kind: FailureKind, reason: str) -> bool:
+        """The call failed, by the endpoint or its own request; returns whether the endpoint is at fault."""
         now = self._leave(slot)
         tracker = slot.tracker
         was_closed = tracker.state is EndpointState.CLOSED
-        tracker.failed(now, kind, reason, slot.started)
+        at_fault = tracker.failed(now, kind, reason, slot.started, slot.dialogue)
         if was_closed and tracker.state is EndpointState.OPEN:
             _log.warning("endpoint %s is left alone for now: %s", slot.endpoint.name, reason)
         self._after_failure(now)
+        return at_fault
 
     def refused(self, slot: Slot, reason: str) -> None:
         """The endpoint will not serve us: wrong key or wrong address."""
@@ -162,6 +156,19 @@ class Router:
         slot.tracker.answered(now, saturated=False)
         self._after_failure(now)
 
+    async def is_at_fault(self, name: str, since: float, dialogue: str) -> bool:
+        """Whether it is the endpoint, not the requests of `dialogue`, that has failed `since` then.
+
+        Others are answered, or a call that belongs to nobody is: then it is not.
+        Raises RunStoppedError when that call's failure ends the patience.
+        """
+        tracker = next(t for t in self.trackers if t.endpoint.name == name)
+        if tracker.has_answered(since, other_than=dialogue):
+            return False
+        reason = await self._try_out(tracker)
+        self._raise_if_stopped()
+        return bool(reason)
+
     def abandoned(self, slot: Slot) -> None:
         """The call was given up by its caller, which says nothing about the endpoint."""
         self._leave(slot)
@@ -173,6 +180,7 @@ class Router:
             if tracker.endpoint.name == endpoint.name:
                 tracker.endpoint = endpoint
                 tracker.refused = False
+                tracker.failed_trials = 0
                 tracker.open_until = min(tracker.open_until, asyncio.get_running_loop().time())
         self._dispatch()
 
@@ -185,7 +193,7 @@ class Router:
         self._stop("the client was closed")
         if self._wake:
             self._wake.cancel()
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -201,43 +209,10 @@ class Router:
             free = [t for t in free if t.endpoint.name not in avoid] or free
         if not free:
             return None
-        # One that may be back is tried first, or the others would keep all the calls.
-        trials = [t for t in free if t.state is EndpointState.HALF_OPEN]
-        tracker = trials[0] if trials else free[0] if len(free) == 1 else self._choose(free, affinity)
+        tracker = free[0] if len(free) == 1 else self._balancer.choose(free, affinity, self.trackers)
         tracker.in_flight += 1
         saturated = tracker.in_flight >= int(tracker.limit) - 1
-        return Slot(tracker, now, bool(trials), saturated)
-
-    def _least_in_flight(self, free: list[HealthTracker], affinity: str) -> HealthTracker:
-        def load(tracker: HealthTracker) -> tuple[float, float]:
-            # An endpoint that fails often is free often: what fails counts against its weight.
-            weight = tracker.endpoint.weight * (1.0 - tracker.failure_rate) ** 2
-            return (tracker.in_flight + 1) / weight, self._turn[tracker.endpoint.name]
-
-        chosen = min(free, key=load)
-        self._turn[chosen.endpoint.name] = next(self._chosen)
-        return chosen
-
-    def _round_robin(self, free: list[HealthTracker], affinity: str) -> HealthTracker:
-        # Smooth weighted round robin, as in nginx: everyone earns its weight, who is chosen pays them all.
-        total = 0.0
-        for tracker in free:
-            self._turn[tracker.endpoint.name] += tracker.endpoint.weight
-            total += tracker.endpoint.weight
-        chosen = max(free, key=lambda t: self._turn[t.endpoint.name])
-        self._turn[chosen.endpoint.name] -= total
-        return chosen
-
-    def _by_affinity(self, free: list[HealthTracker], affinity: str) -> HealthTracker:
-        ranked = sorted(free, key=lambda t: rendezvous_score(affinity, t.endpoint), reverse=True)
-        usable = [t for t in self.trackers if t.state is EndpointState.CLOSED] or ranked
-        weights = sum(t.endpoint.weight for t in usable)
-        load = 1 + sum(t.in_flight for t in usable)
-        for tracker in ranked:
-            mean = load * tracker.endpoint.weight / weights
-            if tracker.in_flight < max(BOUNDED_LOAD * mean, mean + BOUNDED_LOAD_SLACK):
-                return tracker
-        return self._least_in_flight(free, affinity)
+        return Slot(tracker, now, affinity, saturated)
 
     # Waiting
 
@@ -292,9 +267,9 @@ class Router:
         for tracker in self.trackers:
             if tracker.state is EndpointState.OPEN and not tracker.waiting_for_probe:
                 tracker.waiting_for_probe = True
-                task = asyncio.create_task(self._bring_back(tracker))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._begin(self._bring_back(tracker))
+            elif tracker.state is EndpointState.CLOSED and self._is_in_doubt(tracker, now):
+                self._begin(self._try_out(tracker))
         if reason := self._reason_to_stop(now):
             self._stop(reason)
         if any(t.unknown_models for t in self.trackers):
@@ -304,42 +279,82 @@ class Router:
         self._dispatch()
 
     async def _bring_back(self, tracker: HealthTracker) -> None:
-        """Wait out the back-off of an open circuit, look, and let one call try."""
+        """Wait out the back-off of an open circuit and try, until the endpoint is back."""
         loop = asyncio.get_running_loop()
         try:
-            while tracker.state is EndpointState.OPEN and not self._stopped:
-                await asyncio.sleep(tracker.open_until - loop.time())
-                if loop.time() < tracker.open_until:
-                    continue
-                reason = await self._probe(tracker.endpoint)
-                if tracker.state is not EndpointState.OPEN:
-                    break
-                if reason:
-                    tracker.probe_failed(loop.time(), reason)
-                    if stop := self._reason_to_stop(loop.time()):
-                        self._stop(stop)
+            while tracker.state is not EndpointState.CLOSED and not self._stopped:
+                left_s = tracker.open_until - loop.time()
+                if left_s > 0 and tracker.state is EndpointState.OPEN:
+                    await asyncio.sleep(left_s)
                 else:
-                    tracker.probe_succeeded()
+                    await self._try_out(tracker)
         finally:
             tracker.waiting_for_probe = False
         self._dispatch()
 
+    async def _try_out(self, tracker: HealthTracker) -> str:
+        """Make a call of no dialogue, or wait for the one under way; returns why it was not answered."""
+        name = tracker.endpoint.name
+        trial = self._trials.get(name)
+        if trial is None:
+            trial = self._trials[name] = self._begin(self._trial(tracker))
+            trial.add_done_callback(lambda _: self._trials.pop(name, None))
+        try:
+            return await asyncio.shield(trial)
+        except asyncio.CancelledError:
+            if trial.cancelled():
+                self._raise_if_stopped()
+            raise
+
+    async def _trial(self, tracker: HealthTracker) -> str:
+        tracker.trial_begun()
+        try:
+            reason = await self._probe(tracker.endpoint)
+        except Exception as error:  # whatever it is, nobody may wait for it for ever
+            _log.exception("a trial of endpoint %s failed", tracker.endpoint.name)
+            reason = f"{type(error).__name__}: {error}"
+        now = asyncio.get_running_loop().time()
+        if reason:
+            tracker.trial_failed(now, reason)
+            self._after_failure(now)
+        else:
+            if tracker.state is not EndpointState.CLOSED:
+                _log.warning("endpoint %s answers again", tracker.endpoint.name)
+            tracker.trial_succeeded(now)
+            self._dispatch()
+        return reason
+
+    def _begin(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     def _reason_to_stop(self, now: float) -> str:
         if all(t.refused for t in self.trackers):
             return f"no endpoint can be used; correct the key, the account or the address:\n{self._reasons()}"
-        if all(t.refused or t.asks_too_much(now) for t in self.trackers):
+        if all(t.refused or (t.failed_trials and t.asks_too_much(now)) for t in self.trackers):
             return f"no endpoint can be used for now; run again once it takes calls:\n{self._reasons()}"
         if not all(self._out_of_patience(t, now) for t in self.trackers):
             return ""
         return f"no endpoint has given an answer for {self.patience_s:g} s:\n{self._reasons()}"
 
     def _out_of_patience(self, tracker: HealthTracker, now: float) -> bool:
-        if tracker.refused or tracker.asks_too_much(now):
+        if tracker.refused:
             return True
+        # Dialogues may fail of themselves: only a call of none shows that it is the endpoint.
+        return tracker.failed_trials > 0 and self._has_had_enough(tracker, now)
+
+    def _has_had_enough(self, tracker: HealthTracker, now: float) -> bool:
         end = tracker.patience_ends(self.patience_s)
-        # Calls under way to one that is not given up may still succeed.
+        return tracker.asks_too_much(now) or (end is not None and now >= end)
+
+    def _is_in_doubt(self, tracker: HealthTracker, now: float) -> bool:
+        """Whether patience is over with an endpoint that may still be well, and no call to it under way."""
         return (
-            end is not None and now >= end and (tracker.in_flight == 0 or tracker.state is EndpointState.OPEN)
+            self._has_had_enough(tracker, now)
+            and tracker.in_flight == 0
+            and tracker.endpoint.name not in self._trials
         )
 
     def _unusable(self, model: str) -> str:
@@ -380,10 +395,3 @@ class Router:
 def _fail(waiter: _Waiter, error: RunStoppedError) -> None:
     if not waiter.future.done():
         waiter.future.set_exception(error)
-
-
-def rendezvous_score(affinity: str, endpoint: Endpoint) -> float:
-    """Rank of an endpoint for a dialogue (weighted rendezvous hashing): the highest of all is its home."""
-    digest = blake2b(f"{affinity}\0{endpoint.name}".encode(), digest_size=8).digest()
-    unit = (int.from_bytes(digest, "big") + 0.5) / 2.0**64
-    return -endpoint.weight / math.log(unit)

@@ -1,59 +1,269 @@
-"""Errors as servers of many makes write them: read into one form, and told apart."""
+"""Errors as servers of many makes write them: read into one form, and told apart by codes before words."""
 
 from __future__ import annotations
 
+import json
 import re
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import orjson
 
 from dlgforge_core.llm.transport import HttpAnswer
+from dlgforge_core.llm.vocabulary import CODES, STATUSES, WORDS, Meaning, squeeze
 from dlgforge_core.printable import printable
 
 MAX_REASON_CHARS = 300
+MAX_ERROR_BYTES = 20_000
+"""Of an error's body; what comes behind is not read."""
+_MAX_TEXTS = 200
+_MAX_DEPTH = 12
+
+_CODE_NAMES = frozenset(
+    {
+        *("code", "type", "status", "reason", "errorcode", "errortype", "errcode", "statuscode"),
+        *("finishmessage", "failedcheck", "blockreason", "nativefinishreason"),
+    }
+)
+_MESSAGE_NAMES = (
+    "message",
+    "detail",
+    "msg",
+    "error_msg",
+    "error_message",
+    "status_msg",
+    "title",
+    "reason",
+    "raw",
+)
+# What a server repeats of the request is not its own words.
+_ECHOES = frozenset({"input", "body", "request", "messages", "prompt", "url", "headers"})
 
 
-class ErrorAnswer(NamedTuple):
-    """An error as a server told it; fields it left out are empty."""
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """An error as a server wrote it; what it left out is empty.
+
+    `codes` are all codes, types and statuses, the outermost first; `params` are the parameters it names in
+    fields; `text` is all that it says, in one line of lower case. `words` are the user's own, by meaning.
+    """
 
     status: int
     message: str
-    code: str
-    type: str
-    param: str
+    code: str = ""
+    type: str = ""
+    param: str = ""
+    codes: tuple[str, ...] = ()
+    params: tuple[str, ...] = ()
+    text: str = ""
+    words: Mapping[str, Meaning] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.status}: {self.message}" if self.message else f"status {self.status}"
 
+    @property
+    def own_meaning(self) -> Meaning | None:
+        """What it means by the words of the configuration."""
+        return next((m for word, m in self.words.items() if word.casefold() in self.text), None)
+
     def names(self, *words: str) -> bool:
-        """Whether code, type, parameter or message hold one of `words`."""
-        text = self.said.lower()
-        return any(word in text for word in words)
+        """Whether anything it says holds one of `words`."""
+        return any(word in self.text for word in words)
 
     @property
-    def said(self) -> str:
-        """All of it in one line."""
-        return f"{self.code} {self.type} {self.param} {self.message}"
+    def meaning(self) -> Meaning | None:
+        """What it means, by the user's words, then its codes, then its words; None when nothing tells."""
+        if (own := self.own_meaning) is not None:
+            return own
+        by_code = list(self.meanings_of_codes())
+        # A general code (invalid_request_error) says less than a particular one, or than plain words.
+        for meaning in by_code:
+            if meaning not in (Meaning.REQUEST, Meaning.SERVER, Meaning.KEY):
+                return meaning
+        by_words = meaning_of_words(self.text)
+        if by_words is not None and not (by_words is Meaning.RATE_LIMIT and by_code):
+            return by_words
+        return by_code[0] if by_code else None
+
+    def meanings_of_codes(self) -> Iterator[Meaning]:
+        """What each of its codes means, as far as they are known."""
+        for code in self.codes:
+            for name in (code, code.rpartition(".")[2]):
+                if meaning := CODES.get(squeeze(name)):
+                    yield meaning
+                    break
 
 
-def read_error(answer: HttpAnswer) -> ErrorAnswer:
+def meaning_of_words(text: str) -> Meaning | None:
+    """What an error's words mean, by the first pattern that is found in them."""
+    return next((meaning for meaning, pattern in WORDS if pattern.search(text)), None)
+
+
+def read_error(answer: HttpAnswer, words: Mapping[str, Meaning] | None = None) -> ErrorAnswer:
     """Read the body of an error: OpenAI's shape, those of other servers, or plain text."""
-    try:
-        data = orjson.loads(answer.body)
-    except ValueError:
-        return ErrorAnswer(answer.status, excerpt(answer.body), "", "", "")
-    if isinstance(data, list) and data and isinstance(data[0], dict):  # Gemini's
-        data = data[0]
-    error = data.get("error", data) if isinstance(data, dict) else data
-    if not isinstance(error, dict):
-        return ErrorAnswer(answer.status, excerpt(str(error)), "", "", "")
-    message = error.get("message") or error.get("detail") or ""
+    body = answer.body[:MAX_ERROR_BYTES]
+    data = _parsed(body) if len(answer.body) <= MAX_ERROR_BYTES else None
+    if data is None:
+        text = body.decode("utf-8", "replace")
+        return ErrorAnswer(answer.status, excerpt(text), text=_line(text), words=words or {})
+    return _error_of(answer.status, data, words or {})
 
-    def text(key: str) -> str:
-        value = error.get(key)
+
+def error_within(body: bytes, words: Mapping[str, Meaning] | None = None) -> ErrorAnswer | None:
+    """The error that a 200 carries in place of an answer, or beside it; None when there is none.
+
+    Its status is the one that it names, or the one that goes with what it means.
+    """
+    if len(body) > MAX_ERROR_BYTES and not _ERROR_KEY.search(body):
+        return None
+    data = _parsed(body)
+    if isinstance(data, list) and len(data) == 1:
+        data = data[0]
+    if not isinstance(data, dict):
+        return None
+    found = _found_within(data)
+    if found is None:
+        return None
+    error = _error_of(200, found, words or {})
+    return replace(error, status=_status_of(error))
+
+
+_ERROR_KEY = re.compile(rb'"(error|errors|base_resp|error_code|error_msg|detail)"\s*:')
+
+
+def _found_within(data: dict[str, Any]) -> Any:
+    """The part of a 200's body that is an error."""
+    choices = data.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    for holder in (data, choice):
+        for name in ("error", "errors"):
+            if holder.get(name):
+                return {name: holder[name]}
+    base = data.get("base_resp")  # MiniMax'
+    if isinstance(base, dict) and base.get("status_code"):
+        return base
+    if choices:
+        return None
+    if data.get("object") == "error" or any(
+        data.get(name)
+        for name in ("detail", "error_code", "error_msg", "errorCode", "message", "msg", "promptFeedback")
+    ):
+        return data
+    return None
+
+
+def _status_of(error: ErrorAnswer) -> int:
+    for code in error.codes:
+        if re.fullmatch(r"[45]\d\d", code):
+            return int(code)
+    if error.meaning is not None:
+        return STATUSES[error.meaning]
+    if named := _NAMED_STATUS.search(error.text):
+        return int(named.group(1))
+    return 500
+
+
+_NAMED_STATUS = re.compile(
+    r"(?:\berror code:?|\bstatus(?: code)?:?|\bhttp(?:/[\d.]+)?|^\W{0,3})\s{0,3}([45]\d\d)\b"
+)
+
+
+def _error_of(status: int, data: Any, words: Mapping[str, Meaning]) -> ErrorAnswer:
+    if isinstance(data, list) and data and isinstance(data[0], dict) and "error" in data[0]:  # Gemini's
+        data = data[0]
+    outer = data.get("error") or data.get("errors") or data if isinstance(data, dict) else data
+    if isinstance(outer, list) and outer and isinstance(outer[0], dict) and "loc" not in outer[0]:
+        outer = outer[0]
+    fields = list(_fields(data))
+    texts = [text for _, text in fields]
+    codes = [text for name, text in fields if squeeze(name) in _CODE_NAMES and len(text) <= 80]
+    params = [
+        text for name, text in fields if name in ("param", "loc", "parameter", "field", "pointer") and text
+    ]
+
+    def field_of(name: str) -> str:
+        value = outer.get(name) if isinstance(outer, dict) else None
         return value if isinstance(value, str) else ""
 
-    return ErrorAnswer(answer.status, excerpt(str(message)), text("code"), text("type"), text("param"))
+    return ErrorAnswer(
+        status,
+        excerpt(_message(outer, data)),
+        field_of("code"),
+        field_of("type"),
+        field_of("param"),
+        tuple(dict.fromkeys(codes)),
+        tuple(dict.fromkeys(params)),
+        _line(" ".join(texts)),
+        words,
+    )
+
+
+def _message(outer: Any, data: Any) -> str:
+    """What to show: the message, and one within it where a gateway repeats another server's."""
+    if not isinstance(outer, dict):
+        return str(outer)
+    found = [outer[name] for name in _MESSAGE_NAMES if outer.get(name)]
+    first = found[0] if found else outer
+    metadata = outer.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None  # OpenRouter's
+    shown = first if isinstance(first, str) else json.dumps(first, ensure_ascii=False, default=str)
+    return f"{shown}: {raw}" if isinstance(raw, str) and raw else shown
+
+
+def _fields(data: Any) -> Iterator[tuple[str, str]]:
+    """Every text and number of an error with the name of its field, outermost first; bounded."""
+    level: list[tuple[str, Any]] = [("", data)]
+    count = 0
+    for _ in range(_MAX_DEPTH):
+        deeper: list[tuple[str, Any]] = []
+        for name, value in level:
+            if name == "loc" and isinstance(value, list):
+                yield name, ".".join(str(part) for part in value[:20])
+            elif isinstance(value, dict):
+                deeper.extend((str(k), v) for k, v in value.items() if k not in _ECHOES)
+            elif isinstance(value, list):
+                deeper.extend((name, item) for item in value)
+            elif isinstance(value, str | int | float) and not isinstance(value, bool):
+                count += 1
+                yield name, str(value)
+                if isinstance(value, str) and (inner := _json_within(value)) is not None:
+                    deeper.append((name, inner))
+            if count >= _MAX_TEXTS:
+                return
+        if not deeper:
+            return
+        level = deeper[:_MAX_TEXTS]
+
+
+def fields_of(body: bytes) -> Iterator[tuple[str, str]]:
+    """Every text and number of an error's body with the name of its field; none when it is no JSON."""
+    data = _parsed(body) if len(body) <= MAX_ERROR_BYTES else None
+    return iter(()) if data is None else _fields(data)
+
+
+def _json_within(text: str) -> Any:
+    """The JSON that a text holds, as gateways repeat other servers' bodies; None when there is none."""
+    start = text.find("{")
+    if start < 0:
+        return None
+    try:
+        value, _ = json.JSONDecoder(strict=False).raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and value else None
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        data = orjson.loads(body)
+    except ValueError:
+        return None
+    return data
+
+
+def _line(text: str) -> str:
+    return " ".join(text[:MAX_ERROR_BYTES].casefold().split())
 
 
 def excerpt(text: str | bytes) -> str:
@@ -64,25 +274,21 @@ def excerpt(text: str | bytes) -> str:
     return line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 3] + "..."
 
 
-_OVERFLOW = re.compile(
-    r"context[ _]length|context[ _]size|context[ _]window|max_model_len|too many (input )?tokens"
-    r"|prompt is too long|input is too long|exceeds? the (maximum|available)"
-)
-
-
 def is_context_overflow(error: ErrorAnswer) -> bool:
-    """Whether a request was refused because it does not fit the model's context."""
-    return error.status == 413 or bool(_OVERFLOW.search(f"{error.code} {error.type} {error.message}".lower()))
+    """Whether a request was refused because it does not fit the model's context, or a minute's tokens."""
+    if error.status == 413 or error.meaning is Meaning.CONTEXT_OVERFLOW:
+        return True
+    return error.status == 429 and error.names("request too large")
 
 
 def is_content_filter(error: ErrorAnswer) -> bool:
     """Whether a request was refused for what it says."""
-    return error.names("content_filter", "content_policy", "content management policy", "moderation")
+    return error.meaning is Meaning.CONTENT_FILTER
 
 
 def is_unknown_model(error: ErrorAnswer) -> bool:
     """Whether a 404 is about the model, not the address."""
-    return error.param == "model" or error.code == "model_not_found" or error.names("model")
+    return error.param == "model" or error.meaning is Meaning.UNKNOWN_MODEL or error.names("model")
 
 
 # What chat templates and servers say of a system message they have no place for.
@@ -103,5 +309,5 @@ def is_system_refusal(error: ErrorAnswer, sent: bytes) -> bool:
     return (
         error.status in (400, 422, 500)
         and b'"role":"system"' in sent
-        and bool(_SYSTEM_ROLE.search(error.said.lower()))
+        and bool(_SYSTEM_ROLE.search(error.text))
     )

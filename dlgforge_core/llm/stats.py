@@ -17,6 +17,8 @@ class FailureKind(StrEnum):
     TIMEOUT = "timeout"
     CONNECTION = "connection"  # cannot connect, reset, body cut short
     SERVER_ERROR = "server_error"  # 5xx
+    ABORTED = "aborted"  # a completion that broke off
+    UNKNOWN_END = "unknown_end"  # a completion with a finish_reason that nobody knows
     INVALID_BODY = "invalid_body"  # 200, but not a chat completion
     BAD_REQUEST = "bad_request"  # 400 and its kin
     TOOL_CALL = "tool_call"  # the server could not read the tool call that the model made

@@ -9,9 +9,10 @@ import pytest
 
 from dlgforge_core.config import RoutingStrategy
 from dlgforge_core.errors import ConfigError, RunStoppedError
+from dlgforge_core.llm.balancing import rendezvous_score
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.health import EndpointState, HealthTracker
-from dlgforge_core.llm.router import Router, Slot, rendezvous_score
+from dlgforge_core.llm.router import Router, Slot
 from dlgforge_core.llm.stats import FailureKind
 from dlgforge_core.llm.transport import EndpointTransport
 
@@ -98,44 +99,74 @@ def test_patience_does_not_count_the_pause_that_was_asked_for() -> None:
     assert tracker.patience_ends(60.0) == 360.0
 
 
+def fail(tracker: HealthTracker, dialogue: str, kind: FailureKind = FailureKind.SERVER_ERROR) -> bool:
+    return tracker.failed(0.0, kind, "500", started=0.0, dialogue=dialogue)
+
+
 def test_the_circuit_opens_backs_off_longer_each_time_and_closes_after_one_good_call() -> None:
     tracker = HealthTracker(endpoint())
-    for _ in range(5):
+    for index in range(5):
         assert tracker.state is EndpointState.CLOSED
-        tracker.failed(0.0, FailureKind.CONNECTION, "reset", started=0.0)
+        assert fail(tracker, f"d{index}", FailureKind.CONNECTION) == (index == 4)
     assert tracker.state is EndpointState.OPEN
+    assert fail(tracker, "d5"), "what was under way when the endpoint was found at fault is no call's fault"
     assert not tracker.has_room(1e9)
     waits = [tracker.open_until]
     for _ in range(9):
-        tracker.probe_failed(0.0, "still down")
+        tracker.trial_begun()
+        assert state_of(tracker) is EndpointState.HALF_OPEN
+        assert not tracker.has_room(1e9), "no dialogue's call makes the trial"
+        tracker.trial_failed(0.0, "still down")
         waits.append(tracker.open_until)
     assert 0.125 <= waits[0] <= 0.25
     assert waits[4] > waits[0]
     assert max(waits) <= 15.0
-    tracker.probe_succeeded()
-    assert tracker.has_room(0.0)
-    tracker.in_flight = 1
-    assert not tracker.has_room(0.0)  # one call tries, no more
-    tracker.in_flight = 0
-    tracker.failed(0.0, FailureKind.SERVER_ERROR, "500", started=0.0)
-    assert state_of(tracker) is EndpointState.OPEN
-    tracker.probe_succeeded()
-    answer(tracker)
+    tracker.trial_begun()
+    tracker.trial_succeeded(0.0)
     assert state_of(tracker) is EndpointState.CLOSED
+    assert tracker.has_room(0.0)
     assert tracker.failing_since is None
+
+
+def test_one_dialogue_alone_does_not_open_the_circuit_however_often_it_fails() -> None:
+    tracker = HealthTracker(endpoint())
+    assert not any(fail(tracker, "poisoned") for _ in range(100))
+    assert tracker.state is EndpointState.CLOSED
+    assert fail(tracker, "another")
+    assert state_of(tracker) is EndpointState.OPEN
+
+
+def test_an_endpoint_has_answered_others_only_when_others_were_answered() -> None:
+    tracker = HealthTracker(endpoint())
+    tracker.answered(1.0, saturated=False, dialogue="a")
+    tracker.answered(2.0, saturated=False, dialogue="b")
+    tracker.answered(3.0, saturated=False, dialogue="b")
+    assert tracker.has_answered(2.5, other_than="a")
+    assert not tracker.has_answered(2.5, other_than="b")
+    assert tracker.has_answered(0.5, other_than="b")
+    tracker.trial_succeeded(4.0)
+    assert tracker.has_answered(3.5, other_than="b")
+
+
+def test_a_trial_that_succeeds_ends_a_pause() -> None:
+    tracker = HealthTracker(endpoint())
+    tracker.overloaded(0.0, "429", 5000.0)
+    assert tracker.asks_too_much(1.0)
+    tracker.trial_succeeded(1.0)
+    assert tracker.has_room(1.0)
 
 
 def test_a_tenth_of_the_calls_failing_does_not_open_the_circuit_and_most_of_them_do() -> None:
     tracker = HealthTracker(endpoint())
     for index in range(1000):
         if index % 10 == 0:
-            tracker.failed(0.0, FailureKind.SERVER_ERROR, "500", started=0.0)
+            fail(tracker, f"d{index}")
         else:
             answer(tracker)
     assert tracker.state is EndpointState.CLOSED
     for _ in range(30):
-        for _ in range(4):
-            tracker.failed(0.0, FailureKind.SERVER_ERROR, "500", started=0.0)
+        for index in range(4):
+            fail(tracker, f"d{index}")
         if state_of(tracker) is EndpointState.OPEN:
             return
         answer(tracker)
@@ -249,7 +280,7 @@ def test_those_who_wait_are_served_in_the_order_they_came_retries_first() -> Non
 def test_waiting_calls_learn_of_the_end_of_patience() -> None:
     async def main() -> None:
         r = router("round_robin", endpoint("a"), endpoint("b"), patience_s=0.3)
-        for slot in [await take(r) for _ in range(20)]:
+        for slot in [await take(r, f"d{n}") for n in range(20)]:
             r.failed(slot, FailureKind.CONNECTION, "nobody home")
         waiting = [asyncio.create_task(take(r)) for _ in range(5)]
         for error in await asyncio.gather(*waiting, return_exceptions=True):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from tests.support.simulated.canned import check_replies
+
 ROLES = ("qa_generator", "kb_responder", "qa_judge")
 
 # The first group strikes at once and takes no slot, as a rate limiter does; the second, and every other
@@ -75,6 +77,13 @@ class Options:
     retry_after_s: float | None = None  # sent with every 429
     down: bool = False  # reset every connection; the admin routes go on
 
+    # Quirks. `canned`: replies given as they are to the requests they are for, those whose body holds
+    # `contains` and not `without` and has the key `sends`, every `every`th of them, `times` at most:
+    # [{"contains": "bread", "status": 500, "headers": {}, "body": {...}}]. `finish_reasons`: share of the
+    # answers that end with this reason, cut in the middle.
+    canned: tuple[Mapping[str, Any], ...] = ()
+    finish_reasons: Mapping[str, float] = field(default_factory=dict)
+
     # What is said.
     duplicate_rate: float = 0.0  # share of the user simulator's questions that repeat an earlier one
     answer_words: int = 40  # below 10 words, answers are no longer sure to be unique
@@ -117,6 +126,10 @@ class Options:
     def __post_init__(self) -> None:
         """Raises ValueError naming the option, its value and what would be right."""
         object.__setattr__(self, "models", tuple(self.models))
+        object.__setattr__(self, "canned", tuple(self.canned))
+        check_replies(self.canned)
+        for reason, share in self.finish_reasons.items():
+            _share(f"finish_reasons[{reason}]", share)
         object.__setattr__(self, "faults", {str(name): share for name, share in self.faults.items()})
         _choice("json_schema_support", self.json_schema_support, ("json_schema", "json_object", "none"))
         _choice("seed_by", self.seed_by, ("body", "counter"))

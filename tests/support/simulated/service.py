@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import orjson
 
 from tests.support.simulated import content, retrieval
+from tests.support.simulated.canned import CannedReplies, CannedReplyError
 from tests.support.simulated.classify import USER_SIMULATOR, Classifier
 from tests.support.simulated.errors import RequestError, error_body, status_error
 from tests.support.simulated.memory import Occurrences, PrefixCache, PrefixLookup, Ring
@@ -83,6 +84,7 @@ class Service:
         self._verdict_spread = content.Spread(options.seed + 1)
         self._duplicate_spread = content.Spread(options.seed + 2)
         self._retrieval_spread = content.Spread(options.seed + 3)
+        self._ending_spread = content.Spread(options.seed + 4)
 
     def configure(self, options: Options) -> None:
         """Take new options for calls to come, and start queued ones if there are more slots now."""
@@ -95,6 +97,7 @@ class Service:
 
     def _apply(self, options: Options) -> None:
         self._classifier = Classifier(options)
+        self._canned = CannedReplies(options.canned)
         self._fault_bounds: list[tuple[float, str]] = []
         bound = 0.0
         for name, share in options.faults.items():
@@ -115,6 +118,10 @@ class Service:
         except RequestError as error:
             stats.errors[error.code or str(error.status)] += 1
             self._error(client, error)
+            return None
+        except CannedReplyError as reply:
+            stats.faults["canned"] += 1
+            self._reply(client, reply.status, reply.body, reply.headers)
             return None
         if call.fault in IMMEDIATE_FAULTS and call.fault != "hang":
             self._inject(call)
@@ -179,6 +186,7 @@ class Service:
         if request.get("stream"):
             raise RequestError(400, "Streaming is not supported.", "unsupported_value", "stream")
         role, kind, schema = self._classifier.classify(model, messages, request.get("response_format"))
+        self._canned.check(request, body)
         tool_calls = tool_calls_for(options, request)
         kind = "tool_call" if tool_calls else kind
         stats.by_role[role] += 1
@@ -305,7 +313,18 @@ class Service:
             text, finish_reason = text[: len(text) // 2], "length"
         elif call.schema is None and call.max_tokens and text.count(" ") >= call.max_tokens:
             text, finish_reason = " ".join(text.split(" ")[: call.max_tokens]), "length"
+        elif self.options.finish_reasons and (reason := self._odd_ending()):
+            text, finish_reason = text[: len(text) // 2], reason
         self._send(call, self._completion(call, text, finish_reason))
+
+    def _odd_ending(self) -> str:
+        drawn = self._ending_spread.next()
+        for reason, share in self.options.finish_reasons.items():
+            if drawn < share:
+                self.stats.faults["finish_reason"] += 1
+                return reason
+            drawn -= share
+        return ""
 
     def _send(self, call: Call, body: bytes) -> None:
         if call.fault == "cut":
