@@ -25,11 +25,28 @@ RoutingStrategy = Literal["weighted_least_inflight", "round_robin", "prefix_affi
 
 CALL_TIMEOUT_S = 120.0
 
-FinishReason = Literal["stop", "tool_calls", "length", "content_filter", "error"]
-ErrorMeaning = Literal[
-    "rate_limit", "out_of_credit", "key", "unknown_model", "context_overflow", "content_filter", "server",
-    "request",
-]  # fmt: skip
+_FINISH_REASONS = frozenset({"stop", "tool_calls", "length", "content_filter", "error"})
+_ERROR_MEANINGS = frozenset(
+    {
+        *("rate_limit", "out_of_credit", "key", "unknown_model", "context_overflow", "content_filter"),
+        *("server", "request"),
+    }
+)
+
+
+def _meanings(known: frozenset[str]) -> AfterValidator:
+    """Checks a table of servers' words: none is empty, and each has one of the `known` meanings."""
+
+    def check(value: dict[str, str]) -> dict[str, str]:
+        for word, meaning in value.items():
+            if not word.strip():
+                raise ValueError("one of its keys is empty; write the words that the server sends")
+            if meaning not in known:
+                raise ValueError(f"{word!r} means {meaning!r}, which is none of {', '.join(sorted(known))}")
+        return value
+
+    return AfterValidator(check)
+
 
 # Parameters of a call that the engine sets itself, and with what; of others it says that there is no use.
 _SET_BY = {
@@ -184,13 +201,13 @@ class RoutingConfig(ConfigModel):
     max_attempts: PositiveInt = Field(
         6, description="Tries of one call over all endpoints before it is given up."
     )
-    finish_reasons: dict[str, FinishReason] = Field(
+    finish_reasons: Annotated[dict[str, str], _meanings(_FINISH_REASONS)] = Field(
         {},
         description="What a server's own reasons for the end of an answer mean: stop, tool_calls, length, "
         "content_filter or error. Needed for those that dlgforge does not know, which are not taken for the "
         "end of a whole answer.",
     )
-    error_words: dict[str, ErrorMeaning] = Field(
+    error_words: Annotated[dict[str, str], _meanings(_ERROR_MEANINGS)] = Field(
         {},
         description="What an error means whose code or text holds these words, where dlgforge reads it "
         "otherwise: rate_limit, out_of_credit, key, unknown_model, context_overflow, content_filter, server "
