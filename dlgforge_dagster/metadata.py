@@ -186,6 +186,7 @@ def _endpoint_table(endpoints: Sequence[EndpointFigures]) -> dg.TableMetadataVal
                 "p50 s": round(c.latency.percentile(50), 3),
                 "p90 s": round(c.latency.percentile(90), 3),
                 "p99 s": round(c.latency.percentile(99), 3),
+                "asked": "; ".join(endpoint.lessons) or "as configured",
             }
         )
     return table(rows)

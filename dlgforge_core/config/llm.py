@@ -66,12 +66,17 @@ _SET_BY = {
     "stream": "answers are read whole",
     "stream_options": "answers are read whole",
 }
+# Of these, what a server can do without: null leaves them out.
+_MAY_BE_NULL = frozenset(
+    {"temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "response_format", "stream"}
+)
 
 
 def _extra_body(value: dict[str, Any]) -> dict[str, Any]:
     # It is what is sent in any case.
     value = {name: given for name, given in value.items() if name != "stream" or given is not False}
-    if taken := sorted(value.keys() & _SET_BY.keys()):
+    set_here = {name for name, given in value.items() if given is not None or name not in _MAY_BE_NULL}
+    if taken := sorted(set_here & _SET_BY.keys()):
         told = "; ".join(f"{name}: {_SET_BY[name]}" for name in taken)
         raise ValueError(f"holds what dlgforge sets itself; leave it out ({told})")
     try:
@@ -106,40 +111,44 @@ def _headers_env(value: dict[str, str]) -> dict[str, str]:
 HeadersEnv = Annotated[dict[str, VariableName], AfterValidator(_headers_env)]
 
 
+Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+
+
 class AgentConfig(ConfigModel):
     """One role's model and sampling."""
 
     model: str = Field("", description="Model of this role. Empty: llm.model.")
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = Field(0.8, description="Sampling temperature.")
-    top_p: Probability = Field(0.95, description="Nucleus sampling.")
-    max_tokens: PositiveInt = Field(512, description="Most tokens of one answer.")
+    temperature: Temperature | None = Field(0.8, description="Sampling temperature. Null: not sent.")
+    top_p: Probability | None = Field(0.95, description="Nucleus sampling. Null: not sent.")
+    max_tokens: PositiveInt | None = Field(512, description="Most tokens of one answer. Null: not sent.")
     instructions: str = Field(
         "", description="What the role is told beside its task, at the end of its system prompt."
     )
     extra_body: Annotated[dict[str, Any], AfterValidator(_extra_body)] = Field(
         {},
         description="Further parameters of the role's calls, as the server takes them: presence_penalty, "
-        "min_p, reasoning_effort, chat_template_kwargs and the like.",
+        "min_p, reasoning_effort, chat_template_kwargs and the like. Null leaves a parameter out, seed, "
+        "response_format and stream as well.",
     )
 
 
 class UserSimulatorConfig(AgentConfig):
     """The user simulator: varied, short."""
 
-    max_tokens: PositiveInt = Field(256, description="Most tokens of one question.")
+    max_tokens: PositiveInt | None = Field(256, description="Most tokens of one question. Null: not sent.")
 
 
 class AssistantConfig(AgentConfig):
     """The assistant: a little less varied."""
 
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = Field(0.7, description="Sampling temperature.")
+    temperature: Temperature | None = Field(0.7, description="Sampling temperature. Null: not sent.")
 
 
 class JudgeAgentConfig(AgentConfig):
     """The judge: as repeatable as the server allows."""
 
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = Field(0.0, description="Sampling temperature.")
-    max_tokens: PositiveInt = Field(256, description="Most tokens of one verdict.")
+    temperature: Temperature | None = Field(0.0, description="Sampling temperature. Null: not sent.")
+    max_tokens: PositiveInt | None = Field(256, description="Most tokens of one verdict. Null: not sent.")
 
 
 class AgentsConfig(ConfigModel):

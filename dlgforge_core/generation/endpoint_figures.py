@@ -26,6 +26,8 @@ class EndpointFigures:
     seconds: float
     state: str = ""
     reason: str = ""
+    lessons: tuple[str, ...] = ()
+    """What it was asked for otherwise than by default, since it refuses that."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -44,7 +46,9 @@ def endpoint_figures(workers: Iterable[Mapping[str, Any]]) -> list[EndpointFigur
         calls.merge(CallStats.from_json(item.get("calls", ())))
     counts, states, seconds = calls.by_endpoint(), _states(stats), _seconds(stats)
     return [
-        EndpointFigures(name, counts.get(name, Counts()), seconds, *states.get(name, ("", "")))
+        EndpointFigures(
+            name, counts.get(name, Counts()), seconds, *states.get(name, ("", "")), _lessons(stats, name)
+        )
         for name in sorted({*counts, *states})
     ]
 
@@ -62,6 +66,17 @@ def _states(stats: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
             said = (order.index(health["state"]), health["reason"])
             worst[health["endpoint"]] = max(said, worst.get(health["endpoint"], said))
     return {name: (_STATES[order[n]], reason if n else "") for name, (n, reason) in worst.items()}
+
+
+def _lessons(stats: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
+    learned = {
+        lesson
+        for item in stats
+        for health in item.get("endpoints") or ()
+        if health["endpoint"] == name
+        for lesson in health.get("lessons", ())
+    }
+    return tuple(sorted(learned))
 
 
 def _seconds(stats: Sequence[Mapping[str, Any]]) -> float:

@@ -27,6 +27,8 @@ MAX_RAW_CHARS = 1_000_000
 """Of a text as it came, thinking included."""
 MIN_MOST_CHARS = 50_000
 MOST_CHARS_PER_TOKEN = 16
+TOKENS_WITHOUT_LIMIT = 32_768
+"""Of an answer where `max_tokens` is not sent: nobody reads on behind them."""
 
 
 @dataclass(slots=True)
@@ -57,7 +59,7 @@ _NOTHING = Said("")
 
 def most_chars(agent: AgentConfig) -> int:
     """How long a text of a role may be: longer than its `max_tokens` can be, whatever the tokens."""
-    return max(MIN_MOST_CHARS, MOST_CHARS_PER_TOKEN * agent.max_tokens)
+    return max(MIN_MOST_CHARS, MOST_CHARS_PER_TOKEN * (agent.max_tokens or TOKENS_WITHOUT_LIMIT))
 
 
 def usable(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 import tenacity
@@ -17,9 +18,10 @@ from dlgforge_core.llm.call_errors import CallError
 from dlgforge_core.llm.calls import MAX_ADAPTATIONS, Call, Retry, request_body, wait
 from dlgforge_core.llm.check import probe
 from dlgforge_core.llm.dialect import Dialect, adapt
+from dlgforge_core.llm.dialects import Dialects, searches
 from dlgforge_core.llm.endings import Endings
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.llm.health import FAILURES_TO_OPEN, EndpointState
+from dlgforge_core.llm.health import FAILURES_TO_OPEN, EndpointHealth, EndpointState
 from dlgforge_core.llm.refusals import Blame
 from dlgforge_core.llm.roles import FAILURES_TO_STOP
 from dlgforge_core.llm.router import Router, Slot
@@ -69,7 +71,7 @@ class Attempts:
         self._patience_s = patience_s
         self._failures_to_stop = failures_to_stop
         self._max_attempts = routing.max_attempts
-        self._dialects: dict[tuple[str, str], Dialect] = {}
+        self._dialects = Dialects()
         self._retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(Retry), stop=self._is_spent, wait=wait, reraise=True
         )
@@ -84,6 +86,13 @@ class Attempts:
             return await self._attempt(call)
         except Retry as failure:
             call.first_failure = failure
+        try:
+            return await self._answer_at_last(call)
+        finally:
+            call.end_search()
+
+    async def _answer_at_last(self, call: Call) -> Reply:
+        """The answer to a call whose first attempt failed."""
         while True:
             # Only now: setting tenacity up is a tenth of the CPU of a call that just works.
             try:
@@ -114,6 +123,9 @@ class Attempts:
             # The attempt made before counts as the first of tenacity's, so that it waits and stops rightly.
             call.first_failure = None
             raise failure
+        if (search := call.waits_for) is not None:
+            call.waits_for = None
+            await search.wait()
         return await self._attempt(call)
 
     def _is_spent(self, state: tenacity.RetryCallState) -> bool:
@@ -133,12 +145,13 @@ class Attempts:
         call.attempts += 1
         if call.attempts > 1:
             counts.retries += 1
-        dialect = self._dialect(name, call.model)
+        dialect = self._dialects.of(name, call.model)
         # As asked now: another call may find out meanwhile that the endpoint understands less.
         mode, tools_offered = dialect.json_mode, bool(call.tools) and dialect.tools
         loop = asyncio.get_running_loop()
         try:
-            body = request_body(dialect, call, call.messages)
+            asked_in = call.tried if call.tried is not None and call.tried_at == name else dialect
+            body = request_body(asked_in, call, call.messages)
             if self.before_call is not None:
                 await self.before_call()
             started = loop.time()
@@ -169,6 +182,10 @@ class Attempts:
             self._failed(call, slot, counts, ending.failure, ending.problem)
         self.router.answered(slot)
         dialect.answered.add(call.role)
+        if asked_in is not dialect:
+            dialect.learn(asked_in)
+            self._dialects.tell(name, call.model, call.reasons[-1])
+            call.end_search()
         counts.calls += 1
         counts.latency.add(latency_s)
         self.on_answer()
@@ -258,20 +275,13 @@ class Attempts:
         if server_errors.is_content_filter(error):
             self.router.answered(slot)
             raise CallError(DropReason.REFUSED, f"{name}: {error}", name)
-        tools = dialect.tools
         if adapt(dialect, error, sent):
             self.router.answered(slot)
-            if tools and not dialect.tools:
-                _log.warning(
-                    "endpoint %s takes no tools for the model %s, so its answers are made without them (%s); "
-                    "vLLM takes them with --enable-auto-tool-choice and --tool-call-parser, which go into "
-                    "llm.vllm.extra_args where dlgforge starts it",
-                    name,
-                    call.model,
-                    error,
-                )
-            else:
-                _log.info("endpoint %s: %s; asking differently from now on", name, error)
+            call.tried = None  # what is known now may be enough
+            self._dialects.tell(name, call.model, str(error))
+            return
+        if searches(call, name, dialect, sent):
+            self.router.answered(slot)
             return
         alike = dialect.refused_alike(call.role, error)
         if alike >= self._failures_to_stop:
@@ -281,6 +291,13 @@ class Attempts:
         self.router.answered(slot)
         if not alike or not self._may_ask_elsewhere(call, name):
             raise CallError(DropReason.ENDPOINT_ERROR, f"{name}: {error}", name)
+
+    def health(self) -> list[EndpointHealth]:
+        """The state of every endpoint, with what was learned of it."""
+        return [
+            replace(health, lessons=self._dialects.lessons_of(health.endpoint))
+            for health in self.router.health()
+        ]
 
     def _may_ask_elsewhere(self, call: Call, name: str) -> bool:
         """Keep `call` away from the endpoint `name`; whether there is another that it has not been to."""
@@ -301,18 +318,10 @@ class Attempts:
     def _has_answered(self, slot: Slot, dialect: Dialect, refusal: refusals.Refusal) -> bool:
         """Whether the endpoint has shown that it takes our key, or serves the model: it may do so again."""
         if refusal.blame is Blame.SETUP:
-            return any(
-                known.answered for (name, _), known in self._dialects.items() if name == slot.endpoint.name
-            )
+            return self._dialects.has_answered(slot.endpoint.name)
         return refusal.blame is Blame.MODEL and bool(dialect.answered)
 
     # Endpoints
-
-    def _dialect(self, name: str, model: str) -> Dialect:
-        dialect = self._dialects.get((name, model))
-        if dialect is None:
-            dialect = self._dialects[(name, model)] = Dialect()
-        return dialect
 
     async def _probe(self, endpoint: Endpoint) -> str:
         """Why the endpoint does not answer a call of no dialogue, in the form of the one that failed last."""
@@ -321,7 +330,7 @@ class Attempts:
         call = self._last_failed.get(endpoint.name)
         if reason or call is None:
             return reason
-        dialect = self._dialect(endpoint.name, call.model)
+        dialect = self._dialects.of(endpoint.name, call.model)
         counts = self._stats.of(endpoint.name, call.role)
         counts.retries += 1
         trial = Trial(transport, request_body(dialect, call, TRIAL_MESSAGES), self._words, self._endings)

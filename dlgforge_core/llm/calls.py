@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from dlgforge_core.llm.dialect import Dialect
 from dlgforge_core.llm.stats import FailureKind
 from dlgforge_core.llm.tool_calls import Message, ToolDefinition
 
-MAX_ADAPTATIONS = 8
+MAX_ADAPTATIONS = 24
 
 
 class Retry(Exception):
@@ -52,6 +53,19 @@ class Call:
     avoid: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     first_failure: Retry | None = None
+
+    tried: Dialect | None = None
+    """Asks for less than the endpoint `tried_at` is known not to take."""
+    tried_at: str = ""
+    search: asyncio.Event | None = None
+    """Set when this call has ended its search for a form that an endpoint takes; None when it makes none."""
+    waits_for: asyncio.Event | None = None
+
+    def end_search(self) -> None:
+        """Let those go on who wait for what this call finds out."""
+        if self.search is not None:
+            self.search.set()
+        self.tried = None
 
     def begin_again(self) -> None:
         """Forget failures that turned out to be no fault of this call."""

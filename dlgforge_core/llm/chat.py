@@ -11,6 +11,7 @@ import orjson
 from dlgforge_core.config import AgentConfig
 from dlgforge_core.llm import tool_calls
 from dlgforge_core.llm.dialect import Dialect
+from dlgforge_core.llm.parameters import without_keywords
 from dlgforge_core.llm.structured import JsonMode, response_format, with_schema
 from dlgforge_core.llm.tool_calls import Message, ToolCall, ToolDefinition
 
@@ -71,13 +72,16 @@ def request_body(
     if tools:
         body["tools"] = [tool.to_json() for tool in tools]
     if schema is not None:
-        if dialect.json_mode is not JsonMode.JSON_SCHEMA:
+        off = "response_format" in agent.extra_body  # as null: no other value is allowed
+        mode = JsonMode.TEXT if off else dialect.json_mode
+        if mode is not JsonMode.JSON_SCHEMA:
             body["messages"] = with_schema(messages, schema)
-        if wanted := response_format(dialect.json_mode, schema):
-            body["response_format"] = wanted
-    for name in dialect.unsupported:
-        body.pop(name, None)
-    return orjson.dumps({**body, **agent.extra_body})
+        if wanted := response_format(mode, schema):
+            body["response_format"] = without_keywords(wanted, dialect.unsupported_keywords)
+    body.update(agent.extra_body)
+    return orjson.dumps(
+        {name: value for name, value in body.items() if value is not None and name not in dialect.unsupported}
+    )
 
 
 def without_system(messages: Sequence[Message]) -> list[Message]:

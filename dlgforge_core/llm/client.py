@@ -88,7 +88,7 @@ class LlmClient:
 
     def health(self) -> list[EndpointHealth]:
         """The state of every endpoint, for progress lines."""
-        return self._attempts.router.health()
+        return self._attempts.health()
 
     async def complete(
         self,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 from dlgforge_core.dialogue import Role
-from dlgforge_core.llm import tool_calls
+from dlgforge_core.llm import parameters, tool_calls
 from dlgforge_core.llm.server_errors import ErrorAnswer, is_system_refusal
 from dlgforge_core.llm.structured import JsonMode
 
@@ -19,6 +22,8 @@ class Dialect:
 
     token_parameter: str = "max_tokens"  # or max_completion_tokens, which OpenAI's newer models want
     unsupported: set[str] = field(default_factory=set)
+    unsupported_keywords: set[str] = field(default_factory=set)
+    """Of JSON schemas."""
     tools: bool = True
     system_role: bool = True
     json_mode: JsonMode = JsonMode.JSON_SCHEMA
@@ -28,6 +33,8 @@ class Dialect:
     """The roles that have had an answer."""
     refusals: dict[Role, tuple[str, int]] = field(default_factory=dict)
     """Of roles without one: what calls were refused with, and how many in a row."""
+    searches: dict[Role, asyncio.Event] = field(default_factory=dict)
+    """Of roles without one: a call looks for a form that is taken; set once it has ended."""
 
     def refused_alike(self, role: Role, error: ErrorAnswer) -> int:
         """How many calls in a row were refused with these words, this one included; 0 once one was not."""
@@ -37,6 +44,43 @@ class Dialect:
         before, n = self.refusals.get(role, ("", 0))
         self.refusals[role] = words, n + 1 if words == before else 1
         return self.refusals[role][1]
+
+    def copy(self) -> Dialect:
+        """A dialect to try something with."""
+        return Dialect(
+            self.token_parameter,
+            set(self.unsupported),
+            set(self.unsupported_keywords),
+            self.tools,
+            self.system_role,
+            self.json_mode,
+            answered=self.answered,
+        )
+
+    def learn(self, other: Dialect) -> None:
+        """Take over what a call without this and that was answered with."""
+        self.token_parameter = other.token_parameter
+        self.unsupported |= other.unsupported
+        self.unsupported_keywords |= other.unsupported_keywords
+        if list(JsonMode).index(other.json_mode) > list(JsonMode).index(self.json_mode):
+            self.json_mode = other.json_mode
+
+    def lessons(self) -> Iterator[str]:
+        """What is asked otherwise than by default, for people."""
+        if not self.tools:
+            yield "without tools"
+        if not self.system_role:
+            yield "system message within the user's"
+        if self.token_parameter != "max_tokens" and self.token_parameter not in self.unsupported:
+            yield f"{self.token_parameter} in place of max_tokens"
+        if self.unsupported:
+            yield f"without {', '.join(sorted(self.unsupported))}"
+        if self.json_mode is JsonMode.JSON_OBJECT:
+            yield "schema in words, response_format json_object"
+        elif self.json_mode is JsonMode.TEXT:
+            yield "schema in words, without response_format"
+        elif self.unsupported_keywords:
+            yield f"schema without {', '.join(sorted(self.unsupported_keywords))}"
 
 
 # Words that differ from call to call: numbers, ids, times.
@@ -54,27 +98,63 @@ def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
     if tool_calls.sent_with_tools(sent) and tool_calls.is_refusal(error.status, error.text):
         dialect.tools = False
         return True
-    if error.names("response_format", "json_schema", "json_object", "grammar", "guided", "structured output"):
-        return _lower_json_mode(dialect, sent)
-    parameters = orjson.loads(sent).keys()
-    if error.names("max_completion_tokens") and "max_tokens" in parameters:
+    request: dict[str, Any] = orjson.loads(sent)
+    if keywords := parameters.named_keywords(error, request):
+        dialect.unsupported_keywords |= keywords
+        return True
+    if _JSON.search(error.text) and _lower_json_mode(dialect, request):
+        return True
+    if error.names("max_completion_tokens") and "max_tokens" in request:
         dialect.token_parameter = "max_completion_tokens"
         return True
-    for name in ("temperature", "top_p", "seed"):
-        if error.param == name or (
-            error.names(name)
-            and error.names("unsupported", "not support", "not permitted", "extra", "unrecognized", "unknown")
-        ):
-            if name not in parameters:
-                continue
-            dialect.unsupported.add(name)
-            return True
+    if name := parameters.named(error, request):
+        _leave_out(dialect, name, is_too_much=not _UNKNOWN.search(error.text))
+        return True
     return False
 
 
-def _lower_json_mode(dialect: Dialect, sent: bytes) -> bool:
+# How servers speak of structured output.
+_JSON = re.compile(
+    r"response[_ ]?format|json[_ ]?schema|json_object|\bgrammar|\bguided|structured[_ ]outputs?|output_config"
+    r"|response_schema|response_mime_type|\bxgrammar|\boutlines\b|json mode"
+)
+_UNKNOWN = re.compile(r"support|unknown|unrecogni|unexpected|deprecat|extra|instead|permitted|not allowed")
+
+
+def _leave_out(dialect: Dialect, name: str, *, is_too_much: bool = False) -> None:
+    """Leave a parameter out, or send it by its other name first where the name may be what is refused."""
+    if name == "max_tokens" and dialect.token_parameter == "max_tokens" and not is_too_much:
+        dialect.token_parameter = "max_completion_tokens"
+    else:
+        dialect.unsupported.add(name)
+
+
+def ask_for_less(dialect: Dialect, sent: bytes) -> str:
+    """Leave out the next thing that can be done without; returns what, or "" when there is nothing left.
+
+    For refusals that name nothing: bounds of the schema, then parameters, then the schema itself.
+    """
+    request: dict[str, Any] = orjson.loads(sent)
+    if keywords := set(parameters.keywords_in(request)):
+        dialect.unsupported_keywords |= keywords
+        return f"the schema's {', '.join(sorted(keywords))}"
+    names = parameters.droppable(request)
+    if names and names[0] not in ("max_tokens", "max_completion_tokens"):
+        _leave_out(dialect, names[0])
+        return names[0]
+    if _lower_json_mode(dialect, request):
+        return "response_format"
+    if names:
+        _leave_out(dialect, names[0])
+        return names[0]
+    return ""
+
+
+def _lower_json_mode(dialect: Dialect, request: Mapping[str, Any]) -> bool:
+    wanted = request.get("response_format")
+    asked = wanted.get("type") if isinstance(wanted, dict) else None
     for mode in (JsonMode.JSON_SCHEMA, JsonMode.JSON_OBJECT):
-        if f'"response_format":{{"type":"{mode.value}"'.encode() in sent:
+        if asked == mode.value:
             if dialect.json_mode is mode:
                 dialect.json_mode = mode.lower()
             return True

@@ -46,13 +46,17 @@ class EndpointState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EndpointHealth:
-    """One endpoint at one moment, for progress lines. `reason`: of the last failure, empty if it is well."""
+    """One endpoint at one moment, for progress lines. `reason`: of the last failure, empty if it is well.
+
+    `lessons`: what it is asked for otherwise than by default.
+    """
 
     endpoint: str
     state: EndpointState
     limit: int
     in_flight: int
     reason: str
+    lessons: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -62,6 +66,7 @@ class EndpointHealth:
             "limit": self.limit,
             "in_flight": self.in_flight,
             "reason": self.reason,
+            "lessons": list(self.lessons),
         }
 
 

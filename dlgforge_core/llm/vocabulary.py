@@ -43,7 +43,7 @@ def _table(words: dict[_T, str]) -> dict[str, _T]:
 
 
 # Codes, types and statuses of errors. Three- and four-digit ones are those that a vendor uses for this alone
-# (Zhipu's are 1000 to 1313, MiniMax' 1002 to 2049).
+# (Zhipu's 1113 to 1305).
 CODES = _table(
     {
         Meaning.RATE_LIMIT: """
@@ -65,8 +65,7 @@ CODES = _table(
         Meaning.KEY: """
             401 invalid_api_key incorrect_api_key authentication_error invalid_authentication
             invalid_authentication_error unauthenticated unauthorized permission_denied permission_error
-            AccessDeniedException access_denied account_deactivated UnrecognizedClientException 1000 1001
-            1002 1003 1004 1112
+            AccessDeniedException access_denied account_deactivated UnrecognizedClientException
         """,
         Meaning.UNKNOWN_MODEL: """
             model_not_found ModelNotFound unknown_model invalid_model model_not_exist DeploymentNotFound

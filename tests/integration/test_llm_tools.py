@@ -113,7 +113,7 @@ def test_an_endpoint_that_refuses_tools_is_asked_once_and_remembered(
     assert (counts.calls, counts.failures) == (3, {"bad_request": 1})
     assert llm.health()[0].in_flight == 0
     (warned,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert warned.startswith("endpoint a takes no tools for the model")
+    assert "From now on it is asked: without tools." in warned
     assert "llm.vllm.extra_args" in warned
 
 
