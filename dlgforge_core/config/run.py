@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
+from dlgforge_core.dialogue import DropReason
 
 TurnCount = Annotated[int, Field(ge=1, le=1000)]
+
+
+def _drop_reasons(value: list[str]) -> list[str]:
+    known = [reason.value for reason in DropReason]
+    for reason in value:
+        if reason not in known:
+            raise ValueError(f"{reason!r} is no drop reason; choose from {', '.join(known)}")
+    return value
 
 
 TurnCountDistribution = Literal["uniform", "poisson", "exponential"]
@@ -51,6 +60,7 @@ EFFORT_KEYS = frozenset(
         "lease_s",
         "max_concurrent_runs",
         "resume_run_id",
+        "retry_dropped",
         "distributed",
     }
 )
@@ -102,6 +112,12 @@ class RunConfig(ConfigModel):
     )
     max_dialogues: PositiveInt | None = Field(
         None, description="Budget: stop cleanly, resumable, once this run has finished this many dialogues."
+    )
+    retry_dropped: Annotated[list[str], AfterValidator(_drop_reasons)] = Field(
+        [],
+        description="Drop reasons whose dialogues are tried again: context_overflow, invalid_output, "
+        "refused, dedup_exhausted. Those dropped as endpoint_error always are, and of the first two those "
+        "that were dropped with another set-up of the endpoints.",
     )
     patience_s: Seconds = Field(
         60.0, description="Seconds for which no endpoint may answer before the run stops with the reason."

@@ -15,8 +15,9 @@ from dlgforge_core.config import (
     validate,
 )
 from dlgforge_core.config.backends import backend_of
-from dlgforge_core.dialogue import Role
+from dlgforge_core.dialogue import DropReason, Role
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.generation.setup import DEPEND_ON_SETUP, setup_of
 from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource
 from dlgforge_core.planning.personas import read_personas
 from dlgforge_core.planning.plan import plan_run
@@ -35,6 +36,10 @@ class PreparedRun:
     models: Mapping[Role, str]
     notes: tuple[str, ...]
     source: ContentSource = NO_SOURCE
+    retried: int = 0
+    """Dialogues that were dropped before and are tried again: they may well fail once more."""
+    setup: str = ""
+    """What answers the calls, see `setup_of`."""
 
 
 def prepare_run(
@@ -60,11 +65,13 @@ def prepare_run(
     else:
         run = _plan(store, generation, llm, batches, languages, batch_names, index_id)
     notes = list(run.notes)
-    if again := store.retry_dropped(run.run_id):
-        notes.append(f"{again} dialogues that were dropped as endpoint_error are tried again")
+    setup = setup_of(llm)
+    reasons = {DropReason.ENDPOINT_ERROR, *map(DropReason, generation.run.retry_dropped)}
+    retried = store.retry_dropped(run.run_id, reasons, changed=DEPEND_ON_SETUP, setup=setup)
+    notes += [f"{n} dialogues that were dropped as {reason} are tried again" for reason, n in retried.items()]
     if again := store.judge_again(run.run_id):
         notes.append(f"{again} dialogues that lack verdicts are judged again")
-    return replace(run, notes=tuple(notes))
+    return replace(run, notes=tuple(notes), retried=sum(retried.values()), setup=setup)
 
 
 def _plan(

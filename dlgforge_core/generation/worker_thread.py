@@ -76,7 +76,13 @@ async def run_worker(
     async with (
         _grounding(spec) as grounding,
         contextlib.aclosing(Toolbox(tools, web_search_key=spec.web_search_key, top_k=retrieval.top_k)) as box,
-        LlmClient(spec.endpoints, spec.routing, patience_s=run.patience_s, markup=spec.markup) as client,
+        LlmClient(
+            spec.endpoints,
+            spec.routing,
+            patience_s=run.patience_s,
+            markup=spec.markup,
+            expected_failures=spec.run.retried,
+        ) as client,
         WorkerStore(
             spec.database,
             run_id=spec.run.run_id,
@@ -84,6 +90,7 @@ async def run_worker(
             lease_s=run.lease_s,
             patience_s=run.patience_s,
             max_dialogues=run.max_dialogues,
+            setup=spec.run.setup,
             similarity_threshold=spec.run.generation.coverage.question_similarity_threshold,
         ) as store,
     ):

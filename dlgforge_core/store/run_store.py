@@ -191,24 +191,37 @@ class RunStore:
                 _insert_dialogues(connection, plan)
         return run_id
 
-    def retry_dropped(self, run_id: str) -> int:
-        """Make the run's dialogues that were dropped as endpoint_error pending again; returns how many.
+    def retry_dropped(
+        self,
+        run_id: str,
+        reasons: Collection[DropReason] = (DropReason.ENDPOINT_ERROR,),
+        *,
+        changed: Collection[DropReason] = (),
+        setup: str = "",
+    ) -> dict[str, int]:
+        """Make dialogues of the run that were dropped pending again; returns how many, by reason.
+
+        Those dropped for one of `reasons`, and of `changed` those that were dropped under another `setup`.
 
         They begin afresh: with the drop their questions and their document were given back, and others may
         have taken them since.
         """
         with self.connection() as connection:
-            row = connection.execute(
-                "WITH again AS ("
+            rows = connection.execute(
+                "WITH dropped AS ("
+                "SELECT d.dialogue_id, d.drop_reason FROM run_plans rp JOIN dialogues d USING (plan_id) "
+                "WHERE rp.run_id = %s AND d.ordinal < rp.n_dialogues AND d.status = 'dropped' "
+                "AND (d.drop_reason = ANY(%s) OR d.drop_reason = ANY(%s) AND d.drop_setup <> %s) "
+                "FOR UPDATE OF d"
+                "), again AS ("
                 "UPDATE dialogues d SET status = 'pending', drop_reason = NULL, drop_detail = NULL, "
-                "turns_done = 0, ended_at = NULL FROM run_plans rp WHERE rp.run_id = %s "
-                "AND d.plan_id = rp.plan_id AND d.ordinal < rp.n_dialogues "
-                "AND d.status = 'dropped' AND d.drop_reason = %s RETURNING d.dialogue_id"
+                "drop_setup = NULL, turns_done = 0, ended_at = NULL FROM dropped x "
+                "WHERE d.dialogue_id = x.dialogue_id RETURNING d.dialogue_id, x.drop_reason"
                 "), gone AS (DELETE FROM turns t USING again a WHERE t.dialogue_id = a.dialogue_id) "
-                "SELECT count(*) FROM again",
-                (run_id, DropReason.ENDPOINT_ERROR.value),
-            ).fetchone()
-        return int(row[0]) if row else 0
+                "SELECT drop_reason, count(*) FROM again GROUP BY 1 ORDER BY 1",
+                (run_id, _values(reasons), _values(changed), setup),
+            ).fetchall()
+        return {reason: int(n) for reason, n in rows}
 
     def judge_again(self, run_id: str) -> int:
         """Have the run's dialogues that lack verdicts judged once more when they are finished.
@@ -366,6 +379,10 @@ class RunStore:
         """Turns committed a second over time: (seconds since the first turn, turns/s)."""
         with self.connection() as connection:
             return throughput(connection, _scope(scope))
+
+
+def _values(reasons: Collection[DropReason]) -> list[str]:
+    return [reason.value for reason in reasons]
 
 
 def _scope(scope: Scope | str) -> Scope:

@@ -331,11 +331,11 @@ WHERE d.status = 'done' AND u.again IS NOT TRUE
 DROP_DIALOGUES = """
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
-        AS t (op int, worker_id int, dialogue_id text, reason text, detail text)
+        AS t (op int, worker_id int, dialogue_id text, reason text, detail text, setup text)
 ),
 dropped AS (
     UPDATE dialogues d SET status = 'dropped', drop_reason = i.reason, drop_detail = i.detail,
-        worker_id = NULL, ended_at = now()
+        drop_setup = i.setup, worker_id = NULL, ended_at = now()
     FROM input i
     WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.status = 'pending'
     RETURNING i.op, d.dialogue_id

@@ -54,6 +54,7 @@ class WorkerStore:
         lease_s: float,
         patience_s: float = 60.0,
         max_dialogues: int | None = None,
+        setup: str = "",
         similarity_threshold: float = 1.0,
     ) -> None:
         self.in_a_hurry: Callable[[], bool] = lambda: True
@@ -64,6 +65,7 @@ class WorkerStore:
         self._fingerprint = fingerprint
         self._lease_s = lease_s
         self._max_dialogues = max_dialogues
+        self._setup = setup
         self._unlike = (
             UnlikeQuestions(fingerprint, similarity_threshold) if similarity_threshold < 1 else None
         )
@@ -258,7 +260,9 @@ class WorkerStore:
 
     async def drop(self, dialogue_id: str, reason: DropReason, detail: str) -> None:
         """Give a dialogue up, with the reason; its questions are free again."""
-        await self._writer.submit(writes.DropDialogue(self._worker_id, dialogue_id, reason, detail[:2000]))
+        await self._writer.submit(
+            writes.DropDialogue(self._worker_id, dialogue_id, reason, detail[:2000], self._setup)
+        )
 
     def _linger_s(self) -> float:
         return 0.0 if self.in_a_hurry() else _LINGER_S

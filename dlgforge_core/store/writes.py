@@ -113,10 +113,11 @@ class DropDialogue:
     dialogue_id: str
     reason: DropReason
     detail: str
+    setup: str = ""
 
     def row(self) -> dict[str, Any]:
         """The columns of the statement's input that are its own."""
-        return {"reason": self.reason.value, "detail": _storable(self.detail)}
+        return {"reason": self.reason.value, "detail": _storable(self.detail), "setup": self.setup}
 
 
 Write = ReserveQuestion | RecordOutcome | CommitTurn | AmendDialogue | DropDialogue

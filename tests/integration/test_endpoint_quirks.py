@@ -10,10 +10,11 @@ import pytest
 
 from dlgforge_core.config import JudgeConfig
 from dlgforge_core.errors import RunStoppedError
-from dlgforge_core.generation.prepare import PreparedRun
+from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.planning.seeds import read_seeds
 from dlgforge_core.store.run_store import RunStore
-from tests.support.runs import calls, planned, spec, work
+from tests.support.runs import LLM, calls, planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
 
@@ -232,3 +233,102 @@ def test_limits_in_other_words_slow_a_run_down_and_cost_nothing(
         work(spec(store, run, endpoint(sim)))
     assert store.progress(run.run_id).done == 6
     assert calls(store, run).total().failures["rate_limited"] == (1 if "once" in name else 4)
+
+
+PARAMETERS: dict[str, list[dict[str, Any]]] = {
+    "both": [
+        {
+            "sends": "top_p",
+            "status": 400,
+            "body": {"error": {"message": "`temperature` and `top_p` cannot both be specified."}},
+        }
+    ],
+    "deprecated": [
+        {
+            "sends": "temperature",
+            "status": 400,
+            "body": {"error": {"message": "`temperature` is deprecated for this model."}},
+        }
+    ],
+    "a schema's keywords": [
+        {
+            "sends": "minimum",
+            "status": 400,
+            "body": {"error": "For 'integer' type, properties maximum, minimum are not supported"},
+        }
+    ],
+    "pydantic": [
+        {
+            "sends": "seed",
+            "status": 422,
+            "body": {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs"}]},
+        }
+    ],
+    "nothing named": [{"sends": "seed", "status": 400, "body": "Bad request"}],
+    "two, not named": [
+        {"sends": "temperature", "status": 400, "body": {"error": {"message": "no"}}},
+        {"sends": "top_p", "status": 400, "body": {"error": {"message": "no"}}},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_what_is_refused_and_can_be_done_without_is_left_out(
+    store: RunStore, sim: SimulatedEndpoint, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = planned(store, 6, n_turns=1, concurrency=3)
+    sim.configure(canned=PARAMETERS[name])
+    work(spec(store, run, endpoint(sim)))
+    progress = store.progress(run.run_id)
+    assert (progress.done, progress.dropped) == (6, 0)
+    assert sim.stats()["calls"] < 6 * 3 + 25
+    assert "From now on it is asked: " in caplog.text
+    (stats,) = store.worker_stats(run.run_id)
+    assert stats["endpoints"][0]["lessons"]
+
+
+_OVERFLOW = {
+    "status": 400,
+    "body": {"error": {"message": "maximum context length is 99 tokens", "code": "context_length_exceeded"}},
+}
+
+
+def test_a_context_too_small_for_a_role_stops_the_run_and_drops_nobody(
+    store: RunStore, sim: SimulatedEndpoint
+) -> None:
+    run = planned(store, 5, judge=JudgeConfig(mode="off"), n_turns=1)
+    before = sim.stats()["calls"]
+    sim.configure(canned=[_OVERFLOW])
+    with pytest.raises(RunStoppedError, match=r"no call of qa_generator was .*maximum context length"):
+        work(spec(store, run, endpoint(sim)))
+    progress = store.progress(run.run_id)
+    assert (progress.done, progress.dropped, progress.leased) == (0, 0, 0)
+    assert sim.stats()["calls"] - before <= 10
+    sim.configure(canned=[])
+    work(spec(store, planned(store, 5, judge=JudgeConfig(mode="off"), n_turns=1), endpoint(sim)))
+    assert store.progress(run.run_id).done == 5
+
+
+def test_what_did_not_fit_is_tried_again_when_the_set_up_has_changed_or_the_key_says_so(
+    store: RunStore, sim: SimulatedEndpoint
+) -> None:
+    run = planned(store, 8, n_turns=1)
+    topic, n = poisoned_topic(store, run)
+    sim.configure(canned=[{"contains": topic, **_OVERFLOW}])
+    work(spec(store, run, endpoint(sim)))
+    assert store.progress(run.run_id).drop_reasons == {"context_overflow": n}
+    before = sim.stats()["calls"]
+    work(spec(store, planned(store, 8, n_turns=1), endpoint(sim)))
+    assert sim.stats()["calls"] == before, "nothing has changed"
+    moved = LLM.model_copy(update={"base_url": "http://127.0.0.1:2/v1"})
+    again = prepare_run(store, run.generation, moved, read_seeds("", strict=True))
+    assert again.run_id == run.run_id
+    assert f"{n} dialogues that were dropped as context_overflow are tried again" in again.notes
+    work(spec(store, again, endpoint(sim)))
+    assert store.progress(run.run_id).drop_reasons == {"context_overflow": n}
+    assert prepare_run(store, run.generation, moved, read_seeds("", strict=True)).retried == 0
+    sim.configure(canned=[])
+    forced = planned(store, 8, n_turns=1, retry_dropped=["context_overflow"])
+    assert (forced.run_id, forced.retried) == (run.run_id, n)
+    work(spec(store, forced, endpoint(sim)))
+    assert store.progress(run.run_id).done == 8
