@@ -1,4 +1,4 @@
-"""When assets are materialized by themselves."""
+"""Automation conditions: when assets are materialized by themselves."""
 
 from typing import Any
 

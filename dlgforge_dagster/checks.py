@@ -72,26 +72,26 @@ def _check(
     reports = _reports(run_store, record, thresholds, chosen) if record is not None else _nothing(chosen)
     blocking = {check.name for check in CHECKS if check.blocking}
     for report in reports:
-        told = report.summary
+        outcome = report.summary
         if NOTHING_TAG in tags and record is not None:
-            told = f"nothing was to be made here; of what was made before: {told}"
+            outcome = f"nothing was to be made here; of what was made before: {outcome}"
         if not report.passed:
-            context.log.warning(f"{report.name}: {told}")
+            context.log.warning(f"{report.name}: {outcome}")
         fails = report.name in blocking and not _is_of_others(dataset, run, report, run_store, thresholds)
         yield dg.AssetCheckResult(
             asset_key=dataset.key("dialogues"),
             check_name=report.name,
             passed=report.passed,
             severity=dg.AssetCheckSeverity.ERROR if fails else dg.AssetCheckSeverity.WARN,
-            description=told,
+            description=outcome,
             metadata=_metadata(report, record.run_id if record is not None else ""),
         )
 
 
 def _nothing(chosen: Collection[str]) -> list[CheckReport]:
     """Of a run that had nothing to make where nothing was made before."""
-    told = "nothing was to be made here"
-    return [CheckReport(check.name, True, told, {}) for check in CHECKS if check.name in chosen]
+    outcome = "nothing was to be made here"
+    return [CheckReport(check.name, True, outcome, {}) for check in CHECKS if check.name in chosen]
 
 
 def _reports(

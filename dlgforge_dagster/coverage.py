@@ -1,4 +1,4 @@
-"""How evenly the documents were used, for the asset page of `dialogues`."""
+"""Coverage of the documents, for the asset page of `dialogues`: how evenly they were used."""
 
 from __future__ import annotations
 

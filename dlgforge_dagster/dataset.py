@@ -1,4 +1,4 @@
-"""One dataset of the code location: its recipe, and what its assets, jobs and sensors are called."""
+"""Dataset of the code location: its recipe, and what its assets, jobs and sensors are called."""
 
 from __future__ import annotations
 

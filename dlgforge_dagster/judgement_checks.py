@@ -1,4 +1,4 @@
-"""The check of `judgements`: verdicts that are given after the dialogues can be checked no earlier."""
+"""Check of `judgements`: verdicts that are given after the dialogues can be checked no earlier."""
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of checks as types.
 

@@ -1,4 +1,4 @@
-"""What a materialization shows on its asset page: pictures and samples first, then figures and tables."""
+"""Metadata of a materialization, for its asset page: pictures and samples first, then figures and tables."""
 
 from __future__ import annotations
 
@@ -137,13 +137,13 @@ def dataset_metadata(figures: DialogueFigures) -> Mapping[str, Any]:
 
 def _grounding(figures: DialogueFigures) -> dict[str, Any]:
     """What there is to tell of documents and tools; nothing where there were none."""
-    told: dict[str, Any] = {}
+    details: dict[str, Any] = {}
     if figures.grounded_turns:
-        told["grounded_turns"] = figures.grounded_turns
-        told["cited_share"] = round(figures.cited_turns / figures.grounded_turns, 4)
+        details["grounded_turns"] = figures.grounded_turns
+        details["cited_share"] = round(figures.cited_turns / figures.grounded_turns, 4)
     if figures.tool_calls:
-        told["tool_calls"] = count_table("tool", "calls", figures.tool_calls)
-    return told
+        details["tool_calls"] = count_table("tool", "calls", figures.tool_calls)
+    return details
 
 
 def count_table(name: str, figure: str, counts: Mapping[str, int]) -> dg.TableMetadataValue:

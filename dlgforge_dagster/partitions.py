@@ -1,4 +1,4 @@
-"""How dialogues are partitioned: by language, and by seed batch (one seed file).
+"""Partitions of dialogues: by language, and by seed batch (one seed file).
 
 `seed_topics` has no partitions: Dagster cannot run a partitioned asset that depends on another partitioned
 one without a key, and a run without a key, as in CI, means all.

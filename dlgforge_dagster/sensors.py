@@ -21,7 +21,7 @@ from dlgforge_core.planning.seed_folder import (
     read_seed_batches,
     read_seed_bytes,
     same_batch,
-    seed_place,
+    seed_location,
 )
 from dlgforge_core.planning.seeds import SeedBatch, batch_name, parse_seed_batch
 from dlgforge_dagster.assets.seed_topics import seed_problem
@@ -72,15 +72,15 @@ def build_new_seed_batches(dataset: DatasetSpec, jobs: Jobs) -> dg.SensorDefinit
     def new_seed_batches(
         context: dg.SensorEvaluationContext, store: StoreResource
     ) -> dg.SensorResult | dg.SkipReason:
-        place = dataset.recipe.seeds.path if dataset.name else seed_place("")
-        if not place:
+        location = dataset.recipe.seeds.path if dataset.name else seed_location("")
+        if not location:
             return _shipped(context, dataset)
         try:
             run_config = {} if dataset.name else _run_config()
-            files = list_seed_files(place)
+            files = list_seed_files(location)
         except (ConfigError, SeedError) as error:
             return dg.SkipReason(str(error))
-        return _look(context, dataset, store, place, files, run_config)
+        return _look(context, dataset, store, location, files, run_config)
 
     return new_seed_batches
 
@@ -89,7 +89,7 @@ def _look(
     context: dg.SensorEvaluationContext,
     dataset: DatasetSpec,
     store: StoreResource,
-    place: str,
+    location: str,
     files: Sequence[SeedFile],
     run_config: Mapping[str, Any],
 ) -> dg.SensorResult:
@@ -116,7 +116,7 @@ def _look(
             cursor[file.name] = seen
         else:
             looked_into += 1
-            digest, batch, problem = _read(place, file)
+            digest, batch, problem = _read(location, file)
             cursor[file.name] = _Seen(file.state, digest or seen.digest, done=True)
             if batch is not None and digest != seen.digest:
                 read.append(batch)
@@ -139,7 +139,7 @@ def _look(
         run_store.save_seed_batches(read)  # a file that came back as it was makes no run that would read it
     return dg.SensorResult(
         run_requests=requests,
-        skip_reason=None if requests else "\n".join(notes[:20]) or f"nothing new in {place}",
+        skip_reason=None if requests else "\n".join(notes[:20]) or f"nothing new in {location}",
         cursor=_write_cursor(cursor),
         dynamic_partitions_requests=[
             *_added(context, dataset, [batch.name for batch in read]),
@@ -199,10 +199,10 @@ def _shipped(context: dg.SensorEvaluationContext, dataset: DatasetSpec) -> dg.Se
     )
 
 
-def _read(place: str, file: SeedFile) -> tuple[str, SeedBatch | None, str]:
+def _read(location: str, file: SeedFile) -> tuple[str, SeedBatch | None, str]:
     """Digest of the content, the batch in it, and what is wrong when there is none."""
     try:
-        batch = parse_seed_batch(file.name, read_seed_bytes(place, file), label=file.name)
+        batch = parse_seed_batch(file.name, read_seed_bytes(location, file), label=file.name)
     except SeedError as error:
         return "", None, str(error)
     return hashlib.sha256(batch.digest.encode()).hexdigest()[:16], batch, ""

@@ -1,4 +1,4 @@
-"""What sittings of `dialogues` and `judgements` share: their run, a place at the endpoints, progress told."""
+"""Sessions of `dialogues` and `judgements`: their run, a slot at the endpoints, reports, retries."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def run_and_scope(store: RunStore, run_id: str, purpose: str) -> tuple[RunRecord
 
 
 @contextmanager
-def endpoints_place(context: dg.AssetExecutionContext, store: RunStore, places: int) -> Iterator[None]:
-    """One of `places` among the runs that use the endpoints; the log tells of the wait for it."""
+def endpoint_slot(context: dg.AssetExecutionContext, store: RunStore, slots: int) -> Iterator[None]:
+    """One of `slots` among the runs that use the endpoints; the log shows the wait for it."""
 
     def on_wait() -> None:
-        context.log.info(f"waiting: {places} other run(s) use the endpoints (run.max_concurrent_runs)")
+        context.log.info(f"waiting: {slots} other run(s) use the endpoints (run.max_concurrent_runs)")
 
-    with generation_slot(store.database, places, on_wait):
+    with generation_slot(store.database, slots, on_wait):
         yield
 
 
-def tell_status(context: dg.AssetExecutionContext, status: object, figures: Mapping[str, Any]) -> None:
-    """Log where a sitting stands, and show its figures on the asset page while it goes on."""
+def report_status(context: dg.AssetExecutionContext, status: object, figures: Mapping[str, Any]) -> None:
+    """Log where a session stands, and show its figures on the asset page while it goes on."""
     context.log.info(str(status))
     context.log_event(dg.AssetObservation(context.asset_key, metadata=figures))

@@ -132,10 +132,10 @@ def libpq_dsn(url: str) -> str:
     user = quote(parsed.username or "", safe="")
     password = ":" + quote(str(parsed.password), safe="") if parsed.password else ""
     host = parsed.host or ""
-    place = (f"[{host}]" if ":" in host else quote(host, safe=",")) + (
+    address = (f"[{host}]" if ":" in host else quote(host, safe=",")) + (
         f":{parsed.port}" if parsed.port else ""
     )
-    dsn = f"postgresql://{user}{password}@{place}/{quote(parsed.database or '', safe='')}"
+    dsn = f"postgresql://{user}{password}@{address}/{quote(parsed.database or '', safe='')}"
     if values:
         dsn += "?" + urlencode(values, safe="/", quote_via=quote)
     return check_dsn(dsn, "the DSN of the Dagster instance's storage")

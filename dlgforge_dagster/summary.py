@@ -82,8 +82,8 @@ def _no_run(job: str, run_id: str, tags: Mapping[str, str]) -> str:
         return f"there is no run {run_id}"
     if not tags:
         return f"the job {job} was never run"
-    told = ", ".join(f"{key}={value}" for key, value in tags.items())
-    return f"there is no run of {job} with {told}: it was never launched, or its config was refused"
+    state = ", ".join(f"{key}={value}" for key, value in tags.items())
+    return f"there is no run of {job} with {state}: it was never launched, or its config was refused"
 
 
 def _figures(metadata: Any) -> dict[str, Any]:
@@ -133,8 +133,8 @@ def junit(data: dict[str, Any]) -> ElementTree.ElementTree[ElementTree.Element]:
 
 
 def _unsuccessful(data: Mapping[str, Any]) -> str:
-    told = f"the run is {data['status']}, not SUCCESS"
-    return f"{told}: its process was lost, or is still at work" if data["status"] == "STARTED" else told
+    state = f"the run is {data['status']}, not SUCCESS"
+    return f"{state}: its process was lost, or is still at work" if data["status"] == "STARTED" else state
 
 
 def _missing(job: str, error: str) -> dict[str, Any]:

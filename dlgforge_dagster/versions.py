@@ -79,7 +79,7 @@ class Provenance:
         return tags
 
 
-def told_versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, str]:
+def recorded_versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, str]:
     """The data version of every partition of an asset that was ever made, by one query."""
     made = dg.DagsterEventType.ASSET_MATERIALIZATION
     found = instance.event_log_storage.get_latest_tags_by_partition(key, made, [DATA_VERSION])

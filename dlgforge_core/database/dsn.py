@@ -106,12 +106,12 @@ def redact_dsn(dsn: str) -> str:
     user = values.get("user", "") + (":***" if "password" in values else "")
     hosts = (values.get("hostaddr") or values.get("host") or "").split(",")
     ports = values.get("port", "").split(",")
-    places = []
+    addresses = []
     for number, host in enumerate(hosts):
         port = ports[number] if len(ports) == len(hosts) else ports[0]
         host = f"[{host}]" if ":" in host and not host.startswith("/") else host
-        places.append(host + (f":{port}" if port else ""))
-    return f"postgresql://{user}{'@' if user else ''}{','.join(places)}/{values.get('dbname', '')}"
+        addresses.append(host + (f":{port}" if port else ""))
+    return f"postgresql://{user}{'@' if user else ''}{','.join(addresses)}/{values.get('dbname', '')}"
 
 
 def has_password(dsn: str) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dlgforge_core.common.owned_files import open_owned, read_owned
-from dlgforge_core.database import embedded_supervisor as keeper
+from dlgforge_core.database import embedded_supervisor as supervisor
 from dlgforge_core.database.embedded_supervisor import HomePaths
 from dlgforge_core.database.embedded_watch import SupervisorWatch
 from dlgforge_core.errors import StoreError
@@ -29,10 +29,10 @@ _LOG_BYTES = 4 << 20
 _STATE_BYTES = 4096
 _LOG_LINES = 15
 _ELSEWHERE = "Or set DLGFORGE_POSTGRES_DSN to the connection string of a Postgres server."
-# What Python and the keeper need of the environment; not the user's keys, for it may live long.
-_KEEPER_ENV = ("PATH", "LD_LIBRARY_PATH", "XDG_RUNTIME_DIR", "LANG", "LC_ALL")
+# What Python and the supervisor need of the environment; not the user's keys, for it may live long.
+_SUPERVISOR_ENV = ("PATH", "LD_LIBRARY_PATH", "XDG_RUNTIME_DIR", "LANG", "LC_ALL")
 # Isolated and without site packages, for a quick start that no user's environment can spoil.
-_KEEPER = (
+_SUPERVISOR = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from dlgforge_core.database.embedded_supervisor import main; main(*sys.argv[2:])"
 )
@@ -74,7 +74,7 @@ class EmbeddedPostgres:
             return found
 
     def _connected_dsn(self) -> str:
-        deadline = time.monotonic() + keeper.START_TIMEOUT_S + 10.0
+        deadline = time.monotonic() + supervisor.START_TIMEOUT_S + 10.0
         try:
             os.makedirs(self._paths.home, exist_ok=True)
             with self._start_lock(deadline):
@@ -86,8 +86,8 @@ class EmbeddedPostgres:
                 f"Set DLGFORGE_HOME to a folder that this user may write to. {_ELSEWHERE}"
             ) from error
         return (
-            f"postgresql://{keeper.ROLE}@/{keeper.DATABASE}?host={quote(socket_dir, safe='/')}"
-            f"&port={keeper.PORT}"
+            f"postgresql://{supervisor.ROLE}@/{supervisor.DATABASE}?host={quote(socket_dir, safe='/')}"
+            f"&port={supervisor.PORT}"
         )
 
     def release(self) -> None:
@@ -107,9 +107,9 @@ class EmbeddedPostgres:
     def _look(self) -> bool:
         """Have a supervisor that is gone started anew; False when there is nothing to hold any more."""
         with self._lock:
-            if self._users is None or not keeper.is_current(self._users, self._paths.users_lock):
+            if self._users is None or not supervisor.is_current(self._users, self._paths.users_lock):
                 return False
-            if not self._has_keeper():
+            if not self._has_supervisor():
                 self._connected_dsn()
             return True
 
@@ -131,24 +131,24 @@ class EmbeddedPostgres:
             os.close(fd)
 
     def _join(self, deadline: float) -> None:
-        """Hold the users lock; a keeper that is stopping the server has it until the server is gone."""
-        if self._users is not None and not keeper.is_current(self._users, self._paths.users_lock):
+        """Hold the users lock; a supervisor that is stopping the server has it until the server is gone."""
+        if self._users is not None and not supervisor.is_current(self._users, self._paths.users_lock):
             self._leave()  # the home was deleted, and what we held with it
         while self._users is None:
             fd = open_owned(self._paths.users_lock, os.O_RDWR)
             try:
                 _wait_for_lock(fd, fcntl.LOCK_SH, deadline, self._paths.users_lock)
-                if keeper.is_current(fd, self._paths.users_lock):
+                if supervisor.is_current(fd, self._paths.users_lock):
                     self._users, fd = fd, -1
             finally:
                 if fd >= 0:
                     os.close(fd)
 
     def _await_server(self, deadline: float) -> str:
-        """Start a keeper when there is none, wait until its server answers; return the socket's folder."""
+        """Start a supervisor if there is none, wait until its server answers; return its socket's folder."""
         started, log_end = False, 0
         while True:
-            if self._has_keeper():
+            if self._has_supervisor():
                 socket_dir = self._listening()
                 if socket_dir is not None:
                     return socket_dir
@@ -156,15 +156,15 @@ class EmbeddedPostgres:
                 raise StoreError(self._failure(log_end))
             else:
                 log_end = self._rotate_log()
-                started = self._start_keeper(log_end)
+                started = self._start_supervisor(log_end)
             if time.monotonic() > deadline:
                 raise StoreError(self._failure(log_end))
             time.sleep(0.005)
 
-    def _has_keeper(self) -> bool:
-        fd = open_owned(self._paths.keeper_lock, os.O_RDWR)
+    def _has_supervisor(self) -> bool:
+        fd = open_owned(self._paths.supervisor_lock, os.O_RDWR)
         try:
-            if not keeper.try_lock(fd, fcntl.LOCK_EX):
+            if not supervisor.try_lock(fd, fcntl.LOCK_EX):
                 return True
             fcntl.flock(fd, fcntl.LOCK_UN)
             return False
@@ -176,30 +176,30 @@ class EmbeddedPostgres:
         try:
             socket_dir = os.fsdecode(read_owned(self._paths.state, _STATE_BYTES))
             with socket.socket(socket.AF_UNIX) as client:
-                client.connect(os.path.join(socket_dir, f".s.PGSQL.{keeper.PORT}"))
+                client.connect(os.path.join(socket_dir, f".s.PGSQL.{supervisor.PORT}"))
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         return socket_dir
 
-    def _start_keeper(self, log_end: int) -> bool:
-        """Start the keeper, detached; False when another one was quicker or is just ending."""
+    def _start_supervisor(self, log_end: int) -> bool:
+        """Start the supervisor, detached; False when another one was quicker or is just ending."""
         install = find_install()
         log = open_owned(self._paths.log, os.O_WRONLY | os.O_APPEND)
         try:
             # It gives control back as soon as it holds its lock, by forking.
             done = subprocess.run(
-                [sys.executable, "-I", "-S", "-c", _KEEPER, str(_ROOT), self._paths.home, str(install)],
+                [sys.executable, "-I", "-S", "-c", _SUPERVISOR, str(_ROOT), self._paths.home, str(install)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env={name: os.environ[name] for name in _KEEPER_ENV if name in os.environ},
+                env={name: os.environ[name] for name in _SUPERVISOR_ENV if name in os.environ},
                 start_new_session=True,
                 check=False,
             )
         finally:
             os.close(log)
-        if done.returncode not in (0, keeper.ALREADY_KEPT):
+        if done.returncode not in (0, supervisor.ALREADY_RUNS):
             raise StoreError(self._failure(log_end))
         return done.returncode == 0
 
@@ -246,7 +246,7 @@ def find_install() -> Path:
 
 
 def _wait_for_lock(fd: int, operation: int, deadline: float, path: str) -> None:
-    while not keeper.try_lock(fd, operation):
+    while not supervisor.try_lock(fd, operation):
         if time.monotonic() > deadline:
             raise StoreError(f"another process has held {path} for too long; see who with: fuser {path}")
         time.sleep(0.01)

@@ -1,6 +1,6 @@
-"""Which account the embedded Postgres runs as when root starts it, for Postgres refuses root.
+"""Account of the embedded Postgres when root starts it, for Postgres refuses to run as root.
 
-The standard library only: the keeper imports this, without site packages.
+The standard library only: the supervisor imports this, without site packages.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import NamedTuple
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 
-class KeeperError(Exception):
+class SupervisorError(Exception):
     """The server cannot be run; the message goes to the log, whose end the user is shown."""
 
 
@@ -94,7 +94,7 @@ def server_account(home: str, data: str, install: str) -> Account | None:
         try:
             candidates.append(pwd.getpwuid(uid))
         except KeyError as error:
-            raise KeeperError(f"uid {uid}, which owns {home}, has no entry in /etc/passwd") from error
+            raise SupervisorError(f"uid {uid}, which owns {home}, has no entry in /etc/passwd") from error
     system_uids = []
     for name in ("postgres", "nobody"):
         try:
@@ -103,7 +103,7 @@ def server_account(home: str, data: str, install: str) -> Account | None:
         except KeyError:
             continue
     if not candidates:
-        raise KeeperError("Postgres refuses to run as root, and there is no account postgres or nobody")
+        raise SupervisorError("Postgres refuses to run as root, and there is no account postgres or nobody")
     account = Account(candidates[0].pw_uid, candidates[0].pw_gid, None)
     if _reaches(account, home, install):
         return account
@@ -112,7 +112,7 @@ def server_account(home: str, data: str, install: str) -> Account | None:
     shared = any(uid not in (0, *system_uids) for uid in owners)
     capability = None if shared else _permitted_capability()
     if capability is None:
-        raise KeeperError(
+        raise SupervisorError(
             f"account {candidates[0].pw_name} cannot enter {home} or read {install}; "
             "set DLGFORGE_HOME to a folder, and install into one, whose parents all may enter"
         )

@@ -1,12 +1,12 @@
-"""The keeper of the embedded Postgres: runs the server for as long as any process uses it.
+"""Supervisor of the embedded Postgres: runs the server for as long as any process uses it.
 
 Started detached by `dlgforge_core.database.embedded`, without site packages: it imports the standard library
 only, so that it is up within some 30 ms. Its life is decided by locks that the kernel frees in whatever way
 their holders end, `kill -9` included:
 
-- every user process holds the users lock shared; the keeper may stop the server once it gets that lock
+- every user process holds the users lock shared; the supervisor may stop the server once it gets that lock
   exclusively, and a user that comes meanwhile waits for the same lock;
-- the keeper holds the keeper lock for its life, so that there is one keeper, and users can tell.
+- the supervisor holds the supervisor lock for its life, so that there is one supervisor, and users can tell.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ import time
 from collections.abc import Callable
 
 from dlgforge_core.common.owned_files import make_owned_folder, open_owned, read_owned, replace_owned
-from dlgforge_core.database.embedded_account import Account, KeeperError, server_account
+from dlgforge_core.database.embedded_account import Account, SupervisorError, server_account
 
 PORT = 5432
 DATABASE = "dlgforge"
 ROLE = "dlgforge"
 START_TIMEOUT_S = 120.0  # crash recovery replays the write-ahead log first
-ALREADY_KEPT = 3  # exit status: another keeper holds the lock
+ALREADY_RUNS = 3  # exit status: another supervisor holds the lock
 
 _POLL_S = 0.2
 _FAST_STOP_S = 30.0
@@ -62,7 +62,7 @@ class HomePaths:
         self.state = os.path.join(home, "postgres.socket")  # names the socket's folder; there while ready
         self.users_lock = os.path.join(home, "postgres.users.lock")
         self.start_lock = os.path.join(home, "postgres.start.lock")
-        self.keeper_lock = os.path.join(home, "postgres.keeper.lock")
+        self.supervisor_lock = os.path.join(home, "postgres.keeper.lock")
 
 
 def try_lock(fd: int, operation: int) -> bool:
@@ -96,7 +96,7 @@ class Server:
     def start(self) -> None:
         """Create the cluster when there is none, run the server and wait until it is ready.
 
-        A server that a killed keeper left behind is taken over. Raises KeeperError.
+        A server that a killed supervisor left behind is taken over. Raises SupervisorError.
         """
         deadline = time.monotonic() + START_TIMEOUT_S
         self._child, self._pid = None, self._running_postmaster()
@@ -113,9 +113,9 @@ class Server:
         self._pid = self._child.pid
         while self._status() != "ready":
             if self._child.poll() is not None:
-                raise KeeperError(f"postgres ended with status {self._child.returncode}")
+                raise SupervisorError(f"postgres ended with status {self._child.returncode}")
             if time.monotonic() > deadline:
-                raise KeeperError(f"postgres was not ready after {START_TIMEOUT_S:.0f} s")
+                raise SupervisorError(f"postgres was not ready after {START_TIMEOUT_S:.0f} s")
             time.sleep(0.005)
 
     def is_alive(self) -> bool:
@@ -151,7 +151,7 @@ class Server:
                     return True
                 self.stop()  # it listens where nobody finds it
             if time.monotonic() > deadline:
-                raise KeeperError(f"the running server, pid {self._pid}, was not ready in time")
+                raise SupervisorError(f"the running server, pid {self._pid}, was not ready in time")
             time.sleep(0.01)
         return False
 
@@ -201,7 +201,7 @@ class Server:
         deadline = time.monotonic() + 10.0
         while any(self._is_our_postgres(int(name)) for name in os.listdir("/proc") if name.isdigit()):
             if time.monotonic() > deadline:
-                raise KeeperError(f"sessions of an earlier server in {self._paths.data} do not end")
+                raise SupervisorError(f"sessions of an earlier server in {self._paths.data} do not end")
             time.sleep(0.02)
         socket_lock = os.path.join(self.socket_dir, f".s.PGSQL.{PORT}.lock")
         for path in (os.path.join(self._paths.data, "postmaster.pid"), socket_lock):
@@ -258,7 +258,7 @@ class Server:
             make_owned_folder(folder, uid, gid)
         found = os.lstat(folder)
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
-            raise KeeperError(
+            raise SupervisorError(
                 f"{folder}, meant for the socket, is not a folder that only uid {uid} may enter"
             )
         return folder
@@ -285,7 +285,7 @@ class Server:
             # Nothing of the user's environment: PGDATA or PGOPTIONS there are for another server. TZ spares
             # initdb the search for the zone.
             env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
-            # Its own session: a signal to the keeper's group must not reach it.
+            # Its own session: a signal to the supervisor's group must not reach it.
             start_new_session=lasting,
             preexec_fn=prepare,
         )
@@ -294,7 +294,7 @@ class Server:
         process = self._popen(program, arguments, stdin=subprocess.PIPE)
         process.communicate(text.encode())
         if process.returncode != 0:
-            raise KeeperError(f"{program} ended with status {process.returncode}")
+            raise SupervisorError(f"{program} ended with status {process.returncode}")
 
 
 class _Preparation:
@@ -328,11 +328,11 @@ def _prctl() -> Callable[..., int] | None:
 
 
 class _Stop(Exception):
-    """Somebody asked the keeper to end."""
+    """Somebody asked the supervisor to end."""
 
 
 def keep(paths: HomePaths, install: str, users: int) -> None:
-    """Run the server until nobody holds the users lock, the home is gone, or somebody ends the keeper."""
+    """Run the server until nobody holds the users lock, the home is gone, or somebody ends the supervisor."""
     server = Server(paths, install)
     restarts: list[float] = []
     try:
@@ -342,7 +342,7 @@ def keep(paths: HomePaths, install: str, users: int) -> None:
             if not server.is_alive():
                 restarts = [at for at in restarts if at > time.monotonic() - 60.0] + [time.monotonic()]
                 if len(restarts) > _MAX_RESTARTS_A_MINUTE:
-                    raise KeeperError("the server keeps ending")
+                    raise SupervisorError("the server keeps ending")
                 _withdraw(paths)
                 server.start()
                 _announce(paths, server.socket_dir)
@@ -351,7 +351,7 @@ def keep(paths: HomePaths, install: str, users: int) -> None:
         pass
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if is_current(users, paths.users_lock):  # else the name may be another keeper's by now
+        if is_current(users, paths.users_lock):  # else the name may be another supervisor's by now
             _withdraw(paths)
         server.stop()
 
@@ -370,12 +370,12 @@ def _on_sigterm(number: int, frame: object) -> None:
 
 
 def main(home: str, install: str) -> None:
-    """Become the keeper of `home`, detached from whoever started it."""
+    """Become the supervisor of `home`, detached from whoever started it."""
     os.umask(0o077)
     paths = HomePaths(home)
-    keeper = open_owned(paths.keeper_lock, os.O_RDWR)
-    if not try_lock(keeper, fcntl.LOCK_EX):
-        sys.exit(ALREADY_KEPT)
+    supervisor = open_owned(paths.supervisor_lock, os.O_RDWR)
+    if not try_lock(supervisor, fcntl.LOCK_EX):
+        sys.exit(ALREADY_RUNS)
     _withdraw(paths)
     users = open_owned(paths.users_lock, os.O_RDWR)
     # The starter waits for this process only; its child has no parent whose end or tree-kill could reach it.
@@ -386,7 +386,7 @@ def main(home: str, install: str) -> None:
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         keep(paths, install, users)
-    except (KeeperError, OSError) as error:
+    except (SupervisorError, OSError) as error:
         print(f"dlgforge: {error}", file=sys.stderr, flush=True)
         os._exit(1)
     os._exit(0)

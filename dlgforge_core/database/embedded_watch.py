@@ -1,4 +1,4 @@
-"""Sees to it that the embedded server's supervisor is there for as long as this process uses the server."""
+"""Watch of the embedded server's supervisor: it is there for as long as this process uses the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of our Postgres advisory locks, all in one place so that no two are the same.
+"""Keys of our Postgres advisory locks, all in one module so that no two are the same.
 
 Each is the first of a lock's two keys, and says what the lock is for; the second says which one. They share
 the database with whoever else locks there, hence the numbers out of the way. Never change one: processes of

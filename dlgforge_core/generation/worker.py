@@ -96,7 +96,7 @@ class Worker:
             keep_reasoning=generation.run.keep_reasoning,
         )
         slots = self._context.slots
-        store.in_a_hurry = lambda: not slots.all_wanted
+        store.write_is_awaited = lambda: not slots.all_wanted
         self._rolling: Rolling[Claim | _Held] = Rolling(self._carry, slots, generation.run.open_dialogues)
         client.on_answer(self._answered)
         client.before_call(store.lease.permit)

@@ -142,12 +142,12 @@ def judge_dialogues(
                     itertools.chain([first], todo),
                     stopping,
                 )
-                sitting = _Sitting(work, tuple(endpoints()), refresh())
+                session = _Session(work, tuple(endpoints()), refresh())
                 started = time.monotonic()
-                sitting.start()
-                watch = _Watch(wanted, min(present, wanted), tallies, sitting.stats, started)
-                _see_through(sitting, lambda _: on_status(watch.status()), started, poll_s, first_report_s)
-                calls, stop_reason = sitting.stats(), sitting.stop_reason
+                session.start()
+                watch = _Watch(wanted, min(present, wanted), tallies, session.stats, started)
+                _see_through(session, lambda _: on_status(watch.status()), started, poll_s, first_report_s)
+                calls, stop_reason = session.stats(), session.stop_reason
             if sum(tally.kept + tally.given for tally in tallies.values()) >= wanted:
                 stop_reason = None  # the last verdict cost the last token
             if stop_reason is None:
@@ -156,10 +156,10 @@ def judge_dialogues(
 
 
 def _see_through(
-    sitting: _Sitting, report: Callable[[float], None], started: float, poll_s: float, first_report_s: float
+    session: _Session, report: Callable[[float], None], started: float, poll_s: float, first_report_s: float
 ) -> None:
     try:
-        report_while(sitting, report, started, poll_s=poll_s, first_report_s=first_report_s)
+        report_while(session, report, started, poll_s=poll_s, first_report_s=first_report_s)
     except RunStoppedError as error:
         raise type(error)(f"{error}\nRun the same configuration again to go on judging.") from None
 
@@ -204,7 +204,7 @@ class _Work:
     stopping: threading.Event
 
 
-class _Sitting:
+class _Session:
     """The engine on an event loop and a thread of its own; the caller's stays free to be interrupted."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which passages an answer draws on, told by the words they share."""
+"""Citations: which passages an answer draws on, by the words they share."""
 
 from __future__ import annotations
 

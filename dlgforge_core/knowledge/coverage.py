@@ -1,4 +1,4 @@
-"""Which document a dialogue is grounded in: evenly spread, by counts in Postgres that all workers share."""
+"""Coverage: each dialogue gets a document, evenly spread by counts in Postgres that all workers share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dlgforge_core.database import lock_keys
 from dlgforge_core.database.connection import AsyncConnection
 from dlgforge_core.database.database import Database
 from dlgforge_core.knowledge.index_store import index_documents
-from dlgforge_core.knowledge.pool import Candidates, Choice, DocumentPool, Places, Uses
+from dlgforge_core.knowledge.pool import Candidates, Choice, DocumentPool, Positions, Uses
 from dlgforge_core.languages import base_code
 from dlgforge_core.store.results import FORMER_PLANS
 
@@ -24,7 +24,7 @@ _LOCK = f"SELECT pg_advisory_xact_lock({lock_keys.ASSIGNMENTS}, hashtext(%(finge
 # The lock is kept until the end of the transaction: waiting for the disk there would let few through. What
 # a server's crash may take back is only what nothing durable was written after, by anybody: the log keeps
 # its order.
-_HURRY = "SET LOCAL synchronous_commit TO off"
+_ASYNC_COMMIT = "SET LOCAL synchronous_commit TO off"
 _ASSIGNED = """
 SELECT document, nth FROM knowledge_assignments
 WHERE fingerprint = %(fingerprint)s AND dialogue_id = %(dialogue)s
@@ -93,8 +93,8 @@ class KnownUses:
 
     def add(self, document: str, n: int) -> None:
         """Count a document `n` times more."""
-        if (place := self.pool.place(document)) is not None:
-            self.counts[place] += n
+        if (position := self.pool.position(document)) is not None:
+            self.counts[position] += n
 
     async def choose(self, connection: AsyncConnection, names: Mapping[str, str], choice: Choice) -> int:
         """The place of the document that the choice falls on by the counts as they are in Postgres."""
@@ -104,22 +104,24 @@ class KnownUses:
         while n <= _FEW or n < len(self.pool):
             if len(self.pool) > _FEW and self.counts.min() > self._least_when_read:
                 break
-            places = choice.best(self.counts, n) if n < len(self.pool) else np.arange(n)
-            before = self.counts[places]
-            await self._look_up(connection, names, places)
-            if n < len(self.pool) and (self.counts[places] == before).all():
-                return int(places[0])
-            looked_up.update(places.tolist())
-            if (place := int(choice.best(self.counts)[0])) in looked_up:
-                return place
+            positions = choice.best(self.counts, n) if n < len(self.pool) else np.arange(n)
+            before = self.counts[positions]
+            await self._look_up(connection, names, positions)
+            if n < len(self.pool) and (self.counts[positions] == before).all():
+                return int(positions[0])
+            looked_up.update(positions.tolist())
+            if (position := int(choice.best(self.counts)[0])) in looked_up:
+                return position
             n *= 8
         await self._read_all(connection, names)
         return int(choice.best(self.counts)[0])
 
-    async def _look_up(self, connection: AsyncConnection, names: Mapping[str, str], places: Places) -> None:
-        wanted = {self.pool.names[place]: place for place in places.tolist()}
+    async def _look_up(
+        self, connection: AsyncConnection, names: Mapping[str, str], positions: Positions
+    ) -> None:
+        wanted = {self.pool.names[position]: position for position in positions.tolist()}
         cursor = await connection.execute(_USES, {**names, "documents": list(wanted)})
-        self.counts[places] = 0
+        self.counts[positions] = 0
         for document, uses in await cursor.fetchall():
             self.counts[wanted[document]] = uses
 
@@ -152,18 +154,18 @@ async def assign_document(
     choice = Choice(candidates, coverage, seed, dialogue_id)
     names = {"fingerprint": fingerprint, "dialogue": dialogue_id}
     async with connection.transaction():
-        await connection.execute(_HURRY)
+        await connection.execute(_ASYNC_COMMIT)
         await connection.execute(_LOCK, names)
         cursor = await connection.execute(_ASSIGNED, names)
         if (row := await cursor.fetchone()) is not None:
             return Assignment(str(row[0]), int(row[1]))
-        place = await known.choose(connection, names, choice)
-        document = candidates.pool.names[place]
+        position = await known.choose(connection, names, choice)
+        document = candidates.pool.names[position]
         cursor = await connection.execute(_ASSIGN, {**names, "document": document})
         row = await cursor.fetchone()
         assert row is not None  # one row was inserted
         nth = int(row[0])
-    known.counts[place] = nth + 1
+    known.counts[position] = nth + 1
     return Assignment(document, nth)
 
 
@@ -174,7 +176,7 @@ async def release_document(connection: AsyncConnection, fingerprint: str, dialog
     """
     names = {"fingerprint": fingerprint, "dialogue": dialogue_id}
     async with connection.transaction():
-        await connection.execute(_HURRY)
+        await connection.execute(_ASYNC_COMMIT)
         await connection.execute(_LOCK, names)
         row = await (await connection.execute(_RELEASE, names)).fetchone()
     return "" if row is None else str(row[0])

@@ -1,4 +1,4 @@
-"""Which index a dataset's dialogues draw on."""
+"""Current index: the one that a dataset's dialogues draw on."""
 
 from __future__ import annotations
 

@@ -34,11 +34,11 @@ class DenseIndex:
             )
         if mask is None:
             return self._vectors @ query
-        places = np.flatnonzero(mask)
-        if len(places) >= _GATHER_BELOW * len(mask):
+        positions = np.flatnonzero(mask)
+        if len(positions) >= _GATHER_BELOW * len(mask):
             return np.where(mask, self._vectors @ query, np.float32(-1))
         scores = np.full(len(mask), -1, np.float32)
-        scores[places] = self._vectors[places] @ query
+        scores[positions] = self._vectors[positions] @ query
         return scores
 
 

@@ -1,4 +1,4 @@
-"""The language of a text, or that it cannot be told."""
+"""Language detection: the language of a text, or that it is unknown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts as vectors of length 1, by an endpoint's /v1/embeddings or a sentence-transformers model."""
+"""Embeddings: texts as vectors of length 1, by an endpoint's /v1/embeddings or sentence-transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's side of an index: read whole once, chunks' texts as they are needed."""
+"""Index reader: a worker reads its index whole once, and chunks' texts as they are needed."""
 
 from __future__ import annotations
 

@@ -91,12 +91,12 @@ class LexicalIndex:
 
 def best(scores: Scores, k: int) -> list[tuple[int, float]]:
     """Places and scores of the k highest scores above zero, the highest first; ties by place."""
-    places = np.flatnonzero(scores > 0)
-    values = scores[places]
+    positions = np.flatnonzero(scores > 0)
+    values = scores[positions]
     if len(values) > k:
         # Only of what was found: numpy takes ten times as long where most values are equal. All that are
         # equal at the border are looked at, as the partition may take any of them.
         kept = values >= np.partition(values, len(values) - k)[len(values) - k]
-        places, values = places[kept], values[kept]
+        positions, values = positions[kept], values[kept]
     order = np.argsort(-values, kind="stable")[:k]
-    return [(int(places[at]), float(values[at])) for at in order]
+    return [(int(positions[at]), float(values[at])) for at in order]

@@ -1,4 +1,4 @@
-"""The documents that dialogues may be given, and which of them one is given: evenly, by relevance, by lot."""
+"""Document pool: what dialogues may be given, and which of it one is given: evenly, by relevance, by lot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlgforge_core.config import CoverageConfig
 from dlgforge_core.knowledge.dense import Mask
 from dlgforge_core.knowledge.types import Document
 
-Places = npt.NDArray[np.intp]
+Positions = npt.NDArray[np.intp]
 Uses = npt.NDArray[np.int64]
 Draws = npt.NDArray[np.uint64]
 
@@ -32,13 +32,13 @@ class DocumentPool:
         documents: Sequence[Document],
         *,
         language: str = "",
-        places: Places | None = None,
+        positions: Positions | None = None,
         mask: Mask | None = None,
         lots: Draws | None = None,
     ) -> None:
         self.documents = documents
         self.language = language
-        self.places = places
+        self.positions = positions
         self.mask = mask
         self.names = [document.name for document in documents]
         self.lots = _lots(self.names) if lots is None else lots
@@ -46,10 +46,10 @@ class DocumentPool:
     def __len__(self) -> int:
         return len(self.names)
 
-    def place(self, document: str) -> int | None:
+    def position(self, document: str) -> int | None:
         """Where a document stands in the pool, if it does."""
-        place = bisect_left(self.names, document)
-        return place if place < len(self.names) and self.names[place] == document else None
+        position = bisect_left(self.names, document)
+        return position if position < len(self.names) and self.names[position] == document else None
 
 
 def _lots(names: Sequence[str]) -> Draws:
@@ -69,8 +69,8 @@ class Candidates:
 
     def relevance_of(self, document: str) -> float:
         """That of a document by name; 0 for one that is none of them."""
-        place = self.pool.place(document)
-        return 0.0 if place is None else float(self.relevance[place])
+        position = self.pool.position(document)
+        return 0.0 if position is None else float(self.relevance[position])
 
 
 class Choice:
@@ -88,7 +88,7 @@ class Choice:
         """Whether the choice depends on how often the documents were used."""
         return not self._by_lot and self._coverage.doc_coverage_mode == "balanced"
 
-    def best(self, uses: Uses, n: int = 1) -> Places:
+    def best(self, uses: Uses, n: int = 1) -> Positions:
         """The document to take, by its place in the pool, and those that come next; `n` at most."""
         if self._by_lot:
             return np.array([self._any], np.intp)
@@ -101,29 +101,29 @@ class Choice:
             pool = np.flatnonzero(uses <= least + 1)
         return self._fittest(pool, n)
 
-    def _fittest(self, places: Places, n: int) -> Places:
+    def _fittest(self, positions: Positions, n: int) -> Positions:
         relevance = self._candidates.relevance
-        if len(places) > n:
+        if len(positions) > n:
             # Those that fit at all are few: numpy partitions slowly where most values are equal.
-            fit = places[relevance[places] > 0]
+            fit = positions[relevance[positions] > 0]
             if len(fit) >= n:
                 values = relevance[fit]
                 border = np.partition(values, len(fit) - n)[len(fit) - n]
                 above, level = fit[values > border], fit[values == border]
             else:
-                above, level = fit, places[relevance[places] <= 0]
+                above, level = fit, positions[relevance[positions] <= 0]
             left = n - len(above)
             if len(level) > left > 0:
                 draws = self._draws(level)
                 lowest = [draws.argmin()] if left == 1 else np.argpartition(draws, left - 1)[:left]
                 level = level[lowest]
-            places = np.concatenate([above, level[:left]])
-        return places[np.lexsort((self._draws(places), -relevance[places]))]
+            positions = np.concatenate([above, level[:left]])
+        return positions[np.lexsort((self._draws(positions), -relevance[positions]))]
 
-    def _draws(self, places: Places) -> Draws:
+    def _draws(self, positions: Positions) -> Draws:
         """A draw for each document, to part those that are equally relevant."""
         # The finaliser of SplitMix64, https://doi.org/10.1145/2714064.2660195: every bit depends on all.
-        mixed = self._candidates.pool.lots[places] ^ np.uint64(self._salt)
+        mixed = self._candidates.pool.lots[positions] ^ np.uint64(self._salt)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return mixed ^ (mixed >> np.uint64(31))

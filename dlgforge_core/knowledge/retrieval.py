@@ -1,4 +1,4 @@
-"""Passages for a question, found in an index by words, by meaning, or by both."""
+"""Retrieval: passages for a question, found in an index by words, by meaning, or by both."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Knowledge:
             document.name: range(end - document.n_chunks, end)
             for document, end in zip(self._documents, ends, strict=True)
         }
-        self._starts = np.array([places.start for places in self._ranges.values()], np.intp)
+        self._starts = np.array([positions.start for positions in self._ranges.values()], np.intp)
         self._languages = frozenset(document.language for document in self._documents)
         self._pools = await asyncio.to_thread(self._make_pools)
         self._lexical = await asyncio.to_thread(LexicalIndex.from_files, files, len(self._ids))
@@ -145,14 +145,14 @@ class Knowledge:
         for language in self._languages - {""}:
             of_it = (languages == language) | (languages == "")
             if not of_it.all():
-                places = np.flatnonzero(of_it)
-                documents = [self._documents[place] for place in places]
+                positions = np.flatnonzero(of_it)
+                documents = [self._documents[position] for position in positions]
                 pools[language] = DocumentPool(
                     documents,
                     language=language,
-                    places=places,
+                    positions=positions,
                     mask=np.repeat(of_it, lengths),
-                    lots=every.lots[places],
+                    lots=every.lots[positions],
                 )
         return pools
 
@@ -167,7 +167,7 @@ class Knowledge:
         """The chunks of a document, in order. Raises KnowledgeError when the index does not have it."""
         if document not in self._ranges:
             raise KnowledgeError(f"the knowledge index has no document {document!r}")
-        return await self._reader.chunks([self._ids[place] for place in self._ranges[document]])
+        return await self._reader.chunks([self._ids[position] for position in self._ranges[document]])
 
     async def chunks(self, chunk_ids: Sequence[str]) -> list[Chunk]:
         """Chunks by their ids, in order. Raises KnowledgeError when one is not in the store."""
@@ -216,7 +216,7 @@ class Knowledge:
                 return np.zeros(len(pool), np.float32)
             scores = np.where(shares >= _ON_TOPIC_FROM, scores, np.float32(0))
             of_documents = np.maximum.reduceat(scores, self._starts)
-            return of_documents if pool.places is None else of_documents[pool.places]
+            return of_documents if pool.positions is None else of_documents[pool.positions]
 
         return Candidates(pool, await self._off_loop(find))
 
@@ -241,8 +241,8 @@ class Knowledge:
         mask = None if pool is None else pool.mask
         reranked = self._reranker is not None
         wanted = max(k, self._retrieval.rerank.candidates) if reranked else k
-        places = await self._places(query, language, mask, wanted * _SPARE)
-        hits = await self._of_different_texts(places, wanted)
+        positions = await self._positions(query, language, mask, wanted * _SPARE)
+        hits = await self._of_different_texts(positions, wanted)
         if self._reranker is not None and len(hits) > 1:
             try:
                 hits = await self._reranker.order(query, hits)
@@ -250,19 +250,19 @@ class Knowledge:
                 self._warn("reranking", error)
         return hits[:k]
 
-    async def _of_different_texts(self, places: Sequence[tuple[int, float]], n: int) -> list[Hit]:
+    async def _of_different_texts(self, positions: Sequence[tuple[int, float]], n: int) -> list[Hit]:
         """The first `n` of these places as hits, each text once: documents share notices and forms."""
         hits: dict[str, Hit] = {}
-        for start in range(0, len(places), n):
-            group = places[start : start + n]
-            chunks = await self._reader.chunks([self._ids[place] for place, _ in group])
+        for start in range(0, len(positions), n):
+            group = positions[start : start + n]
+            chunks = await self._reader.chunks([self._ids[position] for position, _ in group])
             for chunk, (_, score) in zip(chunks, group, strict=True):
                 hits.setdefault(" ".join(chunk.text.split()), Hit(chunk, score))
             if len(hits) >= n:
                 break
         return list(hits.values())[:n]
 
-    async def _places(
+    async def _positions(
         self, query: str, language: str | None, mask: Mask | None, n: int
     ) -> list[tuple[int, float]]:
         """Places of the `n` best chunks in the index, with their scores."""
@@ -281,7 +281,7 @@ class Knowledge:
                 rankings.append(best(self._dense.scores(vector, mask), depth))
             if len(rankings) == 1:
                 return rankings[0][:n]
-            fused = reciprocal_rank_fusion([[place for place, _ in ranking] for ranking in rankings])
+            fused = reciprocal_rank_fusion([[position for position, _ in ranking] for ranking in rankings])
             return sorted(fused.items(), key=lambda item: (-item[1], item[0]))[:n]
 
         return await self._off_loop(find)

@@ -1,4 +1,4 @@
-"""The texts of the passages that finished dialogues were given: their evidence names chunks alone."""
+"""Passage texts for finished dialogues: their evidence names chunks alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What knowledge is made of: documents, cut into chunks, found as hits."""
+"""Types of knowledge: documents, cut into chunks, found as hits."""
 
 from __future__ import annotations
 

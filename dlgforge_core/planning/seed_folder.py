@@ -25,7 +25,7 @@ class SeedFile(FoundFile):
         return batch_name(self.name)
 
 
-def seed_place(path: str, env: Mapping[str, str] = os.environ) -> str:
+def seed_location(path: str, env: Mapping[str, str] = os.environ) -> str:
     """`path`, or where it is empty the folder in DLGFORGE_SEED_FOLDER; empty: the shipped topics."""
     return path or env.get(SEED_FOLDER_ENV, "").strip()
 

@@ -1,4 +1,4 @@
-"""What the checks of single dialogues find: counts and a few examples, which add up over parts of a set."""
+"""Findings of the checks of single dialogues: counts and a few examples, which add up over parts of a set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a message gives away of what is behind it: instructions, a persona, passages that were shown."""
+"""Leaks: what a message gives away of instructions, of a persona, of passages that were shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Semantic near-copies: of dialogues that open with the same question in other words, the first is kept."""
+"""Semantic dedup: of dialogues that open with the same question in other words, the first is kept."""
 
 from __future__ import annotations
 

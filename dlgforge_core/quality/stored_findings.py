@@ -1,4 +1,4 @@
-"""What checks found in the plans of a scope, kept, so that only what is new is looked at."""
+"""Findings of checks, kept with the plans of a scope, so that only what is new is looked at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Near-copies of questions: shingles of the normal form, MinHash signatures, and the bands that find them.
+"""Near-duplicates of questions (dedup): shingles of the normal form, MinHash signatures, bands of these.
 
 Two questions are near-copies when the Jaccard similarity of their shingle sets reaches a threshold. Bands of
 a MinHash signature find the candidates, as in locality-sensitive hashing; the exact similarity decides, so

@@ -1,4 +1,4 @@
-"""Reserving questions where near-copies are refused: who comes first, and what the others collide with."""
+"""Reservations of questions (dedup): who comes first where near-copies are refused, and what repeats what."""
 
 from __future__ import annotations
 

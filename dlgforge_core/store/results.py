@@ -1,4 +1,4 @@
-"""What came out: the finished dialogues of a run, or of everything made under one fingerprint, and figures.
+"""Results: the finished dialogues of a run, or of everything made under one fingerprint, and figures.
 
 A scope names plans and how many dialogues of each are wanted. Several runs may share a plan, when partitions
 are materialized one by one and then together; a scope holds every dialogue once all the same.

@@ -57,7 +57,7 @@ class WorkerStore:
         setup: str = "",
         similarity_threshold: float = 1.0,
     ) -> None:
-        self.in_a_hurry: Callable[[], bool] = lambda: True
+        self.write_is_awaited: Callable[[], bool] = lambda: True
         """Whether somebody waits for the next write; if not, writes gather a little longer."""
         self.lease = Lease(lease_s)
         """Whether calls may be made for the dialogues that are claimed."""
@@ -265,7 +265,7 @@ class WorkerStore:
         )
 
     def _linger_s(self) -> float:
-        return 0.0 if self.in_a_hurry() else _LINGER_S
+        return 0.0 if self.write_is_awaited() else _LINGER_S
 
     async def _write_group(self, ops: Sequence[writes.Write]) -> Sequence[object]:
         async def run(connection: AsyncConnection) -> Sequence[object]:

@@ -1,4 +1,4 @@
-"""What a worker writes of its dialogues, and how a group of such writes reaches Postgres at once."""
+"""Writes of a worker, and how a group of them reaches Postgres at once."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ async def execute(
     write whose worker no longer holds the lease has no effect, and a LeaseLostError for its result.
     """
     rows: dict[type[Write], list[dict[str, Any]]] = {}
-    for place, op in enumerate(ops):
-        common = {"op": place, "worker_id": op.worker_id, "dialogue_id": op.dialogue_id}
+    for number, op in enumerate(ops):
+        common = {"op": number, "worker_id": op.worker_id, "dialogue_id": op.dialogue_id}
         rows.setdefault(type(op), []).append(common | op.row())
     results: list[object] = [
         LeaseLostError(f"dialogue {op.dialogue_id} was taken over by another worker") for op in ops
@@ -154,8 +154,8 @@ async def execute(
         questions = unlike.prepared(rows.pop(ReserveQuestion))
         kinds.remove(ReserveQuestion)
         cursors, reserved = await _reserving(connection, fingerprint, unlike, questions, kinds, rows)
-        for place, reservation in reserved.items():
-            results[place] = reservation
+        for number, reservation in reserved.items():
+            results[number] = reservation
     elif len(kinds) == 1:
         cursors = [await _send(connection, fingerprint, kinds[0], rows)]
     else:
@@ -163,8 +163,8 @@ async def execute(
         async with connection.pipeline():
             cursors = [await _send(connection, fingerprint, kind, rows) for kind in kinds]
     for cursor in cursors:
-        for place, result in await cursor.fetchall():
-            results[place] = result
+        for number, result in await cursor.fetchall():
+            results[number] = result
     return results
 
 

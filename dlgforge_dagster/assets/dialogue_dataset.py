@@ -142,13 +142,13 @@ def _offered(record: RunRecord) -> list[str]:
 
 def _nothing_done(outcomes: Outcomes) -> str:
     """Why there is nothing to write, and what would help."""
-    told = f"none of {outcomes.planned} planned dialogues is finished"
+    state = f"none of {outcomes.planned} planned dialogues is finished"
     if not outcomes.dropped:
-        return f"{told}: materialize `dialogues` until some are; what was written before stays as it is"
+        return f"{state}: materialize `dialogues` until some are; what was written before stays as it is"
     reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(outcomes.drop_reasons.items()))
     return (
-        f"{told}; {outcomes.dropped} were dropped ({reasons}), as the log of `dialogues` tells: mend what is "
-        "wrong there and materialize `dialogues` again; what was written before stays as it is"
+        f"{state}; {outcomes.dropped} were dropped ({reasons}), as the log of `dialogues` shows: mend what "
+        "is wrong there and materialize `dialogues` again; what was written before stays as it is"
     )
 
 
@@ -169,15 +169,15 @@ def _dedup(config: SemanticDedupConfig) -> Iterator[SemanticDedup | None]:
 
 def _counts(summary: DatasetSummary) -> Mapping[str, Any]:
     """What splits, filters and documents there are to tell of."""
-    told: dict[str, Any] = {}
+    counted: dict[str, Any] = {}
     if len(summary.by_split) > 1:
-        told["splits"] = count_table("split", "dialogues", summary.by_split)
+        counted["splits"] = count_table("split", "dialogues", summary.by_split)
     if summary.refused:
-        told["filtered_out"] = sum(summary.refused.values())
-        told |= _refused(summary.refused)
+        counted["filtered_out"] = sum(summary.refused.values())
+        counted |= _refused(summary.refused)
     if summary.documents:
-        told["documents_used"] = len(summary.documents)
-    return told
+        counted["documents_used"] = len(summary.documents)
+    return counted
 
 
 def _file_table(summary: DatasetSummary) -> dg.TableMetadataValue:

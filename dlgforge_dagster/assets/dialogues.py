@@ -34,9 +34,9 @@ from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import dialogues_metadata
 from dlgforge_dagster.partitions import dialogue_key, is_mislabelled, seed_batch_of
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
-from dlgforge_dagster.steps import as_failure, endpoints_place, failure, tell_status
+from dlgforge_dagster.steps import as_failure, endpoint_slot, failure, report_status
 from dlgforge_dagster.tags import FINGERPRINT_TAG, NOTHING_TAG, OWNERS, RUN_ID_TAG
-from dlgforge_dagster.versions import Provenance, dialogues_version, digest, told_versions
+from dlgforge_dagster.versions import Provenance, dialogues_version, digest, recorded_versions
 
 
 def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
@@ -107,7 +107,7 @@ def _dialogues(
         context.run.run_id, {RUN_ID_TAG: run.run_id, FINGERPRINT_TAG: run.fingerprint[:16]}
     )
     made_from = Provenance.of(context, [dataset.key("seed_topics"), dataset.key("knowledge_index")])
-    with endpoints_place(context, run_store, generation.run.max_concurrent_runs):
+    with endpoint_slot(context, run_store, generation.run.max_concurrent_runs):
         report = _generate(context, run, run_store, ray, store, llm, settings, index)
     if report.stop_reason is not None:
         context.log.warning(f"stopped before the plan was complete: {report.stop_reason}")
@@ -122,7 +122,7 @@ def _dialogues(
     whole = dataset.partitions.selected(context) is None
     unfinished = not whole and not report.progress.complete
     if whole or unfinished or is_mislabelled(context.run.tags):
-        _tell_partitions(dataset, context, versions, made_from)
+        _report_partitions(dataset, context, versions, made_from)
     if unfinished:
         context.log.warning("not materialized: run the same again with a larger budget, or none, to finish")
         context.log_event(dg.AssetObservation(context.asset_key, metadata=metadata))
@@ -151,10 +151,10 @@ def _prepare(
     languages, names = chosen
     known = {batch.name for batch in batches}
     if gone := [name for name in names if name not in known]:
-        told = f"{', '.join(gone)}: there is no seed file for it any more, or none that can be read"
+        problem = f"{', '.join(gone)}: there is no seed file for it any more, or none that can be read"
         if seed_batch_of(context.run.tags):  # asked for by itself, unlike the others of a backfill
-            raise dg.Failure(f"{told}; put the file back, or delete the partition", allow_retries=False)
-        context.log.warning(f"{told}: nothing to make there")
+            raise dg.Failure(f"{problem}; put the file back, or delete the partition", allow_retries=False)
+        context.log.warning(f"{problem}: nothing to make there")
         names = [name for name in names if name in known]
     if not names:
         return None
@@ -190,7 +190,7 @@ def _versions(
     }
 
 
-def _tell_partitions(
+def _report_partitions(
     dataset: DatasetSpec,
     context: dg.AssetExecutionContext,
     versions: Mapping[Part, str],
@@ -200,10 +200,14 @@ def _tell_partitions(
 
     Of those alone that Dagster knows otherwise: an unchanged run writes down nothing.
     """
-    told = told_versions(context.instance, context.asset_key)
+    recorded = recorded_versions(context.instance, context.asset_key)
     for part, version in versions.items():
         key = dialogue_key(part.language, part.batch)
-        if part.language not in dataset.partitions.languages or part.unfinished or told.get(key) == version:
+        if (
+            part.language not in dataset.partitions.languages
+            or part.unfinished
+            or recorded.get(key) == version
+        ):
             continue
         figures = {"dialogues_planned": part.planned, "dialogues_done": part.done}
         context.log_event(
@@ -231,7 +235,7 @@ def _generate(
             "calls_per_s": round(status.calls_per_s, 2),
             "tokens_per_s": round(status.tokens_per_s, 1),
         }
-        tell_status(context, status, figures)
+        report_status(context, status, figures)
 
     try:
         # Before anything starts, so that a key that is missing is known at once.

@@ -28,10 +28,10 @@ from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata import table
 from dlgforge_dagster.steps import (
     as_failure,
-    endpoints_place,
+    endpoint_slot,
     failure,
+    report_status,
     run_and_scope,
-    tell_status,
 )
 from dlgforge_dagster.tags import JUDGED_TAG, OWNERS
 from dlgforge_dagster.versions import code_version, digest
@@ -91,9 +91,9 @@ def _judgements(
     context.instance.add_run_tags(context.run.run_id, {JUDGED_TAG: record.fingerprint[:16]})
     # As many at once as the dialogues were made with, whether the recipe says so or the launchpad did.
     recorded = record.config.get("generation", {}).get("run", {})
-    places = recorded.get("max_concurrent_runs", dataset.recipe.run.max_concurrent_runs)
+    slots = recorded.get("max_concurrent_runs", dataset.recipe.run.max_concurrent_runs)
     try:
-        report = _judge(dataset, context, run_store, scope, judge, places)
+        report = _judge(dataset, context, run_store, scope, judge, slots)
     except DlgforgeError as error:
         raise failure(context, error, fingerprint=record.fingerprint[:16]) from error
     for tally in report.tallies.values():
@@ -120,7 +120,7 @@ def _judge(
     run_store: RunStore,
     scope: Scope,
     judge: JudgeConfig,
-    places: int,
+    slots: int,
 ) -> JudgingReport:
     ray, llm = dataset.ray(context), dataset.llm(context)
 
@@ -131,10 +131,10 @@ def _judge(
             "calls_per_s": round(status.calls_per_s, 2),
             "tokens_per_s": round(status.tokens_per_s, 1),
         }
-        tell_status(context, status, figures)
+        report_status(context, status, figures)
 
     def endpoints() -> Sequence[Endpoint]:
-        held.enter_context(endpoints_place(context, run_store, places))
+        held.enter_context(endpoint_slot(context, run_store, slots))
         found = llm.endpoints(judge.concurrency, context.log.info, ray)
         for endpoint in found:
             context.log.info(f"endpoint {endpoint.name}: {endpoint.base_url}")
@@ -199,7 +199,7 @@ def _judge_rows(report: JudgingReport, found: Agreement) -> list[dict[str, Any]]
             {
                 "judge": judge.name,
                 "model": judge.model,
-                "mean score": _told(found.mean_of(judge.name), 2),
+                "mean score": _shown(found.mean_of(judge.name), 2),
                 "given": tally.given,
                 "kept": tally.kept,
                 "failed": tally.failures.total(),
@@ -215,8 +215,8 @@ def _pair_rows(found: Agreement) -> list[dict[str, Any]]:
         {
             "judges": f"{pair.first}, {pair.second}",
             "judged by both": pair.units,
-            "Krippendorff's alpha": _told(pair.alpha, 3),
-            "mean difference": _told(pair.mean_difference, 2),
+            "Krippendorff's alpha": _shown(pair.alpha, 3),
+            "mean difference": _shown(pair.mean_difference, 2),
             "within 1 point": "" if pair.within_one is None else f"{pair.within_one:.0%}",
         }
         for pair in found.pairs
@@ -226,7 +226,7 @@ def _pair_rows(found: Agreement) -> list[dict[str, Any]]:
             {
                 "judges": "all",
                 "judged by both": found.units,
-                "Krippendorff's alpha": _told(found.alpha, 3),
+                "Krippendorff's alpha": _shown(found.alpha, 3),
                 "mean difference": "",
                 "within 1 point": "",
             }
@@ -256,5 +256,5 @@ def _lowest_markdown(lowest: Sequence[LowScore], names: Mapping[str, str]) -> st
     return "\n\n".join(parts)
 
 
-def _told(figure: float | None, digits: int) -> str:
+def _shown(figure: float | None, digits: int) -> str:
     return "" if figure is None else f"{figure:.{digits}f}"

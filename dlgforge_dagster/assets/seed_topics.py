@@ -10,7 +10,7 @@ import dagster as dg
 
 from dlgforge_core.config import SeedsConfig, validate
 from dlgforge_core.errors import SeedError
-from dlgforge_core.planning.seed_folder import read_seed_batches, seed_place
+from dlgforge_core.planning.seed_folder import read_seed_batches, seed_location
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
@@ -65,9 +65,9 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         run_store = dataset.store(context).run_store(dataset.name)
         # In a run of one partition that file alone: another one that is broken is not this run's matter.
         only = seed_batch_of(context.run.tags)
-        place = seeds.path if dataset.name else seed_place(seeds.path)
+        location = seeds.path if dataset.name else seed_location(seeds.path)
         try:
-            found = read_seed_batches(place, strict=seeds.strict, only=only)
+            found = read_seed_batches(location, strict=seeds.strict, only=only)
         except SeedError as error:
             raise dg.Failure(str(error)) from None
         batches = found.batches

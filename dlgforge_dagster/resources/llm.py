@@ -45,8 +45,8 @@ class LlmResource(_Base):  # type: ignore[misc]
         """
         if self._endpoints is None:
             provisioner = provisioner_for(self.settings, slots=slots, ray_session=ray.session(progress))
-            if said := addresses_replaced(plain(self, LlmConfig), os.environ):
-                progress(said)
+            if problem := addresses_replaced(plain(self, LlmConfig), os.environ):
+                progress(problem)
             # Both, as Dagster may tear resources down in any order; stopping twice does no harm.
             ray.before_teardown(provisioner.stop)
             self.before_teardown(provisioner.stop)

@@ -15,7 +15,7 @@ from dlgforge_core.database.ping import ping_blocking
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.crashes import fail_on_crash
-from dlgforge_dagster.liveness import show_alive
+from dlgforge_dagster.liveness import show_liveness
 from dlgforge_dagster.storage import instance_dsn
 
 _Base: Any = config_class(StoreConfig, dg.ConfigurableResource)
@@ -63,7 +63,7 @@ class StoreResource(_Base):  # type: ignore[misc]
             store.migrate()
             self._store = store
             if self._instance is not None and self._run_id is not None:
-                show_alive(self._instance, self._run_id, store)
+                show_liveness(self._instance, self._run_id, store)
                 fail_on_crash(self._instance, self._run_id)
         return RunStore(self._store.database, dataset)
 

@@ -15,7 +15,7 @@ from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import build_jobs
 from dlgforge_dagster.resources import StoreResource
 from dlgforge_dagster.stale_runs import RESUMES_TAG, build_stale_runs
-from dlgforge_dagster.tags import ALIVE_TAG
+from dlgforge_dagster.tags import LIVENESS_TAG
 from tests.support.judging import generated
 from tests.support.processes import kill
 from tests.support.simulated_endpoint import SimulatedEndpoint
@@ -58,7 +58,7 @@ def test_a_run_killed_while_it_judges_is_failed_and_resumed(
     process = subprocess.Popen([sys.executable, "-c", _RUN, json.dumps(config)])
 
     def under_way() -> dg.DagsterRun | None:
-        return next((run for run in instance.get_runs() if ALIVE_TAG in run.tags), None)
+        return next((run for run in instance.get_runs() if LIVENESS_TAG in run.tags), None)
 
     try:
         run = wait_until(under_way, 60, "the run shows that it lives")
@@ -76,13 +76,13 @@ def test_a_run_killed_while_it_judges_is_failed_and_resumed(
     (request,) = second.run_requests or ()
     assert request.job_name == JOB
     assert request.tags[RESUMES_TAG] == run.run_id
-    assert ALIVE_TAG not in request.tags
+    assert LIVENESS_TAG not in request.tags
 
 
 def test_a_run_whose_state_is_in_another_database_is_left_alone(
     store: RunStore, instance: dg.DagsterInstance
 ) -> None:
-    tags = {ALIVE_TAG: "of another database, or of the run that this one tries again"}
+    tags = {LIVENESS_TAG: "of another database, or of the run that this one tries again"}
     run = dg.DagsterRun(JOB, status=dg.DagsterRunStatus.STARTED, tags=tags)
     instance.add_run(run)
     cursor = None

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from dlgforge_core.database.embedded import embedded_dsn, find_install, release_embedded
-from dlgforge_core.database.embedded_account import Account, KeeperError, server_account
+from dlgforge_core.database.embedded_account import Account, SupervisorError, server_account
 from dlgforge_core.errors import StoreError
 from tests.support.postgres import wait_until_stopped
 
@@ -44,7 +44,7 @@ def home() -> Iterator[Path]:
     os.chown(home, OWNER, OWNER)
     try:
         server_account(str(home), str(home / "postgres"), str(find_install()))
-    except KeeperError as error:
+    except SupervisorError as error:
         pytest.skip(f"the tests are installed where no other user can read them: {error}")
     yield home
     release_embedded(home)
@@ -113,5 +113,5 @@ def test_a_server_that_the_owner_can_steer_gets_no_capability(home: Path, tmp_pa
     home.chmod(0)  # as its owner may do at any time: then the account cannot enter it either
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(KeeperError, match="cannot enter"):
+    with pytest.raises(SupervisorError, match="cannot enter"):
         server_account(str(closed / "home"), str(home), str(find_install()))

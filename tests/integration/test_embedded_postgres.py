@@ -77,7 +77,7 @@ def _leave(user: "subprocess.Popen[str]") -> None:
     assert user.wait(10) == 0
 
 
-def _keeper_pids(home: Path) -> list[int]:
+def _supervisor_pids(home: Path) -> list[int]:
     pids = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -121,7 +121,7 @@ def test_processes_that_start_together_share_one_server(embedded_home: Path, sta
             row = connection.execute("SELECT pg_postmaster_start_time()").fetchone()
             pids.add(row)
     assert len(pids) == 1
-    assert len(_keeper_pids(embedded_home)) == 1
+    assert len(_supervisor_pids(embedded_home)) == 1
 
 
 def test_stops_when_the_last_user_ends(embedded_home: Path, start_user: Starter) -> None:
@@ -133,7 +133,7 @@ def test_stops_when_the_last_user_ends(embedded_home: Path, start_user: Starter)
     ping_blocking(dsn, 5.0)
     _leave(second)
     wait_until_stopped(embedded_home, 5.0)
-    wait_until(lambda: not _keeper_pids(embedded_home), 5, "its keepers end")
+    wait_until(lambda: not _supervisor_pids(embedded_home), 5, "its keepers end")
 
 
 def test_a_user_that_comes_while_the_server_stops_gets_a_new_one(
@@ -154,13 +154,13 @@ def test_kill_9_of_the_user_lets_the_server_stop(embedded_home: Path, start_user
 
 
 def _supervisor(home: Path) -> int:
-    (pid,) = _keeper_pids(home)
+    (pid,) = _supervisor_pids(home)
     return pid
 
 
 def _is_whole(home: Path, dsn: str) -> bool:
     """Whether one supervisor runs a server that answers."""
-    if len(_keeper_pids(home)) != 1:
+    if len(_supervisor_pids(home)) != 1:
         return False
     with contextlib.suppress(psycopg.OperationalError):
         return _read(dsn) == "here"
@@ -178,11 +178,11 @@ def test_a_killed_supervisor_is_started_anew_by_whoever_uses_the_server(
     _leave(first)  # whichever of them has done what
     killed = _supervisor(embedded_home)
     os.kill(killed, number)
-    wait_until(lambda: killed not in _keeper_pids(embedded_home), 30, "it is gone")
+    wait_until(lambda: killed not in _supervisor_pids(embedded_home), 30, "it is gone")
     wait_until(lambda: _is_whole(embedded_home, dsn), 30, "another one is there, on the same address")
     _leave(second)
     wait_until_stopped(embedded_home, 10.0)
-    wait_until(lambda: not _keeper_pids(embedded_home), 10, "its supervisor ends")
+    wait_until(lambda: not _supervisor_pids(embedded_home), 10, "its supervisor ends")
 
 
 def test_supervisor_and_server_killed_together_are_started_anew(
@@ -219,7 +219,7 @@ def test_a_supervisor_that_is_gone_after_the_release_stays_so(embedded_home: Pat
     wait_until_stopped(embedded_home)
     time.sleep(3 * WATCH_S)
     assert postmaster_pid(embedded_home) is None
-    assert not _keeper_pids(embedded_home)
+    assert not _supervisor_pids(embedded_home)
 
 
 def test_kill_9_of_everything_loses_nothing(embedded_home: Path, start_user: Starter) -> None:
@@ -227,7 +227,7 @@ def test_kill_9_of_everything_loses_nothing(embedded_home: Path, start_user: Sta
     _fill(_dsn(user))
     server = postmaster_pid(embedded_home)
     assert server is not None
-    for pid in (user.pid, *_keeper_pids(embedded_home), server):
+    for pid in (user.pid, *_supervisor_pids(embedded_home), server):
         os.kill(pid, signal.SIGKILL)
     user.wait()
     wait_until(lambda: not runs(server), 10)  # a server that is dying may still take a connection
@@ -235,7 +235,7 @@ def test_kill_9_of_everything_loses_nothing(embedded_home: Path, start_user: Sta
     assert _read(embedded_dsn(embedded_home)) == "here"
 
 
-def test_kill_9_of_the_server_is_healed_by_the_keeper(embedded_home: Path) -> None:
+def test_kill_9_of_the_server_is_healed_by_the_supervisor(embedded_home: Path) -> None:
     dsn = embedded_dsn(embedded_home)
     _fill(dsn)
     server = postmaster_pid(embedded_home)
@@ -311,7 +311,7 @@ def test_a_failed_start_shows_the_end_of_the_log(embedded_home: Path) -> None:
     (embedded_home / "postgres" / "PG_VERSION").write_text("12\n")
     with pytest.raises(StoreError, match="database files are incompatible"):
         embedded_dsn(embedded_home)
-    assert not _keeper_pids(embedded_home)
+    assert not _supervisor_pids(embedded_home)
 
 
 def test_a_home_that_cannot_be_written_is_said(tmp_path: Path) -> None:
