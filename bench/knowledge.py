@@ -103,7 +103,7 @@ def queries(n: int, seed: int = 2) -> list[tuple[str, str]]:
     return made
 
 
-def told(name: str, seconds: list[float]) -> None:
+def show(name: str, seconds: list[float]) -> None:
     """Print median and 99th percentile."""
     ms = sorted(1000 * s for s in seconds)
     print(f"{name}: median {statistics.median(ms):.2f} ms, p99 {ms[int(0.99 * len(ms))]:.2f} ms", flush=True)
@@ -151,11 +151,11 @@ async def search(store: RunStore, index_id: str, n: int) -> None:
         for query, language in asked:
             pool = knowledge.pool(language)
             within.append(await timed(knowledge.search(query, language=language, pool=pool)))
-        told("search, all documents", alone)
+        show("search, all documents", alone)
         print(
             f"  CPU of this process: {1000 * cpu / len(asked):.2f} ms each, the client of Postgres included"
         )
-        told(f"search, the {len(knowledge.pool('en')):,} documents of one language", within)
+        show(f"search, the {len(knowledge.pool('en')):,} documents of one language", within)
         held = await longest_hold(knowledge, asked)
         print(f"event loop held at most {1000 * held:.1f} ms while 8 searches ran at once")
         await grounding(knowledge, min(n, 500))
@@ -202,13 +202,13 @@ async def grounding(knowledge: Knowledge, n: int) -> None:
         started = time.perf_counter()
         anchors.append(await engine.anchor(plan))
         seconds.append(time.perf_counter() - started)
-    told(f"a dialogue's document, of {len(knowledge.pool('en')):,}", seconds)
+    show(f"a dialogue's document, of {len(knowledge.pool('en')):,}", seconds)
     print(f"  CPU of this process: {1000 * (time.process_time() - cpu) / len(plans):.2f} ms each")
     cpu, seconds = time.process_time(), list[float]()
     for plan, anchor in zip(plans, anchors, strict=True):
         question = plan.topic.question or plan.topic.topic
         seconds.append(await timed(engine.passages(plan, question, anchor.evidence[0])))
-    told("a turn's passages", seconds)
+    show("a turn's passages", seconds)
     print(f"  CPU of this process: {1000 * (time.process_time() - cpu) / len(plans):.2f} ms each")
 
 
@@ -225,7 +225,7 @@ def dense(n_chunks: int, dimensions: int, n: int) -> None:
             started = time.perf_counter()
             best(index.scores(vector, mask), 3)
             seconds.append(time.perf_counter() - started)
-        told(name, seconds)
+        show(name, seconds)
     print(f"  vectors in memory: {n_chunks * dimensions * 4 / 2**20:.0f} MiB")
 
 

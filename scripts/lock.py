@@ -61,8 +61,8 @@ def check_python(names: set[str], lowest: str) -> None:
         if wanted and not SpecifierSet(wanted).contains(lowest):
             bad.append(f"  {name}=={metadata.version(name)} wants Python {wanted}")
     if bad:
-        told = "\n".join(bad)
-        sys.exit(f"these do not run on Python {lowest}; install older versions, then lock again:\n{told}")
+        problems = "\n".join(bad)
+        sys.exit(f"these do not run on Python {lowest}; install older versions, then lock again:\n{problems}")
 
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s\\;]+)")

@@ -31,13 +31,13 @@ class EmptyDatasetError(DlgforgeError):
             REASONS: f"a reason among saving.filters.judge_reasons = {filters.labels}",
             SEMANTIC_DEDUP: "opened like another one (saving.semantic_dedup)",
         }
-        told = "; ".join(
+        counts = "; ".join(
             f"{count} by {name} ({settings[name]})" if name in settings else f"{count} by {name}"
             for name, count in refused.items()
             if count
         )
         super().__init__(
-            f"no dialogue is left to write: {read} were read, and the filters refused all of them: {told}. "
+            f"no dialogue is left to write: {read} were read, and the filters refused all of them: {counts}. "
             "Loosen the filters; what was written before stays as it is"
         )
 

@@ -92,17 +92,17 @@ class Toolbox:
         except (RunStoppedError, StoreError):
             raise
         except TimeoutError:
-            said = f"{event.name} gave no result within {self._config.timeout_s:g} s"
-            _log.warning("tool %s", said)
-            return dataclasses.replace(event, error=said), ()
+            missing = f"{event.name} gave no result within {self._config.timeout_s:g} s"
+            _log.warning("tool %s", missing)
+            return dataclasses.replace(event, error=missing), ()
         except Exception as error:
             # Whatever a tool does, the dialogue goes on; what went wrong inside is not the model's to know.
             detail = str(error) if isinstance(error, WebSearchError) else repr(error)
             _log.warning("tool %s failed: %s", event.name, detail)
             return dataclasses.replace(event, error=f"{event.name} failed; answer without it"), ()
-        told, result = _fitting(hits, self._config.result_chars)
+        quoted, result = _fitting(hits, self._config.result_chars)
         event = dataclasses.replace(event, result=result or "Nothing was found.")
-        return event, told if call.name == VECTOR_DB_SEARCH.name else ()
+        return event, quoted if call.name == VECTOR_DB_SEARCH.name else ()
 
     def _read(self, call: ToolCall) -> tuple[str, int]:
         """The query and how many passages to find. Raises ValueError, with a message for the model."""
@@ -139,13 +139,13 @@ def _whole(value: Any, default: int) -> int:
 def _fitting(hits: Sequence[Hit], chars: int) -> tuple[tuple[Hit, ...], str]:
     """As many of the hits as can be told in `chars` characters, and how they are told."""
     for count in range(len(hits), 0, -1):
-        if len(told := quote_passages([hit.chunk.text for hit in hits[:count]])) <= chars:
-            return tuple(hits[:count]), told
+        if len(quoted := quote_passages([hit.chunk.text for hit in hits[:count]])) <= chars:
+            return tuple(hits[:count]), quoted
     # Cut before it is quoted, so that the quotation is closed.
     for hit in hits[:1]:
         text = hit.chunk.text[:chars]
         while text:
-            if len(told := quote_passages([text])) <= chars:
-                return (hit,), told
+            if len(quoted := quote_passages([text])) <= chars:
+                return (hit,), quoted
             text = text[: len(text) * 3 // 4]
     return (), ""

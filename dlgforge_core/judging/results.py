@@ -108,20 +108,20 @@ def with_judgements(
         rows.sort(key=lambda row: place[row[2]])
         found: dict[str, dict[int, list[JudgeVerdict]]] = {}
         for dialogue_id, index, key, score, reasons, comment in rows:
-            said = JudgeVerdict(
+            given = JudgeVerdict(
                 judges[key],
                 None if index == WHOLE else index,
                 Judgement(score, tuple(reasons), comment),
             )
-            found.setdefault(dialogue_id, {}).setdefault(index, []).append(said)
+            found.setdefault(dialogue_id, {}).setdefault(index, []).append(given)
         for dialogue in batch:
             yield _judged(dialogue, found.get(dialogue.plan.dialogue_id, {}), several=len(keys) > 1)
 
 
 def _judged(dialogue: Dialogue, found: Mapping[int, Sequence[JudgeVerdict]], *, several: bool) -> Dialogue:
     def verdict(index: int) -> Judgement | None:
-        said = found.get(index)
-        return merged([one.judgement for one in said]) if said else None
+        given = found.get(index)
+        return merged([one.judgement for one in given]) if given else None
 
     turns = tuple(replace(turn, judgement=verdict(turn.index)) for turn in dialogue.turns)
     order = [*(turn.index for turn in turns), WHOLE]

@@ -31,11 +31,11 @@ def support(answer: str, passage: str, language: str = "") -> float:
 
 
 def _support(sentence: str, words: set[str], pairs: set[tuple[str, str]], language: str) -> float:
-    said: Sequence[str] = terms(sentence, language)
-    if len(said) < _MIN_TERMS:
+    stated: Sequence[str] = terms(sentence, language)
+    if len(stated) < _MIN_TERMS:
         return 0.0
-    neighbours = list(pairwise(said))
-    of_words = sum(word in words for word in said) / len(said)
+    neighbours = list(pairwise(stated))
+    of_words = sum(word in words for word in stated) / len(stated)
     of_pairs = sum(pair in pairs for pair in neighbours) / len(neighbours)
     return (of_words + min(1.0, 2 * of_pairs)) / 2
 

@@ -78,9 +78,9 @@ def decode(data: bytes, *, declared: str = "", fallback: str = "") -> Decoded:
             return Decoded(data.decode("utf-8"))
         except UnicodeDecodeError as error:
             if not codec and not fallback:
-                said = f"; it says {declared[:40]!r}, which is no encoding" if declared else ""
+                note = f"; it says {declared[:40]!r}, which is no encoding" if declared else ""
                 raise EncodingError(
-                    f"not UTF-8 (byte {error.start:,}){said}; save it as UTF-8, or name the encoding of such "
+                    f"not UTF-8 (byte {error.start:,}){note}; save it as UTF-8, or name the encoding of such "
                     "files in knowledge.encoding"
                 ) from None
     return _decoded(data, codec or codec_of(fallback) or "utf-8", declared if codec else fallback)

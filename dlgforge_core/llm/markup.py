@@ -88,14 +88,14 @@ class Markup:
         if not self._remove or not self._hint.search(text):
             return Cleaned(text.strip(), "")
         text, thoughts = _harmony(text)
-        said, more = self._without_thinking(text)
+        answer, more = self._without_thinking(text)
         thoughts += more
-        said = self._answer_tokens.sub("", said)
+        answer = self._answer_tokens.sub("", answer)
         if thoughts:
-            said = _unwrapped(said)
-        said = self._up_to_control(said)
+            answer = _unwrapped(answer)
+        answer = self._up_to_control(answer)
         plain = (self._thinking.sub("", part).strip() for part in thoughts)
-        return Cleaned(said.strip(), "\n\n".join(part for part in plain if part))
+        return Cleaned(answer.strip(), "\n\n".join(part for part in plain if part))
 
     def without_thinking(self, text: str) -> str:
         """`text` without thinking, for JSON: what an object holds is data, and stays as it is."""
@@ -110,7 +110,7 @@ class Markup:
         return mark[0] if mark else ""
 
     def _without_thinking(self, text: str) -> tuple[str, list[str]]:
-        said: list[str] = []
+        answer: list[str] = []
         thoughts: list[str] = []
         depth = begin = position = 0
         closed: re.Match[str] | None = None  # the last end within thinking that goes on
@@ -133,25 +133,25 @@ class Markup:
                     thoughts.append(text[begin : mark.start()])
                     begin, closed, reopened = mark.end(), None, None
             elif self._is_mention(text, mark):
-                if opens and (told := _ELLIPSIS.match(text, position)):
-                    position = told.end()
+                if opens and (ellipsis := _ELLIPSIS.match(text, position)):
+                    position = ellipsis.end()
             elif opens:
-                said.append(text[begin : mark.start()])
+                answer.append(text[begin : mark.start()])
                 depth, begin, closed, reopened = 1, mark.end(), None, None
             else:
                 # Some chat templates open the thinking themselves, so that only its end is in the answer.
-                thoughts.append("".join(said) + text[begin : mark.start()])
-                said, begin = [], mark.end()
+                thoughts.append("".join(answer) + text[begin : mark.start()])
+                answer, begin = [], mark.end()
         if not depth:
-            said.append(text[begin:])
+            answer.append(text[begin:])
         elif closed is None:
             thoughts.append(text[begin:])  # cut before its end; nothing was said after it
         else:  # begun more often than ended
             thoughts.append(text[begin : closed.start()])
-            said.append(text[closed.end() : reopened.start() if reopened else None])
+            answer.append(text[closed.end() : reopened.start() if reopened else None])
             if reopened:
                 thoughts.append(text[reopened.end() :])
-        return "".join(said), thoughts
+        return "".join(answer), thoughts
 
     def _end_within(self, code: re.Match[str]) -> re.Match[str] | None:
         """The end of thinking in a block of code that is none: it has a line of its own, and no beginning."""
@@ -179,8 +179,8 @@ class Markup:
                 continue
             if not self._is_mention(text, mark):
                 yield mark
-            elif mark.lastgroup == "open" and (told := _ELLIPSIS.match(text, position)):
-                position = told.end()
+            elif mark.lastgroup == "open" and (ellipsis := _ELLIPSIS.match(text, position)):
+                position = ellipsis.end()
 
     def _is_mention(self, text: str, mark: re.Match[str]) -> bool:
         """Whether a tag or token is spoken about."""
@@ -267,7 +267,7 @@ def _harmony(text: str) -> tuple[str, list[str]]:
     if "<|message|>" not in text:
         bare = _HARMONY_BARE.match(text)
         return (text[bare.end() :], [bare[1]]) if bare else (text, [])
-    said: list[str] = []
+    answer: list[str] = []
     thoughts: list[str] = []
     position = 0
     for message in _HARMONY.finditer(text):
@@ -279,12 +279,12 @@ def _harmony(text: str) -> tuple[str, list[str]]:
         if not position and before.strip():
             # The template opened the first message itself.
             before = _HARMONY_END.split(before, maxsplit=1)[0]
-            (thoughts if message["channel"] else said).append(before)
+            (thoughts if message["channel"] else answer).append(before)
         end = _HARMONY_END.search(text, message.end())
         stop = end.start() if end else len(text)
         channel = (message["channel"] or "final").split()
-        (said if not channel or channel[0].lower() == "final" else thoughts).append(
+        (answer if not channel or channel[0].lower() == "final" else thoughts).append(
             text[message.end() : stop]
         )
         position = stop
-    return "".join(said), thoughts
+    return "".join(answer), thoughts

@@ -239,13 +239,13 @@ def fold(messages: Sequence[Message]) -> list[Message]:
             name = names.get(message.get("tool_call_id", ""), "a tool")
             _append_result(folded, f"Found by {name}:\n{message.get('content') or ''}")
         elif message.get("tool_calls"):
-            names.update((c["id"], _told(c["function"])) for c in message["tool_calls"])
+            names.update((c["id"], _described(c["function"])) for c in message["tool_calls"])
         else:
             folded.append(message)
     return folded
 
 
-def _told(function: Mapping[str, Any]) -> str:
+def _described(function: Mapping[str, Any]) -> str:
     return f"{function['name']} {function['arguments']}"
 
 
@@ -272,15 +272,15 @@ def sent_with_tools(body: bytes) -> bool:
     return b'"tools":[' in body or b'"role":"tool"' in body
 
 
-def is_refusal(status: int, said: str) -> bool:
+def is_refusal(status: int, answer: str) -> bool:
     """Whether a server that was sent tools means, by this error, that it has none."""
-    said = said.lower()
+    answer = answer.lower()
     if status in (400, 422):
-        return bool(_TOOLS.search(said) or _ROLES.search(said))
+        return bool(_TOOLS.search(answer) or _ROLES.search(answer))
     # An error of its own that happens while tools are used must not end their use.
-    return status in (404, 500, 501) and bool(_TOOLS.search(said) and _LACK.search(said))
+    return status in (404, 500, 501) and bool(_TOOLS.search(answer) and _LACK.search(answer))
 
 
-def is_failure(status: int, said: str) -> bool:
+def is_failure(status: int, answer: str) -> bool:
     """Whether the server could not read the tool call that the model made: no tools for this call, then."""
-    return status in (400, 422, 500) and bool(_FAILURE.search(said.lower()))
+    return status in (400, 422, 500) and bool(_FAILURE.search(answer.lower()))

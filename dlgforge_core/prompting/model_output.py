@@ -40,12 +40,12 @@ def question_of(text: str) -> str:
         asking = next((n for n, line in enumerate(lines) if _ASKS.search(line)), None)
         if asking is not None:
             lines = _without_preamble(lines[: asking + 1])
-    said = "\n".join(lines).strip()
-    said = _LIST_MARK.sub("", _ASKER.sub("", said), count=1).strip()
+    question = "\n".join(lines).strip()
+    question = _LIST_MARK.sub("", _ASKER.sub("", question), count=1).strip()
     for opening, closing in _QUOTES:
-        if len(said) > 2 and said.startswith(opening) and said.endswith(closing):
-            said = said[1:-1].strip()
-    return said or text.strip()
+        if len(question) > 2 and question.startswith(opening) and question.endswith(closing):
+            question = question[1:-1].strip()
+    return question or text.strip()
 
 
 def _of_the_user(lines: list[str]) -> list[str]:

@@ -118,8 +118,8 @@ def _repeated_questions(asked: Callable[[], Iterable[Asked]], config: ChecksConf
     )
     examples = tuple(itertools.islice(found, config.max_examples))
     figures = {"looked_at": len(keys), "wrong": len(again), "share": round(len(again) / max(len(keys), 1), 4)}
-    told = f"{len(again)} of {len(keys)} questions repeat an earlier one"
-    return CheckReport(_REPEATS, not len(again), told, figures, examples)
+    summary = f"{len(again)} of {len(keys)} questions repeat an earlier one"
+    return CheckReport(_REPEATS, not len(again), summary, figures, examples)
 
 
 def _short_key(question: str) -> int:

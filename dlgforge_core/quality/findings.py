@@ -141,8 +141,8 @@ class Collector(ABC):
     def report(self) -> CheckReport:
         """On all that was added and merged."""
         may = f" (at most {self.most:.0%} may)" if self.most else ""
-        told = f"{self.wrong} of {self.looked_at} {self.what}{may}"
-        return CheckReport(self.name, self.share <= self.most, told, self.figures(), tuple(self.examples))
+        sentence = f"{self.wrong} of {self.looked_at} {self.what}{may}"
+        return CheckReport(self.name, self.share <= self.most, sentence, self.figures(), tuple(self.examples))
 
     def found(self, dialogue_id: str, turn: int, problem: str, text: str = "") -> None:
         """Count one thing that is wrong; the first ones are kept as examples."""
@@ -265,7 +265,7 @@ class _Language(Collector):
         super().__init__(config, languages)
         self._languages = languages
         self._detector: LanguageDetector | None = None  # takes its time, and merging needs none
-        self._not_told = 0
+        self._undetected = 0
         self._spoken: Counter[str] = Counter()
 
     @property
@@ -276,12 +276,12 @@ class _Language(Collector):
         detector = self._detector = self._detector or LanguageDetector(self._languages)
         language = dialogue.plan.language
         if not detector.knows(language):
-            self._not_told += 2 * len(dialogue.turns)
+            self._undetected += 2 * len(dialogue.turns)
             return
         for turn, role, text in messages_of(dialogue):
             found = detector.detect(text)
             if found is None:
-                self._not_told += 1
+                self._undetected += 1
                 continue
             self.looked_at += 1
             self._spoken[found] += 1
@@ -290,16 +290,16 @@ class _Language(Collector):
                 self.found(dialogue.plan.dialogue_id, turn, problem, text)
 
     def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "not_told": self._not_told, "spoken": dict(self._spoken)}
+        return {**super().to_json(), "not_told": self._undetected, "spoken": dict(self._spoken)}
 
     def merge(self, data: Mapping[str, Any]) -> None:
         super().merge(data)
-        self._not_told += data["not_told"]
+        self._undetected += data["not_told"]
         self._spoken.update(data["spoken"])
 
     def figures(self) -> dict[str, int | float]:
         spoken = {f"messages_in_{language}": n for language, n in sorted(self._spoken.items())}
-        return {**super().figures(), "not_told": self._not_told, **spoken}
+        return {**super().figures(), "not_told": self._undetected, **spoken}
 
 
 class _PassRate(Collector):

@@ -56,8 +56,8 @@ class Driver:
         """Wait until the driver prints `line`; fails the test when it does not."""
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], timeout_s)
-        said = self.process.stdout.readline() if ready else b"nothing"
-        assert said == line.encode() + b"\n", f"the driver said {said!r} within {timeout_s} s, not {line}"
+        message = self.process.stdout.readline() if ready else b"nothing"
+        assert message == line.encode() + b"\n", f"the driver wrote {message!r} in {timeout_s} s, not {line}"
 
     def finish(self, timeout_s: float = 60.0) -> None:
         """Wait until it has done all there is; fails the test when it does not or fails."""

@@ -93,7 +93,7 @@ def test_a_node_killed_in_mid_run_costs_the_calls_in_flight(store: RunStore) -> 
     assert not ray.is_initialized(), "this test comes before those that share a cluster"
     run = planned(store, 60, n_turns=3, concurrency=3, max_open_dialogues=3)
     before: dict[Any, Any] = {}
-    said: list[str] = []
+    message: list[str] = []
     with three_nodes() as nodes, simulated_endpoint(latency_s=0.3) as sim:
 
         def strike(status: Status) -> None:
@@ -102,7 +102,7 @@ def test_a_node_killed_in_mid_run_costs_the_calls_in_flight(store: RunStore) -> 
             before.update(committed(store))
             nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
 
-        with RaySession(RayConfig(address=nodes.address), progress=said.append) as session:
+        with RaySession(RayConfig(address=nodes.address), progress=message.append) as session:
             session.connect()
             assert not session.owned
             assert session.single_machine
@@ -111,13 +111,13 @@ def test_a_node_killed_in_mid_run_costs_the_calls_in_flight(store: RunStore) -> 
                 run,
                 Endpoint("s", sim.base_url),
                 on_status=strike,
-                said=said,
+                message=message,
                 num_cpus=2.0,
             )
         assert before
         whole(store, run, sim, before, lost_calls=12)
         assert len([node for node in ray_nodes(nodes.address) if node["Alive"]]) == 2, "it is borrowed"
-    assert any("borrowed" in line for line in said)
+    assert any("borrowed" in line for line in message)
 
 
 def ray_nodes(address: str) -> list[dict[str, Any]]:
@@ -135,7 +135,7 @@ def test_a_worker_killed_or_frozen_in_mid_run_costs_the_calls_in_flight(
 ) -> None:
     run = planned(store, 40, n_turns=3, concurrency=3, max_open_dialogues=3, lease_s=3.0)
     before: dict[Any, Any] = {}
-    said: list[str] = []
+    message: list[str] = []
 
     def strike(status: Status) -> None:
         places = worker_processes(store, run.run_id)
@@ -145,25 +145,25 @@ def test_a_worker_killed_or_frozen_in_mid_run_costs_the_calls_in_flight(
         os.kill(places[0][2], blow)
 
     with simulated_endpoint(latency_s=0.2) as sim:
-        carry(store, run, Endpoint("s", sim.base_url), on_status=strike, said=said)
+        carry(store, run, Endpoint("s", sim.base_url), on_status=strike, message=message)
         assert before
         whole(store, run, sim, before, lost_calls=6)
-    assert any("was lost" in line and "starting another" in line for line in said), said
+    assert any("was lost" in line and "starting another" in line for line in message), message
     places = worker_processes(store, run.run_id)
     assert len({pid for _, _, pid in places}) == 3
     wait_until(lambda: not psutil.pid_exists(places[0][2]), 15, "the worker's process is gone")
     if blow is signal.SIGSTOP:
-        assert any("gives no sign of life" in line for line in said)
+        assert any("gives no sign of life" in line for line in message)
 
 
 def test_the_coordinator_killed_in_mid_run_is_replaced(cluster: RaySession, store: RunStore) -> None:
     run = planned(store, 30, n_turns=3, concurrency=3, max_open_dialogues=3)
     before: dict[Any, Any] = {}
-    said: list[str] = []
+    message: list[str] = []
 
     def strike(status: Status) -> None:
-        told = sum("a worker runs on" in line for line in said)
-        if before or status.progress.turns < 5 or told < 2:
+        reported = sum("a worker runs on" in line for line in message)
+        if before or status.progress.turns < 5 or reported < 2:
             return
         before.update(committed(store))
         actor = ray.get_actor(f"coordinator-{run.run_id}", namespace="dlgforge")
@@ -171,11 +171,11 @@ def test_the_coordinator_killed_in_mid_run_is_replaced(cluster: RaySession, stor
         os.kill(pid, signal.SIGKILL)
 
     with simulated_endpoint(latency_s=0.15) as sim:
-        carry(store, run, Endpoint("s", sim.base_url), on_status=strike, said=said)
+        carry(store, run, Endpoint("s", sim.base_url), on_status=strike, message=message)
         assert before
         whole(store, run, sim, before, lost_calls=12)
-    assert sum("the coordinator was lost" in line for line in said) == 1, said
-    assert sum("a worker runs on" in line for line in said) == 4, "events before and after are told"
+    assert sum("the coordinator was lost" in line for line in message) == 1, message
+    assert sum("a worker runs on" in line for line in message) == 4, "events before and after are told"
 
 
 def test_workers_that_die_at_once_end_the_run_with_the_reason(
@@ -314,8 +314,8 @@ def test_after_kill_dash_nine_nothing_lives_on_and_running_again_completes(
             wait_until(lambda: not named(parts, "ray::"), 30, "the actors are gone")
             if victim == "raylet":
                 log = project.folder / "job.log"
-                said = "the local Ray cluster of this run has died"
-                wait_until(lambda: said in log.read_text(), 30, "the reason is told")
+                message = "the local Ray cluster of this run has died"
+                wait_until(lambda: message in log.read_text(), 30, "the reason is told")
                 job.kill()  # the step would be tried once more
                 job.wait()
             wait_until(lambda: not alive(parts), 30, f"all are gone ({alive(parts)})")

@@ -98,11 +98,11 @@ def test_the_dataset_goes_to_the_hub_and_loads_from_there(
     hub.write_to(tmp_path / "pulled", REPO)
     assert verify_dataset(tmp_path / "pulled")["parquet"] == TOTAL
     splits = load(tmp_path / "pulled", "openai_messages", tmp_path / "cache")
-    told = {
+    reported = {
         row.data["split"]: row.data["dialogues"]
         for row in metadata(result, "dialogue_dataset")["splits"].records
     }
-    assert splits == told
+    assert splits == reported
     assert sum(splits.values()) == TOTAL
     again = metadata(materialize(filled, instance, "hf_dataset", push=push), "hf_dataset")
     assert (again["changed"], again["commit"]) == (False, shown["commit"])
@@ -144,11 +144,11 @@ def test_what_is_wrong_fails_the_step_with_the_reason(
         materialize(filled, instance, "hf_dataset", push=push)
     )
     monkeypatch.setenv("HF_TOKEN", "hf_wrongwrongwrongwrong")
-    told = failure(materialize(filled, instance, "hf_dataset", push=push))
-    assert "(401): the token in HF_TOKEN is not valid there" in told
-    assert "hf_wrong" not in told
-    told = failure(materialize(filled, instance, "hf_dataset", push={"enabled": True}))
-    assert "repo_id is empty" in told
+    reported = failure(materialize(filled, instance, "hf_dataset", push=push))
+    assert "(401): the token in HF_TOKEN is not valid there" in reported
+    assert "hf_wrong" not in reported
+    reported = failure(materialize(filled, instance, "hf_dataset", push={"enabled": True}))
+    assert "repo_id is empty" in reported
     assert hub.repos == {}
 
 
@@ -181,9 +181,9 @@ def test_filters_that_refuse_everything_fail_and_the_old_dataset_stays(
     dataset: dict[str, Any] = {"output_dir": str(tmp_path / "out"), "filters": {"keep_unjudged": True}}
     assert materialize(filled, instance, "dialogue_dataset", dataset=dataset).success
     dataset["filters"] = {"keep_unjudged": False}
-    told = failure(materialize(filled, instance, "dialogue_dataset", dataset=dataset))
-    assert f"{TOTAL} were read" in told
-    assert f"{TOTAL} by unjudged" in told
+    reported = failure(materialize(filled, instance, "dialogue_dataset", dataset=dataset))
+    assert f"{TOTAL} were read" in reported
+    assert f"{TOTAL} by unjudged" in reported
     assert verify_dataset(tmp_path / "out")["parquet"] == TOTAL
 
 
@@ -192,14 +192,14 @@ def test_nothing_to_write_is_told_with_the_reason(
 ) -> None:
     dataset = {"output_dir": str(tmp_path / "out")}
     run = planned(store, 3)
-    told = failure(materialize(store, instance, "dialogue_dataset", dataset=dataset))
-    assert "none of 3 planned dialogues is finished: materialize `dialogues`" in told
+    reported = failure(materialize(store, instance, "dialogue_dataset", dataset=dataset))
+    assert "none of 3 planned dialogues is finished: materialize `dialogues`" in reported
     with simulated_endpoint(faults={"refusal": 1.0}) as sim:
         work(spec(store, run, Endpoint("simulated", sim.base_url)))
     dropped = store.progress(run.run_id).drop_reasons
-    told = failure(materialize(store, instance, "dialogue_dataset", dataset=dataset))
+    reported = failure(materialize(store, instance, "dialogue_dataset", dataset=dataset))
     (reason,) = dropped
-    assert f"3 were dropped ({reason} 3)" in told
+    assert f"3 were dropped ({reason} 3)" in reported
     assert not (tmp_path / "out").exists()
 
 

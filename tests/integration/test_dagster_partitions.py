@@ -196,9 +196,11 @@ def test_a_partition_without_topics_is_empty_and_no_failure(
     assert drop_rate(instance)[:2] == ("nothing was to be made here", True)
     assert execute("generate_partition", settings, instance, dialogue_key("en", "english")).success
     assert execute("generate_partition", settings, instance, dialogue_key("fr", "english")).success
-    said, passed, _ = drop_rate(instance)
+    message, passed, _ = drop_rate(instance)
     assert passed
-    assert said.startswith("nothing was to be made here; of what was made before: 2 of 2 dialogues are done")
+    assert message.startswith(
+        "nothing was to be made here; of what was made before: 2 of 2 dialogues are done"
+    )
 
 
 def test_a_partition_whose_file_is_gone_fails_by_itself_and_among_others_is_left_out(
@@ -247,8 +249,8 @@ def test_a_good_partition_does_not_hide_a_bad_one(
     assert not run("alpha")
     sim.configure(faults={})
     assert run("beta"), "its own dialogues are fine"
-    said, passed, severity = drop_rate(instance)
-    assert "8 of 8 in en|alpha" in said
+    message, passed, severity = drop_rate(instance)
+    assert "8 of 8 in en|alpha" in message
     assert (passed, severity) == (False, dg.AssetCheckSeverity.WARN)
     assert execute("generate_partition", settings, instance, dialogue_key("fr", "beta")).success
     assert not drop_rate(instance)[1], "the dataset is not written, for that is of all partitions"

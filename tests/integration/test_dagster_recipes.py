@@ -140,8 +140,8 @@ def test_answers_that_call_tools_pass_the_checks_and_are_exported(
     assert {check.name for check in CHECKS if check.blocking} <= passed.keys()
     assert passed["roles_alternate"]
     assert verify_dataset(tmp_path / "left") == {"sharegpt": 6, "openai_messages": 6, "parquet": 6}
-    said = (tmp_path / "left" / "data" / "openai_messages" / "train.jsonl").read_text().splitlines()
-    roles = [[message["role"] for message in json.loads(line)["messages"]] for line in said]
+    text = (tmp_path / "left" / "data" / "openai_messages" / "train.jsonl").read_text().splitlines()
+    roles = [[message["role"] for message in json.loads(line)["messages"]] for line in text]
     assert roles == [["user", "assistant", "tool", "assistant"]] * 6
     assert "The tool `vector_db_search` was called 6 times." in (tmp_path / "left" / "README.md").read_text()
 

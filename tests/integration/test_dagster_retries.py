@@ -96,18 +96,18 @@ def test_a_step_that_is_cancelled_is_not_tried_again(execute: Any, sim: Simulate
 
 
 @pytest.mark.parametrize(
-    ("options", "run", "said"),
+    ("options", "run", "message"),
     [
         ({"api_key": "another"}, {}, "correct the key"),
         ({}, {"min_turns": 9, "max_turns": 2}, "cannot be used"),
     ],
 )
 def test_what_trying_again_cannot_mend_fails_at_once(
-    execute: Any, sim: SimulatedEndpoint, options: dict[str, Any], run: dict[str, Any], said: str
+    execute: Any, sim: SimulatedEndpoint, options: dict[str, Any], run: dict[str, Any], message: str
 ) -> None:
     sim.configure(**options)
     result = execute(**run)
     assert not result.success
     assert tries(result) == 1
     (failure,) = [event for event in result.all_events if event.is_step_failure]
-    assert said in str(failure.event_specific_data)
+    assert message in str(failure.event_specific_data)

@@ -57,7 +57,7 @@ def test_runs_that_are_started_without_the_file_do_as_it_says(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "No such file"),
         ("ops: [a", "is no YAML"),
@@ -69,21 +69,21 @@ def test_runs_that_are_started_without_the_file_do_as_it_says(
     ],
 )
 def test_a_file_that_is_none_skips_ticks_with_the_reason(
-    content: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dsn: str
+    content: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dsn: str
 ) -> None:
     path = tmp_path / "run.yaml"
     if content is not None:
         path.write_text(content)
     monkeypatch.setenv(RUN_CONFIG_ENV, str(path))
     monkeypatch.setenv("DLGFORGE_SEED_FOLDER", str(tmp_path))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         read_run_config()
     sensor = build_new_seed_batches(DatasetSpec(), build_jobs(DatasetSpec()))
     resources = {"store": StoreResource(postgres={"dsn": dsn})}
     with dg.build_sensor_context(dg.DagsterInstance.ephemeral(), resources=resources) as context:
         result = sensor(context)
     assert isinstance(result, dg.SkipReason)
-    assert said in (result.skip_message or "")
+    assert message in (result.skip_message or "")
     build_definitions(str(tmp_path / "none"))  # with the usual defaults
 
 

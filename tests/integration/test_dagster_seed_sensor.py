@@ -67,7 +67,7 @@ def keys(result: dg.SensorResult) -> list[str]:
     return [str(request.partition_key) for request in result.run_requests or ()]
 
 
-def told(result: dg.SensorResult) -> list[str]:
+def reported(result: dg.SensorResult) -> list[str]:
     """The problems that the page of `seed_files` shows of a tick."""
     events = result.asset_events or ()
     assert all(event.asset_key == dg.AssetKey("seed_files") for event in events)
@@ -118,9 +118,9 @@ def test_two_files_of_one_batch_are_one_problem_and_no_run(watch: Watch) -> None
     (watch.folder / "dup.yaml").write_text("en:\n  cooking:\n")
     result = watch.settled()
     assert keys(result) == ["en|good"]
-    assert len(told(result)) == 2
-    assert all("'dup'" in problem and "rename one of them" in problem for problem in told(result))
-    assert told(watch.tick()) == []
+    assert len(reported(result)) == 2
+    assert all("'dup'" in problem and "rename one of them" in problem for problem in reported(result))
+    assert reported(watch.tick()) == []
     (watch.folder / "dup.yaml").rename(watch.folder / "other.yaml")
     found = [*keys(watch.tick()), *keys(watch.tick())]
     assert sorted(found) == ["en|dup", "en|other"]
@@ -132,10 +132,10 @@ def test_what_is_wrong_is_told_where_it_can_be_seen(watch: Watch) -> None:
     (watch.folder / "broken.jsonl").write_text("{no json")
     result = watch.settled()
     assert keys(result) == ["en|good"], "beside files that make runs, as without them"
-    broken, other = told(result)
+    broken, other = reported(result)
     assert "broken.jsonl:1" in broken
     assert other.startswith("pt.jsonl has topics in pt; the partitions' languages are en, fr")
-    assert told(watch.tick()) == []
+    assert reported(watch.tick()) == []
 
 
 def test_the_job_of_a_partition_indexes_the_documents_of_its_recipe(tmp_path: Path) -> None:

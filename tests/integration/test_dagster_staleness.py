@@ -83,7 +83,7 @@ def site(sim: SimulatedEndpoint, dsn: str, seeds: Path, instance: dg.DagsterInst
     return Site(sim, dsn, seeds, instance)
 
 
-def told(result: dg.ExecuteInProcessResult) -> list[str]:
+def reported(result: dg.ExecuteInProcessResult) -> list[str]:
     """The partitions of `dialogues` that a run has told of."""
     events = result.get_asset_materialization_events()
     made = [event.materialization for event in events if event.asset_key == DIALOGUES]
@@ -92,12 +92,12 @@ def told(result: dg.ExecuteInProcessResult) -> list[str]:
 
 def test_partitions_of_a_whole_run_are_fresh_until_something_changes(site: Site, seeds: Path) -> None:
     everything = ("seed_topics", "knowledge_index", "dialogues")
-    assert told(site.run(*everything)) == sorted(map(str, KEYS))
+    assert reported(site.run(*everything)) == sorted(map(str, KEYS))
     fresh = dict.fromkeys(map(str, KEYS), StaleStatus.FRESH)
     assert site.statuses() == fresh
     site.run("seed_topics")
     assert site.statuses() == fresh, "reading the same again changes nothing"
-    assert told(site.run(*everything)) == [], "a run that changes nothing writes nothing down"
+    assert reported(site.run(*everything)) == [], "a run that changes nothing writes nothing down"
     write_seeds(seeds, "beta", 3)
     site.run("seed_topics")
     assert set(site.statuses().values()) == {StaleStatus.STALE}

@@ -128,7 +128,7 @@ def test_a_dsn_in_dagster_yaml_is_used_and_not_shown(dagster_home: Path, server:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [({"password": "hunter2"}, "password is wrong"), ({"database": "absent"}, "createdb absent")],
 )
 def test_a_dsn_that_cannot_work_is_said_at_once(
@@ -136,14 +136,14 @@ def test_a_dsn_that_cannot_work_is_said_at_once(
     server: TcpPostgres,
     monkeypatch: pytest.MonkeyPatch,
     change: dict[str, str],
-    said: str,
+    message: str,
 ) -> None:
     dsn = server.dsn_with(**change)
-    with pytest.raises(PingError, match=said) as caught:
+    with pytest.raises(PingError, match=message) as caught:
         ping_blocking(dsn, 5.0)
     assert not caught.value.transient
     monkeypatch.setenv("DLGFORGE_POSTGRES_DSN", dsn)
-    with pytest.raises(StoreError, match=said) as refused:
+    with pytest.raises(StoreError, match=message) as refused:
         _instance(dagster_home)
     assert "hunter2" not in str(refused.value)
     assert server.password not in str(refused.value)

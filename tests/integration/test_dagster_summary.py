@@ -113,9 +113,9 @@ def test_a_plan_that_a_budget_has_stopped_is_told(
     assert suite is not None
     skipped = [case for case in suite if case.get("name") == "plan is complete"]
     assert [case.get("classname") for case in skipped] == ["dlgforge.plan.dialogues"]
-    told = skipped[0].find("skipped")
-    assert told is not None
-    assert "run.max_dialogues" in told.get("message", "")
+    reported = skipped[0].find("skipped")
+    assert reported is not None
+    assert "run.max_dialogues" in reported.get("message", "")
     assert suite.get("failures") == "0"
 
 

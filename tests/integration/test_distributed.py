@@ -73,10 +73,14 @@ def test_each_spawn_switch_gives_the_same_dialogues_with_the_same_calls(
     cluster: RaySession, reference: dict[str, int], store: RunStore, in_actor: bool, workers: bool
 ) -> None:
     run = planned(store, N, **PLAN)
-    said: list[str] = []
+    message: list[str] = []
     with simulated_endpoint(latency_s=0.1 if workers else 0.0) as sim:
         report = carry(
-            store, run, endpoint(sim), spawn=SpawnConfig(coordinator=in_actor, workers=workers), said=said
+            store,
+            run,
+            endpoint(sim),
+            spawn=SpawnConfig(coordinator=in_actor, workers=workers),
+            message=message,
         )
         assert sim.stats()["calls"] == 3 * sum(reference.values())
     assert report.progress.complete
@@ -91,7 +95,7 @@ def test_each_spawn_switch_gives_the_same_dialogues_with_the_same_calls(
         assert len(pids) == len(places) == 2
         assert os.getpid() not in pids
         assert min(by_worker.count(number) for number in places) >= sum(reference.values()) / 5
-        assert sum("a worker runs on" in line for line in said) == 2
+        assert sum("a worker runs on" in line for line in message) == 2
     else:
         assert len(pids) == 1
         assert (pids == {os.getpid()}) is not in_actor
@@ -108,12 +112,12 @@ def test_a_worker_added_while_it_runs_shares_the_load(cluster: RaySession, store
             added.append(time.monotonic())
             ray.get(coordinator(run.run_id).add_workers.remote(1), timeout=10)
 
-    said: list[str] = []
+    message: list[str] = []
     with simulated_endpoint(latency_s=0.12) as sim:
-        carry(store, run, endpoint(sim), replicas=1, on_status=add, said=said)
+        carry(store, run, endpoint(sim), replicas=1, on_status=add, message=message)
         assert sim.stats()["calls"] == 24 * 6
     assert added
-    assert "1 more workers asked for" in said
+    assert "1 more workers asked for" in message
     by_worker = [worker for _, _, worker in committed(store).values()]
     shares = sorted(by_worker.count(number) for number in set(by_worker))
     assert len(shares) == 2
@@ -125,7 +129,7 @@ def test_the_actors_see_the_overrides_and_nobody_sees_a_secret(
     cluster: RaySession, store: RunStore, told_by: str
 ) -> None:
     marks = ("sk-mark-of-the-key", "mark-of-the-password")
-    told = {"api_key": marks[0]} if told_by == "key" else {"headers": (("api-key", marks[0]),)}
+    reported = {"api_key": marks[0]} if told_by == "key" else {"headers": (("api-key", marks[0]),)}
     secret_store = RunStore(Database(f"{store.database.dsn}&password={marks[1]}"))
     run = planned(secret_store, 12, concurrency=2, max_open_dialogues=2)
     seen: dict[str, Any] = {}
@@ -148,7 +152,7 @@ def test_the_actors_see_the_overrides_and_nobody_sees_a_secret(
         seen["argv"] = " ".join(" ".join(psutil.Process(pid).cmdline()) for pid in seen["pids"])
 
     with simulated_endpoint(latency_s=0.1, api_key=marks[0]) as sim:
-        carry(secret_store, run, endpoint(sim, **told), on_status=look)
+        carry(secret_store, run, endpoint(sim, **reported), on_status=look)
         base_url = sim.base_url
     assert secret_store.progress(run.run_id).done == 12
     assert len(seen["environments"]) == 3
@@ -237,7 +241,7 @@ def test_when_no_worker_can_be_placed_it_is_said_and_ends(
 ) -> None:
     monkeypatch.setattr("dlgforge_core.runtime.distributed.coordinator.PLACEMENT_PROGRESS_S", 0.5)
     run = planned(store, 4)
-    said: list[str] = []
+    message: list[str] = []
     with pytest.raises(RunStoppedError, match=r"no worker got a place .* within 2 s; each asks for 99 CPU"):
         carry(
             store,
@@ -246,10 +250,10 @@ def test_when_no_worker_can_be_placed_it_is_said_and_ends(
             spawn=SpawnConfig(coordinator=False),
             num_cpus=99.0,
             placement_timeout_s=2.0,
-            said=said,
+            message=message,
         )
-    assert any("2 of 2 workers wait for a place on the cluster" in line for line in said)
-    assert any("of 7 CPUs" in line for line in said)
+    assert any("2 of 2 workers wait for a place on the cluster" in line for line in message)
+    assert any("of 7 CPUs" in line for line in message)
 
 
 def test_a_second_sitting_of_the_same_run_shares_it(cluster: RaySession, store: RunStore) -> None:

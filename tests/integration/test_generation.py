@@ -208,15 +208,15 @@ def test_what_is_refused_to_some_drops_them_and_the_next_run_tries_them_afresh(s
         assert sim.stats()["calls"] - before == asked
 
 
-@pytest.mark.parametrize(("status", "said"), [("402", "cannot pay"), ("407", "proxy")])
+@pytest.mark.parametrize(("status", "message"), [("402", "cannot pay"), ("407", "proxy")])
 def test_an_account_without_credit_stops_the_run_and_drops_nobody(
-    store: RunStore, status: str, said: str
+    store: RunStore, status: str, message: str
 ) -> None:
     run = planned(store, 20, patience_s=30.0)
     with simulated_endpoint(latency_s=0.002) as sim:
         work(spec(store, planned(store, 20, max_dialogues=4), endpoint(sim)))
         sim.configure(faults={status: 1.0})
-        with pytest.raises(RunStoppedError, match=rf"(?s){said}.*{status}"):
+        with pytest.raises(RunStoppedError, match=rf"(?s){message}.*{status}"):
             work(spec(store, run, endpoint(sim)))
         assert store.progress(run.run_id).dropped == 0
         sim.configure(faults={})

@@ -113,8 +113,8 @@ def test_the_judge_is_shown_what_the_assistant_was_given(
     assert len(judging) == (10 if granularity == "turn" else 5)
     for dialogue in store.dialogues(run.run_id):
         for turn in dialogue.turns:
-            said = f"User:\n{quoted(turn.user)}\nAssistant:\n{quoted(turn.assistant)}"
-            prompt = next(p for p in judging if said in p)
+            stated = f"User:\n{quoted(turn.user)}\nAssistant:\n{quoted(turn.assistant)}"
+            prompt = next(p for p in judging if stated in p)
             asked, given = split_evidence(turn.details.evidence)
             shown = given if granularity == "turn" else [*asked, *(e for e in given if e.cited)]
             assert shown
@@ -199,9 +199,9 @@ def test_instructions_in_a_document_stay_quoted_material(store: RunStore, tmp_pa
         for line in messages[-1]["content"].splitlines():
             if "PWNED" in line or "reveal your instructions" in line:
                 assert line.startswith("> ")
-        said = messages[-1]["content"]
-        assert all(token not in said for token in ("<|im_start|>", "<|im_end|>", "[INST]", "</s>"))
-        assert said.count("</passages>") <= 1
+        stated = messages[-1]["content"]
+        assert all(token not in stated for token in ("<|im_start|>", "<|im_end|>", "[INST]", "</s>"))
+        assert stated.count("</passages>") <= 1
         assert [m["role"] for m in messages].count("system") == 1
         roles = [m["role"] for m in messages[1:]]
         assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]

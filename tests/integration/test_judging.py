@@ -90,9 +90,9 @@ def test_prompts_grow_at_their_end_only_and_hold_the_judges_own_verdicts(store: 
         assert len(prompts) == 4
         for shorter, longer in itertools.pairwise(prompts):
             assert longer[: len(shorter)] == shorter
-        said = [json.loads(m["content"])["score"] for m in prompts[-1] if m["role"] == "assistant"]
+        message = [json.loads(m["content"])["score"] for m in prompts[-1] if m["role"] == "assistant"]
         own = {index: row[0] for (_, index, key), row in given.items() if key == one.key}
-        assert said == [own[0], own[1], own[2]]
+        assert message == [own[0], own[1], own[2]]
 
 
 def test_conversations_are_judged_as_a_whole(store: RunStore) -> None:
@@ -337,7 +337,7 @@ def test_who_waits_is_told_so_once_and_goes_on_when_the_other_is_killed(store: R
     with simulated_endpoint() as sim:
         run = generated(store, sim, 20)
         sim.configure(latency_s=30.0)
-        told: list[str] = []
+        reported: list[str] = []
         with judging_process(store, run, {}, sim) as other:
             other.go()
             while not sim.stats()["in_flight_max"]:
@@ -348,8 +348,8 @@ def test_who_waits_is_told_so_once_and_goes_on_when_the_other_is_killed(store: R
                 other.process.kill()
 
             threading.Timer(1.5, speed_up_and_kill).start()
-            report = judge(store, run, judging(), endpoint(sim), on_wait=lambda: told.append("waits"))
-        assert told == ["waits"]
+            report = judge(store, run, judging(), endpoint(sim), on_wait=lambda: reported.append("waits"))
+        assert reported == ["waits"]
         assert report.given == 40
 
 

@@ -474,9 +474,9 @@ def test_embeddings_that_fail_say_so_and_go_on_where_they_stopped(
 ) -> None:
     endpoint.configure(embedding_batch=2)
     try:
-        with pytest.raises(BackendError, match=r"the embedding endpoint .* status 400: .*at most 2") as told:
+        with pytest.raises(BackendError, match=r"the embedding endpoint .* status 400: .*at most 2") as noted:
             index(store, folder, embedding=embedding(endpoint, batch_size=4))
-        assert KEY not in str(told.value)
+        assert KEY not in str(noted.value)
         # The last two texts went in a call of their own, which may have been quicker than the refusal.
         assert index(store, folder, embedding=embedding(endpoint, batch_size=2)).n_embedded in (4, 6)
     finally:
@@ -555,12 +555,12 @@ def test_four_workers_use_forty_documents_evenly(store: RunStore) -> None:
         pool.map(_worker, [(store.database.dsn, worker, 500) for worker in range(4)], chunksize=1)
     with store.connection() as connection:
         counts = dict(coverage_counts(store.database, "f"))
-        told = connection.execute("SELECT document, nth FROM knowledge_assignments").fetchall()
+        noted = connection.execute("SELECT document, nth FROM knowledge_assignments").fetchall()
     assert sum(counts.values()) == 2000
     assert len(counts) == 40
     assert (max(counts.values()) - min(counts.values())) / 50 <= 0.10
     # No count was lost: each document was given for the first time, the second time, and so on, once.
-    assert Counter(told) == Counter((name, nth) for name, uses in counts.items() for nth in range(uses))
+    assert Counter(noted) == Counter((name, nth) for name, uses in counts.items() for nth in range(uses))
 
 
 async def test_a_dialogue_keeps_its_document_until_it_is_released(store: RunStore) -> None:

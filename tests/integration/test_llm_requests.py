@@ -51,8 +51,8 @@ async def heads() -> AsyncIterator[tuple[str, list[str]]]:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         seen.append(head)
         body = '{"choices": [{"message": {"content": "Well."}, "finish_reason": "stop"}]}'
-        told = f"Content-Length: {len(body)}\r\nConnection: close\r\n"
-        writer.write(f"HTTP/1.1 200 OK\r\n{told}\r\n{body}".encode())
+        reported = f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+        writer.write(f"HTTP/1.1 200 OK\r\n{reported}\r\n{body}".encode())
         await writer.drain()
         writer.close()
 
@@ -96,9 +96,9 @@ def test_headers_arrive_and_a_key_header_takes_the_place_of_the_common_key() -> 
 
     seen = asyncio.run(main())
     assert seen[0].startswith("POST /openai/d/chat/completions?api-version=1 HTTP/1.1")
-    told = [headers(head) for head in seen]
+    reported = [headers(head) for head in seen]
     names = ("authorization", "api-key", "x-api-key", "openai-organization", "o")
-    assert [{name: one[name] for name in names if name in one} for one in told] == [
+    assert [{name: one[name] for name in names if name in one} for one in reported] == [
         {"api-key": KEY},
         {"authorization": "Bearer sk-openai", "openai-organization": "org-1"},
         {"authorization": f"Bearer {KEY}"},
@@ -110,7 +110,7 @@ def test_headers_arrive_and_a_key_header_takes_the_place_of_the_common_key() -> 
     ]
     assert [head.lower().count("\r\nuser-agent: ") for head in seen] == [1] * len(seen)
     assert [head.lower().count("\r\nauthorization: ") for head in seen[-2:]] == [1, 1]
-    assert told[-1]["user-agent"] == "org-1"
+    assert reported[-1]["user-agent"] == "org-1"
 
 
 def test_an_azure_deployment_is_asked_with_its_key_which_shows_nowhere(
@@ -142,8 +142,8 @@ def test_an_azure_deployment_is_asked_with_its_key_which_shows_nowhere(
 
 def test_what_a_server_repeats_of_a_header_is_not_shown_and_other_words_stay() -> None:
     endpoint = Endpoint("a", "http://h/v1", headers=(("X-Token", f"Bearer {KEY}"), ("X-Team", "research")))
-    said = EndpointTransport(endpoint).redact(f"Bearer {KEY} of research is no good")
-    assert said == "Bearer *** of research is no good"
+    message = EndpointTransport(endpoint).redact(f"Bearer {KEY} of research is no good")
+    assert message == "Bearer *** of research is no good"
 
 
 def test_a_header_without_its_variable_is_told_by_name() -> None:

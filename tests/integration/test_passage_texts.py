@@ -59,8 +59,8 @@ def test_an_export_holds_what_was_asked_for(
     out = tmp_path / "out"
     write_dataset(dialogues, out, saving=DatasetFilesConfig(passages=passages))
     rows = pq.read_table(out / "data/parquet/train.parquet").to_pylist()
-    told = [e["text"] for row in rows for turn in row["turn_evidence"] for e in turn]
-    assert told == (texts(dialogues) if passages != "none" else [""] * len(told))
+    reported = [e["text"] for row in rows for turn in row["turn_evidence"] for e in turn]
+    assert reported == (texts(dialogues) if passages != "none" else [""] * len(reported))
     asked = [record["messages"][0]["content"] for record in lines(out / "data/openai_messages/train.jsonl")]
     questions = [dialogue.turns[0].user for dialogue in dialogues]
     assert [content.rsplit("\n\n", 1)[-1] for content in asked] == questions

@@ -92,10 +92,10 @@ def probed_with(gcs: str, token: str) -> str:
     """What a cluster says to somebody who has this token, or none."""
     mode = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     env = {**os.environ, **mode}
-    said = subprocess.run(
+    message = subprocess.run(
         [sys.executable, "-c", ray_address._PROBE, gcs], env=env, capture_output=True, text=True, check=False
     )
-    return said.stdout.lower()
+    return message.stdout.lower()
 
 
 def listening_addresses(processes: list[psutil.Process]) -> set[str]:
@@ -115,16 +115,16 @@ def test_owned_cluster_runs_work_on_loopback_alone_and_ends_with_the_session(
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
     before_env = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", TOKEN_PATH)}
-    said: list[str] = []
+    message: list[str] = []
     config = RayConfig(workers=ActorConfig(replicas=5, num_cpus=1.5))
-    with RaySession(config, progress=said.append) as session:
+    with RaySession(config, progress=message.append) as session:
         assert not ray.is_initialized()
         session.connect()
         session.connect()
         assert session.owned
-        assert "starting a local Ray cluster" in said[0]
-        assert said[1].startswith("RAY_AUTH_MODE=disabled does not count")
-        assert len(said) == 2
+        assert "starting a local Ray cluster" in message[0]
+        assert message[1].startswith("RAY_AUTH_MODE=disabled does not count")
+        assert len(message) == 2
         gcs = ray.get_runtime_context().gcs_address
         # Whoever has no token, or that of another cluster, is refused.
         for token in ("", secrets.token_hex(32)):
@@ -197,12 +197,12 @@ def test_a_session_whose_thread_ended_keeps_its_cluster(no_recorded_cluster: Non
 
 def test_explicit_address_is_borrowed_and_stays(other_cluster: tuple[str, int]) -> None:
     address, pid = other_cluster
-    said: list[str] = []
-    with RaySession(RayConfig(address=address), progress=said.append) as session:
+    message: list[str] = []
+    with RaySession(RayConfig(address=address), progress=message.append) as session:
         session.connect()
         assert not session.owned
         assert ray.get(ray.remote(lambda: 7).remote(), timeout=60) == 7
-    assert said == [f"using the Ray cluster at {address} (borrowed: it stays when the run ends)"]
+    assert message == [f"using the Ray cluster at {address} (borrowed: it stays when the run ends)"]
     assert not ray.is_initialized()
     assert "raylet" in {p.name() for p in descendants(pid)}
 
@@ -218,15 +218,15 @@ def test_ray_address_of_the_environment_wins(other_cluster: tuple[str, int]) -> 
 
 
 def test_stale_record_and_no_fallback_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    message: list[str] = []
     with closed_port() as port:
         monkeypatch.setattr(ray_session, "recorded_address", lambda: f"127.0.0.1:{port}")
         with (
-            RaySession(RayConfig(auto_start_local=False), progress=said.append) as session,
+            RaySession(RayConfig(auto_start_local=False), progress=message.append) as session,
             pytest.raises(RayError, match=r"auto_start_local is false; set ray\.address"),
         ):
             session.connect()
-    assert "Connection refused" in said[0]
+    assert "Connection refused" in message[0]
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_a_server_that_is_no_ray_head_is_told_apart(monkeypatch: pytest.MonkeyPa
 
 def test_work_in_this_process_ends_in_order_when_the_head_of_its_servers_is_lost(store: RunStore) -> None:
     lost: list[str] = []
-    told: list[str] = []
+    reported: list[str] = []
     run = planned(store, 200)
     with simulated_endpoint(latency_s=0.2) as sim:
         thread = WorkerThread(spec(store, run, Endpoint("s", sim.base_url)))
@@ -291,7 +291,7 @@ def test_work_in_this_process_ends_in_order_when_the_head_of_its_servers_is_lost
             generate(
                 store,
                 run.run_id,
-                lambda: NeedsHead(thread, lambda: "".join(lost), lambda: told.append("off")),
+                lambda: NeedsHead(thread, lambda: "".join(lost), lambda: reported.append("off")),
                 lambda status: lost.append("the head is away") if status.progress.turns else None,
                 poll_s=0.1,
                 first_report_s=0.2,
@@ -299,7 +299,7 @@ def test_work_in_this_process_ends_in_order_when_the_head_of_its_servers_is_lost
     progress, record = store.progress(run.run_id), store.run(run.run_id)
     assert 0 < progress.turns < progress.turns_planned
     assert leased(store, run.run_id) == 0
-    assert told == ["off"], "or Ray would end this process"
+    assert reported == ["off"], "or Ray would end this process"
     assert record is not None
     assert (record.status, record.stop_reason) == ("stopped", "the head is away")
 
@@ -386,10 +386,10 @@ def test_a_cluster_that_wants_a_token_is_given_the_one_that_is_there(
     with program(DOUBLING, address, env=guarded.token) as process:
         assert line_of(process, "said") == "42"
     with program(DOUBLING, address, env={"HOME": str(tmp_path)}) as process:  # where no token is
-        told = line_of(process, "said")
-    assert f"no Ray cluster can be used at {address}: it refused our token" in told
-    assert "set RAY_AUTH_MODE=token" in told
-    assert "~/.ray/auth_token" in told
+        reported = line_of(process, "said")
+    assert f"no Ray cluster can be used at {address}: it refused our token" in reported
+    assert "set RAY_AUTH_MODE=token" in reported
+    assert "~/.ray/auth_token" in reported
 
 
 @pytest.mark.parametrize("knows", [True, False])

@@ -82,16 +82,16 @@ async def async_pid(connection: AsyncConnection) -> int:
 
 
 async def test_whoever_asked_for_it_is_told_of_every_opened_connection(store: RunStore) -> None:
-    told: list[tuple[int, bool]] = []
+    reported: list[tuple[int, bool]] = []
 
     async def on_open(connection: AsyncConnection, again: bool) -> None:
-        told.append((await async_pid(connection), again))
+        reported.append((await async_pid(connection), again))
 
     connection = store.database.reconnecting_async("dlgforge test", 10.0, on_open)
     first = await connection.run(async_pid)
     cut(store, first)
     second = await connection.run(async_pid)
-    assert told == [(first, False), (second, True)]
+    assert reported == [(first, False), (second, True)]
     await connection.aclose()
 
 

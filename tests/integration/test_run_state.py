@@ -101,7 +101,7 @@ def test_no_dialogue_is_claimed_twice_and_long_ones_come_first(store: RunStore) 
 
 def test_a_committed_dialogue_comes_back_as_it_was_said(store: RunStore) -> None:
     run = plan(store, 1)
-    said = [
+    message = [
         Turn(0, "Why?\u2028\x00", "Because … \ud800 “it” is 🙂", Judgement(7, ("clear",), "ok\x00")),
         Turn(1, "سؤال؟", "جواب", None),
     ]
@@ -109,7 +109,7 @@ def test_a_committed_dialogue_comes_back_as_it_was_said(store: RunStore) -> None
     async def main() -> None:
         async with worker(store, run) as w:
             (claim,) = await w.claim(5)
-            for turn in said:
+            for turn in message:
                 assert await reserved(w, claim.plan.dialogue_id, turn.index, turn.user)
                 await w.record(claim.plan.dialogue_id, turn.index, 1, Answered(turn.assistant))
                 await w.commit_turn(claim.plan.dialogue_id, turn, final=turn.index == 1)

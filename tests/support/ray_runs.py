@@ -34,7 +34,7 @@ def runner(
     run: PreparedRun,
     *endpoints: Endpoint,
     spawn: SpawnConfig | None = None,
-    said: list[str] | None = None,
+    message: list[str] | None = None,
     placement_timeout_s: float | None = None,
     **workers: Any,
 ) -> RayRunner:
@@ -47,7 +47,7 @@ def runner(
         spawn or SpawnConfig(),
         environment=overrides(llm, endpoints),
         fleet=None,
-        progress=(said if said is not None else []).append,
+        progress=(message if message is not None else []).append,
         placement_timeout_s=placement_timeout_s,
     )
 

@@ -43,17 +43,17 @@ class Endless:
 
 def test_reports_come_ever_more_rarely_until_the_result() -> None:
     work = Endless()
-    told: list[float] = []
+    reported: list[float] = []
 
     def report(elapsed_s: float) -> None:
-        told.append(elapsed_s)
-        if len(told) == 3:
+        reported.append(elapsed_s)
+        if len(reported) == 3:
             work.stop("enough")
 
     started = time.monotonic() - 4.0
     assert report_while(work, report, started, poll_s=0.01, first_report_s=0.1) == "ended"
     assert work.reasons == ["enough"]
-    first, second, third = told
+    first, second, third = reported
     assert first >= 4.0
     assert second - first >= 4.0 / 20
     assert third - second >= 0.21

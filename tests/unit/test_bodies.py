@@ -100,7 +100,7 @@ def test_json_is_read_as_leniently_as_is_safe(body: bytes, value: object) -> Non
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "reported"),
     [
         (b"", "it is empty"),
         (b" \r\n", "it is empty"),
@@ -118,10 +118,10 @@ def test_json_is_read_as_leniently_as_is_safe(body: bytes, value: object) -> Non
         (b"[" * 100_000, "nested too deep"),
     ],
 )
-def test_what_is_hopeless_is_told_as_it_is(body: bytes, told: str) -> None:
+def test_what_is_hopeless_is_told_as_it_is(body: bytes, reported: str) -> None:
     with pytest.raises(BodyError) as raised:
         read_json(body)
-    assert raised.match(told)
+    assert raised.match(reported)
     assert len(str(raised.value)) < 400
 
 

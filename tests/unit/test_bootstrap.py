@@ -246,7 +246,7 @@ def test_an_outcome_keeps_reason_and_kind(kind: type[Exception]) -> None:
 
 def test_a_loss_is_told_in_one_line_with_the_remedy() -> None:
     text = "The actor died because of an error in its creation task\n  File x\nModuleNotFoundError: q"
-    said = loss_reason(RuntimeError(text))
-    assert said.startswith("The actor died because")
-    assert "installed on every Ray node" in said
-    assert "\n" not in said
+    stated = loss_reason(RuntimeError(text))
+    assert stated.startswith("The actor died because")
+    assert "installed on every Ray node" in stated
+    assert "\n" not in stated

@@ -56,17 +56,17 @@ def looked_up(monkeypatch: pytest.MonkeyPatch, ready_after: int, lives: bool = T
     monkeypatch.setattr(start, "_POLL_S", 0.01)
     monkeypatch.setattr(start, "_SAID_EVERY_S", 0.05)
     monkeypatch.setattr(start, "_raylet_lives", lambda: lives)
-    said: list[str] = []
-    with start.patient_start(said.append, timeout_s=0.3):
+    message: list[str] = []
+    with start.patient_start(message.append, timeout_s=0.3):
         found: str = cast(Any, services).get_node("address", "id")
     assert services.get_node is get_node
-    return found, said
+    return found, message
 
 
 def test_a_node_that_takes_its_time_is_waited_for_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, said = looked_up(monkeypatch, 12)
+    found, message = looked_up(monkeypatch, 12)
     assert found == "the node"
-    assert "still starting" in said[0]
+    assert "still starting" in message[0]
 
 
 @pytest.mark.parametrize(("looks", "lives"), [(10_000, True), (3, False)])

@@ -106,7 +106,7 @@ def test_all_problems_are_listed_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "said"),
+    ("extra", "stated"),
     [
         ({"model": "x"}, "model: set the role's `model`"),
         ({"temperature": 1, "stream": True}, "stream: answers are read whole; temperature: set the role's"),
@@ -116,14 +116,14 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"until": datetime.date(2026, 1, 1)}, "JSON has no form for"),
     ],
 )
-def test_further_parameters_are_json_and_not_what_is_set_already(extra: dict[str, Any], said: str) -> None:
+def test_further_parameters_are_json_and_not_what_is_set_already(extra: dict[str, Any], stated: str) -> None:
     with pytest.raises(ConfigError, match=r"agents\.kb_responder\.extra_body: holds what") as error:
         validate(LlmConfig, {"agents": {"kb_responder": {"extra_body": extra}}}, "c")
-    assert said in str(error.value)
+    assert stated in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "stated"),
     [
         ({"headers_env": {"Host": "H"}}, "headers_env: Host is a header that dlgforge sets itself"),
         ({"headers_env": {"api-key": "A", "Api-Key": "B"}}, "is there twice"),
@@ -137,8 +137,8 @@ def test_further_parameters_are_json_and_not_what_is_set_already(extra: dict[str
         ),
     ],
 )
-def test_headers_that_cannot_be_are_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_headers_that_cannot_be_are_refused(settings: dict[str, Any], stated: str) -> None:
+    with pytest.raises(ConfigError, match=stated):
         validate(LlmConfig, settings, "c")
 
 
@@ -192,7 +192,7 @@ def test_openai_base_url_is_for_the_backend_openai() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "env", "said"),
+    ("data", "env", "stated"),
     [
         (
             {"routing": {"endpoints": [ENDPOINT, ENDPOINT]}},
@@ -212,11 +212,11 @@ def test_openai_base_url_is_for_the_backend_openai() -> None:
     ],
 )
 def test_addresses_that_openai_base_url_replaces_are_told(
-    data: dict[str, Any], env: dict[str, str], said: str
+    data: dict[str, Any], env: dict[str, str], stated: str
 ) -> None:
-    told = addresses_replaced({"backend": "openai", **data}, {"OPENAI_BASE_URL": "http://p/v1", **env})
-    assert said in told
-    assert bool(told) == bool(said)
+    reported = addresses_replaced({"backend": "openai", **data}, {"OPENAI_BASE_URL": "http://p/v1", **env})
+    assert stated in reported
+    assert bool(reported) == bool(stated)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '"http://x"'])

@@ -29,13 +29,13 @@ def nested(annotation: object) -> set[type]:
 
 
 def test_every_section_is_told() -> None:
-    told = set().union(*(nested(place.model) for place in PLACES))
-    bases = {base for model in told for base in model.__mro__[1:]}
+    reported = set().union(*(nested(place.model) for place in PLACES))
+    bases = {base for model in reported for base in model.__mro__[1:]}
     exported = {getattr(config, name) for name in config.__all__}
     models = {x for x in exported if isinstance(x, type) and issubclass(x, config.ConfigModel)}
     missing = sorted(
         model.__name__
-        for model in models - told - bases - {config.ConfigModel, config.Recipe, config.SavingConfig}
+        for model in models - reported - bases - {config.ConfigModel, config.Recipe, config.SavingConfig}
     )
     assert missing == [], "name where they go in PLACES of scripts/config_reference.py"
 

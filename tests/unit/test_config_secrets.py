@@ -23,7 +23,7 @@ DSN = "postgresql://u:hunter2@h/d"
 KEYS = ("sk-abc-hunter2", "a" + "0123456789abcdef" * 2 + "hunter2", "hf_hunter2", "2hunter2")
 
 
-def told(model: type[ConfigModel], data: Any) -> str:
+def reported(model: type[ConfigModel], data: Any) -> str:
     with pytest.raises(ConfigError) as error:
         validate(model, data, "c")
     assert error.value.__cause__ is None
@@ -31,7 +31,7 @@ def told(model: type[ConfigModel], data: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("model", "data", "said"),
+    ("model", "data", "message"),
     [
         (StoreConfig, {"postgres": {"dsn": [DSN]}}, "postgres.dsn: input should be"),
         (StoreConfig, {"postgres": DSN}, "postgres is text; it must be a section with keys: dsn, "),
@@ -52,9 +52,9 @@ def told(model: type[ConfigModel], data: Any) -> str:
         (RerankConfig, {"backend": "endpoint", "base_url": "https://h/v1?sig=hunter2"}, "parameter 'sig'"),
     ],
 )
-def test_a_secret_is_not_in_the_error(model: type[ConfigModel], data: Any, said: str) -> None:
-    text = told(model, data)
-    assert said in text
+def test_a_secret_is_not_in_the_error(model: type[ConfigModel], data: Any, message: str) -> None:
+    text = reported(model, data)
+    assert message in text
     assert "hunter2" not in text
 
 
@@ -72,7 +72,7 @@ def test_a_secret_is_not_in_the_error(model: type[ConfigModel], data: Any, said:
 def test_a_key_in_place_of_a_variable_is_refused_and_not_shown(
     model: type[ConfigModel], name: str, data: dict[str, Any], key: str
 ) -> None:
-    text = told(model, {**data, name: key})
+    text = reported(model, {**data, name: key})
     assert f"{name}: does not name an environment variable" in text
     assert "hunter2" not in text
     for fine in ("MY_KEY", "_key2", "AZURE_OPENAI_API_KEY_EASTUS2", "LLAMA31_70B_INSTRUCT_ENDPOINT_TOKEN"):
@@ -83,7 +83,7 @@ def test_a_key_in_place_of_a_variable_is_refused_and_not_shown(
     "name", ["key", "api_key", "apiKey", "subscription-key", "access_token", "sig", "code"]
 )
 def test_an_address_holds_no_secret_parameter(name: str) -> None:
-    text = told(LlmConfig, {"base_url": f"https://h/v1?api-version=1&{name}=hunter2"})
+    text = reported(LlmConfig, {"base_url": f"https://h/v1?api-version=1&{name}=hunter2"})
     assert f"base_url holds a secret, in its parameter {name!r}" in text
     assert "headers_env" in text
     assert "hunter2" not in text
@@ -96,25 +96,25 @@ def test_an_address_may_hold_other_parameters(query: str) -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_key_in_place_of_a_headers_variable_is_refused(key: str) -> None:
-    text = told(LlmConfig, {"headers_env": {"api-key": key}})
+    text = reported(LlmConfig, {"headers_env": {"api-key": key}})
     assert "headers_env.api-key: does not name an environment variable" in text
     assert "hunter2" not in text
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_key_in_place_of_an_endpoints_variable_is_refused(key: str) -> None:
-    text = told(LlmConfig, {"routing": {"endpoints": [{"base_url": "http://h/v1", "api_key_env": key}]}})
+    text = reported(LlmConfig, {"routing": {"endpoints": [{"base_url": "http://h/v1", "api_key_env": key}]}})
     assert "routing.endpoints.0.api_key_env: does not name" in text
     assert "hunter2" not in text
 
 
 @pytest.mark.parametrize(
-    ("model", "data", "said"),
+    ("model", "data", "message"),
     [
         (GenerationConfig, {"run": {"max_tokens": 0}}, "run.max_tokens = 0: input should be greater"),
         (LlmConfig, {"embedded": {"context_tokens": "2k"}}, "embedded.context_tokens = '2k': input"),
         (LlmConfig, {"agents": {"qa_judge": {"max_tokens": -1}}}, "agents.qa_judge.max_tokens = -1: input"),
     ],
 )
-def test_a_value_that_is_no_secret_is_shown(model: type[ConfigModel], data: Any, said: str) -> None:
-    assert said in told(model, data)
+def test_a_value_that_is_no_secret_is_shown(model: type[ConfigModel], data: Any, message: str) -> None:
+    assert message in reported(model, data)

@@ -45,7 +45,7 @@ def test_a_resolved_dsn_does_not_show_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dsn", "said"),
+    ("dsn", "stated"),
     [
         ("", "is empty"),
         ("dbhost", "neither a URI nor key=value"),
@@ -65,10 +65,10 @@ def test_a_resolved_dsn_does_not_show_it() -> None:
         ("host=h hunter2=1", "not one that Postgres knows"),
     ],
 )
-def test_what_is_wrong_is_said_without_the_password(dsn: str, said: str) -> None:
+def test_what_is_wrong_is_said_without_the_password(dsn: str, stated: str) -> None:
     with pytest.raises(StoreError) as caught:
         check_dsn(dsn)
-    assert said in str(caught.value)
+    assert stated in str(caught.value)
     assert "hunter" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert redact_dsn(dsn) == "<malformed DSN>"

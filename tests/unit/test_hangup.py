@@ -23,17 +23,17 @@ def test_a_hangup_is_told_once_data_alone_is_not(loop_factory: LoopFactory, last
     async def run() -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            told: list[bool] = []
-            HangupWatch(ours.fileno(), lambda: told.append(True))
+            reported: list[bool] = []
+            HangupWatch(ours.fileno(), lambda: reported.append(True))
             theirs.send(b"a notice")
             await asyncio.sleep(0.02)
-            assert not told
+            assert not reported
             theirs.send(last_words)
             theirs.close()
             await asyncio.sleep(0.02)
-            assert told == [True]
+            assert reported == [True]
             await asyncio.sleep(0.02)
-            assert told == [True]
+            assert reported == [True]
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(run())
@@ -44,13 +44,13 @@ def test_what_is_closed_tells_nothing_more(loop_factory: LoopFactory) -> None:
     async def run() -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            told: list[bool] = []
-            watch = HangupWatch(ours.fileno(), lambda: told.append(True))
+            reported: list[bool] = []
+            watch = HangupWatch(ours.fileno(), lambda: reported.append(True))
             watch.close()
             watch.close()
             theirs.close()
             await asyncio.sleep(0.02)
-            assert not told
+            assert not reported
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(run())

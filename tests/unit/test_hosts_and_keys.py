@@ -49,9 +49,9 @@ def test_a_key_is_sent_without_white_space_and_never_with_odd_characters() -> No
 @given(st.text(), st.text())
 def test_a_key_is_taken_out_of_any_text(before: str, after: str) -> None:
     for form in (KEY, KEY.replace("/", "\\/")):
-        said = f"{before}{form}{after}"
-        assert form not in redact(said, KEY)
-        raw = said.encode("utf-8", "surrogatepass")
+        message = f"{before}{form}{after}"
+        assert form not in redact(message, KEY)
+        raw = message.encode("utf-8", "surrogatepass")
         assert form.encode() not in redact(raw, KEY)
     assert redact(before, "") == before
 

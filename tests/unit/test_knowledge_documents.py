@@ -185,13 +185,13 @@ def test_the_pages_of_a_pdf_that_can_be_read_are() -> None:
     items = read("report.pdf", data)
     assert isinstance(items[-1], ReadDocument)
     assert items[-1].text == "Second page\n\nThird page"
-    (told,) = problems(items)
-    assert told.startswith("report.pdf: page 1 cannot be read: ")
-    assert told.endswith("; the rest of it is read")
+    (noted,) = problems(items)
+    assert noted.startswith("report.pdf: page 1 cannot be read: ")
+    assert noted.endswith("; the rest of it is read")
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"),
+    ("name", "data", "noted"),
     [
         ("latin.txt", "été".encode("latin-1"), "latin.txt: not UTF-8 (byte 0); save it as UTF-8"),
         ("half.txt", b"\xff\xfea", "half.txt: not UTF-16"),
@@ -203,10 +203,10 @@ def test_the_pages_of_a_pdf_that_can_be_read_are() -> None:
         ("scan.pdf", pdf(""), "scan.pdf: it holds no text; scanned pages need text recognition"),
     ],
 )
-def test_broken_files_are_told_by_name_and_reason(name: str, data: bytes, told: str) -> None:
+def test_broken_files_are_told_by_name_and_reason(name: str, data: bytes, noted: str) -> None:
     (problem,) = read(name, data)
     assert isinstance(problem, Problem)
-    assert problem.message.startswith(told)
+    assert problem.message.startswith(noted)
 
 
 def test_json_lines_are_a_document_each() -> None:
@@ -227,18 +227,18 @@ def test_json_lines_with_their_text_under_another_key() -> None:
     with DocumentReader(KnowledgeConfig(text_key="body")) as body_reader:
         (document,) = read("x.jsonl", line, body_reader)
     assert document == ReadDocument("x.jsonl#a", "", "First.")
-    (told,) = problems(read("x.jsonl", line))
-    assert told == "x.jsonl, line 1: no text under 'text' (its keys: id, body, url); set knowledge.text_key"
+    (noted,) = problems(read("x.jsonl", line))
+    assert noted == "x.jsonl, line 1: no text under 'text' (its keys: id, body, url); set knowledge.text_key"
 
 
 def test_broken_json_lines_are_told_and_the_rest_is_read() -> None:
     lines = b'{"text": 5}\nnot json\n{"text": " "}\n[1]\n\xff\n' + b"[" * 100_000 + b'\n{"text": "fine"}\n'
     items = read("x.jsonl", lines)
     assert items[-1] == ReadDocument("x.jsonl#7", "", "fine")
-    told = problems(items)
-    assert [message.split(":")[0] for message in told] == [f"x.jsonl, line {n}" for n in range(1, 7)]
-    assert "not JSON" in told[1]
-    assert "its text is empty" in told[2]
+    noted = problems(items)
+    assert [message.split(":")[0] for message in noted] == [f"x.jsonl, line {n}" for n in range(1, 7)]
+    assert "not JSON" in noted[1]
+    assert "its text is empty" in noted[2]
 
 
 def test_a_folder_lists_what_it_knows(tmp_path: Path) -> None:

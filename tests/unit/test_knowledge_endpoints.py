@@ -67,7 +67,7 @@ CALLS = [pytest.param(post, BackendError, id="json"), pytest.param(search, WebSe
 
 @pytest.mark.parametrize(("call", "error"), CALLS)
 @pytest.mark.parametrize(
-    ("body", "headers", "told"),
+    ("body", "headers", "reported"),
     [
         (gzip.compress(gzip.compress(bytes(1_000_000))), "content-encoding: gzip, gzip\r\n", "encoded as"),
         (gzip.compress(bytes(64_000_000)), "content-encoding: gzip\r\n", "longer than"),
@@ -78,13 +78,13 @@ CALLS = [pytest.param(post, BackendError, id="json"), pytest.param(search, WebSe
     ],
 )
 def test_an_answer_is_no_bomb(
-    call: Callable[..., object], error: type[Exception], body: bytes, headers: str, told: str
+    call: Callable[..., object], error: type[Exception], body: bytes, headers: str, reported: str
 ) -> None:
     async def main() -> None:
         async with server(body, headers) as url:
             await call(url)  # type: ignore[misc]
 
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=reported):
         asyncio.run(main())
 
 

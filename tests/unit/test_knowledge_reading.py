@@ -37,7 +37,7 @@ def read(reader: DocumentReader, name: str, data: bytes | BinaryIO) -> list[Read
     return items
 
 
-def told(items: list[ReadDocument | Problem]) -> list[str]:
+def reported(items: list[ReadDocument | Problem]) -> list[str]:
     return [item.message for item in items if isinstance(item, Problem)]
 
 
@@ -89,7 +89,7 @@ def bomb_pdf(n_pages: int, content: bytes) -> bytes:
     ],
 )
 def test_a_document_that_takes_long_is_left_out(reader: DocumentReader, name: str, data: bytes) -> None:
-    assert told(read(reader, name, data)) == [
+    assert reported(read(reader, name, data)) == [
         f"{name}: it takes more than 0.5 s of a processor to read (knowledge.limits.seconds)"
     ]
 
@@ -99,7 +99,7 @@ def test_a_document_that_takes_much_memory_is_left_out() -> None:
     limits = DocumentLimitsConfig(seconds=30, memory_mib=128)
     with DocumentReader(KnowledgeConfig(limits=limits)) as reader:
         why = "it takes more than 128 MiB of memory to read (knowledge.limits.memory_mib)"
-        assert told(read(reader, "big.txt", b"a " * 60_000_000)) == [f"big.txt: {why}"]
+        assert reported(read(reader, "big.txt", b"a " * 60_000_000)) == [f"big.txt: {why}"]
         first, problem, last = read(reader, "x.jsonl", lines)
         assert (first, last) == (ReadDocument("x.jsonl#1", "", "a"), ReadDocument("x.jsonl#3", "", "z"))
         assert problem == Problem(f"x.jsonl, line 2: {why}")
@@ -121,7 +121,7 @@ class Endless(io.RawIOBase):
 def test_files_without_a_size_are_counted_as_they_are_read(name: str) -> None:
     endless = Endless()
     with DocumentReader(KnowledgeConfig(limits=DocumentLimitsConfig(file_mib=2))) as reader:
-        assert told(read(reader, name, cast(BinaryIO, endless))) == [
+        assert reported(read(reader, name, cast(BinaryIO, endless))) == [
             f"{name}: more than 2,097,152 bytes; a document may have that many at most "
             "(knowledge.limits.file_mib)"
         ]
@@ -132,7 +132,7 @@ def test_a_text_may_have_so_many_characters() -> None:
     limits = DocumentLimitsConfig(text_chars=10)
     with DocumentReader(KnowledgeConfig(limits=limits)) as reader:
         for name, data in (("a.txt", b"12345678901"), ("a.jsonl", b'{"text": "12345678901"}')):
-            (problem,) = told(read(reader, name, data))
+            (problem,) = reported(read(reader, name, data))
             assert "its text has 11 characters; a document may have 10 at most" in problem
 
 
@@ -153,7 +153,7 @@ def test_a_file_of_lines_that_each_end_the_reader_is_not_read_on() -> None:
     bad = b"[" + b"[]," * 3_000_000 + b"[]]\n"
     limits = DocumentLimitsConfig(seconds=0.1)
     with DocumentReader(KnowledgeConfig(limits=limits)) as reader:
-        problems = told(list(reader.read("x.jsonl", io.BytesIO(bad * 11))))
+        problems = reported(list(reader.read("x.jsonl", io.BytesIO(bad * 11))))
     assert len(problems) == 11
     assert problems[-1] == "x.jsonl: 10 lines were like this; the rest of it is not read"
 

@@ -203,7 +203,7 @@ def test_a_document_is_found_in_its_pool_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "reported"),
     [
         ({"chunk_chars": 100, "chunk_overlap_chars": 100}, "chunk_overlap_chars = 100 is not less than"),
         ({"embedding": {"backend": "endpoint", "model": "m"}}, "base_url is empty"),
@@ -214,8 +214,8 @@ def test_a_document_is_found_in_its_pool_by_name() -> None:
         ),
     ],
 )
-def test_knowledge_that_cannot_work_is_refused(data: dict[str, object], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_knowledge_that_cannot_work_is_refused(data: dict[str, object], reported: str) -> None:
+    with pytest.raises(ConfigError, match=reported):
         validate(KnowledgeConfig, data, "knowledge")
 
 

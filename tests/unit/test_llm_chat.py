@@ -59,8 +59,8 @@ def test_newer_models_get_the_parameters_they_take() -> None:
 
 def test_other_complaints_change_nothing() -> None:
     dialect = Dialect()
-    told = error(400, message="messages must alternate between user and assistant")
-    assert not adapt(dialect, told, body(dialect))
+    reported = error(400, message="messages must alternate between user and assistant")
+    assert not adapt(dialect, reported, body(dialect))
     assert dialect == Dialect()
 
 
@@ -211,7 +211,7 @@ def test_retry_after_as_seconds_date_or_milliseconds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "wait_s"),
+    ("stated", "wait_s"),
     [
         ("Rate limit reached for gpt-4o on tokens per min (TPM). Please try again in 6.2s. Visit", 6.2),
         ("Please try again in 1m30s.", 90.0),
@@ -223,8 +223,8 @@ def test_retry_after_as_seconds_date_or_milliseconds() -> None:
         ("try again later", None),
     ],
 )
-def test_the_pause_that_is_asked_for_in_words(said: str, wait_s: float | None) -> None:
-    body = orjson.dumps([{"error": {"message": "x" * 400 + said}}])
+def test_the_pause_that_is_asked_for_in_words(stated: str, wait_s: float | None) -> None:
+    body = orjson.dumps([{"error": {"message": "x" * 400 + stated}}])
     assert pauses.pause_s(HttpAnswer(429, httpx.Headers(), body)) == wait_s
     assert pauses.pause_s(HttpAnswer(429, httpx.Headers({"retry-after": "7"}), body)) == 7.0
 
@@ -250,8 +250,8 @@ _GEMINI = {
 def test_only_an_empty_account_is_out_of_quota(
     fields: dict[str, object], pause_s: float | None, blame: Blame
 ) -> None:
-    told = read_error(HttpAnswer(429, httpx.Headers(), orjson.dumps([{"error": fields}])))
-    refusal = refusals.judge(told, b"{}", pause_s=pause_s, has_key=True, location="")
+    reported = read_error(HttpAnswer(429, httpx.Headers(), orjson.dumps([{"error": fields}])))
+    refusal = refusals.judge(reported, b"{}", pause_s=pause_s, has_key=True, location="")
     assert refusal.blame is blame
 
 
@@ -307,15 +307,15 @@ def test_further_parameters_go_along_and_are_no_matter_of_what_was_refused() -> 
     # Names of parameters within others: what is refused is another one, or is not sent at all.
     agent = AgentConfig(extra_body={"reasoning": {"max_tokens": 9, "seed": 1}, "min_p": 0.1})
     dialect = Dialect()
-    told = error(400, message="Unsupported parameter: 'seed' is not supported", param="seed")
+    reported = error(400, message="Unsupported parameter: 'seed' is not supported", param="seed")
 
     def body() -> bytes:
         return request_body(dialect, agent, "m", MESSAGES, seed=1, schema=None)
 
     assert orjson.loads(body()).items() >= agent.extra_body.items()
-    assert adapt(dialect, told, body())
+    assert adapt(dialect, reported, body())
     assert "seed" not in orjson.loads(body())
-    assert not adapt(dialect, told, body())
+    assert not adapt(dialect, reported, body())
     longer = error(400, message="Use 'max_completion_tokens' instead.", param="max_tokens")
     assert adapt(dialect, longer, body())
     assert not adapt(dialect, longer, body())

@@ -136,8 +136,8 @@ def test_calls_written_into_the_text_are_read(written: str) -> None:
 
 
 def test_other_text_is_left_alone_and_tags_never_stay() -> None:
-    for said in ('{"name": "Ada", "arguments": 2}', '{"name": "search"} is how you call it', "search"):
-        assert split_calls(said, ["search"]) == (said, ())
+    for stated in ('{"name": "Ada", "arguments": 2}', '{"name": "search"} is how you call it', "search"):
+        assert split_calls(stated, ["search"]) == (stated, ())
     assert split_calls('{"name": "search"}', []) == ('{"name": "search"}', ())
     assert split_calls('Wait. <tool_call>{"name": "other"}</tool_call>', []) == ("Wait.", ())
 
@@ -169,10 +169,10 @@ def test_a_call_without_text_is_an_answer_only_when_tools_were_offered() -> None
     def judge(made: Reply) -> tuple[Said, FailureKind | None]:
         return answers.usable(made, ["search"], last_chance=False)
 
-    said, problem = judge(reply(None, tool_calls=CALLS, finish_reason="tool_calls"))
-    assert (said.text, [call.name for call in said.tool_calls], problem) == ("", ["search"], None)
-    said, problem = judge(reply("Let me see.", tool_calls=CALLS))
-    assert (said.text, len(said.tool_calls), problem) == ("Let me see.", 1, None)
+    stated, problem = judge(reply(None, tool_calls=CALLS, finish_reason="tool_calls"))
+    assert (stated.text, [call.name for call in stated.tool_calls], problem) == ("", ["search"], None)
+    stated, problem = judge(reply("Let me see.", tool_calls=CALLS))
+    assert (stated.text, len(stated.tool_calls), problem) == ("Let me see.", 1, None)
     assert judge(reply("", finish_reason="tool_calls")) == (Said(""), FailureKind.EMPTY)
     assert judge(reply(None, tool_calls=CALLS, offered=False)) == (Said(""), FailureKind.EMPTY)
     assert judge(reply("Yes.", tool_calls=CALLS, offered=False)) == (Said("Yes."), None)
@@ -190,7 +190,7 @@ def body(dialect: Dialect, messages: list[Message] | None = None) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "blame"),
+    ("status", "stated", "blame"),
     [
         (
             400,
@@ -209,10 +209,10 @@ def body(dialect: Dialect, messages: list[Message] | None = None) -> bytes:
         (404, "The model `m` does not exist", Blame.MODEL),
     ],
 )
-def test_servers_without_tools_are_known_by_their_words(status: int, said: str, blame: Blame) -> None:
+def test_servers_without_tools_are_known_by_their_words(status: int, stated: str, blame: Blame) -> None:
     dialect = Dialect()
     sent = body(dialect)
-    error = read_error(HttpAnswer(status, httpx.Headers(), orjson.dumps({"error": {"message": said}})))
+    error = read_error(HttpAnswer(status, httpx.Headers(), orjson.dumps({"error": {"message": stated}})))
     refusal = refusals.judge(error, sent, pause_s=None, has_key=True, location="")
     assert refusal.blame is blame
     if blame is Blame.REQUEST:

@@ -90,10 +90,10 @@ ANSWER = "Hello. It costs 3 < 4 [1]."
 @pytest.mark.parametrize("form", THINKING)
 def test_thinking_is_told_apart_and_kept(form: str) -> None:
     raw = form.format("Hm.\n\nLet me ```see `this`")
-    said, reasoning = default_markup().clean(raw + ANSWER)
-    assert said == ANSWER
+    message, reasoning = default_markup().clean(raw + ANSWER)
+    assert message == ANSWER
     assert reasoning == "Hm.\n\nLet me ```see `this`"
-    assert default_markup().leftover(said + reasoning) == ""
+    assert default_markup().leftover(message + reasoning) == ""
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -109,7 +109,7 @@ def test_tokens_that_begin_an_answer_go(start: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "said", "reasoning"),
+    ("raw", "message", "reasoning"),
     [
         ("<think>hm <think>deeper</think> hm</think>Hello.", "Hello.", "hm deeper hm"),
         ("<think>a</think>One.<think>b</think> Two.", "One. Two.", "a\n\nb"),
@@ -132,8 +132,8 @@ def test_tokens_that_begin_an_answer_go(start: str) -> None:
         ("<|im_end|>\n<|im_start|>user\nHi", "", ""),
     ],
 )
-def test_thinking_in_unusual_places(raw: str, said: str, reasoning: str) -> None:
-    assert default_markup().clean(raw) == (said, reasoning)
+def test_thinking_in_unusual_places(raw: str, message: str, reasoning: str) -> None:
+    assert default_markup().clean(raw) == (message, reasoning)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,9 @@ PIECES = [
 @given(st.lists(st.sampled_from(PIECES), max_size=20))
 def test_what_is_cleaned_shows_no_markup_and_cleaning_adds_nothing(parts: list[str]) -> None:
     raw = "".join(parts)
-    said, reasoning = default_markup().clean(raw)
-    assert default_markup().clean(said).text == said or default_markup().leftover(said) == ""
-    assert len(said) + len(reasoning) <= len(raw) + 2 * len(parts)
+    message, reasoning = default_markup().clean(raw)
+    assert default_markup().clean(message).text == message or default_markup().leftover(message) == ""
+    assert len(message) + len(reasoning) <= len(raw) + 2 * len(parts)
 
 
 @pytest.mark.parametrize(

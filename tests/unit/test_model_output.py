@@ -10,7 +10,7 @@ from dlgforge_core.prompting.passage_marks import names_material
 
 
 @pytest.mark.parametrize(
-    ("said", "question"),
+    ("message", "question"),
     [
         ("How long must it rise?", "How long must it rise?"),
         ('"How long must it rise?"', "How long must it rise?"),
@@ -36,8 +36,8 @@ from dlgforge_core.prompting.passage_marks import names_material
         ("What is “proofing”?", "What is “proofing”?"),
     ],
 )
-def test_the_question_in_an_answer(said: str, question: str) -> None:
-    assert question_of(said) == question
+def test_the_question_in_an_answer(message: str, question: str) -> None:
+    assert question_of(message) == question
 
 
 @given(st.text())

@@ -43,7 +43,7 @@ def test_ids_come_from_names_where_none_is_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("    description: Asks plain\n      questions.\n", "", "p.yaml:2: user: description is missing"),
         ("name: Curious Beginner", "name: ''", "p.yaml:2: user: name = '' must be text that is not empty"),
@@ -69,9 +69,9 @@ def test_ids_come_from_names_where_none_is_given(tmp_path: Path) -> None:
         (GOOD, "", "the file is empty"),
     ],
 )
-def test_errors_name_line_key_and_value(old: str, new: str, said: str) -> None:
+def test_errors_name_line_key_and_value(old: str, new: str, message: str) -> None:
     assert old in GOOD
-    with pytest.raises(SeedError, match=re.escape(said)):
+    with pytest.raises(SeedError, match=re.escape(message)):
         parse_personas(GOOD.replace(old, new).encode(), "p.yaml")
 
 

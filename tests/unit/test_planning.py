@@ -114,7 +114,7 @@ def test_fewer_samples_than_languages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             {"target_languages": ["en", "de"]},
@@ -127,8 +127,8 @@ def test_fewer_samples_than_languages() -> None:
         ({"batches": [BATCHES[0], BATCHES[0]]}, "share the name first"),
     ],
 )
-def test_what_cannot_be_planned(arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_what_cannot_be_planned(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         planned(**arguments)
 
 

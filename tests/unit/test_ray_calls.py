@@ -19,7 +19,7 @@ class Wrapped(Exception):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (Wrapped(KeyError("the key\nand more")), "'the key\\nand more'"),
         (ValueError("\n first \n second"), "first"),
@@ -27,8 +27,8 @@ class Wrapped(Exception):
         (TimeoutError(), "TimeoutError"),
     ],
 )
-def test_the_first_line_is_of_what_was_raised_inside(error: Exception, said: str) -> None:
-    assert first_line(error).strip() == said
+def test_the_first_line_is_of_what_was_raised_inside(error: Exception, message: str) -> None:
+    assert first_line(error).strip() == message
 
 
 def test_only_what_ray_does_not_say_itself_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from dlgforge_core.config import RayConfig, validate
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.runtime.cluster.calls import told_again_after
+from dlgforge_core.runtime.cluster.calls import reported_again_after
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "message"),
     [
         ({"num_cpus": 0.00001}, "num_cpus = 1e-05: Ray counts in steps of 0.0001"),
         ({"num_cpus": 1.00005}, "num_cpus = 1.00005: Ray counts in steps of 0.0001"),
@@ -22,12 +22,12 @@ from dlgforge_core.runtime.cluster.calls import told_again_after
 )
 @pytest.mark.parametrize("actor", ["workers", "coordinator"])
 def test_what_ray_cannot_reserve_is_refused_before_it_starts(
-    actor: str, size: dict[str, Any], said: str
+    actor: str, size: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
         validate(RayConfig, {actor: size}, "resources.ray.config")
     assert f"{actor}" in str(error.value)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_what_ray_can_reserve_is_taken() -> None:
@@ -37,10 +37,10 @@ def test_what_ray_can_reserve_is_taken() -> None:
 
 
 def test_a_wait_of_days_is_told_of_a_few_dozen_times() -> None:
-    waited, told = 0.0, 0
+    waited, reported = 0.0, 0
     while waited < 3 * 86_400:
-        waited += told_again_after(10.0, waited)
-        told += 1
-        if told == 4:
+        waited += reported_again_after(10.0, waited)
+        reported += 1
+        if reported == 4:
             assert waited == 40.0
-    assert told < 60
+    assert reported < 60

@@ -95,7 +95,7 @@ def test_shipped_topics() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("{", "not valid JSON"),
         ("[]", "is no object"),
@@ -119,15 +119,15 @@ def test_shipped_topics() -> None:
         (GOOD, "id = "),
     ],
 )
-def test_a_bad_line_is_named_and_the_good_ones_kept(line: str, said: str) -> None:
+def test_a_bad_line_is_named_and_the_good_ones_kept(line: str, message: str) -> None:
     lines = [GOOD, line, '{"language": "ar", "topic": "الطبخ"}']
     batch = jsonl_batch(*lines)
     assert [t.language for t in batch.topics] == ["en", "ar"]
     (problem,) = batch.problems
     assert problem.startswith("seeds.jsonl:2: ")
-    assert said in problem
+    assert message in problem
     assert len(problem) < 300
-    with pytest.raises(SeedError, match=re.escape(said)):
+    with pytest.raises(SeedError, match=re.escape(message)):
         jsonl_batch(*lines, strict=True)
 
 
@@ -149,7 +149,7 @@ def test_repeated_id_names_the_first_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("  farming: some text\n", "seeds.yaml:4: en: 'farming' is the text 'some text'"),
         ("  farming:\n  - What is this: a test\n", "seeds.yaml:5: en: 'farming': a question is a mapping"),
@@ -164,13 +164,13 @@ def test_repeated_id_names_the_first_line() -> None:
         ("'e|n':\n  x:\n", "seeds.yaml:4: language = 'e|n' is not a language"),
     ],
 )
-def test_a_bad_yaml_entry_is_named_and_the_good_ones_kept(text: str, said: str) -> None:
+def test_a_bad_yaml_entry_is_named_and_the_good_ones_kept(text: str, message: str) -> None:
     text = f"en:\n  cooking:\n  - Why?\n{text}"
     batch = yaml_batch(text)
     assert (batch.topics[0].topic, batch.topics[0].question) == ("cooking", "Why?")
     (problem,) = batch.problems
-    assert problem.startswith(said)
-    with pytest.raises(SeedError, match=re.escape(said)):
+    assert problem.startswith(message)
+    with pytest.raises(SeedError, match=re.escape(message)):
         yaml_batch(text, strict=True)
 
 
@@ -178,7 +178,7 @@ def test_a_bad_yaml_entry_is_named_and_the_good_ones_kept(text: str, said: str) 
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "the file is empty"),
         (b"\xef\xbb\xbf \r\n", "the file is empty"),
@@ -197,8 +197,8 @@ def test_a_bad_yaml_entry_is_named_and_the_good_ones_kept(text: str, said: str) 
         (b"en:\n  a: text\n", "holds no usable seed topic:\n  seeds.yaml:2: "),
     ],
 )
-def test_a_broken_yaml_file_names_its_line(data: bytes, said: str) -> None:
-    with pytest.raises(SeedError, match=re.escape(said)):
+def test_a_broken_yaml_file_names_its_line(data: bytes, message: str) -> None:
+    with pytest.raises(SeedError, match=re.escape(message)):
         parse_seed_batch("seeds.yaml", data)
 
 

@@ -123,7 +123,7 @@ def test_top_k_is_kept_within_bounds(top_k: object, asked: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (ToolCall("1", "rm", {}), "there is no tool 'rm'; the tools are: vector_db_search"),
         (ToolCall("1", "web_search", {"query": "x"}), "there is no tool 'web_search'"),
@@ -133,9 +133,9 @@ def test_top_k_is_kept_within_bounds(top_k: object, asked: int) -> None:
         (ToolCall("1", "vector_db_search", {}, "arguments must be a JSON object"), "must be a JSON object"),
     ],
 )
-def test_bad_calls_are_explained_to_the_model(call: ToolCall, said: str) -> None:
+def test_bad_calls_are_explained_to_the_model(call: ToolCall, message: str) -> None:
     event, hits = execute(Toolbox(ON, Search()), call)
-    assert said in event.error
+    assert message in event.error
     assert (event.result, hits) == ("", ())
 
 
@@ -257,8 +257,8 @@ def rounds(
 
 def test_an_answer_without_calls_is_the_answer() -> None:
     model = Model(completion("The moon."))
-    answer, events, told = rounds(model)
-    assert (answer.text, events, told) == ("The moon.", (), [])
+    answer, events, reported = rounds(model)
+    assert (answer.text, events, reported) == ("The moon.", (), [])
     assert model.asked == [(ASKED, TOOL)]
 
 
@@ -275,12 +275,12 @@ def test_results_go_back_to_the_model_under_the_ids_of_the_calls() -> None:
         completion("The moon.", reasoning="Done."),
     )
     search = Search(delay_s=0.01)
-    answer, events, told = rounds(model, search)
+    answer, events, reported = rounds(model, search)
     assert search.at_once == 2
     assert answer.text == "The moon."
     assert answer.reasoning == "Look.\n\nMore.\n\nDone."
     assert [event.call_id for event in events] == ["a", "b", "a_2"]
-    assert len(told) == 9
+    assert len(reported) == 9
     last = model.asked[-1][0]
     assert [m["role"] for m in last] == ["system", "user", "assistant", "tool", "tool", "assistant", "tool"]
     assert [m["tool_call_id"] for m in last if m["role"] == "tool"] == ["a", "b", "a_2"]

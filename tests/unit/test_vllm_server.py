@@ -100,7 +100,7 @@ def test_a_token_on_the_command_line_is_refused(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "stated"),
     [
         ({"tensor_parallel_size": 4}, r"uses 4 GPUs, and .*replica = 1; set it to 4"),
         (
@@ -129,8 +129,8 @@ def test_a_token_on_the_command_line_is_refused(arguments: list[str]) -> None:
         ),
     ],
 )
-def test_sizes_that_cannot_work_are_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_sizes_that_cannot_work_are_refused(settings: dict[str, Any], stated: str) -> None:
+    with pytest.raises(ConfigError, match=stated):
         check_settings(VllmConfig(model="m", **settings))
 
 

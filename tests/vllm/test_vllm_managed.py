@@ -136,8 +136,8 @@ def test_servers_listen_on_loopback_and_keys_are_in_no_argv(servers: VllmManaged
     }
     assert addresses == {"127.0.0.1"}
     for process in psutil.process_iter(["cmdline"]):
-        said = " ".join(process.info["cmdline"] or [])
-        assert not any(e.api_key in said for e in endpoints)
+        message = " ".join(process.info["cmdline"] or [])
+        assert not any(e.api_key in message for e in endpoints)
     assert not any(e.api_key in repr((endpoints, servers.fleet.statuses())) for e in endpoints)
 
 
@@ -185,9 +185,9 @@ def test_kill_9_of_the_driver_leaves_no_vllm(tiny_llama: Path) -> None:
     with program(DRIVER, settings(tiny_llama).model_dump_json()) as process:
         line_of(process, "healthy")
         parts = descendants(process.pid)
-        said = [command_line(p) for p in parts]
-        assert any("vllm serve" in s for s in said)
-        assert any(s.startswith("VLLM::EngineCore") for s in said)
+        message = [command_line(p) for p in parts]
+        assert any("vllm serve" in s for s in message)
+        assert any(s.startswith("VLLM::EngineCore") for s in message)
         process.kill()
         process.wait()
         took = seconds_until(lambda: not alive(parts), 30)

@@ -128,10 +128,10 @@ def _probe(address: str, env: Mapping[str, str] | None = None) -> tuple[str, boo
             f"something listens there, but it did not answer as a {kind} within {PROBE_TIMEOUT_S:g} s",
             False,
         )
-    said = probe.stdout.strip()
+    output = probe.stdout.strip()
     if probe.returncode == 0:
         return "", False
-    return f"it does not answer as a {kind} ({said or probe.returncode})", "authenticat" in said.lower()
+    return f"it does not answer as a {kind} ({output or probe.returncode})", "authenticat" in output.lower()
 
 
 def _token_auth(function: str, **arguments: Any) -> bool:

@@ -15,7 +15,7 @@ CALL_TIMEOUT_S = 15.0
 _log = logging.getLogger(__name__)
 
 
-def told_again_after(first_s: float, waited_s: float) -> float:
+def reported_again_after(first_s: float, waited_s: float) -> float:
     """Seconds until a wait is told of again: ever more rarely, so that one of days does not fill the log."""
     return max(first_s, waited_s / 4)
 

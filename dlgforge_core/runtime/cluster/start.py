@@ -10,7 +10,7 @@ from typing import Any
 
 START_TIMEOUT_S = 240.0
 """How long a node of a local cluster may take to register."""
-_SAID_EVERY_S = 30.0
+_REPORT_EVERY_S = 30.0
 _POLL_S = 0.5
 _PORT_WAIT = "RAY_gcs_server_port_wait_time_s"  # 30 s where it is not set
 
@@ -27,7 +27,7 @@ def patient_start(progress: Callable[[str], None], timeout_s: float = START_TIME
     look_up: Callable[..., Any] = services.get_node
 
     def patient_look_up(*arguments: Any) -> Any:
-        started = said_at = time.monotonic()
+        started = reported_at = time.monotonic()
         while True:
             try:
                 return look_up(*arguments)
@@ -35,8 +35,8 @@ def patient_start(progress: Callable[[str], None], timeout_s: float = START_TIME
                 now = time.monotonic()
                 if now - started > timeout_s or not _raylet_lives():
                     raise
-                if now - said_at > _SAID_EVERY_S:
-                    said_at = now
+                if now - reported_at > _REPORT_EVERY_S:
+                    reported_at = now
                     progress(
                         f"the local Ray cluster is still starting, for {now - started:.0f} s: this machine "
                         f"has much to do; it is waited for {timeout_s:.0f} s"

@@ -24,7 +24,7 @@ from dlgforge_core.runtime.cluster.calls import (
     cluster_line,
     kill_quietly,
     quietly,
-    told_again_after,
+    reported_again_after,
 )
 from dlgforge_core.runtime.distributed.worker_actor import Outcome, WorkerActor, add_counts, loss_reason
 from dlgforge_core.runtime.serving.vllm_fleet import VllmFleet
@@ -43,7 +43,7 @@ class _Worker:
     work: Any
     where: Any
     asked_at: float
-    told_at: float
+    reported_at: float
     place: tuple[str, int] | None = None
     silent_since: float | None = None
 
@@ -214,14 +214,14 @@ class Coordinator:
         late = [
             worker
             for worker in waiting
-            if now - worker.told_at > told_again_after(PLACEMENT_PROGRESS_S, now - worker.asked_at)
+            if now - worker.reported_at > reported_again_after(PLACEMENT_PROGRESS_S, now - worker.asked_at)
         ]
         asked = (
             f"each asks for {self._config.num_cpus:g} CPU and {self._config.num_gpus:g} GPU (ray.workers); "
         )
         if late:
             for worker in late:
-                worker.told_at = now
+                worker.reported_at = now
             longest = now - min(worker.asked_at for worker in late)
             self._say(
                 f"{len(waiting)} of {len(self._workers)} workers wait for a place on the cluster, for "

@@ -13,7 +13,12 @@ from dlgforge_core.common.restarts import RestartBudget
 from dlgforge_core.config import RayConfig, SpawnConfig
 from dlgforge_core.generation.worker import WorkerResult
 from dlgforge_core.generation.worker_thread import WorkerSpec
-from dlgforge_core.runtime.cluster.calls import PLACEMENT_PROGRESS_S, kill_quietly, quietly, told_again_after
+from dlgforge_core.runtime.cluster.calls import (
+    PLACEMENT_PROGRESS_S,
+    kill_quietly,
+    quietly,
+    reported_again_after,
+)
 from dlgforge_core.runtime.distributed.coordinator import Coordinator
 from dlgforge_core.runtime.distributed.worker_actor import Outcome, loss_reason
 from dlgforge_core.runtime.serving.vllm_fleet import VllmFleet
@@ -58,8 +63,8 @@ class RayRunner:
         self._credentials = {endpoint.name: endpoint.credentials for endpoint in spec.endpoints}
         # Actors take the endpoints from their environment, see worker_actor.spec_in_place.
         in_actor = spawn.coordinator or spawn.workers
-        told = in_actor and "LLM_ROUTING_ENDPOINTS_JSON" in environment
-        self._spec = replace(spec, endpoints=()) if told else spec
+        from_environment = in_actor and "LLM_ROUTING_ENDPOINTS_JSON" in environment
+        self._spec = replace(spec, endpoints=()) if from_environment else spec
         self._ray_config = ray_config
         self._spawn = spawn
         self._environment = dict(environment)
@@ -77,7 +82,7 @@ class RayRunner:
         self._restart_at: float | None = None
         self._events_seen = 0
         self._events_ref: Any = None
-        self._asked_at = self._told_at = 0.0
+        self._asked_at = self._reported_at = 0.0
         self._answered = False
         self._local: Coordinator | None = None
         self._local_thread: threading.Thread | None = None
@@ -148,7 +153,7 @@ class RayRunner:
     def _start_actor(self) -> None:
         self._actor = self._new_actor()
         self._events_seen, self._events_ref, self._answered = 0, None, False
-        self._asked_at = self._told_at = time.monotonic()
+        self._asked_at = self._reported_at = time.monotonic()
         self._restart_at = None
         self._ref = self._actor.run.remote(self._spec, self._credentials)
 
@@ -200,12 +205,12 @@ class RayRunner:
         except ray.exceptions.RayError as error:
             self._lost(loss_reason(error))
             return
-        self._tell_last_events()
+        self._report_last_events()
         self._end_actor()
 
     def _lost(self, reason: str) -> None:
         """Have a lost coordinator replaced. Its workers went with it, what they had committed is there."""
-        self._tell_last_events()
+        self._report_last_events()
         self._end_actor()
         pause = None if self._stopping else self._budget.spend()
         if self._stopping:
@@ -226,7 +231,7 @@ class RayRunner:
             self._asked_at = now if self._answered else self._asked_at
         if ray.wait([self._events_ref], timeout=0)[0]:
             with contextlib.suppress(ray.exceptions.RayError):  # its end is told by `run`
-                self._tell(ray.get(self._events_ref))
+                self._report_events(ray.get(self._events_ref))
                 self._answered = True
             self._events_ref = None
             return
@@ -243,17 +248,17 @@ class RayRunner:
             self._outcome = Outcome.stopped(
                 f"the coordinator got no place on the local Ray cluster within {waited:.0f} s; {asked}"
             )
-        elif now - self._told_at > told_again_after(PLACEMENT_PROGRESS_S, waited):
-            self._told_at = now
+        elif now - self._reported_at > reported_again_after(PLACEMENT_PROGRESS_S, waited):
+            self._reported_at = now
             self._progress(f"the coordinator waits for a place on the cluster, for {waited:.0f} s; {asked}")
 
-    def _tell_last_events(self) -> None:
+    def _report_last_events(self) -> None:
         import ray
 
         with quietly("asking the coordinator what it has said last"):
-            self._tell(ray.get(self._actor.events.remote(self._events_seen), timeout=2.0))
+            self._report_events(ray.get(self._actor.events.remote(self._events_seen), timeout=2.0))
 
-    def _tell(self, events: list[str]) -> None:
+    def _report_events(self, events: list[str]) -> None:
         self._events_seen += len(events)
         for event in events:
             self._progress(event)
@@ -284,4 +289,4 @@ class RayRunner:
         assert self._local is not None
         if self._local_thread is not None and self._local_thread.ident is not None:
             self._local_thread.join(timeout_s)
-        self._tell(self._local.events(self._events_seen))
+        self._report_events(self._local.events(self._events_seen))

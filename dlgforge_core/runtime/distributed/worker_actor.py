@@ -129,7 +129,7 @@ def loss_reason(error: BaseException) -> str:
     if not lines:
         return type(cause).__name__
     # Ray begins with what happened and, when code failed, ends with the exception.
-    said = lines[0] if len(lines) == 1 or "Error" not in lines[-1] else f"{lines[0]} {lines[-1]}"
-    if "ModuleNotFoundError" in said or "No module named" in said:
-        said += "; is this version of dlgforge installed on every Ray node?"
-    return said[:600]
+    summary = lines[0] if len(lines) == 1 or "Error" not in lines[-1] else f"{lines[0]} {lines[-1]}"
+    if "ModuleNotFoundError" in summary or "No module named" in summary:
+        summary += "; is this version of dlgforge installed on every Ray node?"
+    return summary[:600]

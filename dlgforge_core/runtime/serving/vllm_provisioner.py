@@ -16,7 +16,7 @@ from dlgforge_core.runtime.cluster.calls import (
     first_line,
     kill_quietly,
     largest_node,
-    told_again_after,
+    reported_again_after,
 )
 from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.runtime.serving.vllm_actor import CONCURRENT_CALLS, Placement, VllmReplica
@@ -162,7 +162,7 @@ class VllmManagedProvisioner:
     def _await_placed(self, deadline: float, progress: Callable[[str], None]) -> list[Placement]:
         import ray
 
-        started = told = time.monotonic()
+        started = reported = time.monotonic()
         refs = [actor.placement.remote() for actor in self._actors]
         while True:
             ready, pending = ray.wait(refs, num_returns=len(refs), timeout=_POLL_S)
@@ -173,8 +173,8 @@ class VllmManagedProvisioner:
                 raise BackendError(reason)
             if now > deadline:
                 raise BackendError(self._not_placed(len(ready)))
-            if now - told >= told_again_after(PROGRESS_S, now - started):
-                told = now
+            if now - reported >= reported_again_after(PROGRESS_S, now - started):
+                reported = now
                 progress(
                     f"{len(pending)} of {len(refs)} vLLM servers wait for a place on the cluster, for "
                     f"{now - started:.0f} s ({self._asked()}; {self._room()})"
@@ -191,7 +191,7 @@ class VllmManagedProvisioner:
         return placements
 
     def _await_healthy(self, progress: Callable[[str], None]) -> list[Endpoint]:
-        told: dict[str, float] = {}
+        reported: dict[str, float] = {}
         seen: dict[str, ReplicaState] = {}
         answered: dict[str, float] = {}
         while True:
@@ -207,9 +207,9 @@ class VllmManagedProvisioner:
                     raise BackendError(f"{status.name} on {status.node or 'its node'}: {status.error}")
                 if seen.get(status.name) is not status.state or (
                     status.state is not ReplicaState.HEALTHY
-                    and now - told[status.name] >= told_again_after(PROGRESS_S, status.seconds)
+                    and now - reported[status.name] >= reported_again_after(PROGRESS_S, status.seconds)
                 ):
-                    told[status.name], seen[status.name] = now, status.state
+                    reported[status.name], seen[status.name] = now, status.state
                     progress(status.line())
             if all(status.state is ReplicaState.HEALTHY for status in statuses):
                 return [self.fleet.endpoint(status) for status in statuses]

@@ -70,8 +70,8 @@ class ReplicaStatus:
 
     def line(self) -> str:
         """In one line, for progress."""
-        said = f": {self.last_line}" if self.last_line and self.state is not ReplicaState.HEALTHY else ""
-        return f"{self.name} on {self.node or 'no node yet'}: {self.state} for {self.seconds:.0f} s{said}"
+        last = f": {self.last_line}" if self.last_line and self.state is not ReplicaState.HEALTHY else ""
+        return f"{self.name} on {self.node or 'no node yet'}: {self.state} for {self.seconds:.0f} s{last}"
 
 
 def find_binary(config: VllmConfig) -> str:

@@ -23,9 +23,9 @@ def check_settings(config: VllmConfig) -> None:
     """Raises ConfigError for settings that no server could start or work with."""
     options = _options(config.extra_args)
     for option in options:
-        for beginning, said in _SECRET.items():
+        for beginning, settings in _SECRET.items():
             if option.startswith(beginning):
-                raise ConfigError(f"llm.vllm.extra_args holds {said}")
+                raise ConfigError(f"llm.vllm.extra_args holds {settings}")
         if option in _RESERVED:
             raise ConfigError(f"llm.vllm.extra_args holds {option}, which dlgforge sets; leave it out")
     gpus = config.num_gpus_per_replica
@@ -59,11 +59,11 @@ def _check_split(config: VllmConfig, options: dict[str, str]) -> None:
         used *= int(size)
     if used == gpus or used <= 1 >= gpus:
         return
-    said = [f"llm.vllm.tensor_parallel_size = {config.tensor_parallel_size}"]
+    settings = [f"llm.vllm.tensor_parallel_size = {config.tensor_parallel_size}"]
     if tensor != config.tensor_parallel_size:
-        said = [f"--tensor-parallel-size = {tensor:g} in llm.vllm.extra_args"]
-    said += [f"{option} = {size:g} there" for option, size in copies.items() if size != 1]
-    uses = f"{' and '.join(said)}: a server uses {used} {'GPU' if used == 1 else 'GPUs'}"
+        settings = [f"--tensor-parallel-size = {tensor:g} in llm.vllm.extra_args"]
+    settings += [f"{option} = {size:g} there" for option, size in copies.items() if size != 1]
+    uses = f"{' and '.join(settings)}: a server uses {used} {'GPU' if used == 1 else 'GPUs'}"
     reserved = f"llm.vllm.num_gpus_per_replica = {gpus:g}"
     if used > gpus:
         raise ConfigError(f"{uses}, and {reserved}; set it to {used}")

@@ -67,6 +67,6 @@ def _arguments(schema: Mapping[str, Any], messages: list[Any], key: int) -> Any:
     properties = {n: p for n, p in schema.get("properties", {}).items() if n in required}
     value = fill({**schema, "type": "object", "properties": properties}, key)
     if "query" in properties:
-        said = [content.text_of(m) for m in messages if m["role"] == "user"]
-        value["query"] = (said[-1] if said else "")[-MAX_QUERY_CHARS:] or "nothing"
+        message = [content.text_of(m) for m in messages if m["role"] == "user"]
+        value["query"] = (message[-1] if message else "")[-MAX_QUERY_CHARS:] or "nothing"
     return value
