@@ -36,7 +36,7 @@ def tools_called(completion: Completion, rounds: Sequence[ToolRound], *, keep_re
     """The outcome of an answer that calls tools."""
     calls = _numbered(completion.tool_calls[:MAX_CALLS_AT_ONCE], events_of(rounds))
     return ToolsCalled(
-        call_message(completion.text, calls),
+        call_message(completion.text, calls, completion.state),
         {call.id: call.problem for call in calls if call.problem},
         completion.reasoning if keep_reasoning else "",
     )

@@ -12,12 +12,12 @@ import tenacity
 
 from dlgforge_core.config import RoutingConfig
 from dlgforge_core.dialogue import DropReason
-from dlgforge_core.llm import completions, pauses, refusals, server_errors, tool_calls
+from dlgforge_core.llm import completions, pauses, provider_state, refusals, server_errors
 from dlgforge_core.llm.answers import Reply
 from dlgforge_core.llm.call_errors import CallError
 from dlgforge_core.llm.calls import MAX_ADAPTATIONS, Call, Retry, request_body, wait
 from dlgforge_core.llm.check import probe
-from dlgforge_core.llm.dialect import Dialect, adapt
+from dlgforge_core.llm.dialect import Dialect, adapt, is_about_tools
 from dlgforge_core.llm.dialects import Dialects, searches
 from dlgforge_core.llm.endings import Endings
 from dlgforge_core.llm.endpoints import Endpoint
@@ -182,6 +182,8 @@ class Attempts:
             self._failed(call, slot, counts, ending.failure, ending.problem)
         self.router.answered(slot)
         dialect.answered.add(call.role)
+        dialect.tools_worked = dialect.tools_worked or tools_offered
+        provider_state.notice(dialect, answer)
         if asked_in is not dialect:
             dialect.learn(asked_in)
             self._dialects.tell(name, call.model, call.reasons[-1])
@@ -256,8 +258,7 @@ class Attempts:
             self.router.unknown_model(slot, call.model, reason)
         elif refusal.blame is Blame.TOOL_CALL:
             self.router.answered(slot)
-            call.tools = ()
-            call.messages = tool_calls.fold(call.messages)
+            call.do_without_tools()
             call.adaptations += 1
         else:
             self._ask_differently(call, slot, dialect, error, sent)
@@ -275,6 +276,10 @@ class Attempts:
         if server_errors.is_content_filter(error):
             self.router.answered(slot)
             raise CallError(DropReason.REFUSED, f"{name}: {error}", name)
+        if provider_state.adapt(dialect, error, sent):
+            self.router.answered(slot)
+            _log.info("endpoint %s: %s; its own fields are sent as it wants them from now on", name, error)
+            return
         if adapt(dialect, error, sent):
             self.router.answered(slot)
             call.tried = None  # what is known now may be enough
@@ -282,6 +287,12 @@ class Attempts:
             return
         if searches(call, name, dialect, sent):
             self.router.answered(slot)
+            return
+        if dialect.tools_worked and is_about_tools(error, sent):
+            # They have worked here: it is about what this call has sent.
+            self.router.answered(slot)
+            _log.info("endpoint %s: %s; this call is made without tools", name, error)
+            call.do_without_tools()
             return
         alike = dialect.refused_alike(call.role, error)
         if alike >= self._failures_to_stop:

@@ -11,7 +11,7 @@ import tenacity
 
 from dlgforge_core.config import AgentConfig
 from dlgforge_core.dialogue import Role
-from dlgforge_core.llm import chat
+from dlgforge_core.llm import chat, tool_calls
 from dlgforge_core.llm.dialect import Dialect
 from dlgforge_core.llm.stats import FailureKind
 from dlgforge_core.llm.tool_calls import Message, ToolDefinition
@@ -66,6 +66,11 @@ class Call:
         if self.search is not None:
             self.search.set()
         self.tried = None
+
+    def do_without_tools(self) -> None:
+        """Tell in words what was called and found, and offer no more tools."""
+        self.tools = ()
+        self.messages = tool_calls.fold(self.messages)
 
     def begin_again(self) -> None:
         """Forget failures that turned out to be no fault of this call."""

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from dlgforge_core.config import AgentConfig
-from dlgforge_core.llm import tool_calls
+from dlgforge_core.llm import provider_state, tool_calls
 from dlgforge_core.llm.dialect import Dialect
 from dlgforge_core.llm.parameters import without_keywords
 from dlgforge_core.llm.structured import JsonMode, response_format, with_schema
@@ -57,6 +57,8 @@ def request_body(
         tools = ()
         if tool_calls.has_tool_messages(messages):
             messages = tool_calls.fold(messages)
+    elif tool_calls.has_tool_messages(messages):
+        messages = provider_state.as_wanted(messages, dialect.state_fields)
     if not dialect.system_role:
         messages = without_system(messages)
     body: dict[str, Any] = {

@@ -35,6 +35,11 @@ class Dialect:
     """Of roles without one: what calls were refused with, and how many in a row."""
     searches: dict[Role, asyncio.Event] = field(default_factory=dict)
     """Of roles without one: a call looks for a form that is taken; set once it has ended."""
+    tools_worked: bool = False
+    """A request with tools was answered: what it refuses later is no lack of them."""
+    state_fields: set[str] = field(default_factory=set)
+    """Fields of its own that go back to it with messages of tools."""
+    refused_state: set[str] = field(default_factory=set)
 
     def refused_alike(self, role: Role, error: ErrorAnswer) -> int:
         """How many calls in a row were refused with these words, this one included; 0 once one was not."""
@@ -55,6 +60,9 @@ class Dialect:
             self.system_role,
             self.json_mode,
             answered=self.answered,
+            tools_worked=self.tools_worked,
+            state_fields=self.state_fields,
+            refused_state=self.refused_state,
         )
 
     def learn(self, other: Dialect) -> None:
@@ -95,7 +103,7 @@ def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
     if is_system_refusal(error, sent) and (error.names("system") or not tool_calls.sent_with_tools(sent)):
         dialect.system_role = False
         return True
-    if tool_calls.sent_with_tools(sent) and tool_calls.is_refusal(error.status, error.text):
+    if is_lack_of_tools(dialect, error, sent):
         dialect.tools = False
         return True
     request: dict[str, Any] = orjson.loads(sent)
@@ -111,6 +119,16 @@ def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
         _leave_out(dialect, name, is_too_much=not _UNKNOWN.search(error.text))
         return True
     return False
+
+
+def is_lack_of_tools(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
+    """Whether an endpoint means, by this error, that it takes no tools."""
+    return not dialect.tools_worked and is_about_tools(error, sent)
+
+
+def is_about_tools(error: ErrorAnswer, sent: bytes) -> bool:
+    """Whether an error speaks of the tools that were sent."""
+    return tool_calls.sent_with_tools(sent) and tool_calls.is_refusal(error.status, error.text)
 
 
 # How servers speak of structured output.

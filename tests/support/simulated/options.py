@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from tests.support.simulated.bodies import SPOILT
 from tests.support.simulated.canned import check_replies
 
 ROLES = ("qa_generator", "kb_responder", "qa_judge")
@@ -83,6 +84,11 @@ class Options:
     # answers that end with this reason, cut in the middle.
     canned: tuple[Mapping[str, Any], ...] = ()
     finish_reasons: Mapping[str, float] = field(default_factory=dict)
+    streams: str = "never"  # "always", or "unless_told": when a request does not say stream: false
+    spoilt: str = ""  # of bodies: "surrogate", "half_utf8", "nan", "newline", "bom", "trailing" or "parts"
+    # A field of the provider's own that comes with tool calls, "reasoning_content" or "extra_content", and
+    # without which their messages are refused.
+    state_field: str = ""
 
     # What is said.
     duplicate_rate: float = 0.0  # share of the user simulator's questions that repeat an earlier one
@@ -128,6 +134,9 @@ class Options:
         object.__setattr__(self, "models", tuple(self.models))
         object.__setattr__(self, "canned", tuple(self.canned))
         check_replies(self.canned)
+        _choice("streams", self.streams, ("never", "always", "unless_told"))
+        _choice("spoilt", self.spoilt, ("", *SPOILT))
+        _choice("state_field", self.state_field, ("", "reasoning_content", "extra_content"))
         for reason, share in self.finish_reasons.items():
             _share(f"finish_reasons[{reason}]", share)
         object.__setattr__(self, "faults", {str(name): share for name, share in self.faults.items()})

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from tests.support.simulated import content, retrieval
+from tests.support.simulated import bodies, content, retrieval
 from tests.support.simulated.canned import CannedReplies, CannedReplyError
 from tests.support.simulated.classify import USER_SIMULATOR, Classifier
 from tests.support.simulated.errors import RequestError, error_body, status_error
@@ -49,6 +49,7 @@ class Call:
     prompt: PrefixLookup
     max_tokens: int | None
     tool_calls: ToolCalls | None = None
+    streams: bool = False
     state: str = "new"  # then queued, serving or hanging, at last done
     queued_at: float = 0.0
     started_at: float = 0.0
@@ -210,7 +211,11 @@ class Service:
                 "messages",
             )
         max_tokens = request.get("max_completion_tokens") or request.get("max_tokens")
-        return Call(client, model, role, schema, self._key(body), fault, prompt, max_tokens, tool_calls)
+        call = Call(client, model, role, schema, self._key(body), fault, prompt, max_tokens, tool_calls)
+        call.streams = options.streams == "always" or (
+            options.streams == "unless_told" and request.get("stream") is not False
+        )
+        return call
 
     def _key(self, body: bytes) -> int:
         options = self.options
@@ -376,18 +381,17 @@ class Service:
             "total_tokens": prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": cached_tokens},
         }
-        return orjson.dumps(
-            {
-                "id": f"chatcmpl-{call.key:016x}",
-                "object": "chat.completion",
-                "created": int(time.time()),
-                "model": call.model,
-                "choices": [
-                    {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
-                ],
-                "usage": usage if self.options.usage else None,
-            }
-        )
+        completion = {
+            "id": f"chatcmpl-{call.key:016x}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": call.model,
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}],
+            "usage": usage if self.options.usage else None,
+        }
+        if call.streams:
+            return bodies.streamed(completion)
+        return bodies.written(completion, self.options.spoilt)
 
     def _message(self, call: Call, text: str, finish_reason: str, refusal: str | None) -> dict[str, Any]:
         calls = call.tool_calls if finish_reason == "tool_calls" else None
@@ -396,6 +400,8 @@ class Service:
             message["content"] = None
         if calls:
             message["tool_calls"] = calls
+            if self.options.state_field == "reasoning_content":
+                message["reasoning_content"] = "The documents may tell."
         options = self.options
         if options.reasoning and call.schema is None and not refusal:
             if options.reasoning_field == "think":

@@ -27,6 +27,7 @@ def tool_calls_for(options: Options, request: Mapping[str, Any]) -> ToolCalls | 
     and for messages of tools, when the endpoint has none; 500 when it cannot read its model's call.
     """
     messages, tools = request["messages"], request.get("tools")
+    _check_state(options, messages)
     if options.tool_calls == "refused":
         if tools:
             raise RequestError(400, REFUSAL, None)
@@ -54,11 +55,32 @@ def _call(options: Options, messages: list[Any], tools: list[Any], key: int) -> 
     arguments = options.tool_arguments
     if arguments is None:
         arguments = orjson.dumps(_arguments(function.get("parameters") or {}, messages, key)).decode()
-    return {
+    call = {
         "id": f"call_{key:016x}",
         "type": "function",
         "function": {"name": options.tool_name or function.get("name"), "arguments": arguments},
     }
+    if options.state_field == "extra_content":
+        call["extra_content"] = {"google": {"thought_signature": f"sign-{key:x}"}}
+    return call
+
+
+# As Kimi and Gemini say it.
+_STATE_MISSING = {
+    "reasoning_content": "thinking is enabled but reasoning_content is missing in assistant "
+    "tool call message",
+    "extra_content": "Function call is missing a thought_signature in functionCall parts.",
+}
+
+
+def _check_state(options: Options, messages: list[Any]) -> None:
+    """Raises RequestError (400) for calls without the field they came with."""
+    field = options.state_field
+    for message in messages if field else ():
+        calls = message.get("tool_calls") or ()
+        holders = calls if field == "extra_content" else [message] * len(calls)
+        if not all(holder.get(field) for holder in holders):
+            raise RequestError(400, _STATE_MISSING[field], "invalid_request_error")
 
 
 def _arguments(schema: Mapping[str, Any], messages: list[Any], key: int) -> Any:
