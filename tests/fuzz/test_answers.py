@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import orjson
-from dlgforge_core.prompting.verdict_reading import judgement_from
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +28,7 @@ from dlgforge_core.llm.transport import HttpAnswer
 from dlgforge_core.prompting.model_output import question_of, without_quotes
 from dlgforge_core.prompting.passage_marks import names_material
 from dlgforge_core.prompting.quoting import neutralise, quote
+from dlgforge_core.prompting.verdict_reading import judgement_from
 from tests.fuzz.budget import Budget, bounded, quickly
 
 JUDGE = JudgeConfig()
