@@ -31,6 +31,11 @@ SHAREGPT_COLUMNS = (
     "models",
 )
 JUDGED_COLUMNS = (*SHAREGPT_COLUMNS, "score", "turn_judgements", "judgement", "judge_verdicts")
+RENAMED_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "sharegpt": SHAREGPT_COLUMNS,
+    "sharegpt_judged": JUDGED_COLUMNS,
+}
+"""The columns of the formats whose columns may be renamed."""
 # The identifiers of licences on the Hugging Face hub.
 _LICENSES = """
 apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0
@@ -216,11 +221,12 @@ def check_columns(renamed: Mapping[str, str], formats: Sequence[str]) -> None:
     """Raises ValueError when `renamed`, {old: new}, does not fit the ShareGPT files among `formats`."""
     if not renamed:
         return
-    if not {"sharegpt", "sharegpt_judged"} & set(formats):
+    written = [RENAMED_COLUMNS[name] for name in formats if name in RENAMED_COLUMNS]
+    if not written:
         raise ValueError(
-            "output_columns renames columns of sharegpt and sharegpt_judged; formats has neither"
+            f"output_columns renames columns of {' and '.join(RENAMED_COLUMNS)}; formats has neither"
         )
-    columns = JUDGED_COLUMNS if "sharegpt_judged" in formats else SHAREGPT_COLUMNS
+    columns = tuple(dict.fromkeys(column for one in written for column in one))
     for old, new in renamed.items():
         if old not in columns:
             raise ValueError(

@@ -12,9 +12,9 @@ import yaml
 from dlgforge_core.config.saving import DatasetFilesConfig
 from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED
-from dlgforge_core.export.formats import clean
+from dlgforge_core.export.formats import FORMATS, Format, FormatContext
 from dlgforge_core.export.language_tags import language_tag
-from dlgforge_core.export.schema import COLUMN_TEXTS, card_features, columns
+from dlgforge_core.export.records import clean
 from dlgforge_core.export.scrub import MAX_TOOL_TEXT_CHARS
 from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
 
@@ -30,12 +30,6 @@ _ROLES = {
     "qa_generator": "the user simulator asked",
     "kb_responder": "the assistant answered",
     "qa_judge": "the judge scored",
-}
-_FORMATS = {
-    "sharegpt": "ShareGPT JSONL",
-    "sharegpt_judged": "ShareGPT JSONL with the judge's verdicts",
-    "openai_messages": "OpenAI messages JSONL, for fine-tuning and chat templates",
-    "parquet": "Parquet with everything that is known of a dialogue",
 }
 _REFUSALS = {
     UNJUDGED: "had no verdict",
@@ -69,6 +63,20 @@ class CardFacts:
     def tools(self) -> bool:
         """Whether the assistant had tools, called or not."""
         return bool(self.offered or self.figures.dialogues.tool_calls)
+
+    @property
+    def format_context(self) -> FormatContext:
+        """What of the dataset its formats depend on."""
+        saving = self.saving
+        return FormatContext(
+            reasoning=saving.reasoning,
+            tools=self.tools,
+            passages=saving.passages == "context" and bool(self.figures.passage_texts),
+            siblings=len(saving.formats) > 1,
+            renamed=saving.output_columns,
+            roles=list(self.figures.models),
+            seed_metadata=self.seed_metadata,
+        )
 
 
 def dataset_card(facts: CardFacts) -> str:
@@ -104,16 +112,7 @@ def _header(facts: CardFacts) -> dict[str, Any]:
         data_files = [{"split": split, "path": path} for split, path in files.items()]
         configs.append({"config_name": name, "data_files": data_files})
         if any(path.endswith(".jsonl") for path in files.values()):  # Parquet has its schema
-            features = card_features(
-                name,
-                roles=figures.models,
-                tools=facts.tools,
-                reasoning=facts.saving.reasoning,
-                seed_metadata=facts.seed_metadata,
-            )
-            infos.append(
-                {"config_name": name, "features": _renamed(name, features, facts.saving.output_columns)}
-            )
+            infos.append({"config_name": name, "features": _features(FORMATS[name], facts.format_context)})
     if configs:
         configs[0]["default"] = True
     if infos:
@@ -122,12 +121,9 @@ def _header(facts: CardFacts) -> dict[str, Any]:
     return head
 
 
-def _renamed(
-    format_name: str, features: list[dict[str, Any]], renamed: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    if not format_name.startswith("sharegpt"):
-        return features
-    return [{**item, "name": renamed.get(item["name"], item["name"])} for item in features]
+def _features(form: Format, context: FormatContext) -> list[dict[str, Any]]:
+    renamed = form.renamed(context)
+    return [{**item, "name": renamed.get(item["name"], item["name"])} for item in form.features(context)]
 
 
 def _body(facts: CardFacts) -> Iterator[list[str]]:
@@ -164,7 +160,7 @@ def _body(facts: CardFacts) -> Iterator[list[str]]:
     yield from _loading(facts)
     for name in facts.files:
         yield [f"## Columns of `{name}`"]
-        yield [_FORMATS[name] + ":"]
+        yield [FORMATS[name].words + ":"]
         yield _columns(facts, name)
     if facts.plots:
         yield ["## Plots"]
@@ -243,42 +239,15 @@ def _loading(facts: CardFacts) -> Iterator[list[str]]:
         f"Configurations: {listed}. Each holds the same dialogues in the same order, one file a split: "
         f"`data/<configuration>/<split>`. Figures of the whole are in `{STATS_NAME}`."
     ]
-    if any(path.endswith(".jsonl") for path in facts.files.get("parquet", {}).values()):
-        yield [
-            "`load_dataset` reads one kind of file in a folder. So the configuration `parquet` is read from",
-            "`data/parquet/<split>.jsonl`, the same rows as in the Parquet files. Those themselves:",
-            '`load_dataset("parquet", data_files={"train": "path/data/parquet/train.parquet"})`.',
-        ]
-    if (
-        facts.saving.passages == "context"
-        and facts.figures.passage_texts
-        and "openai_messages" in facts.files
-    ):
-        yield [
-            "In `openai_messages` the passages that an answer was written from stand before the question, in",
-            "the same message: each between `<document>` and `</document>`, in the order they were given.",
-            "Training on it teaches answering from context; put passages into your prompts in the same form.",
-            "For the bare conversation use another configuration.",
-        ]
-    if facts.tools and "openai_messages" in facts.files:
-        yield [
-            "Every dialogue of `openai_messages` has the tools that the assistant could call, called or not. "
-            "Messages with tool calls have the feature type `Json` of `datasets`; in releases that do not "
-            "know it, read the JSONL files themselves. Arguments of calls are JSON text, as OpenAI has "
-            "them; chat templates that want objects need `json.loads` on them."
-        ]
+    for name in facts.files:
+        yield from FORMATS[name].notes(facts.format_context)
 
 
 def _columns(facts: CardFacts, name: str) -> list[str]:
-    sharegpt = name.startswith("sharegpt")
+    form, context = FORMATS[name], facts.format_context
+    renamed = form.renamed(context)
     rows = [
-        (_code(facts.saving.output_columns.get(column, column) if sharegpt else column), COLUMN_TEXTS[column])
-        for column in columns(
-            name,
-            reasoning=facts.saving.reasoning,
-            tools=facts.tools,
-            seed_metadata=facts.seed_metadata,
-        )
+        (_code(renamed.get(column, column)), form.column_texts[column]) for column in form.columns(context)
     ]
     return _table(("column", "what it holds"), rows)
 

@@ -1,125 +1,171 @@
-"""What a dialogue looks like in the dataset formats; OpenAI messages have a module of their own."""
+"""Formats of a dataset's files: each is one object, with its columns, records, check and words."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from dlgforge_core.dialogue import Dialogue, Evidence, ToolEvent, documents_of, topic_of
-from dlgforge_core.export.openai_messages import Record, arguments_json
-from dlgforge_core.export.schema import SEED_METADATA
-from dlgforge_core.export.scrub import last_part_if_absolute
+import pyarrow as pa
+
+from dlgforge_core.config.saving import RENAMED_COLUMNS
+from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.export.openai_messages import Record, openai_messages_record
+from dlgforge_core.export.record_checks import openai_problem, sharegpt_problem
+from dlgforge_core.export.records import parquet_record, sharegpt_judged_record, sharegpt_record
+from dlgforge_core.export.schema import (
+    COLUMN_TEXTS,
+    SEED_METADATA,
+    arrow_features,
+    openai_features,
+    parquet_schema,
+    sharegpt_features,
+)
 
 
-def sharegpt_record(dialogue: Dialogue, *, seed_metadata: bool = False) -> Record:
-    """One line of ShareGPT JSONL: `conversations` of `from` (human, gpt) and `value`."""
-    conversations = [
-        {"from": who, "value": text}
-        for turn in dialogue.turns
-        for who, text in (("human", turn.user), ("gpt", turn.assistant))
-    ]
-    return {
-        "id": dialogue.plan.dialogue_id,
-        "conversations": conversations,
-        **_about(dialogue),
-        "models": {str(role): last_part_if_absolute(model) for role, model in dialogue.models.items()},
-        **(_seed_metadata(dialogue) if seed_metadata else {}),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatContext:
+    """What of a dataset its formats depend on.
+
+    `tools`: the assistant had some, by `definitions` those called by name, by `offered` those it could call;
+    `passages`: their texts stand before the questions; `renamed`: new names of columns; `roles`: those whose
+    models are named; `siblings`: there are files of other formats, too; `seed_metadata`: the metadata of seed
+    topics is a column.
+    """
+
+    reasoning: bool = False
+    tools: bool = False
+    passages: bool = False
+    siblings: bool = False
+    seed_metadata: bool = False
+    definitions: Mapping[str, Record] = field(default_factory=dict)
+    offered: Sequence[str] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    roles: Sequence[str] = ()
 
 
-def sharegpt_judged_record(dialogue: Dialogue, *, seed_metadata: bool = False) -> Record:
-    """As `sharegpt_record`, with the judge's verdicts: on each turn, on the whole, and their mean."""
-    metadata = _seed_metadata(dialogue) if seed_metadata else {}
-    return {**sharegpt_record(dialogue), **_verdicts(dialogue), **metadata}
+Features = list[dict[str, Any]]
+"""Columns as the `features` of a dataset card."""
 
 
-def parquet_record(dialogue: Dialogue, *, reasoning: bool = False, seed_metadata: bool = False) -> Record:
-    """One row of `parquet_schema(reasoning, seed_metadata)`."""
-    turns = dialogue.turns
-    record = {
-        "id": dialogue.plan.dialogue_id,
-        "messages": [
-            {"role": role, "content": text}
-            for turn in turns
-            for role, text in (("user", turn.user), ("assistant", turn.assistant))
-        ],
-        **_about(dialogue),
-        **_verdicts(dialogue),
-        "turn_evidence": [[_evidence(item) for item in turn.details.evidence] for turn in turns],
-        "turn_tools": [[_tool(event) for event in turn.details.tools] for turn in turns],
-        "models": [
-            {"role": str(role), "model": last_part_if_absolute(model)}
-            for role, model in dialogue.models.items()
-        ],
-    }
-    if reasoning:
-        record["turn_reasoning"] = [turn.details.reasoning for turn in turns]
-    return {**record, **(_seed_metadata(dialogue) if seed_metadata else {})}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """A format: JSONL, or Parquet where it has an Arrow `schema`.
+
+    `words` say in the card what it is, and `notes` what else is to be known of it. `columns` and `features`
+    are before any renaming. `problem` says what is wrong with a record that was read back, or None; it may
+    raise KeyError, TypeError, ValueError and AttributeError as well.
+    """
+
+    name: str
+    words: str
+    columns: Callable[[FormatContext], Sequence[str]]
+    features: Callable[[FormatContext], Features]
+    record: Callable[[Dialogue, FormatContext], Record]
+    problem: Callable[[Record, Mapping[str, str]], str | None]
+    notes: Callable[[FormatContext], Iterator[list[str]]] = lambda context: iter(())
+    column_texts: Mapping[str, str] = field(default_factory=lambda: COLUMN_TEXTS)
+    schema: Callable[[FormatContext], pa.Schema] | None = None
+
+    @property
+    def suffix(self) -> str:
+        """What the names of its files end in."""
+        return "jsonl" if self.schema is None else "parquet"
+
+    def renamed(self, context: FormatContext) -> Mapping[str, str]:
+        """New names of its columns."""
+        return context.renamed if self.name in RENAMED_COLUMNS else {}
+
+    def file_name(self, split: str, suffix: str = "") -> str:
+        """The path of a split's file in a dataset folder."""
+        return f"data/{self.name}/{split}.{suffix or self.suffix}"
+
+    def written(self, dialogue: Dialogue, context: FormatContext) -> Record:
+        """The record of a dialogue, its columns renamed."""
+        record, names = self.record(dialogue, context), self.renamed(context)
+        return {names.get(key, key): value for key, value in record.items()} if names else record
 
 
-def _seed_metadata(dialogue: Dialogue) -> Record:
-    # As text: a column needs one type, and every seed file has keys of its own.
-    return {SEED_METADATA: json.dumps(clean(dialogue.plan.topic.metadata), ensure_ascii=False)}
+def _openai_notes(context: FormatContext) -> Iterator[list[str]]:
+    if context.passages:
+        yield [
+            "In `openai_messages` the passages that an answer was written from stand before the question, in",
+            "the same message: each between `<document>` and `</document>`, in the order they were given.",
+            "Training on it teaches answering from context; put passages into your prompts in the same form.",
+            "For the bare conversation use another configuration.",
+        ]
+    if context.tools:
+        yield [
+            "Every dialogue of `openai_messages` has the tools that the assistant could call, called or not. "
+            "Messages with tool calls have the feature type `Json` of `datasets`; in releases that do not "
+            "know it, read the JSONL files themselves. Arguments of calls are JSON text, as OpenAI has "
+            "them; chat templates that want objects need `json.loads` on them."
+        ]
 
 
-def _about(dialogue: Dialogue) -> Record:
-    plan = dialogue.plan
-    return {
-        "language": plan.language,
-        "topic": topic_of(plan, dialogue.turns),
-        "documents": documents_of(dialogue.turns),
-        "seed_id": plan.topic.id,
-        "seed_batch": last_part_if_absolute(plan.topic.batch),
-        "user_persona": plan.user_persona.name,
-        "assistant_persona": plan.assistant_persona.name,
-        "n_turns": len(dialogue.turns),
-    }
+def _parquet_notes(context: FormatContext) -> Iterator[list[str]]:
+    if context.siblings:
+        yield [
+            "`load_dataset` reads one kind of file in a folder. So the configuration `parquet` is read from",
+            "`data/parquet/<split>.jsonl`, the same rows as in the Parquet files. Those themselves:",
+            '`load_dataset("parquet", data_files={"train": "path/data/parquet/train.parquet"})`.',
+        ]
 
 
-def _verdicts(dialogue: Dialogue) -> Record:
-    return {
-        "score": dialogue.mean_score,
-        "turn_judgements": [t.judgement.to_json() if t.judgement else None for t in dialogue.turns],
-        "judgement": dialogue.judgement.to_json() if dialogue.judgement else None,
-        "judge_verdicts": [
-            {"judge": one.judge, "turn_index": one.turn_index, **one.judgement.to_json()}
-            for one in dialogue.by_judge
-        ],
-    }
+def _parquet_problem(record: Record, renamed: Mapping[str, str]) -> None:
+    record["seed_id"]  # a KeyError is problem enough: the schema of the file beside it says the rest
 
 
-def _evidence(item: Evidence) -> Record:
-    return {
-        "chunk_id": item.chunk_id,
-        "document": item.document,
-        "score": item.score,
-        "cited": item.cited,
-        "given_to": str(item.given_to),
-        "text": item.text,
-    }
+def _of_sharegpt(name: str, context: FormatContext) -> Sequence[str]:
+    return [*RENAMED_COLUMNS[name], *([SEED_METADATA] if context.seed_metadata else [])]
 
 
-def _tool(event: ToolEvent) -> Record:
-    return {
-        "call_id": event.call_id,
-        "name": event.name,
-        "arguments": arguments_json(event),
-        "result": event.result,
-        "error": event.error,
-    }
+def _schema(context: FormatContext) -> pa.Schema:
+    return parquet_schema(context.reasoning, context.seed_metadata)
 
 
-def clean(value: Any) -> Any:
-    """`value` with every text in it valid Unicode: surrogate pairs joined, lone surrogates made U+FFFD."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        return value
-    if isinstance(value, Mapping):
-        return {clean(key): clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    return value
+_ALL = (
+    Format(
+        name="sharegpt",
+        words="ShareGPT JSONL",
+        columns=lambda context: _of_sharegpt("sharegpt", context),
+        features=lambda context: sharegpt_features(_of_sharegpt("sharegpt", context), context.roles),
+        record=lambda dialogue, context: sharegpt_record(dialogue, seed_metadata=context.seed_metadata),
+        problem=sharegpt_problem,
+    ),
+    Format(
+        name="sharegpt_judged",
+        words="ShareGPT JSONL with the judge's verdicts",
+        columns=lambda context: _of_sharegpt("sharegpt_judged", context),
+        features=lambda context: sharegpt_features(_of_sharegpt("sharegpt_judged", context), context.roles),
+        record=lambda dialogue, context: sharegpt_judged_record(
+            dialogue, seed_metadata=context.seed_metadata
+        ),
+        problem=sharegpt_problem,
+    ),
+    Format(
+        name="openai_messages",
+        words="OpenAI messages JSONL, for fine-tuning and chat templates",
+        columns=lambda context: ["messages", *(["tools"] if context.tools else [])],
+        features=lambda context: openai_features(context.tools),
+        record=lambda dialogue, context: openai_messages_record(
+            dialogue, context.definitions, offered=context.offered, context=context.passages
+        ),
+        problem=lambda record, renamed: openai_problem(record),
+        notes=_openai_notes,
+    ),
+    Format(
+        name="parquet",
+        words="Parquet with everything that is known of a dialogue",
+        columns=lambda context: _schema(context).names,
+        features=lambda context: arrow_features(_schema(context)),
+        record=lambda dialogue, context: parquet_record(
+            dialogue, reasoning=context.reasoning, seed_metadata=context.seed_metadata
+        ),
+        problem=_parquet_problem,
+        notes=_parquet_notes,
+        schema=_schema,
+    ),
+)
+FORMATS: dict[str, Format] = {one.name: one for one in _ALL}
+"""The formats by name; their names are those that `saving.formats` may hold."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from dlgforge_core.config.saving import JUDGED_COLUMNS, SHAREGPT_COLUMNS
 from dlgforge_core.dialogue import MAX_SCORE
 
 SEED_METADATA = "seed_metadata"
@@ -114,40 +113,30 @@ def parquet_schema(reasoning: bool = False, seed_metadata: bool = False) -> pa.S
     return pa.schema([*_FIELDS, *more]) if more else PARQUET_SCHEMA
 
 
-def columns(
-    format_name: str, *, reasoning: bool = False, tools: bool = False, seed_metadata: bool = False
-) -> list[str]:
-    """The columns of a format's files, before any renaming."""
-    of_seeds = [SEED_METADATA] if seed_metadata else []
-    return {
-        "sharegpt": [*SHAREGPT_COLUMNS, *of_seeds],
-        "sharegpt_judged": [*JUDGED_COLUMNS, *of_seeds],
-        "openai_messages": ["messages", *(["tools"] if tools else [])],
-        "parquet": parquet_schema(reasoning, seed_metadata).names,
-    }[format_name]
-
-
-def card_features(
-    format_name: str, *, roles: Iterable[str], tools: bool, reasoning: bool, seed_metadata: bool = False
-) -> list[dict[str, Any]]:
-    """The columns of a format's JSONL files as the `features` of a dataset card.
+def arrow_features(schema: pa.Schema) -> list[dict[str, Any]]:
+    """Columns as the `features` of a dataset card.
 
     Without them `datasets` guesses from the first file, and fails where another split holds a verdict and the
-    first does not. With `tools` messages differ in their keys: they are of the type `json` then.
+    first does not.
     """
-    if format_name == "parquet":
-        schema = parquet_schema(reasoning, seed_metadata)
-        return [{"name": field.name, **_card_type(field.type)} for field in schema]
-    if format_name == "openai_messages":
-        if tools:
-            return [{"name": "messages", "list": "json"}, {"name": "tools", "list": "json"}]
-        return [{"name": "messages", **_card_type(PARQUET_SCHEMA.field("messages").type)}]
+    return [{"name": field.name, **_card_type(field.type)} for field in schema]
+
+
+def openai_features(tools: bool) -> list[dict[str, Any]]:
+    """With `tools` messages differ in their keys: they are of the type `json` then."""
+    if tools:
+        return [{"name": "messages", "list": "json"}, {"name": "tools", "list": "json"}]
+    return arrow_features(pa.schema([PARQUET_SCHEMA.field("messages")]))
+
+
+def sharegpt_features(columns: Iterable[str], roles: Iterable[str]) -> list[dict[str, Any]]:
+    """`roles` are those whose models the records name."""
     messages = pa.list_(pa.struct([pa.field("from", _text), pa.field("value", _text)]))
     models = pa.struct([pa.field(role, _text) for role in sorted(roles)])
     own = {"conversations": messages, "models": models, SEED_METADATA: _text}
     return [
         {"name": name, **_card_type(own[name] if name in own else PARQUET_SCHEMA.field(name).type)}
-        for name in columns(format_name, seed_metadata=seed_metadata)
+        for name in columns
         if name != "models" or models.num_fields  # no dialogues, no roles
     ]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlgforge_core.dialogue import Dialogue, topic_of
-from dlgforge_core.export.formats import clean
+from dlgforge_core.export.records import clean
 from dlgforge_core.quality.figures import DialogueFigures, length_of_class
 
 STATS_NAME = "dataset_stats.json"

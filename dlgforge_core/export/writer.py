@@ -15,6 +15,7 @@ those for the configuration `parquet`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -29,15 +30,15 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlgforge_core.config.saving import FORMATS, DatasetFilesConfig
+from dlgforge_core.config.saving import DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue, Role, Turn
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
 from dlgforge_core.export.filters import SEMANTIC_DEDUP, EmptyDatasetError, Predicate, Sieve
 from dlgforge_core.export.folder import move_into_place, writing_folder
-from dlgforge_core.export.formats import clean, parquet_record, sharegpt_judged_record, sharegpt_record
-from dlgforge_core.export.openai_messages import Record, openai_messages_record
+from dlgforge_core.export.formats import FORMATS, Format, FormatContext
+from dlgforge_core.export.openai_messages import Record
 from dlgforge_core.export.plots import dataset_plots
-from dlgforge_core.export.schema import parquet_schema
+from dlgforge_core.export.records import clean
 from dlgforge_core.export.scrub import Scrubber, last_part_if_absolute, machine_folders, secrets_of
 from dlgforge_core.export.splits import SplitAssigner
 from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
@@ -48,7 +49,10 @@ ROW_GROUP_ROWS = 2_000
 ROW_GROUP_CHARS = 16_000_000
 _SPOOL_NAME = "spool"
 # What an earlier writing may have left and this one did not write.
-OURS = ("plots/*.svg", "data/parquet/*.parquet", *(f"data/{name}/*.jsonl" for name in FORMATS))
+OURS = (
+    "plots/*.svg",
+    *(f"data/{form.name}/*.{suffix}" for form in FORMATS.values() for suffix in {form.suffix, "jsonl"}),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +187,6 @@ def _write_dialogues(
             dataset.add(dialogue, split)
 
 
-def file_name(format_name: str, split: str) -> str:
-    """The path of a split's file in a dataset folder."""
-    return f"data/{format_name}/{split}.{'parquet' if format_name == 'parquet' else 'jsonl'}"
-
-
 def _with_judges(dialogue: Dialogue, judges: Sequence[str]) -> Dialogue:
     """`dialogue` naming who has judged it: a run names its judge whether or not it was asked."""
     models = {str(role): model for role, model in dialogue.models.items() if role != Role.JUDGE}
@@ -249,51 +248,38 @@ def _sinks(
     offered: Sequence[str],
     seed_metadata: bool,
 ) -> dict[str, list[_Sink]]:
-    renamed = saving.output_columns
-    records: dict[str, Callable[[Dialogue], Record]] = {
-        "sharegpt": lambda dialogue: _renamed(
-            sharegpt_record(dialogue, seed_metadata=seed_metadata), renamed
-        ),
-        "sharegpt_judged": lambda dialogue: _renamed(
-            sharegpt_judged_record(dialogue, seed_metadata=seed_metadata), renamed
-        ),
-        "openai_messages": lambda dialogue: openai_messages_record(
-            dialogue,
-            {name: dict(definition) for name, definition in definitions.items()},
-            offered=offered,
-            context=saving.passages == "context",
-        ),
-        "parquet": lambda dialogue: parquet_record(
-            dialogue, reasoning=saving.reasoning, seed_metadata=seed_metadata
-        ),
-    }
+    context = FormatContext(
+        reasoning=saving.reasoning,
+        passages=saving.passages == "context",
+        definitions={name: dict(definition) for name, definition in definitions.items()},
+        offered=offered,
+        seed_metadata=seed_metadata,
+        renamed=saving.output_columns,
+    )
     sinks: dict[str, list[_Sink]] = {}
     for split in saving.splits:
-        for name in saving.formats:
-            path = folder / file_name(name, split)
+        for form in _formats(saving):
+            record = functools.partial(form.written, context=context)
+            path = folder / form.file_name(split)
             path.parent.mkdir(parents=True, exist_ok=True)
             made: list[_Sink] = []
-            if name == "parquet":
-                made.append(
-                    _ParquetSink(path, parquet_schema(saving.reasoning, seed_metadata), records[name])
-                )
-                if _has_twin(saving):
-                    made.append(_JsonlSink(path.with_suffix(".jsonl"), records[name]))
-            else:
-                made.append(_JsonlSink(path, records[name]))
+            if form.schema is not None:
+                made.append(_ParquetSink(path, form.schema(context), record))
+            if form.schema is None or _has_twin(form, saving):
+                made.append(_JsonlSink(folder / form.file_name(split, "jsonl"), record))
             for sink in made:
                 stack.callback(sink.close)
             sinks.setdefault(split, []).extend(made)
     return sinks
 
 
-def _has_twin(saving: DatasetFilesConfig) -> bool:
-    """Whether the rows of the Parquet files are written as JSONL, too, for `load_dataset`."""
-    return "parquet" in saving.formats and len(saving.formats) > 1
+def _formats(saving: DatasetFilesConfig) -> list[Format]:
+    return [FORMATS[name] for name in saving.formats]
 
 
-def _renamed(record: Record, names: Mapping[str, str]) -> Record:
-    return {names.get(key, key): value for key, value in record.items()} if names else record
+def _has_twin(form: Format, saving: DatasetFilesConfig) -> bool:
+    """Whether the rows of Parquet files are written as JSONL, too, for `load_dataset`."""
+    return form.schema is not None and len(saving.formats) > 1
 
 
 class _JsonlSink:
@@ -310,7 +296,8 @@ class _JsonlSink:
 
 class _ParquetSink:
     def __init__(self, path: Path, schema: pa.Schema, record: Callable[[Dialogue], Record]) -> None:
-        self._schema, self._record = schema, record
+        self._record = record
+        self._schema = schema
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[Record] = []
         self._chars = 0
@@ -344,9 +331,10 @@ def _size(turn: Turn) -> int:
 def _files(writing: Path, saving: DatasetFilesConfig, dataset: DatasetFigures) -> list[DatasetFile]:
     """The files to keep: those of splits that hold something."""
     splits = [split for split, count in dataset.by_split.items() if count]
-    found = [(name, split, file_name(name, split)) for name in saving.formats for split in splits]
-    if _has_twin(saving):
-        found += [("parquet", split, f"data/parquet/{split}.jsonl") for split in splits]
+    forms = _formats(saving)
+    found = [(form.name, split, form.file_name(split)) for form in forms for split in splits]
+    twins = [form for form in forms if _has_twin(form, saving)]
+    found += [(form.name, split, form.file_name(split, "jsonl")) for form in twins for split in splits]
     return [
         DatasetFile(
             format=name,

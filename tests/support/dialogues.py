@@ -24,6 +24,7 @@ from dlgforge_core.dialogue import (
     Turn,
     TurnDetails,
 )
+from dlgforge_core.export.formats import FORMATS
 from dlgforge_core.export.writer import DatasetSummary, write_dataset
 
 ALL = ["sharegpt", "sharegpt_judged", "openai_messages", "parquet"]
@@ -55,6 +56,11 @@ def make_dialogue(
         assistant_persona=Persona("a", "expert", "Answers."),
     )
     return Dialogue(plan, turns, judgement, {"kb_responder": model})
+
+
+def file_name(format_name: str, split: str) -> str:
+    """The path of a split's file in a dataset folder."""
+    return FORMATS[format_name].file_name(split)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -31,10 +31,10 @@ from dlgforge_core.dialogue import (
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.export import writer
 from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED, EmptyDatasetError
-from dlgforge_core.export.schema import columns
+from dlgforge_core.export.formats import FORMATS, FormatContext
 from dlgforge_core.export.scrub import MAX_TOOL_TEXT_CHARS, Scrubber, secrets_of
 from dlgforge_core.export.verify import DatasetError, verify_dataset
-from dlgforge_core.export.writer import file_name, write_dataset
+from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.quality.semantic import SemanticDedup
 from tests.support.datasets import load_dataset
 from tests.support.dialogues import (
@@ -44,6 +44,7 @@ from tests.support.dialogues import (
     THREE,
     any_text,
     everything,
+    file_name,
     grounded,
     header,
     judged,
@@ -70,7 +71,7 @@ class TestLoading:
         for name in formats:
             loaded = load_dataset(folder, name, tmp_path / "cache")
             assert {split: rows.num_rows for split, rows in loaded.items()} == summary.by_split
-            expected = columns(name, reasoning=True, tools=n_tools > 0)
+            expected = list(FORMATS[name].columns(FormatContext(reasoning=True, tools=n_tools > 0)))
             if name == "parquet":
                 assert sorted(loaded["train"].column_names) == sorted(expected)
             else:
@@ -92,7 +93,9 @@ class TestLoading:
         write(folder, [grounded(i) for i in range(10)], output_columns=names, splits=THREE)
         for name in ("sharegpt", "sharegpt_judged"):
             rows = load_dataset(folder, name, tmp_path / "cache")["train"]
-            assert rows.column_names == [names.get(column, column) for column in columns(name)]
+            assert rows.column_names == [
+                names.get(column, column) for column in FORMATS[name].columns(FormatContext())
+            ]
             assert rows[0]["talk"][0]["from"] == "human"
         assert verify_dataset(folder)["sharegpt"] == 10
         card = (folder / "README.md").read_text("utf-8")

@@ -20,13 +20,14 @@ from dlgforge_core.dialogue import (
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.export.language_tags import language_tag
 from dlgforge_core.export.markdown import sample_markdown
-from dlgforge_core.export.writer import file_name, write_dataset
+from dlgforge_core.export.writer import write_dataset
 from tests.support.datasets import load_dataset
 from tests.support.dialogues import (
     BAD,
     GOOD,
     THREE,
     any_text,
+    file_name,
     grounded,
     header,
     judged,

@@ -19,9 +19,9 @@ from dlgforge_core.dialogue import (
 )
 from dlgforge_core.export.schema import parquet_schema
 from dlgforge_core.export.verify import DatasetError, verify_dataset
-from dlgforge_core.export.writer import file_name, write_dataset
+from dlgforge_core.export.writer import write_dataset
 from tests.support.datasets import load_dataset
-from tests.support.dialogues import everything, grounded, lines, make_dialogue, stats, write
+from tests.support.dialogues import everything, file_name, grounded, lines, make_dialogue, stats, write
 
 
 class TestTools:

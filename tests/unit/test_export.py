@@ -25,11 +25,11 @@ from dlgforge_core.dialogue import Dialogue, Judgement, Turn
 from dlgforge_core.export import folder as folder_module
 from dlgforge_core.export import writer
 from dlgforge_core.export.filters import EmptyDatasetError
-from dlgforge_core.export.formats import clean
 from dlgforge_core.export.markdown import escape_markdown, sample_markdown
+from dlgforge_core.export.records import clean
 from dlgforge_core.export.schema import PARQUET_SCHEMA
-from dlgforge_core.export.writer import DatasetSummary, file_name, write_dataset
-from tests.support.dialogues import any_text, lines, make_dialogue
+from dlgforge_core.export.writer import DatasetSummary, write_dataset
+from tests.support.dialogues import any_text, file_name, lines, make_dialogue
 
 ALL = ["sharegpt", "sharegpt_judged", "openai_messages", "parquet"]
 FILES = {
@@ -303,7 +303,7 @@ class TestWholeOrNotAtAll:
             """
             import sys, time
             from pathlib import Path
-            from dlgforge_core.export.writer import file_name, write_dataset
+            from dlgforge_core.export.writer import write_dataset
             def never():
                 print("writing", flush=True)
                 time.sleep(60)

@@ -1,0 +1,52 @@
+"""Records that were read back from a dataset's files, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+
+def sharegpt_problem(record: dict[str, Any], renamed: Mapping[str, str]) -> str | None:
+    """What is wrong with a record of ShareGPT, or None."""
+    conversations = renamed.get("conversations", "conversations")
+    said = record[conversations]
+    if not said or not all(isinstance(m["from"], str) and isinstance(m["value"], str) for m in said):
+        return f"{conversations!r} must be a list of 'from' and 'value'"
+    if [m["from"] for m in said] != ["human", "gpt"] * (len(said) // 2):
+        return f"{conversations!r} must go from human to gpt, turn by turn"
+    return None
+
+
+def openai_problem(record: dict[str, Any]) -> str | None:
+    """What is wrong with a record: user, then calls each with its result, then an answer, turn by turn."""
+    if unknown := set(record) - {"messages", "tools"}:
+        return f"OpenAI takes no key {sorted(unknown)[0]!r}"
+    tools = {tool["function"]["name"] for tool in record.get("tools", ())}
+    expected, open_calls, seen = "user", dict[str, str](), set[str]()
+    for place, message in enumerate(record["messages"]):
+        role = message["role"]
+        where = f"'messages'[{place}]"
+        if role == "tool":
+            if open_calls.pop(message["tool_call_id"], None) is None:
+                return f"{where} answers no call that is open"
+        elif open_calls or role != expected:
+            return f"{where} is of {role!r}, and {'tool' if open_calls else expected!r} must speak"
+        if role == "assistant" and message.get("tool_calls"):
+            for call in message["tool_calls"]:
+                name, arguments = call["function"]["name"], call["function"]["arguments"]
+                if call["id"] in seen:
+                    return f"{where}: the call id {call['id']!r} was used before"
+                if name not in tools:
+                    return f"{where} calls {name!r}, which is not in 'tools'"
+                if not isinstance(arguments, str) or not isinstance(orjson.loads(arguments), dict):
+                    return f"{where}: arguments must be the text of a JSON object"
+                seen.add(call["id"])
+                open_calls[call["id"]] = name
+            continue
+        if not isinstance(message["content"], str):
+            return f"{where}: 'messages' must be a list of 'role' and 'content'"
+        if role != "tool":
+            expected = "assistant" if role == "user" else "user"
+    return None if record["messages"] and expected == "user" else "the messages must end with an answer"

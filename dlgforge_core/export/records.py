@@ -1,0 +1,125 @@
+"""Records of dialogues in ShareGPT and Parquet; OpenAI messages have a module of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dlgforge_core.dialogue import Dialogue, Evidence, ToolEvent, documents_of, topic_of
+from dlgforge_core.export.openai_messages import Record, arguments_json
+from dlgforge_core.export.schema import SEED_METADATA
+from dlgforge_core.export.scrub import last_part_if_absolute
+
+
+def sharegpt_record(dialogue: Dialogue, *, seed_metadata: bool = False) -> Record:
+    """One line of ShareGPT JSONL: `conversations` of `from` (human, gpt) and `value`."""
+    conversations = [
+        {"from": who, "value": text}
+        for turn in dialogue.turns
+        for who, text in (("human", turn.user), ("gpt", turn.assistant))
+    ]
+    return {
+        "id": dialogue.plan.dialogue_id,
+        "conversations": conversations,
+        **_about(dialogue),
+        "models": {str(role): last_part_if_absolute(model) for role, model in dialogue.models.items()},
+        **(_seed_metadata(dialogue) if seed_metadata else {}),
+    }
+
+
+def sharegpt_judged_record(dialogue: Dialogue, *, seed_metadata: bool = False) -> Record:
+    """As `sharegpt_record`, with the judge's verdicts: on each turn, on the whole, and their mean."""
+    metadata = _seed_metadata(dialogue) if seed_metadata else {}
+    return {**sharegpt_record(dialogue), **_verdicts(dialogue), **metadata}
+
+
+def parquet_record(dialogue: Dialogue, *, reasoning: bool = False, seed_metadata: bool = False) -> Record:
+    """One row of `parquet_schema(reasoning, seed_metadata)`."""
+    turns = dialogue.turns
+    record = {
+        "id": dialogue.plan.dialogue_id,
+        "messages": [
+            {"role": role, "content": text}
+            for turn in turns
+            for role, text in (("user", turn.user), ("assistant", turn.assistant))
+        ],
+        **_about(dialogue),
+        **_verdicts(dialogue),
+        "turn_evidence": [[_evidence(item) for item in turn.details.evidence] for turn in turns],
+        "turn_tools": [[_tool(event) for event in turn.details.tools] for turn in turns],
+        "models": [
+            {"role": str(role), "model": last_part_if_absolute(model)}
+            for role, model in dialogue.models.items()
+        ],
+    }
+    if reasoning:
+        record["turn_reasoning"] = [turn.details.reasoning for turn in turns]
+    return {**record, **(_seed_metadata(dialogue) if seed_metadata else {})}
+
+
+def _seed_metadata(dialogue: Dialogue) -> Record:
+    # As text: a column needs one type, and every seed file has keys of its own.
+    return {SEED_METADATA: json.dumps(clean(dialogue.plan.topic.metadata), ensure_ascii=False)}
+
+
+def _about(dialogue: Dialogue) -> Record:
+    plan = dialogue.plan
+    return {
+        "language": plan.language,
+        "topic": topic_of(plan, dialogue.turns),
+        "documents": documents_of(dialogue.turns),
+        "seed_id": plan.topic.id,
+        "seed_batch": last_part_if_absolute(plan.topic.batch),
+        "user_persona": plan.user_persona.name,
+        "assistant_persona": plan.assistant_persona.name,
+        "n_turns": len(dialogue.turns),
+    }
+
+
+def _verdicts(dialogue: Dialogue) -> Record:
+    return {
+        "score": dialogue.mean_score,
+        "turn_judgements": [t.judgement.to_json() if t.judgement else None for t in dialogue.turns],
+        "judgement": dialogue.judgement.to_json() if dialogue.judgement else None,
+        "judge_verdicts": [
+            {"judge": one.judge, "turn_index": one.turn_index, **one.judgement.to_json()}
+            for one in dialogue.by_judge
+        ],
+    }
+
+
+def _evidence(item: Evidence) -> Record:
+    return {
+        "chunk_id": item.chunk_id,
+        "document": item.document,
+        "score": item.score,
+        "cited": item.cited,
+        "given_to": str(item.given_to),
+        "text": item.text,
+    }
+
+
+def _tool(event: ToolEvent) -> Record:
+    return {
+        "call_id": event.call_id,
+        "name": event.name,
+        "arguments": arguments_json(event),
+        "result": event.result,
+        "error": event.error,
+    }
+
+
+def clean(value: Any) -> Any:
+    """`value` with every text in it valid Unicode: surrogate pairs joined, lone surrogates made U+FFFD."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return value
+    if isinstance(value, Mapping):
+        return {clean(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return value
