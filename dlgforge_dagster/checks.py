@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dlgforge_core.config import ChecksConfig, validate
+from dlgforge_core.config.asset_names import DIALOGUE_DATASET, DIALOGUES
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.judging.results import judged_dialogues
@@ -32,7 +33,7 @@ def build_checks(dataset: DatasetSpec) -> list[dg.AssetChecksDefinition]:
 
 def _dialogue_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
     base: Any = config_class(dataset.recipe.checks)
-    key = dataset.key("dialogues")
+    key = dataset.key(DIALOGUES)
 
     class DialogueChecksConfig(base):  # type: ignore[misc]
         """Config of the checks of `dialogues`: their thresholds."""
@@ -79,7 +80,7 @@ def _check(
             context.log.warning(f"{report.name}: {outcome}")
         fails = report.name in blocking and not _is_of_others(dataset, run, report, run_store, thresholds)
         yield dg.AssetCheckResult(
-            asset_key=dataset.key("dialogues"),
+            asset_key=dataset.key(DIALOGUES),
             check_name=report.name,
             passed=report.passed,
             severity=dg.AssetCheckSeverity.ERROR if fails else dg.AssetCheckSeverity.WARN,
@@ -144,7 +145,7 @@ def _is_of_others(
     if run is None or not {PARTITION, RANGE_START} & run.tags.keys():
         return False
     whole = run.job_name == dataset.label("generate_dialogues")
-    if dataset.key("dialogue_dataset") in run.asset_selection if run.asset_selection else whole:
+    if dataset.key(DIALOGUE_DATASET) in run.asset_selection if run.asset_selection else whole:
         return False  # it would go on to write the dataset
     if NOTHING_TAG in run.tags:
         return True
@@ -162,7 +163,7 @@ def _metadata(report: CheckReport, run_id: str) -> Mapping[str, Any]:
 
 
 def _files_valid(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
-    key = dataset.key("dialogue_dataset")
+    key = dataset.key(DIALOGUE_DATASET)
 
     @dg.asset_check(
         name="files_valid",

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from dlgforge_core.config import Recipe
+from dlgforge_core.config.asset_names import DIALOGUE_DATASET
 from dlgforge_core.errors import ConfigError
 from dlgforge_dagster.launch_policy import check_launch
 from dlgforge_dagster.partitions import DialoguePartitions
@@ -108,7 +109,7 @@ class DatasetSpec:
 
     def latest_folder(self, instance: dg.DagsterInstance) -> Path | None:
         """Where `dialogue_dataset` was written last; None when it never was."""
-        event = instance.get_latest_materialization_event(self.key("dialogue_dataset"))
+        event = instance.get_latest_materialization_event(self.key(DIALOGUE_DATASET))
         materialization = event.asset_materialization if event is not None else None
         value = materialization.metadata.get("folder") if materialization is not None else None
         return Path(str(value.value)) if value is not None else None

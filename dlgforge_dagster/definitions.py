@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from dlgforge_core.config import Recipe, check_apart, read_recipes
+from dlgforge_core.config.asset_names import DIALOGUE_DATASET, HF_DATASET, JUDGEMENTS
 from dlgforge_core.errors import ConfigError
 from dlgforge_dagster.assets.dialogue_dataset import build_dialogue_dataset
 from dlgforge_dagster.assets.dialogues import build_dialogues
@@ -37,7 +38,7 @@ _ASSETS = (
     build_hf_dataset,
 )
 
-_FOLLOWING = ("judgements", "dialogue_dataset", "hf_dataset")  # where the recipe turns them on
+_FOLLOWING = (JUDGEMENTS, DIALOGUE_DATASET, HF_DATASET)  # where the recipe turns them on
 
 
 def build_definitions(recipes_folder: str) -> dg.Definitions:

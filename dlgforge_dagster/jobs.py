@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from dlgforge_core.config.asset_names import DIALOGUES, KNOWLEDGE_INDEX, MATERIALIZED, SEED_TOPICS
 from dlgforge_dagster.dataset import DatasetSpec
 
 
@@ -26,9 +27,7 @@ def build_jobs(dataset: DatasetSpec) -> Jobs:
     return Jobs(
         all=dg.define_asset_job(
             dataset.label("generate_dialogues"),
-            selection=of(
-                "seed_topics", "knowledge_index", "dialogues", "judgements", "dialogue_dataset", "hf_dataset"
-            ),
+            selection=of(*MATERIALIZED),
             description="Read the seed topics and documents, generate the dialogues, write the dataset. "
             "Judge offline before, and push to a hub after, where these are turned on.",
         ),
@@ -36,7 +35,7 @@ def build_jobs(dataset: DatasetSpec) -> Jobs:
             dataset.label("generate_partition"),
             # What the recipe's documents are by then: unchanged ones are not read again.
             selection=of(
-                "seed_topics", *(["knowledge_index"] if dataset.recipe.knowledge.path else []), "dialogues"
+                SEED_TOPICS, *([KNOWLEDGE_INDEX] if dataset.recipe.knowledge.path else []), DIALOGUES
             ),
             description="Read one seed batch and generate its dialogues in one language: what sensors and "
             "backfills start. The dataset follows by itself.",

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dlgforge_core.config import ChecksConfig, validate
+from dlgforge_core.config.asset_names import JUDGEMENTS
 from dlgforge_core.judging.results import judged_dialogues
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.quality.checks import run_checks
@@ -34,7 +35,7 @@ def build_judgement_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
         specs=[
             dg.AssetCheckSpec(
                 PASS_RATE,
-                asset=dataset.key("judgements"),
+                asset=dataset.key(JUDGEMENTS),
                 description="Enough of the offline verdicts are passes; of several judges their means count.",
             )
         ],
@@ -49,7 +50,7 @@ def build_judgement_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
         if not report.passed:
             context.log.warning(f"{report.name}: {report.summary}")
         return dg.AssetCheckResult(
-            asset_key=dataset.key("judgements"),
+            asset_key=dataset.key(JUDGEMENTS),
             check_name=report.name,
             passed=report.passed,
             severity=dg.AssetCheckSeverity.WARN,

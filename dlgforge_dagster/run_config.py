@@ -10,18 +10,26 @@ from typing import Any
 import yaml
 
 from dlgforge_core.config import Recipe, validate
+from dlgforge_core.config.asset_names import (
+    DIALOGUE_DATASET,
+    DIALOGUES,
+    HF_DATASET,
+    JUDGEMENTS,
+    KNOWLEDGE_INDEX,
+    SEED_TOPICS,
+)
 from dlgforge_core.errors import ConfigError
 
 RUN_CONFIG_ENV = "DLGFORGE_RUN_CONFIG"
 # The sections of a recipe that are the config of one op.
 _SECTIONS = {
-    "seed_topics": "seeds",
-    "knowledge_index": "knowledge",
-    "judgements": "judge",
-    "dialogue_dataset": "saving",
+    SEED_TOPICS: "seeds",
+    KNOWLEDGE_INDEX: "knowledge",
+    JUDGEMENTS: "judge",
+    DIALOGUE_DATASET: "saving",
     "dialogue_checks": "checks",
 }
-CONFIGURED_ASSETS = (*_SECTIONS, "dialogues", "hf_dataset")
+CONFIGURED_ASSETS = (*_SECTIONS, DIALOGUES, HF_DATASET)
 """Assets whose ops have a config, and checks."""
 
 
@@ -67,9 +75,9 @@ def recipe_data(
     for op, section in _SECTIONS.items():
         if op in configs:
             data[section] = {key: value for key, value in configs[op].items() if key != "run_id"}
-    data |= configs.get("dialogues", {})
-    if "hf_dataset" in configs:
-        data.setdefault("saving", {})["hf_push"] = configs["hf_dataset"]
+    data |= configs.get(DIALOGUES, {})
+    if HF_DATASET in configs:
+        data.setdefault("saving", {})["hf_push"] = configs[HF_DATASET]
     if llm := (config.get("resources") or {}).get(llm_key):
         data["llm"] = _config(llm)
     return data

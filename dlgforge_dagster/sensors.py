@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from dlgforge_core.config.asset_names import DIALOGUES, SEED_TOPICS
 from dlgforge_core.errors import ConfigError, SeedError
 from dlgforge_core.planning.plan import topics_for
 from dlgforge_core.planning.seed_folder import (
@@ -224,7 +225,7 @@ def _requests(
 
 def _run_of(dataset: DatasetSpec, run_config: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the run config says under `run` of `dialogues`."""
-    of_dialogues = run_config.get("ops", {}).get(dataset.op("dialogues"), {})
+    of_dialogues = run_config.get("ops", {}).get(dataset.op(DIALOGUES), {})
     run: Mapping[str, Any] = of_dialogues.get("config", {}).get("run", {})
     return run
 
@@ -251,7 +252,7 @@ def _run_config() -> Mapping[str, Any]:
     Raises ConfigError.
     """
     config = read_run_config()
-    known = ("seed_topics", "dialogues", "dialogue_checks")
+    known = (SEED_TOPICS, DIALOGUES, "dialogue_checks")
     ops = {name: value for name, value in (config.get("ops") or {}).items() if name in known}
     return {**config, "ops": ops}
 

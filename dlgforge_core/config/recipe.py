@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import Field
 
+from dlgforge_core.config.asset_names import MATERIALIZED, SEED_FILES
 from dlgforge_core.config.base import validate
 from dlgforge_core.config.checks import ChecksConfig
 from dlgforge_core.config.generation import GenerationConfig
@@ -23,15 +24,7 @@ from dlgforge_core.errors import ConfigError
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 SUFFIXES = (".yaml", ".yml")
 # Group names, assets and resources of the default dataset.
-_TAKEN = frozenset(("dlgforge", "ray", "store", "llm")) | {
-    "seed_files",
-    "seed_topics",
-    "knowledge_index",
-    "dialogues",
-    "judgements",
-    "dialogue_dataset",
-    "hf_dataset",
-}
+_TAKEN = frozenset(("dlgforge", "ray", "store", "llm", SEED_FILES, *MATERIALIZED))
 
 
 class Recipe(GenerationConfig):

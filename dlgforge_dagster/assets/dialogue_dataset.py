@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from dlgforge_core.config import DatasetFilesConfig, SemanticDedupConfig, validate
+from dlgforge_core.config.asset_names import DIALOGUE_DATASET, DIALOGUES, JUDGEMENTS
 from dlgforge_core.database.embedded import dlgforge_home
 from dlgforge_core.dialogue import Outcomes
 from dlgforge_core.export.filters import EmptyDatasetError
@@ -47,13 +48,13 @@ def build_dialogue_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         )
 
     @dg.asset(
-        name="dialogue_dataset",
+        name=DIALOGUE_DATASET,
         key_prefix=dataset.key_prefix,
         group_name=dataset.group,
         kinds={"parquet", "jsonl"},
         owners=OWNERS,
-        deps=[dataset.key("dialogues"), dataset.key("judgements")],
-        automation_condition=keep_fresh(judgements=dataset.key("judgements")),
+        deps=[dataset.key(DIALOGUES), dataset.key(JUDGEMENTS)],
+        automation_condition=keep_fresh(judgements=dataset.key(JUDGEMENTS)),
         code_version=code_version(3, _described(dataset.recipe.saving.files, dataset.recipe.description)),
         required_resource_keys={"store"},
         description=dataset.description(
@@ -63,7 +64,7 @@ def build_dialogue_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
     def dialogue_dataset(
         context: dg.AssetExecutionContext, config: DialogueDatasetConfig
     ) -> dg.MaterializeResult[None]:
-        source = f"ops.{dataset.op('dialogue_dataset')}.config"
+        source = f"ops.{dataset.op(DIALOGUE_DATASET)}.config"
         saving = validate(DatasetFilesConfig, plain(config, DatasetFilesConfig), source)
         return _write(dataset, context, saving, config.run_id)
 

@@ -2,30 +2,21 @@
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from dlgforge_core.config import GenerationConfig, LlmConfig, validate, web_search_key
-from dlgforge_core.config.backends import backend_of
-from dlgforge_core.config.environment import is_bootstrapped
+from dlgforge_core.config.asset_names import DIALOGUES, KNOWLEDGE_INDEX, SEED_TOPICS
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.generation.run import Runner, RunReport, Status, generate
-from dlgforge_core.generation.worker_thread import WorkerSpec, WorkerThread, knowledge_access
+from dlgforge_core.generation.worker_thread import WorkerSpec, knowledge_access
 from dlgforge_core.knowledge.current import CurrentIndex, current_index
 from dlgforge_core.planning.plan import topics_for
 from dlgforge_core.planning.seeds import SeedBatch
-from dlgforge_core.runtime.distributed.bootstrap import (
-    call_slots,
-    check_reach,
-    overrides,
-    worker_addresses,
-)
-from dlgforge_core.runtime.distributed.needs_head import NeedsHead
-from dlgforge_core.runtime.distributed.ray_runner import PLACEMENT_TIMEOUT_S, RayRunner
+from dlgforge_core.runtime.distributed.runners import start_runner
 from dlgforge_core.store.results import Part
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
@@ -47,12 +38,12 @@ def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
         """Config of `dialogues`."""
 
     @dg.asset(
-        name="dialogues",
+        name=DIALOGUES,
         key_prefix=dataset.key_prefix,
         group_name=dataset.group,
         kinds={"ray", "postgres"},
         owners=OWNERS,
-        deps=[dataset.key("seed_topics"), dataset.key("knowledge_index")],
+        deps=[dataset.key(SEED_TOPICS), dataset.key(KNOWLEDGE_INDEX)],
         partitions_def=dataset.partitions.dialogues,
         # One fleet serves a whole backfill.
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -68,7 +59,7 @@ def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
     def dialogues(
         context: dg.AssetExecutionContext, config: DialoguesConfig
     ) -> Iterator[dg.MaterializeResult[None]]:
-        source = f"ops.{dataset.op('dialogues')}.config"
+        source = f"ops.{dataset.op(DIALOGUES)}.config"
         with as_failure(context, dataset.llm(context), dataset.ray(context)):
             generation = validate(GenerationConfig, plain(config, GenerationConfig), source)
             results = list(_dialogues(dataset, context, generation))
@@ -106,7 +97,7 @@ def _dialogues(
     context.instance.add_run_tags(
         context.run.run_id, {RUN_ID_TAG: run.run_id, FINGERPRINT_TAG: run.fingerprint[:16]}
     )
-    made_from = Provenance.of(context, [dataset.key("seed_topics"), dataset.key("knowledge_index")])
+    made_from = Provenance.of(context, [dataset.key(SEED_TOPICS), dataset.key(KNOWLEDGE_INDEX)])
     with endpoint_slot(context, run_store, generation.run.max_concurrent_runs):
         report = _generate(context, run, run_store, ray, store, llm, settings, index)
     if report.stop_reason is not None:
@@ -252,52 +243,18 @@ def _generate(
                 web_search_key=search_key,
                 markup=settings.markup,
             )
-            return _runner(spec, ray, store, llm, settings, context.log.info)
+            progress = context.log.info
+            return start_runner(
+                spec,
+                ray.session(progress),
+                ray.settings,
+                settings,
+                dsn_source=store.resolve().source.value,
+                endpoints=lambda slots: llm.endpoints(slots, progress, ray),
+                fleet=lambda: llm.fleet,
+                progress=progress,
+            )
 
         return generate(run_store, run.run_id, make_runner, on_status)
     except DlgforgeError as error:
         raise failure(context, error, dlgforge_run_id=run.run_id) from error
-
-
-def _runner(
-    spec: WorkerSpec,
-    ray: RayResource,
-    store: StoreResource,
-    llm: LlmResource,
-    settings: LlmConfig,
-    progress: Callable[[str], None],
-) -> Runner:
-    """What carries the workers, with the cluster and the endpoints they need started; `spec` has none yet."""
-    session = ray.session(progress)
-    generation = spec.run.generation
-    distributed = generation.run.distributed.enabled and not is_bootstrapped()
-    slots = call_slots(generation, ray.settings)
-    spawn = generation.run.distributed.spawn
-    if backend_of(settings.backend).configured_endpoints:
-        llm.endpoints(slots, progress, ray)  # what is wrong with them is known before Ray starts
-    if distributed:
-        session.connect()
-        source = store.resolve().source.value
-        check_reach(session, spec.database.dsn, source, settings, spawn, addresses=worker_addresses(spec))
-    endpoints = llm.endpoints(slots, progress, ray)
-    for endpoint in endpoints:
-        progress(f"endpoint {endpoint.name}: {endpoint.base_url}")
-    spec = replace(spec, endpoints=tuple(endpoints))
-    fleet = llm.fleet
-    if not distributed:
-        if fleet is None:
-            return WorkerThread(spec)
-        thread = WorkerThread(spec, fleet.endpoints)
-        return NeedsHead(thread, lambda: session.head_lost, session.shutdown)
-    return RayRunner(
-        spec,
-        ray.settings,
-        spawn,
-        environment=overrides(settings, endpoints),
-        fleet=fleet,
-        progress=progress,
-        placement_timeout_s=PLACEMENT_TIMEOUT_S if session.owned else None,
-        alive=lambda: session.alive,
-        head_lost=lambda: session.head_lost,
-        disconnect=session.shutdown,
-    )

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dlgforge_core.config import HfPushConfig, validate
+from dlgforge_core.config.asset_names import DIALOGUE_DATASET, HF_DATASET
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.hub import PushedDataset, hub_token, push_dataset
 from dlgforge_dagster.automation import keep_fresh
@@ -25,12 +26,12 @@ def build_hf_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         """Config of `hf_dataset`."""
 
     @dg.asset(
-        name="hf_dataset",
+        name=HF_DATASET,
         key_prefix=dataset.key_prefix,
         group_name=dataset.group,
         kinds={"huggingface"},
         owners=OWNERS,
-        deps=[dataset.key("dialogue_dataset")],
+        deps=[dataset.key(DIALOGUE_DATASET)],
         automation_condition=keep_fresh() if dataset.recipe.saving.hf_push.enabled else None,
         code_version=code_version(1, dataset.recipe.saving.hf_push),
         required_resource_keys={"store"},
@@ -44,7 +45,7 @@ def build_hf_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
     def hf_dataset(
         context: dg.AssetExecutionContext, config: HfDatasetConfig
     ) -> Iterator[dg.MaterializeResult[None]]:
-        source = f"ops.{dataset.op('hf_dataset')}.config"
+        source = f"ops.{dataset.op(HF_DATASET)}.config"
         push = validate(HfPushConfig, plain(config, HfPushConfig), source)
         if not push.enabled:
             note = (

@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from dlgforge_core.config import JudgeConfig, validate
+from dlgforge_core.config.asset_names import DIALOGUES, JUDGEMENTS
 from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.markdown import escape_inline
@@ -52,12 +53,12 @@ def build_judgements(dataset: DatasetSpec) -> dg.AssetsDefinition:
         )
 
     @dg.asset(
-        name="judgements",
+        name=JUDGEMENTS,
         key_prefix=dataset.key_prefix,
         group_name=dataset.group,
         kinds={"postgres"},
         owners=OWNERS,
-        deps=[dataset.key("dialogues")],
+        deps=[dataset.key(DIALOGUES)],
         automation_condition=keep_fresh() if dataset.recipe.judge.mode == "offline" else None,
         code_version=code_version(1, dataset.recipe.judge),
         required_resource_keys=dataset.resource_keys,
@@ -67,7 +68,7 @@ def build_judgements(dataset: DatasetSpec) -> dg.AssetsDefinition:
         ),
     )
     def judgements(context: dg.AssetExecutionContext, config: JudgementsConfig) -> dg.MaterializeResult[None]:
-        source = f"ops.{dataset.op('judgements')}.config"
+        source = f"ops.{dataset.op(JUDGEMENTS)}.config"
         with as_failure(context, dataset.llm(context), dataset.ray(context)):
             judge = validate(JudgeConfig, plain(config, JudgeConfig), source)
         if judge.mode != "offline":

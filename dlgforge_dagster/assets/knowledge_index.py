@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dlgforge_core.config import KnowledgeConfig, validate
+from dlgforge_core.config.asset_names import KNOWLEDGE_INDEX
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.markdown import escape_inline
 from dlgforge_core.knowledge.coverage import unused_languages
@@ -33,7 +34,7 @@ def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
         """Config of `knowledge_index`."""
 
     @dg.asset(
-        name="knowledge_index",
+        name=KNOWLEDGE_INDEX,
         key_prefix=dataset.key_prefix,
         group_name=dataset.group,
         kinds={"postgres"},
@@ -49,7 +50,7 @@ def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
     def knowledge_index(
         context: dg.AssetExecutionContext, config: KnowledgeIndexConfig
     ) -> dg.MaterializeResult[None]:
-        source = f"ops.{dataset.op('knowledge_index')}.config"
+        source = f"ops.{dataset.op(KNOWLEDGE_INDEX)}.config"
         knowledge = validate(KnowledgeConfig, plain(config, KnowledgeConfig), source)
         store = dataset.store(context).run_store(dataset.name)
         try:

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dlgforge_core.config import SeedsConfig, validate
+from dlgforge_core.config.asset_names import SEED_FILES, SEED_TOPICS
 from dlgforge_core.errors import SeedError
 from dlgforge_core.planning.seed_folder import read_seed_batches, seed_location
 from dlgforge_core.planning.seeds import SeedBatch
@@ -26,7 +27,7 @@ def build_seed_files(dataset: DatasetSpec) -> dg.AssetSpec:
     `seed_topics` cannot have partitions: Dagster runs no partitioned asset behind another one without a key.
     """
     return dg.AssetSpec(
-        dataset.key("seed_files"),
+        dataset.key(SEED_FILES),
         partitions_def=dataset.partitions.seed_batches,
         group_name=dataset.group,
         kinds={"yaml"},
@@ -45,12 +46,12 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         """Config of `seed_topics`."""
 
     @dg.asset(
-        name="seed_topics",
+        name=SEED_TOPICS,
         key_prefix=dataset.key_prefix,
         group_name=dataset.group,
         kinds={"yaml", "postgres"},
         owners=OWNERS,
-        deps=[dataset.key("seed_files")],
+        deps=[dataset.key(SEED_FILES)],
         code_version=code_version(1, dataset.recipe.seeds),
         required_resource_keys={"store"},
         description=dataset.description(
@@ -60,7 +61,7 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
     def seed_topics(
         context: dg.AssetExecutionContext, config: SeedTopicsConfig
     ) -> dg.MaterializeResult[None]:
-        seeds = validate(SeedsConfig, plain(config, SeedsConfig), f"ops.{dataset.op('seed_topics')}.config")
+        seeds = validate(SeedsConfig, plain(config, SeedsConfig), f"ops.{dataset.op(SEED_TOPICS)}.config")
         # First of all: it shows that this run lives, and a folder far away takes its time.
         run_store = dataset.store(context).run_store(dataset.name)
         # In a run of one partition that file alone: another one that is broken is not this run's matter.
@@ -90,7 +91,7 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
 def _read(dataset: DatasetSpec, batch: SeedBatch) -> dg.AssetMaterialization:
     """That a seed file was read, with its content's digest as data version."""
     return dg.AssetMaterialization(
-        dataset.key("seed_files"),
+        dataset.key(SEED_FILES),
         partition=batch.name,
         metadata={
             "topics": len(batch.topics),
@@ -104,7 +105,7 @@ def _read(dataset: DatasetSpec, batch: SeedBatch) -> dg.AssetMaterialization:
 def seed_problem(dataset: DatasetSpec, file: str, problem: str) -> dg.AssetObservation:
     """What is wrong with a seed file, for the page of `seed_files`."""
     return dg.AssetObservation(
-        dataset.key("seed_files"),
+        dataset.key(SEED_FILES),
         description=f"nothing is made of {file}",
         metadata={"file": file, "problem": problem},
     )

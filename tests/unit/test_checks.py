@@ -30,8 +30,9 @@ from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.prompting import dialogue_prompts as prompts
 from dlgforge_core.prompting import verdict_prompts
-from dlgforge_core.quality.checks import CHECKS, PartEnds, run_checks
-from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, CheckReport, findings_of
+from dlgforge_core.quality import checks as quality_checks
+from dlgforge_core.quality.checks import CHECKS, CheckInfo, PartEnds, run_checks
+from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, CheckReport, Collector, findings_of
 
 USER = Persona("u", "Careful buyer", "A careful buyer who asks about the price and then about the guarantee.")
 ASSISTANT = Persona(
@@ -302,3 +303,23 @@ def test_a_dataset_is_read_back_and_a_broken_one_is_told(tmp_path: Path) -> None
         verify_dataset(tmp_path)
     with pytest.raises(DatasetError, match="holds no dataset"):
         verify_dataset(tmp_path / "nowhere")
+
+
+def test_a_check_needs_its_collector_and_its_description(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shouting(Collector):
+        name = "no_shouting"
+        what = "messages are shouted"
+
+        def add(self, dialogue: Dialogue) -> None:
+            for turn in dialogue.turns:
+                self.looked_at += 1
+                if turn.user.isupper():
+                    self.found(dialogue.plan.dialogue_id, turn.index + 1, "it is all capitals", turn.user)
+
+    monkeypatch.setitem(COLLECTORS, Shouting.name, Shouting)
+    monkeypatch.setattr(
+        quality_checks, "CHECKS", (*CHECKS, CheckInfo("no_shouting", "Nobody shouts.", False))
+    )
+    shouted = [dialogue([("WHY?", "Because of that.")])]
+    (found,) = check(shouted, Outcomes(1, 1, {}), ["en"], ChecksConfig(), only=("no_shouting",))
+    assert (found.passed, found.figures["wrong"]) == (False, 1)

@@ -12,6 +12,7 @@ import pytest
 import dlgforge_core
 
 ROOT = Path(dlgforge_core.__file__).parent
+MAX_LINES = 400
 
 ARROWS = {
     "common": set[str](),
@@ -99,3 +100,11 @@ def test_core_knows_no_dagster() -> None:
     named = {module.split(".")[0] for path in ROOT.rglob("*.py") for module in imports(path)}
     assert "psycopg" in named
     assert not {name for name in named if name.startswith(("dagster", "dlgforge_dagster"))}
+
+
+def test_no_module_is_longer_than_a_reader_can_hold() -> None:
+    paths = [path for folder in (ROOT, ROOT.parent / "dlgforge_dagster") for path in folder.rglob("*.py")]
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in paths}
+    assert len(lengths) > 100
+    too_long = {str(path.relative_to(ROOT.parent)): n for path, n in lengths.items() if n > MAX_LINES}
+    assert not too_long, f"split along a seam what has more than {MAX_LINES} lines: {too_long}"
