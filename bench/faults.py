@@ -15,7 +15,8 @@ from dlgforge_core.config import GenerationConfig
 from dlgforge_core.generation.run import merged_calls
 from dlgforge_core.generation.worker_thread import WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.store.run_store import Progress, RunStore
+from dlgforge_core.store.run_records import Progress
+from dlgforge_core.store.run_store import RunStore
 from tests.support.runs import MODEL, prepared, spec
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 

@@ -18,7 +18,8 @@ from dlgforge_core.quality.checks import CHECKS, DROP_RATE, PartEnds, run_checks
 from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, CheckReport, Findings, findings_of
 from dlgforge_core.quality.stored_findings import kept_findings, questions_of
 from dlgforge_core.store.results import Part, Scope
-from dlgforge_core.store.run_store import RunRecord, RunStore
+from dlgforge_core.store.run_records import RunRecord
+from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.judgement_checks import build_judgement_checks, examples_metadata

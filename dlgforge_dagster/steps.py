@@ -11,7 +11,8 @@ import dagster as dg
 from dlgforge_core.database.named_locks import generation_slot
 from dlgforge_core.errors import DlgforgeError, RayError, RunRefusedError, RunStoppedError, StoreError
 from dlgforge_core.store.results import Scope
-from dlgforge_core.store.run_store import RunRecord, RunStore
+from dlgforge_core.store.run_records import RunRecord
+from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.resources.run_scoped import RunScopedResource
 
 _MAX_RETRIES = 1

@@ -12,7 +12,8 @@ from dlgforge_core.errors import RunStoppedError, StoreError
 from dlgforge_core.generation.worker import WorkerResult
 from dlgforge_core.llm.stats import CallStats
 from dlgforge_core.scheduling.background import Work, duration, report_while
-from dlgforge_core.store.run_store import Progress, RunStore
+from dlgforge_core.store.run_records import Progress
+from dlgforge_core.store.run_store import RunStore
 
 
 class Runner(Work[WorkerResult], Protocol):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -25,12 +24,11 @@ from dlgforge_core.store.results import (
     stream_dialogues,
     throughput,
 )
+from dlgforge_core.store.run_records import NO_VERDICT, Progress, RunRecord, run_id_of
 from dlgforge_core.store.statements import HAS_VERDICT
 from dlgforge_core.store.writes import storable
 
 _COPY_CHUNK = 2_000
-
-NO_VERDICT = "the judge has given no verdict yet that could be used"
 
 _LAST_SLIP = """
 SELECT u.reason, u.detail
@@ -38,57 +36,6 @@ FROM unjudged u JOIN dialogues d USING (dialogue_id) JOIN run_plans rp USING (pl
 WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
 LIMIT 1
 """
-
-
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """One row of `generation_runs`; `dataset` is "" for the default one."""
-
-    run_id: str
-    fingerprint: str
-    config: Mapping[str, Any]
-    status: str
-    stop_reason: str | None
-    dataset: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands: dialogues, and turns (those of dropped dialogues count only as far as made)."""
-
-    planned: int = 0
-    done: int = 0
-    turns: int = 0
-    turns_planned: int = 0
-    drop_reasons: Mapping[str, int] = field(default_factory=dict)
-    unjudged: int = 0
-    """Verdicts that the judge, while generating, could not be had to give."""
-    judged_again: int = 0
-    """Dialogues that are to be given the verdicts they lack, once they are finished."""
-    done_by_language: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def dropped(self) -> int:
-        return sum(self.drop_reasons.values())
-
-    @property
-    def pending(self) -> int:
-        return self.planned - self.done - self.dropped
-
-    @property
-    def complete(self) -> bool:
-        return self.pending == 0
-
-    @property
-    def nothing_to_do(self) -> bool:
-        """Whether every dialogue has ended and none is to be judged again."""
-        return self.complete and not self.judged_again
-
-
-def run_id_of(fingerprint: str, plans: Sequence[Plan]) -> str:
-    """The run's id: the same plans under the same fingerprint are the same run."""
-    parts = sorted(f"{plan.plan_id}:{plan.n_dialogues}" for plan in plans)
-    return hashlib.sha256("\n".join([fingerprint, *parts]).encode()).hexdigest()[:16]
 
 
 class RunStore:

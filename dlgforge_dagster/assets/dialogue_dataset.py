@@ -25,7 +25,7 @@ from dlgforge_core.knowledge.endpoints import embedding_endpoint
 from dlgforge_core.knowledge.texts import with_texts
 from dlgforge_core.prompting.tool_definitions import VECTOR_DB_SEARCH, WEB_SEARCH
 from dlgforge_core.quality.semantic import SemanticDedup
-from dlgforge_core.store.run_store import RunRecord
+from dlgforge_core.store.run_records import RunRecord
 from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
