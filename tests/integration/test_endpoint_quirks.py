@@ -14,6 +14,7 @@ from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.planning.seeds import read_seeds
 from dlgforge_core.store.run_store import RunStore
+from tests.support.run_state import leased
 from tests.support.runs import LLM, calls, planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
@@ -113,7 +114,7 @@ def test_an_endpoint_that_answers_nobody_stops_the_run_and_drops_nobody(
         work(spec(store, run, endpoint(sim), max_attempts=3))
     assert time.monotonic() - started < 20
     progress = store.progress(run.run_id)
-    assert (progress.done, progress.dropped, progress.leased) == (0, 0, 0)
+    assert (progress.done, progress.dropped, leased(store, run.run_id)) == (0, 0, 0)
     sim.configure(canned=[])
     work(spec(store, planned(store, 4, n_turns=1), endpoint(sim)))
     assert store.progress(run.run_id).done == 4
@@ -302,7 +303,7 @@ def test_a_context_too_small_for_a_role_stops_the_run_and_drops_nobody(
     with pytest.raises(RunStoppedError, match=r"no call of qa_generator was .*maximum context length"):
         work(spec(store, run, endpoint(sim)))
     progress = store.progress(run.run_id)
-    assert (progress.done, progress.dropped, progress.leased) == (0, 0, 0)
+    assert (progress.done, progress.dropped, leased(store, run.run_id)) == (0, 0, 0)
     assert sim.stats()["calls"] - before <= 10
     sim.configure(canned=[])
     work(spec(store, planned(store, 5, judge=JudgeConfig(mode="off"), n_turns=1), endpoint(sim)))

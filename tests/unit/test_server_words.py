@@ -180,7 +180,8 @@ def test_an_error_in_a_200_has_the_status_that_it_names(body: Any, status: int) 
 
 def test_an_answer_is_no_error() -> None:
     message = {"role": "assistant", "content": 'He said {"error": {"code": 429}} and "detail": 1'}
-    for extra in ({}, {"error": None}, {"error": {}}, {"base_resp": {"status_code": 0}}):
+    extras: list[dict[str, object]] = [{}, {"error": None}, {"error": {}}, {"base_resp": {"status_code": 0}}]
+    for extra in extras:
         body = {"choices": [{"message": message, "finish_reason": "stop"}], **extra}
         assert error_within(orjson.dumps(body)) is None
 
