@@ -22,6 +22,7 @@ from dlgforge_core.config import LlmConfig, Recipe, llm_from_environment, valida
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.llm.endpoints import KEY_HEADERS, OPENAI_BASE_URL
 from dlgforge_dagster.run_config import RUN_CONFIG_ENV, read_run_config, recipe_data, resolved
+from dlgforge_dagster.tags import RESUMES_TAG
 
 KEY_HOSTS, RAY_ADDRESSES, LAUNCH_VARIABLES = (
     "DLGFORGE_KEY_HOSTS",
@@ -32,6 +33,7 @@ _HUB = "https://huggingface.co"
 _PROVIDERS = f"OPENAI_API_KEY={OPENAI_BASE_URL}, HF_TOKEN={_HUB}, SERPER_API_KEY=https://google.serper.dev"
 # Where the kernel shows the environment, and with it the keys, of this very process.
 _SYSTEM_FOLDERS = ("/proc", "/sys")
+_MAX_EARLIER = 20
 _DSN_PATH = ("resources", "store", "config", "postgres", "dsn")
 _DSN_VARIABLE = "DLGFORGE_POSTGRES_DSN"
 
@@ -97,10 +99,17 @@ def check_launch(
 
 def _configs_by_shell(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[Mapping[str, Any]]:
     """The configs of runs which this one goes on with, where a user of this machine had executed them."""
-    for run_id in {run.parent_run_id, run.root_run_id} - {None, run.run_id}:
-        earlier = instance.get_run_by_id(str(run_id))
-        if earlier is not None and earlier.remote_job_origin is None:
-            yield earlier.run_config
+    seen, todo = {run.run_id}, [run]
+    while todo and len(seen) < _MAX_EARLIER:
+        current = todo.pop()
+        resumes = current.tags.get(RESUMES_TAG)
+        for run_id in {current.parent_run_id, current.root_run_id, resumes} - {None, *seen}:
+            seen.add(str(run_id))
+            earlier = instance.get_run_by_id(str(run_id))
+            if earlier is not None and earlier.remote_job_origin is None:
+                yield earlier.run_config
+            elif earlier is not None:
+                todo.append(earlier)
 
 
 def _key_problems(

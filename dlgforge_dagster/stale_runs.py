@@ -18,8 +18,8 @@ from dlgforge_dagster.liveness import has_no_process, is_watched
 from dlgforge_dagster.partitions import PARTITION, RANGE_END, RANGE_START
 from dlgforge_dagster.resources import StoreResource
 from dlgforge_dagster.sensors import INTERVAL_S
+from dlgforge_dagster.tags import RESUME_NUMBER_TAG, RESUMES_TAG
 
-RESUMES_TAG, RESUME_NUMBER_TAG = "dlgforge/resumes", "dlgforge/resume_number"
 MAX_RESUMES = 3
 """How often in a row: what kills its process every time is not tried for ever."""
 # By these a run that resumes another one counts to the same backfill, and is for the same partitions.

@@ -85,6 +85,14 @@ ENVIRONMENT = {
     "DLGFORGE_RECIPES": "Folder of the recipes, one dataset each. Default: `recipes`.",
     "DLGFORGE_RUN_CONFIG": "YAML file with the run config of the runs that sensors start, and the defaults "
     "of the default dataset.",
+    "DLGFORGE_UI_HOSTS": "Names under which the UI is reached beside loopback, like `dagster.lab.example`.",
+    "DLGFORGE_KEY_HOSTS": "Where the keys of launched runs may go, like `OPENAI_API_KEY=10.0.0.5:8000`, "
+    "beside what recipes and the environment say.",
+    "DLGFORGE_RAY_ADDRESSES": "Values that `ray.address` of launched runs may have beside `auto` and "
+    "`local`.",
+    "DLGFORGE_LAUNCH_VARIABLES": "Variables that the config of launched runs may name by `{env: NAME}`.",
+    "DLGFORGE_CHILD_ENV": "Further variables for llama.cpp, vLLM and the readers of documents, by name or "
+    "pattern, like `AWS_*`.",
     "DLGFORGE_SENSOR_INTERVAL_S": "Seconds between two ticks of the sensors. Default: 30.",
 }
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from dlgforge_core.common.file_lock import holders
 from dlgforge_core.common.owned_files import open_owned, read_owned
 from dlgforge_core.database import embedded_supervisor as supervisor
 from dlgforge_core.database.embedded_supervisor import HomePaths
@@ -248,7 +249,7 @@ def find_install() -> Path:
 def _wait_for_lock(fd: int, operation: int, deadline: float, path: str) -> None:
     while not supervisor.try_lock(fd, operation):
         if time.monotonic() > deadline:
-            raise StoreError(f"another process has held {path} for too long; see who with: fuser {path}")
+            raise StoreError(f"{path} has been held for too long, by: {holders(fd)}; end that process")
         time.sleep(0.01)
 
 

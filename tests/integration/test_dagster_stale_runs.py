@@ -14,8 +14,8 @@ from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.jobs import build_jobs
 from dlgforge_dagster.resources import StoreResource
-from dlgforge_dagster.stale_runs import RESUMES_TAG, build_stale_runs
-from dlgforge_dagster.tags import LIVENESS_TAG
+from dlgforge_dagster.stale_runs import build_stale_runs
+from dlgforge_dagster.tags import LIVENESS_TAG, RESUMES_TAG
 from tests.support.judging import generated
 from tests.support.processes import kill
 from tests.support.simulated_endpoint import SimulatedEndpoint

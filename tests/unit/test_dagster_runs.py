@@ -23,7 +23,8 @@ from dlgforge_dagster.partitions import (
     is_mislabelled,
     seed_batch_of,
 )
-from dlgforge_dagster.stale_runs import MAX_RESUMES, RESUME_NUMBER_TAG, RESUMES_TAG, resume_request
+from dlgforge_dagster.stale_runs import MAX_RESUMES, resume_request
+from dlgforge_dagster.tags import RESUME_NUMBER_TAG, RESUMES_TAG
 
 RANGE = {RANGE_START: "en|b", RANGE_END: "fr|b"}
 ONE = {"dagster/partition/language": "en", "dagster/partition/seed_batch": "a"}

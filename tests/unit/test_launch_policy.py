@@ -16,6 +16,7 @@ from dlgforge_core.errors import ConfigError
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.launch_policy import check_launch, key_uses
 from dlgforge_dagster.run_config import CONFIGURED_ASSETS
+from dlgforge_dagster.tags import RESUMES_TAG
 
 EVIL = "https://evil.example/v1"
 ENV = {
@@ -33,6 +34,7 @@ class Run:
     run_id: str = "this"
     parent_run_id: str | None = None
     root_run_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -211,6 +213,13 @@ def test_a_run_that_goes_on_with_one_of_a_user_here_may_do_what_that_did() -> No
     instance = Instance({"first": executed})
     check(Run(executed.run_config, parent_run_id="first"), instance=instance)
     check(Run(executed.run_config, parent_run_id="second", root_run_id="first"), instance=instance)
+    # As the sensor takes up a run that was killed, and its second run that was killed, too.
+    resumed = Run(executed.run_config, run_id="second", tags={RESUMES_TAG: "first"})
+    check(resumed, instance=instance)
+    instance.runs["second"] = resumed
+    check(Run(executed.run_config, tags={RESUMES_TAG: "second"}), instance=instance)
+    ring = Instance({"a": Run({}, run_id="a", tags={RESUMES_TAG: "this"})})
+    check(Run({}, tags={RESUMES_TAG: "a"}), instance=ring)
     with pytest.raises(ConfigError, match=r"evil\.example"):
         check(Run(llm(base_url=EVIL), parent_run_id="first"), instance=instance)
     launched = Instance({"first": Run(llm(base_url=EVIL), run_id="first")})
