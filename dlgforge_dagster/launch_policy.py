@@ -9,7 +9,9 @@ launch` is the word of a user with a shell here, and is taken as it is.
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +35,7 @@ _HUB = "https://huggingface.co"
 _PROVIDERS = f"OPENAI_API_KEY={OPENAI_BASE_URL}, HF_TOKEN={_HUB}, SERPER_API_KEY=https://google.serper.dev"
 # Where the kernel shows the environment, and with it the keys, of this very process.
 _SYSTEM_FOLDERS = ("/proc", "/sys")
+_METADATA_SERVERS = ("metadata.google.internal", "metadata", "100.100.100.200", "fd00:ec2::254")
 _MAX_EARLIER = 20
 _DSN_PATH = ("resources", "store", "config", "postgres", "dsn")
 _DSN_VARIABLE = "DLGFORGE_POSTGRES_DSN"
@@ -90,6 +93,7 @@ def check_launch(
         *_ray_problems(config, known, env),
         *_variable_problems(config, known, env),
         *_path_problems(config),
+        *_metadata_problems(config),
     ]
     if problems:
         raise ConfigError(
@@ -195,6 +199,32 @@ def _path_problems(config: Mapping[str, Any]) -> Iterator[str]:
         real = os.path.realpath(os.path.expanduser(local))
         if any(real == folder or real.startswith(folder + "/") for folder in _SYSTEM_FOLDERS):
             yield f"{'.'.join(path)} = {value!r} is the kernel's view of this process, and no input"
+
+
+def _metadata_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    for path, value in _leaves(config):
+        if isinstance(value, str) and "://" in value and _is_metadata_server(value):
+            yield (
+                f"{'.'.join(path)} = {value!r} is a cloud's metadata server, which gives this machine's "
+                "credentials to whoever asks from it"
+            )
+
+
+def _is_metadata_server(url: str) -> bool:
+    """Whether an address is on the link alone, where clouds have it, in whatever form a resolver takes."""
+    try:
+        host = urlsplit(url if "[" in url else url.rpartition("::")[2]).hostname or ""
+    except ValueError:
+        return False
+    if host.rstrip(".") in _METADATA_SERVERS:
+        return True
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, host) if ":" in host else socket.inet_aton(host)
+    except (OSError, UnicodeError):
+        return False
+    address = ipaddress.ip_address(packed)
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_link_local) or str(mapped) in _METADATA_SERVERS
 
 
 def _recipe_of(config: Mapping[str, Any], recipe: Recipe, ops: Mapping[str, str], llm_key: str) -> Recipe:

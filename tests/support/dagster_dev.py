@@ -95,7 +95,7 @@ def dagster_dev(project: Project, **env: str) -> Iterator[DagsterDev]:
     )
     dev = DagsterDev(project, process, port)
     try:
-        wait_until(lambda: _answers(dev), 90, f"dagster dev comes up\n{dev.log()[-3000:]}")
+        wait_until(lambda: _answers(dev), 180, f"dagster dev comes up\n{dev.log()[-3000:]}")
         yield dev
     finally:
         _stop(process, project.env)

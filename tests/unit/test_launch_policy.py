@@ -111,6 +111,10 @@ ATTACKS = {
     ),
     "the environment as a document": op("knowledge_index", path="/proc/self/environ"),
     "the environment as seeds": op("seed_topics", path="file:///proc/self/../self/environ"),
+    "the cloud's credentials": op("knowledge_index", path="http://169.254.169.254/latest/meta-data/x.txt"),
+    "the same in another form": op("knowledge_index", path="http://2852039166/latest/x.txt"),
+    "the same by IPv6": op("seed_topics", path="http://[::ffff:a9fe:a9fe]/x.txt"),
+    "the same by name": op("knowledge_index", path="simplecache::http://metadata.google.internal/x.txt"),
     "the environment behind a cache": op("seed_topics", path="simplecache::file:///proc/1/environ"),
 }
 
