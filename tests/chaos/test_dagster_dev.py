@@ -11,7 +11,7 @@ import pytest
 
 from dlgforge_core.database.embedded import release_embedded
 from dlgforge_core.store.run_store import RunStore
-from dlgforge_dagster.stale_runs import RESUME_NUMBER_TAG, RESUMES_TAG
+from dlgforge_dagster.tags import RESUME_NUMBER_TAG, RESUMES_TAG
 from tests.chaos.harness import Book, repeated
 from tests.chaos.jobs import SLOTS, config_of, lone_job, state_of
 from tests.end_to_end.job import Project
