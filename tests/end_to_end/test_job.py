@@ -85,6 +85,26 @@ def test_the_job_against_a_simulated_endpoint_makes_exactly_the_plan(project: Pr
         assert str(project.folder).encode() not in content
 
 
+def test_a_prompt_that_the_endpoint_never_answers_costs_its_dialogues_alone(project: Project) -> None:
+    seeds = project.folder / "seeds"
+    seeds.mkdir()
+    topics = ["bread", "poisoned mushrooms", "lighthouses", "tides"]
+    lines = [json.dumps({"language": "en", "topic": topic}) for topic in topics]
+    (seeds / "own.jsonl").write_text("\n".join(lines))
+    poison = {"contains": "poisoned mushrooms", "body": {"id": "x", "choices": []}}
+    with simulated_endpoint(canned=[poison]) as sim:
+        settings = run_config(openai(sim.base_url), total_samples=8, target_languages=["en"], n_turns=1)
+        settings["ops"]["seed_topics"] = {"config": {"path": str(seeds)}}
+        config = project.config(settings)
+        for _ in range(2):  # the second time with the poisoned ones alone
+            code, output = project.execute(config)
+            assert code == 0, output
+            assert "endpoint_error" in output
+    made = records(project.folder / "dataset" / "data" / "sharegpt" / "train.jsonl")
+    assert 0 < len(made) < 8
+    assert "mushrooms" not in json.dumps(made)
+
+
 def test_the_job_with_the_embedded_model_makes_real_dialogues(project: Project) -> None:
     config = project.config(
         run_config(EMBEDDED, total_samples=2, target_languages=["en", "fr"], n_turns=2, concurrency=2)
