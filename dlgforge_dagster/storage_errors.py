@@ -15,6 +15,8 @@ from dlgforge_core.errors import StoreError
 # Failures that no other try of Dagster's heals: rights, a full disk, a read-only server, damaged files.
 _LASTING = ("42501", "53100", "25006", "58030", "XX001", "XX002")
 
+_NO_SPACE = "No space left on device"
+
 _explained: set[URL] = set()
 
 
@@ -32,6 +34,8 @@ def _explain(context: ExceptionContext) -> StoreError | None:
         return None
     error: Any = context.original_exception
     code = getattr(error, "pgcode", None) or ""
+    if not code and _NO_SPACE in str(error):  # a connection that could not be opened has no code
+        code = "53100"
     if code not in _LASTING:
         return None
     diagnostics = getattr(error, "diag", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from dlgforge_core.database.connection import AsyncConnection
 from dlgforge_core.database.database import Database
 from dlgforge_core.database.group_writer import GroupWriter
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn
-from dlgforge_core.errors import UnstorableError
+from dlgforge_core.errors import StoreError, UnstorableError
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store import writes
 from dlgforge_core.store.lease import Lease
@@ -300,6 +301,10 @@ class WorkerStore:
         row = await cursor.fetchone()
         self._locked = bool(row and row[0])
 
+    async def _take_lock_again(self) -> None:
+        with contextlib.suppress(StoreError):  # the next heartbeat tries again, and tells how it ends
+            await self._control.run(self._take_lock)
+
     def _look(self) -> None:
         self._control.look()
         self._writing.look()
@@ -316,7 +321,7 @@ class WorkerStore:
         await connection.execute(sql.BY_KEY_ONLY)
         if again:  # perhaps the other one broke as well, unnoticed
             self._locked = False
-            self._relock = asyncio.create_task(self._control.run(self._take_lock))
+            self._relock = asyncio.create_task(self._take_lock_again())
 
 
 def _claim_from_row(row: Sequence[Any]) -> Claim:
