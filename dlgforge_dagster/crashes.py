@@ -4,6 +4,7 @@ So it is when Dagster's own storage fails, on a full disk say: nothing that goes
 down, and the run would count as under way.
 """
 
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from types import TracebackType
 import dagster as dg
 from dagster import DagsterEvent, DagsterEventType, DagsterRunStatus
 
+from dlgforge_core.database.embedded import dlgforge_home, free_reserve
 from dlgforge_core.errors import DlgforgeError
 
 _TRIES = 3
@@ -30,6 +32,7 @@ def fail_on_crash(instance: dg.DagsterInstance, run_id: str) -> None:
 
 
 def _crashed(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    free_reserve(dlgforge_home(os.environ))  # what fails may be a full disk
     for run_id, instance in _runs.items():
         mark_failed(instance, run_id, f"The run's process failed: {error}")
     if isinstance(error, DlgforgeError):  # it says what is wrong and what would help

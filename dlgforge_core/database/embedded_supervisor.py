@@ -62,6 +62,7 @@ class HomePaths:
         self.state = os.path.join(home, "postgres.socket")  # names the socket's folder; there while ready
         self.users_lock = os.path.join(home, "postgres.users.lock")
         self.start_lock = os.path.join(home, "postgres.start.lock")
+        self.reserve = os.path.join(home, "postgres.reserve")  # room for last words on a full disk
         self.supervisor_lock = os.path.join(home, "postgres.keeper.lock")
 
 
