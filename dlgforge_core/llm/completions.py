@@ -130,12 +130,12 @@ class _Parts:
                 self._add(part)
 
     def _add(self, part: Mapping[str, Any]) -> None:
-        kind = part.get("type") or ""
+        kind = str(part.get("type") or "")
         if kind in _THINKING_PARTS or part.get("thought") is True:
             self.thinking.append("".join(_texts(part)))
         elif kind == "refusal":
             self.refusal += _texts(part.get("refusal"))
-        elif isinstance(kind, str) and kind in _TEXT_PARTS:
+        elif kind in _TEXT_PARTS:
             text = part.get("text")
             self.text += _texts(text.get("value") if isinstance(text, dict) else text)
         # Of others, pictures for one, there is nothing to be said.

@@ -10,28 +10,23 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 FUZZ_S = float(os.environ.get("DLGFORGE_FUZZ_S", "0"))
-EXAMPLES = 40
+EXAMPLES = 500 if FUZZ_S else 40
 MAX_S = 5.0
 """Of one answer or document, with room for a busy machine."""
 
-bounded = settings(
-    max_examples=10_000_000 if FUZZ_S else EXAMPLES,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-"""For every fuzz test; with `within_budget` inside it, an hour by hand ends after an hour."""
 
+def fuzz(test: Callable[[], None]) -> Callable[[], None]:
+    """A property with a bounded number of examples, looked at anew for as long as DLGFORGE_FUZZ_S says."""
+    bounded = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))(test)
 
-class Budget:
-    """Lets a test's further examples pass at once when its time is up."""
+    def run() -> None:
+        ends = time.monotonic() + FUZZ_S
+        bounded()
+        while time.monotonic() < ends:
+            bounded()
 
-    def __init__(self) -> None:
-        self._started: float | None = None
-
-    def is_spent(self) -> bool:
-        """Whether DLGFORGE_FUZZ_S are over since the first call; never in CI."""
-        self._started = self._started or time.monotonic()
-        return bool(FUZZ_S) and time.monotonic() - self._started > FUZZ_S
+    run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
+    return run
 
 
 def quickly(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

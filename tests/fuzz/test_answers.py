@@ -29,7 +29,7 @@ from dlgforge_core.prompting.model_output import question_of, without_quotes
 from dlgforge_core.prompting.passage_marks import names_material
 from dlgforge_core.prompting.quoting import neutralise, quote
 from dlgforge_core.prompting.verdict_reading import judgement_from
-from tests.fuzz.budget import Budget, bounded, quickly
+from tests.fuzz.budget import fuzz, quickly
 
 JUDGE = JudgeConfig()
 MIB = 1024 * 1024
@@ -172,18 +172,14 @@ BEFORE = ["", "data: ", "\ufeff", "[", '{"choices": ', ": x\n\ndata: "]
 ENCODINGS = ["", "gzip", "deflate", "gzip, gzip", "br", "identity", "x-gzip,"]
 PAUSES = ("retry-after", "retry-after-ms", "x-ratelimit-reset-requests")
 
-budget_of_bodies, budget_of_texts, budget_of_errors = Budget(), Budget(), Budget()
 
-
-@bounded
+@fuzz
 @given(
     JSON,
     st.sampled_from(["", "data: ", "\ufeff", "[", '{"choices": ', ": x\n\ndata: "]),
     st.binary(max_size=8),
 )
 def test_any_body_is_an_answer_or_a_value_error(value: Any, before: str, after: bytes) -> None:
-    if budget_of_bodies.is_spent():
-        return
     for body in (before.encode() + written(value) + after, written({"choices": [{"message": value}]})):
         with suppress(ValueError):
             quickly(read_completion, body)
@@ -193,11 +189,9 @@ def test_any_body_is_an_answer_or_a_value_error(value: Any, before: str, after: 
             quickly(read_results, body, 5)
 
 
-@bounded
+@fuzz
 @given(JSON, JSON, JSON)
 def test_any_message_can_be_used_stored_and_sent_back(content: Any, calls: Any, more: Any) -> None:
-    if budget_of_bodies.is_spent():
-        return
     message = {
         "content": content,
         "tool_calls": [{"id": more, "function": {"name": "find", "arguments": calls}}],
@@ -215,11 +209,9 @@ def test_any_message_can_be_used_stored_and_sent_back(content: Any, calls: Any, 
     answer_of(more)
 
 
-@bounded
+@fuzz
 @given(TEXTS | LONG)
 def test_any_text_is_cleaned_quoted_and_judged_soon(text: str) -> None:
-    if budget_of_texts.is_spent():
-        return
     said, reasoning = quickly(default_markup().clean, text)
     assert len(said) + len(reasoning) <= 2 * len(text) + 2
     quickly(default_markup().leftover, text)
@@ -234,11 +226,9 @@ def test_any_text_is_cleaned_quoted_and_judged_soon(text: str) -> None:
     quickly(tool_calls.read_arguments, text)
 
 
-@bounded
+@fuzz
 @given(JSON | TEXTS, st.sampled_from([200, 400, 403, 422, 429, 500, 503]), st.text(max_size=30), TEXTS)
 def test_any_error_is_read(body: Any, status: int, header: str, words: str) -> None:
-    if budget_of_errors.is_spent():
-        return
     value = header.encode("utf-8", "replace")
     headers = httpx.Headers([(name.encode(), value) for name in PAUSES])
     for data in (
@@ -266,7 +256,7 @@ class _Response:
             yield self._body[n : n + 1000]
 
 
-@bounded
+@fuzz
 @given(
     st.binary(max_size=3000),
     st.sampled_from(ENCODINGS),

@@ -45,6 +45,7 @@ def message(**fields: Any) -> Answer:
         ([{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "Yes."}], "Yes.", ""),
         ([{"type": "some_call", "text": "{}"}, {"type": "text", "text": "Yes."}], "Yes.", ""),
         ({"type": "text", "text": "Yes."}, "Yes.", ""),
+        ([{"type": ["text"], "text": "No."}, {"type": 7}, {"text": "Yes."}], "Yes.", ""),
         (7, "", ""),
         (None, "", ""),
     ],
