@@ -14,7 +14,6 @@ import dagster as dg
 
 from dlgforge_core.config.asset_names import DIALOGUES, SEED_TOPICS
 from dlgforge_core.errors import ConfigError, SeedError
-from dlgforge_core.planning.plan import topics_for
 from dlgforge_core.planning.seed_folder import (
     SEED_FOLDER_ENV,
     SeedFile,
@@ -24,6 +23,7 @@ from dlgforge_core.planning.seed_folder import (
     same_batch,
     seed_location,
 )
+from dlgforge_core.planning.seed_languages import topics_for
 from dlgforge_core.planning.seeds import SeedBatch, batch_name, parse_seed_batch
 from dlgforge_dagster.assets.seed_topics import seed_problem
 from dlgforge_dagster.dataset import DatasetSpec

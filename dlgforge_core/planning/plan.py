@@ -27,9 +27,10 @@ from dlgforge_core.common.hints import nearest
 from dlgforge_core.config import GenerationConfig, LlmConfig, RunConfig
 from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.languages import base_code, is_known, known_names
+from dlgforge_core.languages import is_known, known_names
 from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource, content_fingerprint
 from dlgforge_core.planning.personas import Personas
+from dlgforge_core.planning.seed_languages import topics_for, unused_languages, unused_note
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.planning.turn_counts import TurnCounts
 
@@ -152,6 +153,8 @@ def plan_run(
                     f"seed batch {batch.name!r} has no topics in {language!r}: "
                     f"{n_dialogues} dialogues are not made"
                 )
+        unused = unused_languages(batch, generation.run.target_languages, fallback)
+        notes += [f"seed batch {batch.name!r}: {unused_note(*pair)}" for pair in unused.items()]
     return Planning(tuple(plans), fingerprint, tuple(notes))
 
 
@@ -175,17 +178,6 @@ def _plan(
         topics=topics,
         personas=personas,
     )
-
-
-def topics_for(batch: SeedBatch, language: str, fallback: str = "") -> tuple[SeedTopic, ...]:
-    """A batch's topics for a target language: its own, else its base language's, else the fallback's."""
-    if own := batch.topics_in(language):
-        return own
-    base = base_code(language)
-    for known in batch.languages:
-        if base_code(known) == base:
-            return batch.topics_in(known)
-    return batch.topics_in(fallback) if fallback else ()
 
 
 def _unknown(language: str) -> str:

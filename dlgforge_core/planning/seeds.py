@@ -22,6 +22,7 @@ import orjson
 
 from dlgforge_core.common import yaml_source
 from dlgforge_core.common.hints import hint
+from dlgforge_core.common.invisible import is_visible, skeleton, tidy
 from dlgforge_core.common.yaml_source import Listing, Node, Scalar, bad_character, shown
 from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.errors import SeedError
@@ -43,13 +44,15 @@ class SeedBatch:
     """The seed topics of one file.
 
     `digest` is the hex SHA-256 of the content with line ends normalised. `problems` says, a line each, what
-    was left out and why.
+    was left out and why. `places` has, of a batch read from a file, the file and line where the topics of
+    each language begin.
     """
 
     name: str
     digest: str
     topics: tuple[SeedTopic, ...]
     problems: tuple[str, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -107,6 +110,7 @@ def parse_seed_batch(file_name: str, data: bytes, *, label: str = "", strict: bo
         digest=yaml_source.content_digest(data),
         topics=tuple(reader.topics),
         problems=problems,
+        places=reader.places,
     )
 
 
@@ -154,6 +158,8 @@ class _Reader:
     problems: list[str] = field(default_factory=list)
     unlisted: int = 0
     lines_by_id: dict[str, int] = field(default_factory=dict)
+    lines_by_look: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
 
     def all_problems(self) -> tuple[str, ...]:
         if not self.unlisted:
@@ -250,11 +256,18 @@ class _Reader:
         id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        topic = " ".join(topic.split())
-        id = id or topic_id(language, topic, question)
-        if id in self.lines_by_id:
-            raise _Bad(f"id = {shown(id)}: line {self.lines_by_id[id]} is the same topic or has the same id")
+        topic = " ".join(tidy(topic).split())
+        first = None
+        if id is None:
+            id = topic_id(language, topic, question)
+            # Two that look the same are one, whatever stands in them that nobody sees.
+            look = (language, skeleton(topic), skeleton(question or ""))
+            first = self.lines_by_look.get(look)
+            self.lines_by_look.setdefault(look, line)
+        if (first := self.lines_by_id.get(id, first)) is not None:
+            raise _Bad(f"id = {shown(id)}: line {first} is the same topic or has the same id")
         self.lines_by_id[id] = line
+        self.places.setdefault(language, f"{self.label}:{line}")
         self.topics.append(SeedTopic(id, language, topic, question, self.batch, metadata or {}))
 
 
@@ -299,6 +312,8 @@ def _text(key: str, value: object, max_chars: int) -> str:
     text = unicodedata.normalize("NFC", value).strip()
     if not text:
         raise _Bad(f"{key} = {shown(value)} is empty; it must be text")
+    if not is_visible(text):
+        raise _Bad(f"{key} = {ascii(text)[:60]} has no character that can be seen; it must be text")
     if len(text) > max_chars:
         raise _Bad(f"{key} has {len(text)} characters; it may have {max_chars} at most")
     return text

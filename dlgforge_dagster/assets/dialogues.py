@@ -14,7 +14,7 @@ from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.generation.run import Runner, RunReport, Status, generate
 from dlgforge_core.generation.worker_thread import WorkerSpec, knowledge_access
 from dlgforge_core.knowledge.current import CurrentIndex, current_index
-from dlgforge_core.planning.plan import topics_for
+from dlgforge_core.planning.seed_languages import topics_for
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.runtime.distributed.runners import start_runner
 from dlgforge_core.store.results import Part

@@ -12,6 +12,7 @@ from dlgforge_core.config import SeedsConfig, validate
 from dlgforge_core.config.asset_names import SEED_FILES, SEED_TOPICS
 from dlgforge_core.errors import SeedError
 from dlgforge_core.planning.seed_folder import read_seed_batches, seed_location
+from dlgforge_core.planning.seed_languages import unused_topics
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
@@ -72,7 +73,8 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         except SeedError as error:
             raise dg.Failure(str(error)) from None
         batches = found.batches
-        for problem in found.problems[:50]:
+        run = dataset.recipe.run
+        for problem in (*found.problems[:50], *unused_topics(batches, run)):
             context.log.warning(problem)
         run_store.save_seed_batches(batches, all_there_are=only is None)
         context.instance.add_dynamic_partitions(dataset.partitions.batches, [batch.name for batch in batches])

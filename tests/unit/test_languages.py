@@ -9,7 +9,8 @@ from dlgforge_core.dialogue import Persona, SeedTopic, Turn, TurnDetails
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.languages import base_code, in_language, is_known, language_name
 from dlgforge_core.planning.personas import read_personas
-from dlgforge_core.planning.plan import plan_run, topics_for
+from dlgforge_core.planning.plan import plan_run
+from dlgforge_core.planning.seed_languages import topics_for, unused_topics
 from dlgforge_core.planning.seeds import SeedBatch, parse_seed_batch
 from dlgforge_core.prompting import dialogue_prompts as prompts
 from dlgforge_core.prompting import verdict_prompts
@@ -191,3 +192,31 @@ def test_passages_do_not_stay_in_the_history() -> None:
     assert first[-1]["content"].endswith("\n\nq1")
     assert second[1] == {"role": "user", "content": "q1"}
     assert first[0] == second[0]
+
+
+def topics(batch: SeedBatch, language: str) -> list[str]:
+    return [topic.language for topic in topics_for(batch, language)]
+
+
+def test_a_language_is_written_in_many_ways() -> None:
+    batch = parse_seed_batch(
+        "a.yaml", b"EN:\n  a:\nen:\n  b:\nen_US:\n  c:\npt-br:\n  d:\ngulf  arabic:\n  e:\n"
+    )
+    assert topics(batch, "en") == ["EN", "en"]
+    assert topics(batch, "En") == ["EN", "en"]
+    assert topics(batch, "en-us") == ["en_US"]
+    assert topics(batch, "pt_BR") == topics(batch, "pt") == ["pt-br"]
+    assert topics(batch, "Gulf Arabic") == ["gulf  arabic"]
+    assert not topics(batch, "fr")
+
+
+def test_topics_that_no_target_takes_are_told_by_file_and_line() -> None:
+    text = b"en:\n  a:\nen-US:\n  b:\nEnglish:\n  c:\nfr:\n  d:\n"
+    batch = parse_seed_batch("a.yaml", text, label="seeds/a.yaml")
+    told = unused_topics([batch], RunConfig(target_languages=["en"]))
+    assert [note.split(" are")[0] for note in told] == [
+        "seeds/a.yaml:4: the topics in 'en-US'",
+        "seeds/a.yaml:6: the topics in 'English'",
+    ]
+    assert not unused_topics([batch], RunConfig(target_languages=["en", "en_US", "English"]))
+    assert not unused_topics([batch], RunConfig(target_languages=["es"]))
