@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from dlgforge_core.common.yaml_aliases import load_yaml
 from dlgforge_core.config import Recipe, validate
 from dlgforge_core.config.asset_names import (
     DIALOGUE_DATASET,
@@ -39,7 +40,7 @@ def read_run_config(env: Mapping[str, str] = os.environ) -> dict[str, Any]:
     if not path:
         return {}
     try:
-        config = yaml.safe_load(Path(path).read_text("utf-8"))
+        _, config = load_yaml(Path(path).read_text("utf-8"), path)
     except OSError as error:
         raise ConfigError(f"{RUN_CONFIG_ENV} names {path}: {error.strerror or error}") from None
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:

@@ -4,6 +4,7 @@
 beside them in its own.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ class DlgforgeStorage(DagsterPostgresStorage):
         home: str = "",
         inst_data: ConfigurableClassData | None = None,
     ) -> None:
+        _make_log_folder()
         given = dsn or os.environ.get(DSN_ENV, "").strip()
         if given:
             name = "the DSN of the instance storage" if dsn else DSN_ENV
@@ -143,6 +145,13 @@ def libpq_dsn(url: str) -> str:
 
 def _configured_home(home: str) -> Path:
     return Path(os.environ.get("DAGSTER_HOME") or ".", os.path.expanduser(home)).absolute()
+
+
+def _make_log_folder() -> None:
+    """Make the folder of Dagster's local logs before Dagster does, so that its owner alone can read them."""
+    if home := os.environ.get("DAGSTER_HOME"):
+        with contextlib.suppress(OSError):  # it is there, or cannot be made: Dagster tells of that
+            os.mkdir(os.path.join(home, "storage"), 0o700)
 
 
 def _fail_early(dsn: str) -> None:

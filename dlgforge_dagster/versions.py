@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,14 @@ _INPUT_DATA_VERSION, _INPUT_EVENT_POINTER = "dagster/input_data_version/", "dags
 _NEVER_MADE, _NO_EVENT = "INITIAL", "NULL"  # what Dagster writes of an input that is not there
 
 
-def code_version(version: int, config: BaseModel) -> str:
-    """Of an asset: another one when its code gives other results, or its section of the recipe was edited."""
-    return f"{version}-{digest(config.model_dump(mode='json'))}"
+def code_version(version: int, config: BaseModel, later: Collection[str] = ()) -> str:
+    """Of an asset: another one when its code gives other results, or its section of the recipe was edited.
+
+    Keys that came `later` count where they are set, so that what was made before they came is not stale.
+    """
+    data, default = config.model_dump(mode="json"), type(config)().model_dump(mode="json")
+    told = {key: value for key, value in data.items() if key not in later or value != default[key]}
+    return f"{version}-{digest(told)}"
 
 
 def dialogues_version(recipe: Recipe) -> str:

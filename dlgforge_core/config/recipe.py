@@ -6,11 +6,11 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import Field
 
+from dlgforge_core.common.yaml_aliases import load_yaml
 from dlgforge_core.config.asset_names import MATERIALIZED, SEED_FILES
 from dlgforge_core.config.base import validate
 from dlgforge_core.config.checks import ChecksConfig
@@ -95,7 +95,7 @@ def read_recipe(path: Path) -> Recipe:
     """The recipe in a file. Raises ConfigError."""
     try:
         text = path.read_text("utf-8")
-        root, data = _parse(text, str(path))
+        root, data = load_yaml(text, str(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     except RecursionError:
@@ -107,21 +107,6 @@ def read_recipe(path: Path) -> Recipe:
     return validate(
         Recipe, data, str(path), lambda loc: f"{path}:{line}" if (line := _line(root, loc)) else str(path)
     )
-
-
-def _parse(text: str, label: str) -> tuple[yaml.Node | None, Any]:
-    """The document in `text`, as nodes that know their lines and as plain data.
-
-    Raises yaml.YAMLError, and ConfigError for a key that is there twice.
-    """
-    loader = yaml.SafeLoader(text)
-    try:
-        root = loader.get_single_node()
-        # Before the data is made: that puts the pairs a merge key (<<) brings into the nodes.
-        _no_key_twice(root, label, set())
-        return root, loader.construct_document(root) if root is not None else None
-    finally:
-        loader.dispose()
 
 
 def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int | None:
@@ -138,22 +123,3 @@ def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int | None:
             line = found.start_mark.line + 1
         node = found
     return line
-
-
-def _no_key_twice(node: yaml.Node | None, label: str, looked_at: set[int]) -> None:
-    """YAML lets the last of two equal keys win, silently."""
-    if id(node) in looked_at:  # an alias: a few lines of them can stand for billions of nodes, or for a ring
-        return
-    looked_at.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    line = key.start_mark.line + 1
-                    raise ConfigError(f"{label}:{line}: {key.value} is there twice; keep one")
-                seen.add(key.value)
-            _no_key_twice(value, label, looked_at)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _no_key_twice(item, label, looked_at)

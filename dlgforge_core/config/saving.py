@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from dlgforge_core.common.hints import hint
-from dlgforge_core.config.base import ConfigModel, VariableName
+from dlgforge_core.config.base import ConfigModel, Seconds, VariableName
 from dlgforge_core.config.knowledge import EmbeddingConfig
 from dlgforge_core.dialogue import MAX_SCORE
 
@@ -121,6 +121,7 @@ class HfPushConfig(ConfigModel):
         "HF_TOKEN", description="The environment variable that holds the hub's token."
     )
     endpoint: str = Field("", description="The hub's URL. Empty: HF_ENDPOINT, else the public hub.")
+    timeout_s: Seconds = Field(3600.0, description="Time that a push may take in all, retries included.")
     commit_message: str = Field("", description="Empty: says how many dialogues there are.")
 
     @model_validator(mode="after")

@@ -78,7 +78,8 @@ class EmbeddedPostgres:
     def _connected_dsn(self) -> str:
         deadline = time.monotonic() + supervisor.START_TIMEOUT_S + 10.0
         try:
-            os.makedirs(self._paths.home, exist_ok=True)
+            # Root's server is another account's, which must be able to reach its folder in here.
+            os.makedirs(self._paths.home, 0o700 if os.geteuid() else 0o711, exist_ok=True)
             with self._start_lock(deadline):
                 self._join(deadline)
                 socket_dir = self._await_server(deadline)

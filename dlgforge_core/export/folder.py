@@ -1,4 +1,8 @@
-"""A folder that is written whole or not at all, by one writer at a time; a dead one leaves nothing behind."""
+"""A folder that is written whole or not at all, by one writer at a time; a dead one leaves nothing behind.
+
+A folder that is made here is for its owner alone. Whoever wants others to read a dataset makes the folder, or
+changes its mode: the files in it are open to those whom it is open to, and no further than the umask allows.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import ctypes
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +25,12 @@ LOCK_TIMEOUT_S = 60.0
 """Files are moved under the lock, and made before it is taken."""
 WRITING_PREFIX = ".writing-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder for its owner alone; leave one that is there as it is."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -45,6 +56,7 @@ def move_into_place(writing: Path, folder: Path, names: Sequence[str], ours: Seq
     that holds nothing but ours is exchanged whole, so that its readers meet either the old files or the new
     ones; where that cannot be, file by file.
     """
+    _open_as(folder, writing)
     for name in names:
         fsync(writing / name)
     touched = {folder}
@@ -69,6 +81,15 @@ def move_into_place(writing: Path, folder: Path, names: Sequence[str], ours: Seq
                         left.parent.rmdir()
         for place in sorted(touched):
             fsync(place)
+
+
+def _open_as(folder: Path, writing: Path) -> None:
+    """Take from what is in `writing` the permissions that nobody has on `folder`."""
+    allowed = stat.S_IMODE(folder.stat().st_mode)
+    for path in writing.rglob("*"):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & ~allowed & 0o777:
+            path.chmod(mode & (allowed | 0o700))
 
 
 def _is_ours(folder: Path, top: str, ours: Sequence[str]) -> bool:

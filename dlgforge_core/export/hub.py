@@ -5,13 +5,22 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_any,
+    stop_when_event_set,
+    wait_random_exponential,
+)
 
 from dlgforge_core.config.saving import HfPushConfig
 from dlgforge_core.errors import DlgforgeError
@@ -65,7 +74,8 @@ def push_dataset(folder: Path, push: HfPushConfig, token: str) -> PushedDataset:
     Repository and branch are created where they are missing. Only the dataset's own files are pushed; those
     of formats and splits that it no longer has are deleted, other files in the repository stay. What the hub
     cannot do for the moment is tried again. Raises HubError, without the token in it, also when the dataset
-    is empty, and DatasetError when the folder holds no whole dataset.
+    is empty or the push takes longer than `push.timeout_s`, and DatasetError when the folder holds no whole
+    dataset.
     """
     if not push.repo_id:
         raise HubError("saving.hf_push.repo_id is empty; name a dataset repository, for example owner/name")
@@ -75,16 +85,49 @@ def push_dataset(folder: Path, push: HfPushConfig, token: str) -> PushedDataset:
             f"the dataset in {folder} holds no dialogue, and an empty one is never pushed over what the "
             "hub has: write it again, with filters that leave something"
         )
+    message = push.commit_message or f"{n_dialogues} dialogues"
+    return _within(push.timeout_s, lambda stop: _push(folder, push, token, message, stop))
+
+
+def _within(seconds: float, work: Callable[[threading.Event], T]) -> T:
+    """What `work` gives. Raises what it raises, and HubError when it takes longer.
+
+    The client has no time-out for all of a call, and a server that sends a byte now and then is never silent:
+    the work is in a thread of its own, which is left to itself then. `work` is told to stop by the event.
+    """
+    stop, done = threading.Event(), threading.Event()
+    results, errors = list[T](), list[BaseException]()
+
+    def run() -> None:
+        try:
+            results.append(work(stop))
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    threading.Thread(target=run, name="hub-push", daemon=True).start()
+    if not done.wait(seconds):
+        stop.set()
+        raise HubError(
+            f"the push to the hub was not done within {seconds:g} s (saving.hf_push.timeout_s); whether the "
+            "commit was made, the hub can say: pushing again makes none where nothing has changed"
+        )
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _push(folder: Path, push: HfPushConfig, token: str, message: str, stop: threading.Event) -> PushedDataset:
     from huggingface_hub import HfApi  # here and not above: half a second of import
 
     api = HfApi(endpoint=push.endpoint.rstrip("/") or None, token=token, library_name="dlgforge")
-    hub = _Hub(api, push, token)
+    hub = _Hub(api, push, token, stop)
     repo_id = hub.ask(
         lambda: api.create_repo(push.repo_id, private=push.private, repo_type=_DATASET, exist_ok=True).repo_id
     )
     if push.revision != "main":
         hub.ask(lambda: api.create_branch(repo_id, branch=push.revision, repo_type=_DATASET, exist_ok=True))
-    message = push.commit_message or f"{n_dialogues} dialogues"
     return hub.commit(repo_id, dataset_files(folder), message)
 
 
@@ -105,8 +148,8 @@ def _transport_errors() -> tuple[type[Exception], ...]:
 
 
 class _Hub:
-    def __init__(self, api: HfApi, push: HfPushConfig, token: str) -> None:
-        self._api, self._push, self._token = api, push, token
+    def __init__(self, api: HfApi, push: HfPushConfig, token: str, stop: threading.Event) -> None:
+        self._api, self._push, self._token, self._stop = api, push, token, stop
 
     def commit(self, repo_id: str, files: Mapping[str, Path], message: str) -> PushedDataset:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -154,10 +197,13 @@ class _Hub:
                 return error.response.status_code in _PASSING
             return isinstance(error, away)
 
+        if self._stop.is_set():
+            raise HubError("the push was given up")
         attempts = Retrying(
             retry=retry_if_exception(passing),
-            stop=stop_after_attempt(ATTEMPTS),
+            stop=stop_any(stop_after_attempt(ATTEMPTS), stop_when_event_set(self._stop)),
             wait=wait_random_exponential(multiplier=0.5, max=MAX_WAIT_S),
+            sleep=sleep_using_event(self._stop),
             reraise=True,
         )
         # Never chained: the libraries' errors carry the request, and the token is in its headers.

@@ -46,7 +46,8 @@ def _messages(dialogue: Dialogue, context: bool) -> Iterator[Record]:
         yield {"role": "user", "content": in_context(turn) if context else turn.user}
         # A call after the other: which were made at once is not recorded, and in a row is always right.
         for event in turn.details.tools:
-            yield {"role": "assistant", "tool_calls": [_call(event)]}
+            # Empty and not left out: chat templates join the contents of all messages, or measure them.
+            yield {"role": "assistant", "content": "", "tool_calls": [_call(event)]}
             yield {"role": "tool", "tool_call_id": event.call_id, "content": tool_content(event)}
         yield {"role": "assistant", "content": turn.assistant}
 

@@ -34,7 +34,7 @@ from dlgforge_core.config.saving import DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue, Role, Turn
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
 from dlgforge_core.export.filters import SEMANTIC_DEDUP, EmptyDatasetError, Predicate, Sieve
-from dlgforge_core.export.folder import move_into_place, writing_folder
+from dlgforge_core.export.folder import make_private, move_into_place, writing_folder
 from dlgforge_core.export.formats import FORMATS, Format, FormatContext
 from dlgforge_core.export.openai_messages import Record
 from dlgforge_core.export.plots import dataset_plots
@@ -125,7 +125,7 @@ def write_dataset(
     whatever `dialogues` raises.
     """
     saving = saving or DatasetFilesConfig()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     sieve = Sieve(saving.filters, keep)
     dataset = DatasetFigures(by_split=_zeros(saving.splits), turns_by_split=_zeros(saving.splits))
     known = secrets_of(os.environ) if secrets is None else set(secrets)

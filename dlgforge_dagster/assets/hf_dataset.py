@@ -33,7 +33,7 @@ def build_hf_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         deps=[dataset.key(DIALOGUE_DATASET)],
         automation_condition=keep_fresh() if dataset.recipe.saving.hf_push.enabled else None,
-        code_version=code_version(1, dataset.recipe.saving.hf_push),
+        code_version=code_version(1, dataset.recipe.saving.hf_push, later=("timeout_s",)),
         required_resource_keys={"store"},
         # With the push turned off the step yields nothing, and Dagster calls the asset skipped.
         output_required=False,

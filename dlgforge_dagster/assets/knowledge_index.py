@@ -39,7 +39,7 @@ def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
         group_name=dataset.group,
         kinds={"postgres"},
         owners=OWNERS,
-        code_version=code_version(1, dataset.recipe.knowledge),
+        code_version=code_version(1, dataset.recipe.knowledge, later=("links", "encoding", "limits")),
         required_resource_keys={"store"},
         description=dataset.description(
             "The documents that dialogues are grounded in, cut into chunks and indexed. Files that "

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,11 +40,15 @@ class Repo:
 
 @dataclass
 class Fault:
-    """Answer the next `times` requests whose path matches with a status; 0 hangs up without an answer."""
+    """Answer the next `times` requests whose path matches with a status; 0 hangs up without an answer.
+
+    With `drip_s` an answer without end comes instead, a byte every so many seconds.
+    """
 
     path: str
     status: int
     times: int = 1
+    drip_s: float = 0.0
 
 
 @dataclass
@@ -143,6 +148,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             for fault in hub.faults:
                 if fault.times and re.search(fault.path, path):
                     fault.times -= 1
+                    if fault.drip_s:
+                        self._drip(fault.drip_s)
                     raise Refusal(fault.status, "not now")
             if path.startswith("/lfs/"):  # its address is the permission, as with a bucket's
                 return _store(hub, path.removeprefix("/lfs/"), body)
@@ -152,6 +159,17 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 if method == self.command and (found := re.fullmatch(pattern, path)):
                     return route(hub, body, *found.groups())
             raise Refusal(404, f"no route for {self.command} {path}")
+
+        def _drip(self, every_s: float) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            ends = time.monotonic() + 5
+            with contextlib.suppress(OSError):
+                while time.monotonic() < ends:
+                    self.wfile.write(b" ")
+                    time.sleep(every_s)
+            raise Refusal(0, "hung up")
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

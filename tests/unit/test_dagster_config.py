@@ -9,11 +9,19 @@ import dagster as dg
 import pytest
 from pydantic import BaseModel
 
-from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig, StoreConfig, validate
+from dlgforge_core.config import (
+    GenerationConfig,
+    KnowledgeConfig,
+    LlmConfig,
+    RayConfig,
+    StoreConfig,
+    validate,
+)
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.definitions import defs
 from dlgforge_dagster.resources.llm import LlmResource
 from dlgforge_dagster.resources.store import StoreResource
+from dlgforge_dagster.versions import code_version
 from scripts.config_reference import PLACES
 
 
@@ -129,3 +137,11 @@ def test_every_field_is_described() -> None:
 
     for place in PLACES:
         assert undescribed(place.model, place.model.__name__) == []
+
+
+def test_keys_that_came_later_leave_code_versions_as_they_were() -> None:
+    def version(config: KnowledgeConfig) -> str:
+        return code_version(1, config, later=("links", "encoding", "limits"))
+
+    assert version(KnowledgeConfig()) == "1-72db0f723ea9"
+    assert version(KnowledgeConfig(encoding="latin1")) != version(KnowledgeConfig())

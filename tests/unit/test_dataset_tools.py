@@ -54,6 +54,7 @@ class TestTools:
                 expected += [
                     {
                         "role": "assistant",
+                        "content": "",
                         "tool_calls": [{"id": call, "type": "function", "function": function}],
                     },
                     {"role": "tool", "tool_call_id": call, "content": f"result {i}"},

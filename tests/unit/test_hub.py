@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,3 +214,13 @@ def test_config_dumps_hold_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def replace_push(**changes: object) -> HfPushConfig:
     return HfPushConfig().model_copy(update=changes)
+
+
+@pytest.mark.parametrize("path", ["repos/create", "revision/main", "commit/main"])
+def test_a_push_has_a_time_out_for_all_of_it(hub: Hub, folder: Path, path: str) -> None:
+    """A hub that sends a byte now and then is never silent: no time-out of a single read ends the call."""
+    hub.faults.append(Fault(path, 200, times=1000, drip_s=0.05))
+    started = time.monotonic()
+    with pytest.raises(HubError, match=r"not done within 1 s \(saving\.hf_push\.timeout_s\)"):
+        push(hub, folder, timeout_s=1.0)
+    assert time.monotonic() - started < 5

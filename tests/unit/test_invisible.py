@@ -1,8 +1,9 @@
-"""Characters that nobody sees, in seed topics: refused alone, no new topic, kept where they have a meaning."""
+"""Characters that nobody sees, in seed topics: no topic alone, no second topic, kept where they matter."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +13,8 @@ from dlgforge_core.common.invisible import is_visible, skeleton, tidy
 from dlgforge_core.planning.seeds import SeedBatch, parse_seed_batch, topic_id
 
 
-def batch(*lines: dict[str, object]) -> SeedBatch:
-    good = {"language": "en", "topic": "something else"}
+def batch(*lines: Mapping[str, object]) -> SeedBatch:
+    good: Mapping[str, object] = {"language": "en", "topic": "something else"}
     return parse_seed_batch("a.jsonl", "\n".join(map(json.dumps, (good, *lines))).encode())
 
 

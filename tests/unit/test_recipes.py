@@ -31,6 +31,9 @@ llm:
 
 # A few lines that stand for billions of items.
 BOMB = "a: &a [x]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in pairwise("abcdefghijkl"))
+MERGE_BOMB = "a0: &a0 {k: [1, 2, 3]}\n" + "".join(
+    f"a{n}: &a{n} {{<<: *a{n - 1}, x: *a{n - 1}, y: *a{n - 1}}}\n" for n in range(1, 30)
+)
 MERGED = """\
 llm:
   agents:
@@ -71,8 +74,10 @@ def test_no_folder_is_no_recipe(tmp_path: Path) -> None:
         ("a.yaml", "run: {}\n---\nrun: {}\n", r"a\.yaml cannot be read: expected a single document"),
         ("a.yaml", "run: {? [x] : 1}\n", r"a\.yaml cannot be read: (?s:.*)unhashable key"),
         ("a.yaml", "run: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
-        ("a.yaml", "run: &r\n  seed: [*r]\n", r"a\.yaml:2: run\.seed is a list: input should be"),
-        ("a.yaml", BOMB, r"a\.yaml:1: a: unknown key"),
+        ("a.yaml", "run: &r\n  seed: [*r]\n", r"a\.yaml:1: an alias \(\*\) stands in what"),
+        ("a.yaml", BOMB, r"a\.yaml:\d+: with its aliases \(\*\) written out it has more than 100,000 parts"),
+        ("a.yaml", f"llm: {{extra_body: {{a: &a {'x' * 9_000}, b: [{'*a, ' * 9_000}]}}}}\n", "written out"),
+        ("a.yaml", MERGE_BOMB, "written out"),
         ("a.yaml", MERGED + "      top_k: 1\n", r"a\.yaml:7: llm\.agents\.qa_judge\.top_k: unknown key"),
         ("My Data.yaml", "", "cannot name a dataset"),
         ("dialogues.yaml", "", "cannot name a dataset"),
