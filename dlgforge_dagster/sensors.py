@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from dlgforge_core.common.secrets import shown_address
 from dlgforge_core.config.asset_names import DIALOGUES, SEED_TOPICS
 from dlgforge_core.errors import ConfigError, SeedError
 from dlgforge_core.planning.seed_folder import (
@@ -140,7 +141,7 @@ def _look(
         run_store.save_seed_batches(read)  # a file that came back as it was makes no run that would read it
     return dg.SensorResult(
         run_requests=requests,
-        skip_reason=None if requests else "\n".join(notes[:20]) or f"nothing new in {location}",
+        skip_reason=None if requests else "\n".join(notes[:20]) or f"nothing new in {shown_address(location)}",
         cursor=_write_cursor(cursor),
         dynamic_partitions_requests=[
             *_added(context, dataset, [batch.name for batch in read]),

@@ -96,7 +96,7 @@ class Folder:
 
     def _web_entries(self, unreadable: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The files that the pages of a web folder, and of those in it, link to."""
-        base = self._root.rstrip("/") + "/"
+        base = self._root.split("?")[0].rstrip("/") + "/"
         todo, seen, n_files = deque([(self._root, 0)]), {self._root}, 0
         while todo:
             url, depth = todo.popleft()
@@ -124,6 +124,8 @@ class Folder:
 
     def _name(self, path: str) -> str:
         root = self._root.rstrip("/")
+        if _is_web(self._filesystem):  # a signature is no part of a name
+            path, root = path.split("?")[0], root.split("?")[0]
         return PurePosixPath(path).name if path == root else path.removeprefix(root).lstrip("/")
 
     def _exists(self) -> bool:

@@ -1,12 +1,33 @@
-"""Keys of servers: fit to be sent, and kept out of what the servers say."""
+"""Keys of servers: fit to be sent, and kept out of what is told, however it is spelled there."""
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Iterable
-from typing import AnyStr
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, AnyStr
+from urllib.parse import unquote, urlsplit
 
+import orjson
+
+from dlgforge_core.common.bodies import BodyError, read_json
 from dlgforge_core.errors import ConfigError
+
+MARK = "***"
+_LEAST_CHARS = 8
+_LONG_WORD = 16
+_WORD = re.compile(r"[^\W_]+")
+# Escapes are escaped again so often, and no more: patterns must not read a run of them over and over.
+_DEPTH = 4
+_BACKSLASHES = 8
+_LEAST_BASE64 = 10
+_NAMED = {'"': "&quot;", "'": "&apos;", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_SECRET_NAME = re.compile(
+    r"sig|token|key|secret|passw|pwd|credential|auth|session|x-(?:amz|goog|oss|cos)-", re.IGNORECASE
+)
+_USER = re.compile(r"(?<=://)([^/?#@\s:]*)(:[^/?#@\s]*)?@")
+_PARAMETER = re.compile(r"(?<=[?&;])([^=&;#\s]{1,80})=([^&;#\s\"'<>)\]]+)")
 
 
 def sendable(key: str, name: str) -> str:
@@ -20,32 +41,167 @@ def sendable(key: str, name: str) -> str:
     return key
 
 
-def secret_parts(value: str) -> list[str]:
-    """The words of a header's value that may be a secret: long, or letters mixed with digits.
+def can_be_secret(value: str) -> bool:
+    """Whether a value may be a secret, and not a word that stands for none: "EMPTY", "depends", "not-needed".
 
-    Others, the name of a team for instance, are no secret, and may well be in a text that is to stay whole.
+    Servers that need no key are given such words, which may well be in a text that is to stay whole. A secret
+    mixes letters and digits, or is long and no words.
     """
-    return [
-        word
-        for word in value.split()
-        if len(word) >= _LONG
-        or (len(word) >= _RANDOM and re.search("[A-Za-z]", word) and re.search("[0-9]", word))
-    ]
+    value = value.strip()
+    if len(value) < _LEAST_CHARS:
+        return False
+    letters, digits = any(map(str.isalpha, value)), sum(map(str.isdigit, value))
+    if (letters and digits) or digits >= _LEAST_CHARS:
+        return True
+    return any(len(word) >= _LONG_WORD for word in _WORD.findall(value))
 
 
-_LONG = 20
-_RANDOM = 8
+def secret_parts(value: str) -> list[str]:
+    """The words of a header's value that may be a secret."""
+    return [word for word in value.split() if can_be_secret(word)]
 
 
-def redact(said: AnyStr, secrets: str | Iterable[str]) -> AnyStr:
-    """`said` without the key, or each of the secrets, as it is and as JSON may write it.
+def redact(said: AnyStr, secrets: str | Iterable[str], mark: str = MARK) -> AnyStr:
+    """`said` without each of the secrets, as it is or as JSON, HTML, URLs and base64 may write it.
 
-    Give it the whole text: once shortened for a message, half a key may be left in it.
+    Values that can be none are left where they are. Give it the whole text: once shortened for a message,
+    half a key may be left in it.
     """
     for secret in [secrets] if isinstance(secrets, str) else secrets:
-        for form in (secret, secret.replace("/", "\\/")):
-            if form and isinstance(said, bytes):
-                said = said.replace(form.encode(), b"***")
-            elif form and isinstance(said, str):
-                said = said.replace(form, "***")
+        if not can_be_secret(secret):
+            continue
+        if isinstance(said, bytes):
+            said = _pattern(secret.strip(), True).sub(mark, said.decode("latin-1")).encode("latin-1")
+        else:
+            said = _pattern(secret.strip(), False).sub(mark, said)
     return said
+
+
+def holds_secret(said: str | bytes, secrets: Iterable[str]) -> bool:
+    """Whether one of the secrets is in a text, in any spelling that `redact` knows."""
+    text = said.decode("latin-1") if isinstance(said, bytes) else said
+    return any(
+        _pattern(secret.strip(), isinstance(said, bytes)).search(text)
+        for secret in secrets
+        if can_be_secret(secret)
+    )
+
+
+def redact_body(body: bytes, secrets: Iterable[str]) -> bytes:
+    """A server's answer without the secrets, in what its JSON holds once it is decoded, too."""
+    secrets = [secret for secret in secrets if can_be_secret(secret)]
+    if not secrets:
+        return body
+    try:
+        return orjson.dumps(_redacted(read_json(body), secrets))
+    except (BodyError, ValueError, TypeError, RecursionError):
+        return redact(body, secrets)
+
+
+def _redacted(value: Any, secrets: list[str]) -> Any:
+    if isinstance(value, str):
+        return redact(value, secrets)
+    if isinstance(value, list):
+        return [_redacted(item, secrets) for item in value]
+    if isinstance(value, dict):
+        return {redact(key, secrets): _redacted(item, secrets) for key, item in value.items()}
+    return value
+
+
+@lru_cache(maxsize=256)
+def _pattern(secret: str, as_bytes: bool) -> re.Pattern[str]:
+    """Finds a secret in all its spellings, each character in any; in bytes that were decoded as Latin-1."""
+    text = secret.encode().decode("latin-1") if as_bytes else secret
+    spellings = ["".join(map(_spellings, text))]
+    if text == secret or as_bytes:
+        spellings += [f"(?i:{secret.encode().hex()})", *_in_base64(secret.encode())]
+    return re.compile("|".join(spellings))
+
+
+@lru_cache(maxsize=1024)
+def _spellings(char: str) -> str:
+    code = ord(char)
+    percent = "".join(f"%(?:25){{0,{_DEPTH}}}{byte:02x}" for byte in char.encode())
+    backslash = rf"\\{{1,{_BACKSLASHES}}}"
+    coded = [percent, rf"&\#0{{0,{_DEPTH}}}{code};", rf"&\#x0{{0,{_DEPTH}}}{code:x};"]
+    if code < 0x10000:
+        coded.append(f"{backslash}u{code:04x}")
+    if code < 0x100:
+        coded.append(f"{backslash}x{code:02x}")
+    plain = [re.escape(char)]
+    if char in "\"'/\\":
+        plain = [rf"\\{{0,{_BACKSLASHES}}}{re.escape(char)}"]
+    if char == " ":
+        plain.append(r"\+")
+    if char in _NAMED:
+        coded.append(_NAMED[char])
+    return f"(?:{'|'.join(plain)}|(?i:{'|'.join(coded)}))"
+
+
+def _in_base64(secret: bytes) -> Iterable[str]:
+    """The characters that stand for the secret alone, wherever in a group of three bytes it begins."""
+    for before in range(3):
+        encoded = base64.b64encode(b"\0" * before + secret).decode().rstrip("=")
+        # What is mixed with the bytes before and after is left out.
+        start = (before * 8 + 5) // 6
+        end = (before + len(secret)) * 8 // 6
+        core = encoded[start:end]
+        if len(core) >= _LEAST_BASE64:
+            yield "".join({"+": r"(?:[+\-]|%2[bB])", "/": r"(?:\\?/|_|%2[fF])"}.get(c, c) for c in core)
+
+
+def shown_address(text: str) -> str:
+    """An address, or a text with addresses in it, without passwords and signatures, for logs and messages.
+
+    "https://user:***@host/a?sv=2024&sig=***"
+    """
+    return _PARAMETER.sub(_shown_parameter, _USER.sub(_shown_user, text))
+
+
+def _shown_user(found: re.Match[str]) -> str:
+    user, password = found.groups()
+    if password is None:
+        return f"{MARK}@" if can_be_secret(user) else found[0]
+    return f"{user}:{MARK}@"
+
+
+def _shown_parameter(found: re.Match[str]) -> str:
+    name, value = found.groups()
+    if _SECRET_NAME.search(unquote(name)) or (len(value) >= 20 and can_be_secret(value)):
+        return f"{name}={MARK}"
+    return found[0]
+
+
+def address_secrets(address: str) -> list[str]:
+    """The passwords and signatures in an address that can be secrets, for taking them out of other texts."""
+    found = [part for user in _USER.finditer(address) for part in (user[1], (user[2] or "")[1:])]
+    found += [value[2] for value in _PARAMETER.finditer(address) if _shown_parameter(value) != value[0]]
+    return list(dict.fromkeys(value for part in found if can_be_secret(value := unquote(part))))
+
+
+def told_error(error: BaseException, address: str) -> str:
+    """What a library says of an address that cannot be read, without the secrets in it."""
+    return shown_address(redact(str(error), address_secrets(address)))
+
+
+def secret_variables(config: Any) -> set[str]:
+    """The environment variables that hold keys by a configuration in plain data: what its `*_env` name."""
+    if isinstance(config, list):
+        return set[str]().union(*map(secret_variables, config))
+    if not isinstance(config, Mapping):
+        return set()
+    found: set[str] = set()
+    for key, value in config.items():
+        if str(key).endswith("_env"):
+            found |= set(value.values() if isinstance(value, Mapping) else [value])
+        else:
+            found |= secret_variables(value)
+    return {name for name in found if isinstance(name, str) and name}
+
+
+def password_of(url: str) -> str:
+    """The password in a URL; empty without one."""
+    try:
+        return unquote(urlsplit(url).password or "")
+    except ValueError:
+        return ""

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
-from urllib.parse import urlsplit
 
+from dlgforge_core.common.secrets import can_be_secret, password_of, redact
 from dlgforge_core.dialogue import (
     Dialogue,
     Evidence,
@@ -39,26 +39,18 @@ _ANY_PATH = re.compile(
 )
 
 
-def secrets_of(environment: Mapping[str, str]) -> set[str]:
-    """The values of `environment` that are secrets, by the names of their variables.
+def secrets_of(environment: Mapping[str, str], names: Iterable[str] = ()) -> set[str]:
+    """The values of `environment` that are secrets, by what their variables are called, or `names` names.
 
-    Short and plain words are left out: a password like "postgres" would be struck from every dialogue.
+    Plain words are left out: a password like "postgres" would be struck from every dialogue.
     """
-    found: set[str] = set()
+    named, found = set(names), set[str]()
     for name, value in environment.items():
-        if _SECRET_VARIABLES.search(name):
+        if name in named or _SECRET_VARIABLES.search(name):
             found.add(value)
             if "://" in value:
-                try:
-                    found.add(urlsplit(value).password or "")
-                except ValueError:
-                    continue
-    return {value for value in found if _is_telling(value)}
-
-
-def _is_telling(value: str) -> bool:
-    mixed = any(c.isdigit() for c in value) and any(c.isalpha() for c in value)
-    return (len(value) >= 8 and mixed) or (len(value) >= 12 and not value.isalpha())
+                found.add(password_of(value))
+    return {value for value in found if can_be_secret(value)}
 
 
 def machine_folders(*more: Path) -> set[str]:
@@ -73,13 +65,12 @@ class Scrubber:
     """Takes `secrets`, paths in `folders` and over-long tool results out of dialogues."""
 
     def __init__(self, secrets: Iterable[str] = (), folders: Iterable[str] = ()) -> None:
-        self._secrets = _any_of(secrets, "{}")
+        self._secrets = tuple(sorted(set(secrets), key=lambda secret: (-len(secret), secret)))
         self._folders = _any_of(folders, r"(?<![\w.]){}(?:/[^\s\"'<>`|]*|(?![\w.-]))")
 
     def text(self, text: str) -> str:
         """`text` without a secret of this process or a path of this machine."""
-        if self._secrets is not None:
-            text = self._secrets.sub(SECRET, text)
+        text = redact(text, self._secrets, SECRET)
         if self._folders is not None:
             text = self._folders.sub(lambda found: last_part(found[0]), text)
         return text

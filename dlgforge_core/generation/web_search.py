@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from dlgforge_core.common.bodies import BodyError, read_body, read_json
 from dlgforge_core.common.proxies import proxy_for
-from dlgforge_core.common.secrets import redact
+from dlgforge_core.common.secrets import redact, redact_body
 from dlgforge_core.common.tls import client_context
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.knowledge.types import Chunk, Hit
@@ -50,7 +50,7 @@ class WebSearch:
             # Not chained: the error carries the request, and with it the key.
             reason = redact(f"{type(error).__name__} {error}", self._key.get_secret_value())
             raise WebSearchError(reason.strip()) from None
-        body = redact(body, self._key.get_secret_value())
+        body = redact_body(body, [self._key.get_secret_value()])
         if status != 200:
             raise WebSearchError(f"status {status}: {excerpt(body)}")
         return read_results(body, k)

@@ -13,7 +13,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from dlgforge_core.common.bodies import MAX_VALUES, BodyError, read_body, read_json
 from dlgforge_core.common.proxies import proxy_for
-from dlgforge_core.common.secrets import redact, sendable
+from dlgforge_core.common.secrets import redact, redact_body, sendable
 from dlgforge_core.common.tls import client_context
 from dlgforge_core.config import EmbeddingConfig, RerankConfig
 from dlgforge_core.errors import BackendError, ConfigError
@@ -111,7 +111,7 @@ class JsonClient:
         async with self._client.stream("POST", url, content=content) as response:
             answer = await read_body(response, max_bytes)
             if not response.is_success:
-                raise _StatusError(response.status_code, excerpt(redact(answer, self._key)))
+                raise _StatusError(response.status_code, excerpt(redact_body(answer, [self._key])))
             return answer
 
     async def aclose(self) -> None:

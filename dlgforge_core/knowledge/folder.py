@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from dlgforge_core.common.files import Folder, FoundFile
+from dlgforge_core.common.secrets import shown_address, told_error
 from dlgforge_core.config import SHIPPED_KNOWLEDGE, DocumentLinks
 from dlgforge_core.errors import KnowledgeError
 from dlgforge_core.knowledge.document_types import SUFFIXES
@@ -25,16 +26,21 @@ class FolderListing:
 
 
 class KnowledgeFolder:
-    """The documents' files at a path or address; `shipped` are those that come with dlgforge."""
+    """The documents' files at a path or address; `shipped` are those that come with dlgforge.
+
+    `place` is that path or address as it may be shown.
+    """
 
     def __init__(self, place: str, links: DocumentLinks = "anywhere") -> None:
-        self.place = place
+        self.place = shown_address(place)
+        self._address = place
         if place == SHIPPED_KNOWLEDGE:
             place = str(resources.files("dlgforge_core").joinpath("data/knowledge"))
         try:
             self._folder = Folder(place, links=links)
         except (OSError, ValueError, ImportError) as error:
-            raise KnowledgeError(f"knowledge.path = {place} cannot be used: {error}") from None
+            told = told_error(error, self._address)
+            raise KnowledgeError(f"knowledge.path = {self.place} cannot be used: {told}") from None
 
     def files(self) -> list[FoundFile]:
         """All files of a known format, subfolders included, by name; hidden ones are left alone.
@@ -48,10 +54,11 @@ class KnowledgeFolder:
         try:
             found = self._folder.listing()
         except (OSError, ValueError) as error:
-            raise KnowledgeError(f"{self.place} cannot be listed: {error}") from None
+            told = told_error(error, self._address)
+            raise KnowledgeError(f"{self.place} cannot be listed: {told}") from None
         files = [file for file in found.files if file.name.lower().endswith(SUFFIXES)]
         problems = [
-            f"{name}: {why}"
+            f"{name}: {shown_address(why)}"
             for name, why in sorted(found.unreadable.items())
             if PurePosixPath(name).suffix.lower() in ("", *SUFFIXES)
         ]
@@ -67,3 +74,7 @@ class KnowledgeFolder:
         """The file's content, to be read once from its beginning. Raises OSError."""
         with self._folder.open(file) as stream:
             yield stream
+
+    def told(self, error: BaseException) -> str:
+        """What a filesystem says, without the passwords and signatures in the folder's address."""
+        return told_error(error, self._address)

@@ -117,7 +117,7 @@ def _items(
         with folder.open(file) as stream:
             yield from reader.read(file.name, stream)
     except Exception as error:  # filesystems have errors of their own; none may end the whole reading
-        yield _Failed(f"{file.name}: it cannot be read: {type(error).__name__}: {error}")
+        yield _Failed(f"{file.name}: it cannot be read: {type(error).__name__}: {folder.told(error)}")
 
 
 def _add(pending: _Pending, document: ReadDocument, config: KnowledgeConfig) -> Iterator[None]:

@@ -171,6 +171,9 @@ class Attempts:
             answer = completions.read_completion(http.body)
         except ValueError as unreadable:
             self._failed(call, slot, counts, FailureKind.INVALID_BODY, str(unreadable))
+        if http.leaked:
+            reason = "its answer holds the key that it was sent"
+            self._failed(call, slot, counts, FailureKind.LEAKED_KEY, reason)
         if not answer.tells_usage:
             self._note_missing_usage(name)
             answer = answer.with_estimated_usage(body)

@@ -53,8 +53,11 @@ class Endpoint:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must be in no log and no error: the key, and what may be one in the headers."""
-        found = [self.api_key.strip()] if self.api_key.strip() else []
-        return (*found, *(part for _, value in self.headers for part in secret_parts(value)))
+        return tuple(
+            part
+            for value in (self.api_key, *(value for _, value in self.headers))
+            for part in secret_parts(value)
+        )
 
     def public(self) -> dict[str, Any]:
         """What may be shown, logged and sent as LLM_ROUTING_ENDPOINTS_JSON: all but the credentials."""

@@ -29,6 +29,7 @@ class FailureKind(StrEnum):
     CUT = "cut"  # a completion that ran into max_tokens
     GARBAGE = "garbage"  # a completion that is not text
     INVALID_JSON = "invalid_json"  # a completion that does not follow the schema
+    LEAKED_KEY = "leaked_key"  # the text of a completion holds the key that it was asked for with
     REFUSED = "refused"  # the model or a content filter declined
 
 

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import aiohttp
 import httpx
+import orjson
 from httpx_aiohttp import AiohttpTransport
 
-from dlgforge_core.common.bodies import BodyError, read_body
+from dlgforge_core.common.bodies import BodyError, read_body, read_json
 from dlgforge_core.common.proxies import proxy_for
-from dlgforge_core.common.secrets import redact, sendable
+from dlgforge_core.common.secrets import holds_secret, redact, redact_body, sendable
 from dlgforge_core.common.tls import client_context
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.stats import FailureKind
@@ -32,11 +33,15 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 
 
 class HttpAnswer(NamedTuple):
-    """An answer of any status, body read whole, without the key should the server have repeated it."""
+    """An answer of any status, body read whole, without the key should the server have repeated it.
+
+    `leaked` is whether it was in what the model wrote.
+    """
 
     status: int
     headers: httpx.Headers
     body: bytes
+    leaked: bool = False
 
 
 class TransportError(Exception):
@@ -88,6 +93,14 @@ class EndpointTransport:
         """`text` without the key and other secrets."""
         return redact(text, self.endpoint.secrets)
 
+    def _answer(self, response: httpx.Response, body: bytes) -> HttpAnswer:
+        """What a model writes is data, and stays as it is; what holds a secret is no such text."""
+        secrets, leaked = self.endpoint.secrets, False
+        if response.status_code != 200 or holds_secret(body, secrets):
+            leaked = response.status_code == 200 and holds_secret(_written(body), secrets)
+            body = redact_body(body, secrets)
+        return HttpAnswer(response.status_code, response.headers, body, leaked)
+
     async def _send(self, method: str, url: httpx.URL, body: bytes | None, timeout_s: float) -> HttpAnswer:
         request = httpx.Request(
             method, url, headers=self._headers, content=body, extensions={"timeout": self._timeout}
@@ -96,8 +109,7 @@ class EndpointTransport:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
                 try:
-                    body_read = redact(await read_body(response, MAX_BODY_BYTES), self.endpoint.secrets)
-                    return HttpAnswer(response.status_code, response.headers, body_read)
+                    return self._answer(response, await read_body(response, MAX_BODY_BYTES))
                 finally:
                     # A body that was read whole gives its connection back; any other loses it.
                     with contextlib.suppress(httpx.HTTPError, aiohttp.ClientError):
@@ -107,6 +119,14 @@ class EndpointTransport:
             raise TransportError(FailureKind.TIMEOUT, f"no answer within {timeout_s:g} s") from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError, ValueError) as error:
             raise TransportError(FailureKind.CONNECTION, self.redact(_explain(error))) from None
+
+
+def _written(body: bytes) -> bytes:
+    """The part of an answer that the model wrote; all of it where that cannot be told apart."""
+    try:
+        return orjson.dumps(read_json(body)["choices"])
+    except (BodyError, ValueError, TypeError, KeyError, RecursionError):
+        return body
 
 
 def _explain(error: BaseException) -> str:

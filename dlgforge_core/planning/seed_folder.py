@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlgforge_core.common.files import Folder, FoundFile
+from dlgforge_core.common.secrets import shown_address, told_error
 from dlgforge_core.common.yaml_source import MAX_FILE_BYTES
 from dlgforge_core.errors import SeedError
 from dlgforge_core.planning.seeds import SUFFIXES, SeedBatch, batch_name, parse_seed_batch, read_seeds
@@ -56,10 +57,10 @@ def read_seed_batches(place: str, *, strict: bool = False, only: str | None = No
     found, unreadable = _listing(place)
     files = [file for file in found if only in (None, file.batch)]
     if not files and only is not None:
-        raise SeedError(f"{place} holds no seed file for the seed batch {only!r}")
+        raise SeedError(f"{shown_address(place)} holds no seed file for the seed batch {only!r}")
     if not files:
-        raise SeedError(f"{place} holds no seed file; seed files end in {', '.join(SUFFIXES)}")
-    folder = place.rstrip("/")
+        raise SeedError(f"{shown_address(place)} holds no seed file; seed files end in {', '.join(SUFFIXES)}")
+    folder = shown_address(place).rstrip("/")
     unusable = {name: f"{folder}/{problem}" for name, problem in same_batch(files).items()}
     for name, why in unreadable.items():
         if only in (None, batch_name(name)):
@@ -114,9 +115,9 @@ def _listing(place: str) -> tuple[list[SeedFile], dict[str, str]]:
     try:
         found = Folder(place).listing(recursive=False)
     except (OSError, ValueError, ImportError) as error:
-        raise SeedError(f"{place} cannot be listed: {error}") from None
+        raise SeedError(f"{shown_address(place)} cannot be listed: {told_error(error, place)}") from None
     if not found.exists:
-        raise SeedError(f"{place} cannot be listed: no such folder")
+        raise SeedError(f"{shown_address(place)} cannot be listed: no such folder")
     files = [
         SeedFile(file.name, file.path, file.size, file.state)
         for file in found.files
@@ -136,7 +137,7 @@ def read_seed_bytes(place: str, file: SeedFile) -> bytes:
     try:
         data = Folder(place).read(file, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
-        raise SeedError(f"{file.name} cannot be read: {error}") from None
+        raise SeedError(f"{file.name} cannot be read: {told_error(error, place)}") from None
     if data is None:
         raise SeedError(f"{file.name} has more bytes than it is said to have; {too_long}")
     return data

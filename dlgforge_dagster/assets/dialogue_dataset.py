@@ -11,12 +11,14 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from dlgforge_core.common.secrets import secret_variables
 from dlgforge_core.config import DatasetFilesConfig, SemanticDedupConfig, validate
 from dlgforge_core.config.asset_names import DIALOGUE_DATASET, DIALOGUES, JUDGEMENTS
 from dlgforge_core.database.embedded import dlgforge_home
 from dlgforge_core.dialogue import Outcomes
 from dlgforge_core.export.filters import EmptyDatasetError
 from dlgforge_core.export.markdown import sample_markdown
+from dlgforge_core.export.scrub import secrets_of
 from dlgforge_core.export.writer import DatasetSummary, write_dataset
 from dlgforge_core.judging.results import agreement, judged_dialogues
 from dlgforge_core.judging.store import latest_judging
@@ -102,6 +104,7 @@ def _write(
                 alpha=alpha,
                 offered=_offered(record),
                 seed_metadata=run_store.has_seed_metadata(scope),
+                secrets=secrets_of(os.environ, _secret_variables(dataset, record)),
             )
     except EmptyDatasetError as error:
         # Another try would read the same dialogues.
@@ -132,6 +135,11 @@ def _described(saving: DatasetFilesConfig, description: str) -> DatasetFilesConf
     if saving.card.description.strip():
         return saving
     return saving.model_copy(update={"card": saving.card.model_copy(update={"description": description})})
+
+
+def _secret_variables(dataset: DatasetSpec, record: RunRecord) -> set[str]:
+    """The variables that hold keys by the recipe, and by what the run was configured with in its place."""
+    return secret_variables(dataset.recipe.model_dump(mode="json")) | secret_variables(record.config)
 
 
 def _offered(record: RunRecord) -> list[str]:
