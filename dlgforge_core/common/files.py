@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 _CHANGE_KEYS = ("mtime", "ino", "ETag", "etag", "LastModified", "updated")
 _OTHER_KEYS = re.compile(r"^(.*name|path|type|.*size|url|.*link|mode|perm|[ug]id)$|^_|access|atime", re.I)
 _PLAIN = (str, bytes, int, float, tuple, date)
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 # Web folders are found by following links, which may lead on for ever.
 _MAX_WEB_DEPTH = 20
 _MAX_WEB_ENTRIES = 500_000
@@ -83,6 +84,9 @@ class Folder:
             if entry.get("type", "file") == "file" and not _is_hidden(name := self._name(path))
         ]
         files.sort(key=lambda file: file.name)
+        for file in [file for file in files if _bad_name(file.name)]:
+            files.remove(file)
+            unreadable[_shown_name(file.name)] = _bad_name(file.name)
         return Listing(tuple(files), unreadable, exists=bool(files) or self._exists())
 
     def _entries(self, recursive: bool, unreadable: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -195,8 +199,12 @@ class _LocalLister:
                 self._unreadable[name] = f"the folder cannot be listed: {error.strerror or error}"
                 continue
             for entry in entries:
-                if not entry.name.startswith("."):
-                    self._entry(entry, f"{name}/{entry.name}" if name else entry.name, todo)
+                if entry.name.startswith("."):
+                    continue
+                if problem := _bad_name(entry.name):
+                    self._unreadable[_shown_name(f"{name}/{entry.name}" if name else entry.name)] = problem
+                    continue
+                self._entry(entry, f"{name}/{entry.name}" if name else entry.name, todo)
 
     def _entry(self, entry: os.DirEntry[str], name: str, todo: deque[tuple[str, str]]) -> None:
         link = entry.is_symlink()
@@ -240,6 +248,19 @@ class _LocalLister:
     def _file(self, name: str, path: str, facts: os.stat_result) -> None:
         entry = {"size": facts.st_size, "mtime": facts.st_mtime, "ino": facts.st_ino}
         self._files.append(FoundFile(name, path, facts.st_size, file_state(entry)))
+
+
+def _bad_name(name: str) -> str:
+    """Why a file of this name is not read; empty when it is: names stand in Postgres, logs and datasets."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8; rename it"
+    return "its name holds control characters; rename it" if _CONTROL.search(name) else ""
+
+
+def _shown_name(name: str) -> str:
+    return _CONTROL.sub("\ufffd", name.encode("utf-8", "replace").decode())
 
 
 def _is_hidden(name: str) -> bool:
