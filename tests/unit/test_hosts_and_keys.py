@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import re
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -18,6 +21,7 @@ from dlgforge_core.errors import BackendError, ConfigError
 from dlgforge_core.knowledge.endpoints import JsonClient
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.server_errors import MAX_REASON_CHARS
+from dlgforge_core.llm.transport import EndpointTransport, HttpAnswer
 
 KEY = "sk-se/cr+et-0123456789-abcdefghijklmnop"
 
@@ -96,3 +100,60 @@ def test_half_a_key_is_not_told_either(base_url: str) -> None:
         asyncio.run(refused())
     assert "***" in str(error.value)
     assert not re.search(r"sk-se|cr\+et", str(error.value))
+
+
+class _Writes(BaseHTTPRequestHandler):
+    """Answers with a completion that says what the request asks it to say."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.dumps(
+            {"choices": [{"message": {"content": asked["say"]}}], **asked.get("more", {})}
+        ).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def _asked(api_key: str, **request: object) -> HttpAnswer:
+    async def ask(url: str) -> HttpAnswer:
+        transport = EndpointTransport(Endpoint("e", url, api_key=api_key))
+        try:
+            return await transport.post_chat(json.dumps(request).encode())
+        finally:
+            await transport.aclose()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Writes)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        return asyncio.run(ask(f"http://127.0.0.1:{server.server_port}/v1"))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("said", [KEY, quote(KEY, safe=""), base64.b64encode(b"u:" + KEY.encode()).decode()])
+def test_a_completion_that_holds_the_key_is_no_answer(said: str) -> None:
+    answer = _asked(KEY, say=f"It is {said}!")
+    assert answer.leaked
+    assert KEY.encode() not in answer.body
+
+
+@pytest.mark.parametrize("dummy", ["EMPTY", "depends", "0", "none", "sk-no-key-required"])
+def test_what_a_model_writes_stays_as_it_is(dummy: str) -> None:
+    said = f"It depends on 10 {dummy} things, EMPTY ones and none."
+    answer = _asked(dummy, say=said)
+    assert not answer.leaked
+    assert json.loads(answer.body)["choices"][0]["message"]["content"] == said
+
+
+def test_a_key_beside_what_the_model_wrote_is_taken_out() -> None:
+    answer = _asked(KEY, say="Fine.", more={"request": {"key": KEY}})
+    assert not answer.leaked
+    assert json.loads(answer.body)["request"] == {"key": "***"}
