@@ -139,9 +139,10 @@ def _look(
         run_store.forget_seed_batches(gone)
     if run_store is not None and read:
         run_store.save_seed_batches(read)  # a file that came back as it was makes no run that would read it
+    nothing_new = f"nothing new in {shown_address(location)}"
     return dg.SensorResult(
         run_requests=requests,
-        skip_reason=None if requests else "\n".join(notes[:20]) or f"nothing new in {shown_address(location)}",
+        skip_reason=None if requests else "\n".join(notes[:20]) or nothing_new,
         cursor=_write_cursor(cursor),
         dynamic_partitions_requests=[
             *_added(context, dataset, [batch.name for batch in read]),

@@ -22,8 +22,9 @@ from dlgforge_core.config import DocumentLimitsConfig, KnowledgeConfig
 from dlgforge_core.errors import KnowledgeError, SeedError
 from dlgforge_core.knowledge.chunking import chunk_spans
 from dlgforge_core.knowledge.detection import detect_language
+from dlgforge_core.knowledge.document_types import SUFFIXES
 from dlgforge_core.knowledge.documents import Problem, ReadDocument
-from dlgforge_core.knowledge.folder import SUFFIXES, KnowledgeFolder
+from dlgforge_core.knowledge.folder import KnowledgeFolder
 from dlgforge_core.knowledge.reading import DocumentReader
 from dlgforge_core.planning.seed_folder import read_seed_batches
 from tests.support.documents import pdf
