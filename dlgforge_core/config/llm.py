@@ -77,8 +77,8 @@ def _extra_body(value: dict[str, Any]) -> dict[str, Any]:
     value = {name: given for name, given in value.items() if name != "stream" or given is not False}
     set_here = {name for name, given in value.items() if given is not None or name not in _MAY_BE_NULL}
     if taken := sorted(set_here & _SET_BY.keys()):
-        told = "; ".join(f"{name}: {_SET_BY[name]}" for name in taken)
-        raise ValueError(f"holds what dlgforge sets itself; leave it out ({told})")
+        reasons = "; ".join(f"{name}: {_SET_BY[name]}" for name in taken)
+        raise ValueError(f"holds what dlgforge sets itself; leave it out ({reasons})")
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
@@ -332,8 +332,8 @@ def check_base_url(url: str, name: str = "base_url") -> None:
     """Raises ValueError, never repeating a secret, unless `url` is an http(s) address that holds none."""
     if not re.fullmatch(r"https?://[^\s/?#]+([/?]\S*)?", url):
         # What stands before an @, or in a query, may be a secret.
-        said = name if re.search("[@?]", url) else f"{name} = {url!r}"
-        raise ValueError(f"{said} is not an address; it looks like 'http://host:8000/v1'")
+        what = name if re.search("[@?]", url) else f"{name} = {url!r}"
+        raise ValueError(f"{what} is not an address; it looks like 'http://host:8000/v1'")
     parts = urlsplit(url)
     if "@" in parts.netloc:
         raise ValueError(f"{name} holds a password; put the key into an environment variable (api_key_env)")

@@ -55,16 +55,16 @@ def endpoint_figures(workers: Iterable[Mapping[str, Any]]) -> list[EndpointFigur
 
 def _states(stats: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
     """State and reason by endpoint, as the workers of the latest sitting told them."""
-    told = [item for item in stats if item.get("endpoints")]
-    last = max((item["updated_at"] for item in told), default=0.0)
+    published = [item for item in stats if item.get("endpoints")]
+    last = max((item["updated_at"] for item in published), default=0.0)
     order = list(_STATES)
     worst: dict[str, tuple[int, str]] = {}
-    for item in told:
+    for item in published:
         if item["updated_at"] < last - _SAME_END_S:
             continue
         for health in item["endpoints"]:
-            said = (order.index(health["state"]), health["reason"])
-            worst[health["endpoint"]] = max(said, worst.get(health["endpoint"], said))
+            standing = (order.index(health["state"]), health["reason"])
+            worst[health["endpoint"]] = max(standing, worst.get(health["endpoint"], standing))
     return {name: (_STATES[order[n]], reason if n else "") for name, (n, reason) in worst.items()}
 
 

@@ -43,7 +43,7 @@ class Reply:
     latency_s: float
 
 
-class Said(NamedTuple):
+class UsableAnswer(NamedTuple):
     """What can be used of an answer; nothing, when text and calls are empty."""
 
     text: str
@@ -54,7 +54,7 @@ class Said(NamedTuple):
         return bool(self.text or self.tool_calls)
 
 
-_NOTHING = Said("")
+_NOTHING = UsableAnswer("")
 
 
 def most_chars(agent: AgentConfig) -> int:
@@ -69,7 +69,7 @@ def usable(
     last_chance: bool,
     markup: Markup | None = None,
     most: int = MIN_MOST_CHARS,
-) -> tuple[Said, FailureKind | None]:
+) -> tuple[UsableAnswer, FailureKind | None]:
     """What can be used of the answer, and what is wrong with it, if anything.
 
     `offered` names the tools the caller has; `most` is how many characters are taken. A cut text is
@@ -80,35 +80,35 @@ def usable(
         return _NOTHING, FailureKind.REFUSED
     if len(answer.text) > MAX_RAW_CHARS:
         return _NOTHING, FailureKind.GARBAGE
-    said, reasoning = (markup or default_markup()).clean(answer.text)
-    said = text.printable(said) if not text.is_garbage(said) else said
-    if len(said) > most:
+    words, reasoning = (markup or default_markup()).clean(answer.text)
+    words = text.printable(words) if not text.is_garbage(words) else words
+    if len(words) > most:
         return _NOTHING, FailureKind.GARBAGE
     if not reply.tools_offered:
         offered = ()
     calls: tuple[ToolCall, ...] = ()
-    if offered or "<tool_call>" in said:
-        said, calls = tool_calls.split_calls(said, offered)
+    if offered or "<tool_call>" in words:
+        words, calls = tool_calls.split_calls(words, offered)
     if offered and (calls := answer.tool_calls or calls):
-        return Said("" if text.is_garbage(said) else said, calls, reasoning), None
+        return UsableAnswer("" if text.is_garbage(words) else words, calls, reasoning), None
     if answer.finish_reason == "length":
-        whole = text.whole_sentences(said)
+        whole = text.whole_sentences(words)
         # Losing the end of a long answer does no harm; losing most of it is worth another try.
-        enough = bool(whole) and (last_chance or 2 * len(whole) >= len(said)) and not text.is_garbage(whole)
-        return Said(whole if enough else "", (), reasoning), FailureKind.CUT
-    if not said:
+        enough = bool(whole) and (last_chance or 2 * len(whole) >= len(words)) and not text.is_garbage(whole)
+        return UsableAnswer(whole if enough else "", (), reasoning), FailureKind.CUT
+    if not words:
         return _NOTHING, FailureKind.EMPTY
-    if text.is_garbage(said):
+    if text.is_garbage(words):
         return _NOTHING, FailureKind.GARBAGE
-    return Said(said, (), reasoning), None
+    return UsableAnswer(words, (), reasoning), None
 
 
-def completion(said: Said, model: str, replies: Sequence[Reply]) -> Completion:
+def completion(words: UsableAnswer, model: str, replies: Sequence[Reply]) -> Completion:
     """The answer as the caller gets it; tokens are those of all `replies`."""
     last = replies[-1]
     cached = [r.answer.cached_tokens for r in replies if r.answer.cached_tokens is not None]
     return Completion(
-        text=said.text,
+        text=words.text,
         finish_reason=last.answer.finish_reason,
         prompt_tokens=sum(r.answer.prompt_tokens for r in replies),
         completion_tokens=sum(r.answer.completion_tokens for r in replies),
@@ -116,10 +116,10 @@ def completion(said: Said, model: str, replies: Sequence[Reply]) -> Completion:
         endpoint=last.endpoint,
         model=model,
         latency_s=last.latency_s,
-        tool_calls=said.tool_calls,
+        tool_calls=words.tool_calls,
         tools_offered=last.tools_offered,
-        reasoning=last.answer.reasoning or said.reasoning,
-        state=last.answer.state if said.tool_calls else {},
+        reasoning=last.answer.reasoning or words.reasoning,
+        state=last.answer.state if words.tool_calls else {},
     )
 
 
@@ -151,7 +151,7 @@ _PROBLEMS: dict[FailureKind, Callable[[Reply], str]] = {
 def failure(kind: FailureKind, reply: Reply, problem: str = "") -> CallError:
     """The error of a call whose second answer was no better than the first."""
     reason = DropReason.REFUSED if kind is FailureKind.REFUSED else DropReason.INVALID_OUTPUT
-    said = _PROBLEMS[kind](reply)
-    detail = f"{problem}: {said}" if problem and kind is FailureKind.INVALID_JSON else said
-    told = f"{reply.endpoint} gave no usable answer, asked twice; the last one: {detail}"
-    return CallError(reason, told, reply.endpoint)
+    words = _PROBLEMS[kind](reply)
+    detail = f"{problem}: {words}" if problem and kind is FailureKind.INVALID_JSON else words
+    message = f"{reply.endpoint} gave no usable answer, asked twice; the last one: {detail}"
+    return CallError(reason, message, reply.endpoint)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self, TypeVar, overload
 from dlgforge_core.config import AgentConfig, MarkupConfig, RoutingConfig
 from dlgforge_core.dialogue import Role
 from dlgforge_core.llm import answers, structured
-from dlgforge_core.llm.answers import Reply, Said
+from dlgforge_core.llm.answers import Reply, UsableAnswer
 from dlgforge_core.llm.attempts import Attempts
 from dlgforge_core.llm.call_errors import CallError, RequestRefusedError
 from dlgforge_core.llm.calls import Call
@@ -114,7 +114,7 @@ class LlmClient:
         while True:
             call = Call(role, agent, model, messages, affinity, _other(seed, replies), tools=tools or ())
             reply = await self._answer(call, replies)
-            said, problem = answers.usable(
+            cleaned, problem = answers.usable(
                 reply,
                 names,
                 last_chance=len(replies) > 1,
@@ -123,8 +123,8 @@ class LlmClient:
             )
             if problem:
                 self.stats.of(reply.endpoint, role).failures[problem] += 1
-            if said:
-                return answers.completion(said, model, replies)
+            if cleaned:
+                return answers.completion(cleaned, model, replies)
             if len(replies) > 1:
                 assert problem is not None
                 self._give_up(call, problem, reply)
@@ -190,7 +190,7 @@ class LlmClient:
                 problem = str(error)
             else:
                 reply.dialect.ignored_schemas = 0
-                return value, answers.completion(Said(answer), model, replies)
+                return value, answers.completion(UsableAnswer(answer), model, replies)
             if reply.answer.refusal or reply.answer.finish_reason == "content_filter":
                 kind = FailureKind.REFUSED
             elif not answer:

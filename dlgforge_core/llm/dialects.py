@@ -21,7 +21,7 @@ class Dialects:
 
     def __init__(self) -> None:
         self._by_key: dict[tuple[str, str], Dialect] = {}
-        self._told: dict[tuple[str, str], str] = {}
+        self._logged: dict[tuple[str, str], str] = {}
 
     def of(self, endpoint: str, model: str) -> Dialect:
         """What this endpoint is known to understand for this model."""
@@ -43,9 +43,9 @@ class Dialects:
         """Warn of what an endpoint is asked for otherwise from now on, once for each lesson."""
         dialect = self.of(endpoint, model)
         lessons = "; ".join(dialect.lessons())
-        if self._told.get((endpoint, model), "") == lessons:
+        if self._logged.get((endpoint, model), "") == lessons:
             return
-        self._told[endpoint, model] = lessons
+        self._logged[endpoint, model] = lessons
         _log.warning(
             "endpoint %s does not take all that it was sent for the model %s (%s). From now on it is asked: "
             "%s. A parameter that is null in llm.agents.<role> is not sent in the first place.%s",

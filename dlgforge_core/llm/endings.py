@@ -27,7 +27,7 @@ class Endings:
 
     def __init__(self, own: Mapping[str, str]) -> None:
         self._own = {squeeze(reason): Ending(kind) for reason, kind in own.items()}
-        self._told: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
 
     def of(self, finish_reason: str, endpoint: str) -> AnswerEnd:
         """How an answer of this endpoint ended."""
@@ -37,8 +37,8 @@ class Endings:
             return AnswerEnd(kind, FailureKind.ABORTED, f"the answer broke off (finish_reason {shown!r})")
         if kind is not Ending.UNKNOWN:
             return AnswerEnd(kind)
-        if len(self._told) < 100 and (endpoint, shown) not in self._told:
-            self._told.add((endpoint, shown))
+        if len(self._logged) < 100 and (endpoint, shown) not in self._logged:
+            self._logged.add((endpoint, shown))
             _log.warning(
                 "endpoint %s ends answers with the finish_reason %r, which dlgforge does not know: they are "
                 "not taken as whole. Say what it means with llm.routing.finish_reasons: {%r: stop}, or "

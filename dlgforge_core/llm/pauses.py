@@ -46,8 +46,8 @@ def pause_s(answer: HttpAnswer) -> float | None:
         squeezed = name.replace("_", "").replace("-", "").casefold()
         if squeezed in _FIELDS and (found := _seconds(text, ms=squeezed.endswith("ms"))) is not None:
             return found
-    if (said := _in_words(answer.body[:MAX_ERROR_BYTES].decode("utf-8", "replace"))) is not None:
-        return said
+    if (in_words := _in_words(answer.body[:MAX_ERROR_BYTES].decode("utf-8", "replace"))) is not None:
+        return in_words
     return _until_reset(answer.headers)
 
 

@@ -79,6 +79,6 @@ def _of_setup(error: ErrorAnswer, status: int, reason: str, has_key: bool, locat
         return Refusal(Blame.MODEL, FailureKind.UNKNOWN_MODEL, reason)
     if status in (404, 405) or 300 <= status < 400:
         hint = f", to {server_errors.excerpt(location)}" if location else ""
-        said = f"{reason}{hint}; is base_url right? It ends in /v1 as a rule"
-        return Refusal(Blame.SETUP, FailureKind.WRONG_ADDRESS, said)
+        detail = f"{reason}{hint}; is base_url right? It ends in /v1 as a rule"
+        return Refusal(Blame.SETUP, FailureKind.WRONG_ADDRESS, detail)
     return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)

@@ -95,8 +95,8 @@ def test_samples_in_arabic_read_from_right_to_left(tmp_path: Path, page: Page) -
     with simulated_endpoint(verdict=VERDICT) as sim, dagster_dev(project, **endpoint_env(sim)) as dev:
         store = RunStore(Database(embedded_dsn(project.home)))
         try:
-            for said_by_us in (False, True):
-                if said_by_us:
+            for written_by_us in (False, True):
+                if written_by_us:
                     speak_arabic(store)  # and a finished run, run again, shows what is there
                 run = dev.client.submit_job_execution(
                     "generate_dialogues", run_config=config, asset_selection=["seed_topics", "dialogues"]

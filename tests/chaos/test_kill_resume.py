@@ -28,26 +28,26 @@ def test_ten_kills_cost_the_calls_in_flight_and_no_more(store: RunStore) -> None
     run = planned(store, **PLAN)
     book = Book(store, run)
     with simulated_endpoint(models=[MODEL], latency_s=0.05, latency_sigma=0.6, record_requests=10_000) as sim:
-        kills, last_sitting = kill_and_resume(store, PLAN, book, sim, moments)
+        kills, last_session = kill_and_resume(store, PLAN, book, sim, moments)
         total = sim.stats()["calls"]
 
     book.check_complete()
     final = book.turns()
     assert sum(bool(kill.accepted) for kill in kills) >= 7, "most kills came while calls were being made"
     assert kills[-1].turns.keys() != final.keys(), "the last kill came before the end"
-    sittings = [*[kill.accepted for kill in kills], last_sitting]
+    sessions = [*[kill.accepted for kill in kills], last_session]
     for i, kill in enumerate(kills):
         # What was committed stays as it is, to the letter, and is never asked for again.
         assert kill.turns.items() <= final.items()
-        assert not kill.durable & {call for sitting in sittings[i + 1 :] for call in sitting}
+        assert not kill.durable & {call for session in sessions[i + 1 :] for call in session}
         assert kill.serving <= CONCURRENCY
         # Every answer is durable before its dialogue makes the next call.
         assert len({call.dialogue_id for call in kill.in_flight}) == len(kill.in_flight)
-    for sitting in sittings:
-        assert len(set(sitting)) == len(sitting), "no call is made twice in one sitting"
+    for session in sessions:
+        assert len(set(session)) == len(session), "no call is made twice in one sitting"
 
     # Every call was made once, and once more for each kill it was in flight at: exactly.
-    made = Counter(call for sitting in sittings for call in sitting)
+    made = Counter(call for session in sessions for call in session)
     excused = Counter(call for kill in kills for call in kill.in_flight)
     assert made == Counter(dict.fromkeys(made, 1)) + excused
     assert len(made) == book.needed

@@ -15,7 +15,7 @@ import pytest
 from dlgforge_core.config import GenerationConfig, JudgeConfig, Recipe, validate
 from dlgforge_core.database.named_locks import generation_slot
 from dlgforge_core.store.run_store import RunStore
-from dlgforge_dagster import steps as sitting
+from dlgforge_dagster import steps as session
 from dlgforge_dagster.assets.judgements import build_judgements
 from dlgforge_dagster.checks import build_checks
 from dlgforge_dagster.config import config_class, plain
@@ -140,7 +140,7 @@ def test_several_judges_in_mode_online_are_an_error_that_says_so(store: RunStore
 def test_a_dead_endpoint_fails_the_step_with_the_reason(
     store: RunStore, sim: SimulatedEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sitting, "RETRY_DELAY_S", 0.0)
+    monkeypatch.setattr(session, "RETRY_DELAY_S", 0.0)
     generated(store, sim, 4)
     sim.configure(down=True)
     started = time.monotonic()

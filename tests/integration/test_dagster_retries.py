@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from dlgforge_dagster import steps as sitting
+from dlgforge_dagster import steps as session
 from dlgforge_dagster.definitions import build_definitions
 from tests.support.simulated_endpoint import SimulatedEndpoint
 from tests.support.waiting import wait_until
@@ -26,7 +26,7 @@ def execute(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
-    monkeypatch.setattr(sitting, "RETRY_DELAY_S", 0.5)
+    monkeypatch.setattr(session, "RETRY_DELAY_S", 0.5)
     job = (
         build_definitions(str(tmp_path))
         .resolve_job_def("generate_dialogues")

@@ -124,12 +124,12 @@ def test_a_worker_added_while_it_runs_shares_the_load(cluster: RaySession, store
     assert shares[0] >= 5, shares
 
 
-@pytest.mark.parametrize("told_by", ["key", "header"])
+@pytest.mark.parametrize("reported_by", ["key", "header"])
 def test_the_actors_see_the_overrides_and_nobody_sees_a_secret(
-    cluster: RaySession, store: RunStore, told_by: str
+    cluster: RaySession, store: RunStore, reported_by: str
 ) -> None:
     marks = ("sk-mark-of-the-key", "mark-of-the-password")
-    reported = {"api_key": marks[0]} if told_by == "key" else {"headers": (("api-key", marks[0]),)}
+    reported = {"api_key": marks[0]} if reported_by == "key" else {"headers": (("api-key", marks[0]),)}
     secret_store = RunStore(Database(f"{store.database.dsn}&password={marks[1]}"))
     run = planned(secret_store, 12, concurrency=2, max_open_dialogues=2)
     seen: dict[str, Any] = {}

@@ -127,9 +127,9 @@ def test_reasoning_is_not_part_of_what_is_said() -> None:
             return await ask(llm)
 
     with simulated_endpoint(text_template="<think>Who asks? {text}</think>\n\n Well: {text} ") as sim:
-        said = asyncio.run(main()).text
-    assert said.startswith("Well:")
-    assert "think" not in said
+        stated = asyncio.run(main()).text
+    assert stated.startswith("Well:")
+    assert "think" not in stated
 
 
 def test_never_more_in_flight_than_max_in_flight(sim: SimulatedEndpoint) -> None:
@@ -352,8 +352,8 @@ def test_a_pause_of_hours_stops_at_once_and_is_named(sim: SimulatedEndpoint) -> 
 
     with simulated_endpoint(faults={"429": 1.0}, retry_after_s=7200) as limited:
         started = time.monotonic()
-        said = asyncio.run(main())
-    assert "a pause of 7200 s" in said
+        stated = asyncio.run(main())
+    assert "a pause of 7200 s" in stated
     assert time.monotonic() - started < 10
 
 
@@ -391,9 +391,9 @@ def test_a_refusal_by_an_endpoint_that_has_answered_may_pass(status: str) -> Non
             return str(stop.value)
 
     with simulated_endpoint(latency_s=0.01) as sim:
-        said = asyncio.run(main())
-    assert "for 4 s" in said
-    assert status in said
+        stated = asyncio.run(main())
+    assert "for 4 s" in stated
+    assert status in stated
 
 
 def test_a_key_refused_by_one_endpoint_takes_out_only_that_one(
@@ -495,8 +495,8 @@ def test_every_call_ends_in_a_completion_or_a_true_reason_with_a_tenth_of_the_an
         llm = asyncio.run(main())
         seen = sim.stats()["faults"]
     counted = llm.stats.total().failures
-    told = {"429": "rate_limited", "garbage": "invalid_body", "empty": "empty", "length": "cut"}
-    assert {kind: counted[kind] for kind in told.values()} == {told[name]: seen[name] for name in told}
+    kinds = {"429": "rate_limited", "garbage": "invalid_body", "empty": "empty", "length": "cut"}
+    assert {kind: counted[kind] for kind in kinds.values()} == {kinds[name]: seen[name] for name in kinds}
     assert counted["server_error"] == seen["500"] + seen["503"]
     assert counted["connection"] == seen["cut"] + seen["reset"]
 
@@ -736,9 +736,9 @@ def test_a_key_that_a_server_repeats_is_not_shown(status: str) -> None:
             assert len(problems) == 1
             return str(error.value) + problems[0]
 
-    said = asyncio.run(main())
-    assert "***" in said
-    assert KEY not in said
+    stated = asyncio.run(main())
+    assert "***" in stated
+    assert KEY not in stated
 
 
 # TLS
@@ -784,9 +784,9 @@ def test_a_certificate_that_cannot_be_verified_is_told_with_what_helps(
             return problems[0] if problems else ""
 
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    said = asyncio.run(main())
-    assert "its certificate cannot be verified (self-signed certificate)" in said
-    assert "SSL_CERT_FILE" in said
+    stated = asyncio.run(main())
+    assert "its certificate cannot be verified (self-signed certificate)" in stated
+    assert "SSL_CERT_FILE" in stated
     monkeypatch.setenv("SSL_CERT_FILE", str(pem))
     assert asyncio.run(main()) == ""
 
@@ -823,14 +823,14 @@ def test_check_endpoints_names_every_bad_one() -> None:
         socket.create_server(("127.0.0.1", 0)) as mute,
     ):
         problems = asyncio.run(main(port))
-    said = {line.split(" ", 1)[0]: line for line in problems}
-    assert list(said) == ["keyless", "wrong-key", "elsewhere", "dead", "hangs"]
-    assert "none is set" in said["keyless"]
-    assert "key was refused" in said["wrong-key"]
-    assert KEY not in said["wrong-key"]
-    assert "/v1" in said["elsewhere"]
-    assert "refused" in said["dead"]
-    assert "no answer within 1 s" in said["hangs"]
+    stated = {line.split(" ", 1)[0]: line for line in problems}
+    assert list(stated) == ["keyless", "wrong-key", "elsewhere", "dead", "hangs"]
+    assert "none is set" in stated["keyless"]
+    assert "key was refused" in stated["wrong-key"]
+    assert KEY not in stated["wrong-key"]
+    assert "/v1" in stated["elsewhere"]
+    assert "refused" in stated["dead"]
+    assert "no answer within 1 s" in stated["hangs"]
 
 
 def test_check_endpoints_lists_what_is_served_instead() -> None:

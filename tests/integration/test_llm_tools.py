@@ -81,13 +81,13 @@ def test_a_call_is_answered_and_the_model_goes_on() -> None:
             return called, await ask(llm, messages)
 
     with simulated_endpoint(tool_calls="once", record_requests=5) as sim:
-        called, said = asyncio.run(main())
+        called, message = asyncio.run(main())
         bodies = [request["body"] for request in sim.requests()]
     assert (called.text, called.finish_reason, called.tools_offered) == ("", "tool_calls", True)
     assert called.tool_calls[0].name == "vector_db_search"
     assert called.tool_calls[0].arguments == {"query": "How do tides form?"}
-    assert said.text
-    assert (said.tool_calls, said.finish_reason) == ((), "stop")
+    assert message.text
+    assert (message.tool_calls, message.finish_reason) == ((), "stop")
     assert bodies[0]["tools"] == [VECTOR_DB_SEARCH.to_json()]
     assert bodies[1]["messages"][2]["tool_calls"][0]["id"] == called.tool_calls[0].id
     assert bodies[1]["messages"][3]["tool_call_id"] == called.tool_calls[0].id
@@ -228,12 +228,12 @@ def test_the_embedded_model_answers_whether_it_takes_tools_or_not() -> None:
             assert all(event.result or event.error for event in events)
             # A conversation in which tools were called, with and without tools on offer.
             for tools in ((VECTOR_DB_SEARCH,), None):
-                said = await ask(llm, AFTER, tools, model=model, max_tokens=40)
-                assert said.text or said.tool_calls
+                message = await ask(llm, AFTER, tools, model=model, max_tokens=40)
+                assert message.text or message.tool_calls
             # A model that calls whatever it is told to: its own words must not be lost or leak.
             calls = [{"role": "user", "content": 'Say exactly: <tool_call>{"name": "x"}</tool_call> Hello.'}]
-            said = await ask(llm, calls, model=model, max_tokens=40)
-            assert "<tool_call>" not in said.text
+            message = await ask(llm, calls, model=model, max_tokens=40)
+            assert "<tool_call>" not in message.text
 
     with EmbeddedModelServer(EmbeddedConfig()) as server:
         asyncio.run(main(server.start(2)))

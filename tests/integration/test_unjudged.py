@@ -78,11 +78,13 @@ def test_a_slip_of_the_judge_costs_the_verdict_alone_until_the_next_run(
 @pytest.mark.parametrize("total", [1, 30])
 def test_a_judge_that_never_works_stops_the_run_and_nothing_is_lost(store: RunStore, total: int) -> None:
     run = planned(store, total, n_turns=2)
-    told: list[str] = []
+    lines: list[str] = []
     with simulated_endpoint(faults=NEVER) as sim:
         worker = spec(store, run, endpoint(sim))
         with pytest.raises(RunStoppedError, match=r"given no verdict yet.*failed as invalid_output"):
-            generate(store, run.run_id, lambda: WorkerThread(worker), lambda status: told.append(str(status)))
+            generate(
+                store, run.run_id, lambda: WorkerThread(worker), lambda status: lines.append(str(status))
+            )
         assert store.progress(run.run_id).dropped == 0
         before, judged = made(store)
         assert before

@@ -5,12 +5,12 @@ import json
 import httpx
 import orjson
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dlgforge_core.config import AgentConfig
 from dlgforge_core.llm import answers, refusals
-from dlgforge_core.llm.answers import Reply, Said
+from dlgforge_core.llm.answers import Reply, UsableAnswer
 from dlgforge_core.llm.chat import request_body
 from dlgforge_core.llm.completions import Answer, read_completion
 from dlgforge_core.llm.dialect import Dialect, adapt
@@ -75,6 +75,7 @@ def test_arguments_are_repaired(written: object, read: object) -> None:
 
 
 @given(st.text() | JSON | st.binary())
+@settings(deadline=None)
 @example("{" * 5000)
 @example("[" * 100_000)
 @example("{'a': b'bytes'}")
@@ -166,18 +167,18 @@ CALLS = [{"id": "1", "function": {"name": "search", "arguments": "{}"}}]
 
 
 def test_a_call_without_text_is_an_answer_only_when_tools_were_offered() -> None:
-    def judge(made: Reply) -> tuple[Said, FailureKind | None]:
+    def judge(made: Reply) -> tuple[UsableAnswer, FailureKind | None]:
         return answers.usable(made, ["search"], last_chance=False)
 
     stated, problem = judge(reply(None, tool_calls=CALLS, finish_reason="tool_calls"))
     assert (stated.text, [call.name for call in stated.tool_calls], problem) == ("", ["search"], None)
     stated, problem = judge(reply("Let me see.", tool_calls=CALLS))
     assert (stated.text, len(stated.tool_calls), problem) == ("Let me see.", 1, None)
-    assert judge(reply("", finish_reason="tool_calls")) == (Said(""), FailureKind.EMPTY)
-    assert judge(reply(None, tool_calls=CALLS, offered=False)) == (Said(""), FailureKind.EMPTY)
-    assert judge(reply("Yes.", tool_calls=CALLS, offered=False)) == (Said("Yes."), None)
+    assert judge(reply("", finish_reason="tool_calls")) == (UsableAnswer(""), FailureKind.EMPTY)
+    assert judge(reply(None, tool_calls=CALLS, offered=False)) == (UsableAnswer(""), FailureKind.EMPTY)
+    assert judge(reply("Yes.", tool_calls=CALLS, offered=False)) == (UsableAnswer("Yes."), None)
     tagged = 'Yes. <tool_call>{"name": "search"}</tool_call>'
-    assert judge(reply(tagged, offered=False)) == (Said("Yes."), None)
+    assert judge(reply(tagged, offered=False)) == (UsableAnswer("Yes."), None)
     assert len(judge(reply(tagged))[0].tool_calls) == 1
 
 
