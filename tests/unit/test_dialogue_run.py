@@ -1,0 +1,181 @@
+"""A dialogue's run: whenever it is cut off, what goes on repeats the call in flight and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+import pytest
+
+from dlgforge_core.config import AgentsConfig, JudgeConfig, ToolsConfig
+from dlgforge_core.conversation.outcomes import Asked, Outcome, QuestionRefused, Refusal, outcome_from
+from dlgforge_core.conversation.script import Script
+from dlgforge_core.conversation.state import State, fold
+from dlgforge_core.conversation.steps import Done
+from dlgforge_core.dialogue import DialoguePlan, Judgement, Persona, Role, SeedTopic, Turn
+from dlgforge_core.generation.dialogue_run import DialogueContext, DialogueRun
+from dlgforge_core.generation.grounding import Anchor, Grounding
+from dlgforge_core.generation.tools import Toolbox
+from dlgforge_core.knowledge.types import Chunk, Hit
+from dlgforge_core.llm.client import Completion, LlmClient, Message
+from dlgforge_core.llm.tool_calls import ToolCall
+from dlgforge_core.scheduling.call_slots import CallSlots
+from dlgforge_core.store.reservations import ACCEPTED, Reservation
+from dlgforge_core.store.worker_store import Claim
+
+CHUNKS = [Chunk(f"0{n}", "bread.md", n, text, "en") for n, text in enumerate(["Yeast rises.", "Salt slows."])]
+NOBODY = Persona("p", "somebody", "Curious.")
+PLAN = DialoguePlan("d1", 0, "en", 2, SeedTopic("t", "en", "bread"), NOBODY, NOBODY)
+
+
+class CrashError(Exception):
+    """The process is gone."""
+
+
+@dataclass
+class Store:
+    """Keeps what is written as Postgres would, as plain data; the first question of a turn is a repeat."""
+
+    turns: list[Turn] = field(default_factory=list)
+    outcomes: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def _keep(self, turn_index: int, position: int, outcome: Outcome) -> None:
+        assert turn_index == len(self.turns)
+        assert position == len(self.outcomes), "each outcome has its own place"
+        self.outcomes.append((outcome.kind, orjson.dumps(outcome.to_json())))
+
+    async def reserve(self, dialogue_id: str, turn_index: int, question: str, position: int) -> Reservation:
+        if not self.outcomes:
+            self._keep(turn_index, position, QuestionRefused(question, Refusal.ASKED_BEFORE, 1.0, "why"))
+            return Reservation(False, "why", 1.0)
+        self._keep(turn_index, position, Asked(question))
+        return ACCEPTED
+
+    async def record(self, dialogue_id: str, turn_index: int, position: int, outcome: Outcome) -> None:
+        self._keep(turn_index, position, outcome)
+
+    async def commit_turn(self, dialogue_id: str, turn: Turn, *, final: bool, **rest: Any) -> None:
+        self.turns.append(turn)
+        self.outcomes.clear()
+
+    async def amend(self, *_: Any) -> None:
+        raise AssertionError("it was never finished before")
+
+    def claim(self) -> Claim:
+        """The dialogue as it is taken up again."""
+        kept = (outcome_from(kind, orjson.loads(data)) for kind, data in self.outcomes)
+        return Claim(PLAN, fold(State(PLAN.n_turns, tuple(self.turns)), kept))
+
+
+@dataclass
+class Client:
+    """A model that searches twice before each answer. It crashes at its `crash_at`th call."""
+
+    crash_at: int = -1
+    calls: list[tuple[Role, int | None, int]] = field(default_factory=list)
+
+    def _count(self, role: Role, seed: int | None, messages: Sequence[Message]) -> None:
+        self.calls.append((role, seed, len(messages)))
+        if len(self.calls) - 1 == self.crash_at:
+            raise CrashError
+
+    async def complete(
+        self,
+        role: Role,
+        agent: Any,
+        model: str,
+        messages: Sequence[Message],
+        *,
+        tools: Any = None,
+        **rest: Any,
+    ) -> Completion:
+        self._count(role, rest["seed"], messages)
+        searched = sum(message["role"] == "tool" for message in messages)
+        calls: tuple[ToolCall, ...] = ()
+        text = f"{role.value} {rest['seed']}?"
+        if role is Role.ASSISTANT and tools and searched < 2:
+            text, calls = "", (ToolCall("same", "vector_db_search", {"query": f"bread {searched}"}),)
+        return Completion(
+            text, "stop", 1, 1, None, "a", model, 0.1, calls, bool(tools), f"thought {searched}"
+        )
+
+    async def complete_json(
+        self, role: Role, agent: Any, model: str, messages: Sequence[Message], *_: Any, **rest: Any
+    ) -> tuple[Judgement, None]:
+        self._count(role, rest["seed"], messages)
+        return Judgement(7, ("clear",), "fine"), None
+
+
+class Documents:
+    """Grounding in two chunks."""
+
+    knowledge: Any
+
+    def __init__(self) -> None:
+        self.knowledge = self
+
+    async def anchor(self, plan: DialoguePlan) -> Anchor:
+        return Anchor(True, tuple(CHUNKS))
+
+    async def passages(self, plan: DialoguePlan, question: str, asked_from: Chunk) -> list[Hit]:
+        return [Hit(asked_from, 2.0)]
+
+    async def search(self, plan: DialoguePlan, query: str, *, k: int) -> list[Hit]:
+        return [Hit(chunk, 0.5) for chunk in CHUNKS]
+
+    async def texts(self, chunk_ids: Sequence[str]) -> dict[str, str]:
+        return {chunk.chunk_id: chunk.text for chunk in CHUNKS}
+
+    async def chunks(self, chunk_ids: Sequence[str]) -> list[Chunk]:
+        return [chunk for chunk in CHUNKS if chunk.chunk_id in chunk_ids]
+
+
+def carry(store: Store, client: Client) -> object:
+    """Carry the dialogue on, as a worker that has just claimed it."""
+    judge = JudgeConfig()
+    context = DialogueContext(
+        script=Script(3, tool_rounds=3, judges_turns=True),
+        store=store,
+        client=cast(LlmClient, client),
+        slots=CallSlots(1),
+        seed=1,
+        agents=AgentsConfig(),
+        models=dict.fromkeys(Role, "m"),
+        judge=judge,
+        toolbox=Toolbox(ToolsConfig(enabled=True)),
+        grounding=cast(Grounding, Documents()),
+        keep_reasoning=True,
+    )
+    return asyncio.run(DialogueRun(context, store.claim()).run())
+
+
+CALLS_A_TURN = 2 + 3 + 1
+"""Two questions, of which the first is a repeat, two searches and the answer, and a verdict."""
+
+
+def test_without_a_crash_every_call_is_made_once() -> None:
+    store, client = Store(), Client()
+    assert carry(store, client) == Done()
+    assert len(client.calls) == len(set(client.calls)) == 2 * CALLS_A_TURN
+    assert [turn.judgement is not None for turn in store.turns] == [True, True]
+    for turn in store.turns:
+        assert [event.call_id for event in turn.details.tools] == ["same", "same_1"]
+        assert turn.details.reasoning == "thought 0\n\nthought 1\n\nthought 2"
+        given = [e.chunk_id for e in turn.details.evidence if e.given_to is Role.ASSISTANT]
+        assert sorted(given) == ["00", "01"]
+
+
+@pytest.mark.parametrize("crash_at", range(2 * CALLS_A_TURN))
+def test_a_crash_costs_the_call_in_flight_and_no_more(crash_at: int) -> None:
+    uncut, whole = Store(), Client()
+    carry(uncut, whole)
+    store, client = Store(), Client(crash_at)
+    with pytest.raises(CrashError):
+        carry(store, client)
+    assert carry(store, client) == Done()
+    assert client.calls[:crash_at] + client.calls[crash_at + 1 :] == whole.calls
+    assert store.turns == uncut.turns
+    assert store.outcomes == []
