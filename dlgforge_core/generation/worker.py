@@ -24,7 +24,7 @@ from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.llm.client import LlmClient, RequestRefusedError
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.scheduling.rolling import Rolling
-from dlgforge_core.store.run_records import NO_VERDICT
+from dlgforge_core.store.unjudged import NO_VERDICT
 from dlgforge_core.store.worker_store import Claim, WorkerStore
 
 _log = logging.getLogger(__name__)

@@ -9,9 +9,6 @@ from typing import Any
 
 from dlgforge_core.planning.plan import Plan
 
-NO_VERDICT = "the judge has given no verdict yet that could be used"
-
-
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """One row of `generation_runs`; `dataset` is "" for the default one."""

@@ -24,18 +24,11 @@ from dlgforge_core.store.results import (
     stream_dialogues,
     throughput,
 )
-from dlgforge_core.store.run_records import NO_VERDICT, Progress, RunRecord, run_id_of
-from dlgforge_core.store.statements import HAS_VERDICT
+from dlgforge_core.store.run_records import Progress, RunRecord, run_id_of
+from dlgforge_core.store.unjudged import judge_again, judge_fault
 from dlgforge_core.store.writes import storable
 
 _COPY_CHUNK = 2_000
-
-_LAST_SLIP = """
-SELECT u.reason, u.detail
-FROM unjudged u JOIN dialogues d USING (dialogue_id) JOIN run_plans rp USING (plan_id)
-WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
-LIMIT 1
-"""
 
 
 class RunStore:
@@ -171,33 +164,14 @@ class RunStore:
         return {reason: int(n) for reason, n in rows}
 
     def judge_again(self, run_id: str) -> int:
-        """Have the run's dialogues that lack verdicts judged once more when they are finished.
-
-        Returns how many.
-        """
+        """`unjudged.judge_again` of a run."""
         with self.connection() as connection:
-            row = connection.execute(
-                "WITH lacking AS ("
-                "UPDATE unjudged u SET again = true, attempt = attempt + (NOT again)::int "
-                "FROM dialogues d JOIN run_plans rp USING (plan_id) WHERE rp.run_id = %s "
-                "AND d.dialogue_id = u.dialogue_id AND d.ordinal < rp.n_dialogues RETURNING 1"
-                ") SELECT count(*) FROM lacking",
-                (run_id,),
-            ).fetchone()
-        return int(row[0]) if row else 0
+            return judge_again(connection, run_id)
 
     def judge_fault(self, run_id: str) -> str:
-        """Why the judge of a run that was to judge while generating does not work; empty when it does.
-
-        One verdict shows that it does. Where there is none, though some were asked for, the set-up is at
-        fault.
-        """
+        """`unjudged.judge_fault` of a run."""
         with self.connection() as connection:
-            slip = connection.execute(_LAST_SLIP, {"run": run_id}).fetchone()
-            if slip is None:
-                return ""
-            found = connection.execute(HAS_VERDICT, {"run": run_id}).fetchone()
-        return "" if found and found[0] else f"{NO_VERDICT}: the last failed as {slip[0]}: {slip[1]}"
+            return judge_fault(connection, run_id)
 
     def run(self, run_id: str | None = None) -> RunRecord | None:
         """A run of this dataset by its id, or the one worked on last; None when there is none."""

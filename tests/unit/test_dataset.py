@@ -211,6 +211,11 @@ class TestFilters:
         make_dialogue(4, judgement=BAD),
     )
 
+    def test_a_turn_without_a_verdict_among_others(self, tmp_path: Path) -> None:
+        write(tmp_path, [judged(0, GOOD, None), judged(1, None, BAD)], filters={"min_score": 5.0})
+        (kept,) = lines(tmp_path / "data/sharegpt_judged/train.jsonl")
+        assert (kept["id"], kept["score"]) == ("d0", GOOD.score)
+
     @pytest.mark.parametrize(
         ("filters", "kept", "refused"),
         [
