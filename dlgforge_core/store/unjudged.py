@@ -27,7 +27,7 @@ LIMIT 1
 
 
 def judge_again(connection: psycopg.Connection, run_id: str) -> int:
-    """Have the run's dialogues that lack verdicts judged once more when they are finished; returns how many."""
+    """Have the run's dialogues that lack verdicts judged once more, once finished; returns how many."""
     row = connection.execute(_JUDGE_AGAIN, {"run": run_id}).fetchone()
     return int(row[0]) if row else 0
 
