@@ -9,6 +9,7 @@ from typing import Any
 
 from dlgforge_core.planning.plan import Plan
 
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """One row of `generation_runs`; `dataset` is "" for the default one."""
