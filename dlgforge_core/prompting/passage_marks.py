@@ -11,7 +11,7 @@ QUOTE_MARK = re.compile(r"(?m)^[ \t]*>[ \t]?")
 # The names that the prompts use, and near ones.
 _MATERIAL = re.compile(
     r"\b(?:passages?|excerpts?|quoted (?:material|text)|(?:given|provided) (?:text|document|material)|"
-    r"(?:text|material|document) (?:above|you (?:gave|provided|quoted)))\b|</?passages?>|^\s*>",
+    r"(?:text|material|document) (?:above|you (?:gave|provided|quoted)))\b|</?passages?>|^[ \t]*>",
     re.IGNORECASE | re.MULTILINE,
 )
 

@@ -1,5 +1,7 @@
 """What the roles said, without what models add to it."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,3 +84,15 @@ def test_dialogues_have_orders_of_their_own() -> None:
     kinds = ["a", "b", "c", "d"]
     first = [question_kinds(kinds, 0, f"d{n}", 1)[0] for n in range(400)]
     assert all(70 <= first.count(kind) <= 130 for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    "piece", ["\n", " ", "? ", ": ", "> ", "User: ", "passage ", "given ", "<passages>", '"']
+)
+def test_patterns_are_linear(piece: str) -> None:
+    text = (piece * (200_000 // len(piece) + 1))[:200_000]
+    started = time.process_time()
+    question_of(text)
+    names_material(text)
+    without_quotes(text, grounded=True)
+    assert time.process_time() - started < 2
