@@ -10,7 +10,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """`text` with control characters written out, as \\x1b for an escape."""
+    r"""Return `text` with control characters written out, as \x1b for an escape."""
     return _CONTROL.sub(_written_out, text)
 
 

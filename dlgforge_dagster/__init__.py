@@ -1,0 +1,1 @@
+"""Code location: assets, checks, jobs, sensors, resources, storage."""

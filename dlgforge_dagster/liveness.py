@@ -45,8 +45,9 @@ def _is_over(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 
 def _mark(run_id: str, dsn: str) -> str:
-    """Says of which run it is, for a run that is tried again inherits tags, and of which database, without
-    what is secret: a run config may name another one than the sensor's.
+    """Name the run and the database, without what is secret.
+
+    A run that is tried again inherits tags, and a run config may name another database than the sensor's.
     """
     values = conninfo_to_dict(dsn)
     address = [str(values.get(key) or "") for key in ("hostaddr", "host", "port", "dbname")]

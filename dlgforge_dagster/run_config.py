@@ -56,8 +56,9 @@ def read_run_config(env: Mapping[str, str] = os.environ) -> dict[str, Any]:
 
 
 def default_recipe(config: Mapping[str, Any]) -> Recipe:
-    """What a run config says of the default dataset, as its recipe: so that runs which are started without
-    it, those of automation, do the same. Raises ConfigError.
+    """Return what a run config says of the default dataset, as its recipe.
+
+    Runs that are started without it, those of automation, do the same then. Raises ConfigError.
     """
     return validate(Recipe, recipe_data(config), f"the file in {RUN_CONFIG_ENV}")
 

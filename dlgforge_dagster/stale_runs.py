@@ -68,8 +68,8 @@ def _take_up(
                 run, "The process of this run died. What it had committed is kept; a new run resumes it."
             )
             context.log.info(f"run {run.run_id} is dead")
-            run = instance.get_run_by_id(run.run_id) or run  # with what Dagster has made of the failure
-        if (request := resume_request(instance, run, datasets)) is not None:
+        current = instance.get_run_by_id(run.run_id) or run  # with what Dagster has made of the failure
+        if (request := resume_request(instance, current, datasets)) is not None:
             context.log.info(f"run {run.run_id} is resumed")
             requests.append(request)
     return dg.SensorResult(
@@ -122,8 +122,9 @@ def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, store: RunStore) 
 def resume_request(
     instance: dg.DagsterInstance, run: dg.DagsterRun, datasets: Sequence[tuple[DatasetSpec, Jobs]]
 ) -> dg.RunRequest | None:
-    """A run that goes on with a dead one; None when Dagster's run retries do that, the run is not to be tried
-    again, or was often enough.
+    """Return a run that goes on with a dead one.
+
+    None when Dagster's run retries do that, the run is not to be tried again, or was often enough.
     """
     if dagster_resumes(instance, run) or run.tags.get(MAX_RETRIES_TAG) == "0":
         return None

@@ -35,8 +35,9 @@ def failure(context: dg.AssetExecutionContext, error: DlgforgeError, **metadata:
 
 @contextmanager
 def as_failure(context: dg.AssetExecutionContext, *resources: RunScopedResource) -> Iterator[None]:
-    """Have errors raised as `failure` says. Another try begins with nothing of `resources` started: that may
-    be what broke.
+    """Have errors raised as `failure` says.
+
+    Another try begins with nothing of `resources` started: that may be what broke.
     """
     if context.retry_number:
         for resource in resources:

@@ -61,6 +61,7 @@ class DlgforgeStorage(DagsterPostgresStorage):
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
+        """Return the settings that dagster.yaml takes."""
         return {
             "dsn": Field(
                 StringSource,
@@ -80,6 +81,7 @@ class DlgforgeStorage(DagsterPostgresStorage):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> Self:
+        """Return the storage of these settings."""
         return cls(dsn=config_value.get("dsn", ""), home=config_value.get("home", ""), inst_data=inst_data)
 
 

@@ -1,0 +1,1 @@
+"""What knows nothing of dialogues: files, YAML sources, hints, hosts, secrets, restarts."""

@@ -129,7 +129,7 @@ class Folder:
     def _name(self, path: str) -> str:
         root = self._root.rstrip("/")
         if _is_web(self._filesystem):  # a signature is no part of a name
-            path, root = path.split("?")[0], root.split("?")[0]
+            path, root = path.split("?", maxsplit=1)[0], root.split("?")[0]
         return PurePosixPath(path).name if path == root else path.removeprefix(root).lstrip("/")
 
     def _exists(self) -> bool:
@@ -157,11 +157,10 @@ class Folder:
 
 
 class _LocalLister:
-    """Lists a local folder. Links are followed, to files and folders, as the volumes of Kubernetes and the
-    snapshots of hubs are made of them.
+    """Lists a local folder, following links to files and folders.
 
-    Every folder is listed once, by its own name where it has one here: links cannot lead round in a ring, nor
-    make many folders of a few.
+    The volumes of Kubernetes and the snapshots of hubs are made of links. Every folder is listed once, by
+    its own name where it has one here: links cannot lead round in a ring, nor make many folders of a few.
     """
 
     def __init__(self, root: str, links: str, *, recursive: bool) -> None:

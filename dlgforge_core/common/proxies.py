@@ -106,7 +106,7 @@ def _plain(name: str) -> str:
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        address = ipaddress.ip_address(name.split("%")[0])
+        address = ipaddress.ip_address(name.split("%", maxsplit=1)[0])
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address

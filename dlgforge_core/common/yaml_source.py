@@ -77,7 +77,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def normalise(data: bytes, label: str) -> bytes:
-    """`data` without a UTF-8 byte order mark and with line ends `\\n`.
+    r"""Return `data` without a UTF-8 byte order mark and with line ends `\n`.
 
     Raises SeedError when it is empty or UTF-16. `label` names the file in messages.
     """

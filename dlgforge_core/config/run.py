@@ -39,11 +39,15 @@ QUESTION_KINDS = (
 
 
 class SpawnConfig(ConfigModel):
+    """Section `run.distributed.spawn`: which actors are started."""
+
     coordinator: bool = Field(True, description="Run the coordinator as a Ray actor.")
     workers: bool = Field(True, description="Run the workers as Ray actors.")
 
 
 class DistributedConfig(ConfigModel):
+    """Section `run.distributed`: generation on Ray."""
+
     enabled: bool = Field(False, description="Generate on Ray workers instead of in this process.")
     executor: Literal["ray"] = Field("ray", description="What carries the workers.")
     spawn: SpawnConfig = Field(default_factory=SpawnConfig, description="Which actors are started.")

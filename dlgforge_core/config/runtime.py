@@ -12,6 +12,8 @@ from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
 
 
 class PostgresConfig(ConfigModel):
+    """Section `store.postgres`: the database of the run state."""
+
     dsn: SecretStr = Field(
         SecretStr(""), description="Connection string. Empty: DLGFORGE_POSTGRES_DSN, then Dagster's."
     )

@@ -1,0 +1,1 @@
+"""Postgres: connections, reconnecting, locks, migrations, and the embedded server."""

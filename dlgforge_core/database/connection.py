@@ -27,6 +27,7 @@ class Connection(psycopg.Connection[Any]):
     silence_s = float("inf")
 
     def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
+        """Wait for an answer as psycopg does, for `silence_s` at most."""
         return super().wait(_until_silent(gen, self.pgconn, self.silence_s), *args, **options)
 
 
@@ -36,6 +37,7 @@ class AsyncConnection(psycopg.AsyncConnection[Any]):
     silence_s = float("inf")
 
     async def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
+        """Wait for an answer as psycopg does, for `silence_s` at most."""
         return await super().wait(_until_silent(gen, self.pgconn, self.silence_s), *args, **options)
 
 

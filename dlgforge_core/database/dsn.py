@@ -109,8 +109,8 @@ def redact_dsn(dsn: str) -> str:
     addresses = []
     for number, host in enumerate(hosts):
         port = ports[number] if len(ports) == len(hosts) else ports[0]
-        host = f"[{host}]" if ":" in host and not host.startswith("/") else host
-        addresses.append(host + (f":{port}" if port else ""))
+        shown = f"[{host}]" if ":" in host and not host.startswith("/") else host
+        addresses.append(shown + (f":{port}" if port else ""))
     return f"postgresql://{user}{'@' if user else ''}{','.join(addresses)}/{values.get('dbname', '')}"
 
 

@@ -1,0 +1,1 @@
+"""Datasets: formats, splits, statistics, plots, cards, folders, the hub."""

@@ -86,7 +86,9 @@ class Dedup(Protocol):
 
     n_refused: int
 
-    def filter(self, dialogues: Iterable[Dialogue], /) -> Iterator[Dialogue]: ...
+    def filter(self, dialogues: Iterable[Dialogue], /) -> Iterator[Dialogue]:
+        """Yield those dialogues that are like none before them."""
+        ...
 
 
 def write_dataset(

@@ -68,11 +68,13 @@ _WHY = {Refusal.ASKED_BEFORE: prompts.ASKED_BEFORE, Refusal.NAMES_MATERIAL: prom
 class DialogueStore(Protocol):
     """What a dialogue needs of the run state."""
 
-    async def reserve(
-        self, dialogue_id: str, turn_index: int, question: str, position: int
-    ) -> Reservation: ...
+    async def reserve(self, dialogue_id: str, turn_index: int, question: str, position: int) -> Reservation:
+        """Take a question for the dialogue unless the dataset has it, or one like it."""
+        ...
 
-    async def record(self, dialogue_id: str, turn_index: int, position: int, outcome: Outcome) -> None: ...
+    async def record(self, dialogue_id: str, turn_index: int, position: int, outcome: Outcome) -> None:
+        """Keep an outcome; it is durable on return."""
+        ...
 
     async def commit_turn(
         self,
@@ -82,14 +84,18 @@ class DialogueStore(Protocol):
         final: bool,
         judgement: Judgement | None = None,
         unjudged: Sequence[Unjudged] = (),
-    ) -> None: ...
+    ) -> None:
+        """Keep a turn and forget its outcomes, in one transaction."""
+        ...
 
     async def amend(
         self,
         dialogue_id: str,
         judgements: Mapping[int | None, Judgement],
         unjudged: Sequence[Unjudged] = (),
-    ) -> None: ...
+    ) -> None:
+        """Keep verdicts, by turn index or None, that a finished dialogue lacked."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from dlgforge_core.languages import base_code
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """What a dialogue is about. `evidence`: a chunk of its document for each turn. `on_topic`: it suits the
-    seed topic."""
+    """What a dialogue is about.
+
+    `evidence`: a chunk of its document for each turn. `on_topic`: it suits the seed topic.
+    """
 
     on_topic: bool
     evidence: tuple[Chunk, ...]

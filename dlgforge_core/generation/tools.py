@@ -33,7 +33,9 @@ MAX_NAME_CHARS = 64
 class PassageSearch(Protocol):
     """Finds passages, the best first; `dlgforge_core.knowledge.retrieval.Knowledge.search` is one."""
 
-    async def __call__(self, query: str, *, k: int) -> Sequence[Hit]: ...
+    async def __call__(self, query: str, *, k: int) -> Sequence[Hit]:
+        """Return the `k` best passages for a query."""
+        ...
 
 
 class Toolbox:

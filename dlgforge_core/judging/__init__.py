@@ -1,0 +1,1 @@
+"""Offline judging: finished dialogues, by one or several judges, and how far these agree."""

@@ -1,0 +1,1 @@
+"""Documents: read, cut into chunks, indexed, searched, and dealt out to dialogues."""

@@ -32,8 +32,11 @@ Read = tuple[str, str, list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How files are read: `text_key` is the key of a document's text in a JSONL line, `encoding` the label of
-    the encoding of text that states none and is not UTF-8, `text_chars` how long a text may be."""
+    """How files are read.
+
+    `text_key` is the key of a document's text in a JSONL line, `encoding` the label of
+    the encoding of text that states none and is not UTF-8, `text_chars` how long a text may be.
+    """
 
     text_key: str = "text"
     encoding: str = ""

@@ -1,0 +1,1 @@
+"""Prompts of each role, quoting of material, and reading of model output."""

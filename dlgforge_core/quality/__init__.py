@@ -1,0 +1,1 @@
+"""Checks and figures of dialogues: repeats, languages, leaks, verdicts."""

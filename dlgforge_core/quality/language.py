@@ -1,4 +1,4 @@
-"""Language of a text, as far as it matters: is it the one that was asked for?"""
+"""Language of a text: whether it is the one that was asked for."""
 
 from __future__ import annotations
 

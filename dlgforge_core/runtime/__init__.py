@@ -1,0 +1,1 @@
+"""Runtime: Ray clusters, model servers, and the actors of a distributed run."""

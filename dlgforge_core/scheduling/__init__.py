@@ -1,0 +1,1 @@
+"""Scheduling: call slots, background work, sampling seeds."""

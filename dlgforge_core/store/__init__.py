@@ -1,0 +1,1 @@
+"""Run state in Postgres: claims, outcomes, turns, questions, results."""

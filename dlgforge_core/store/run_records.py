@@ -39,14 +39,17 @@ class Progress:
 
     @property
     def dropped(self) -> int:
+        """How many dialogues were dropped, whatever for."""
         return sum(self.drop_reasons.values())
 
     @property
     def pending(self) -> int:
+        """How many dialogues are neither done nor dropped."""
         return self.planned - self.done - self.dropped
 
     @property
     def complete(self) -> bool:
+        """Whether no dialogue is pending."""
         return self.pending == 0
 
     @property

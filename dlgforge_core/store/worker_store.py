@@ -292,8 +292,11 @@ class WorkerStore:
     # Connections
 
     async def _take_lock(self, connection: AsyncConnection) -> None:
-        """Hold this worker's lock. Tried, not waited for: after a broken connection the server may still
-        keep the old session for a while, and the lease's expiry holds meanwhile."""
+        """Hold this worker's lock.
+
+        Tried, not waited for: after a broken connection the server may still keep the old session for a
+        while, and the lease's expiry holds meanwhile.
+        """
         if self._locked:
             return
         await connection.execute(sql.NOTE_LOST_LOCKS)

@@ -18,6 +18,7 @@ class RunScopedResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
+        """Be there for a step process; what was started meanwhile ends with it."""
         with ExitStack() as cleanup:
             self._cleanup = cleanup
             try:

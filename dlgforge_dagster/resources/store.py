@@ -33,6 +33,7 @@ class StoreResource(_Base):  # type: ignore[misc]
     _store: RunStore | None = PrivateAttr(default=None)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Note the run; nothing is connected before the first use."""
         self._instance = context.instance
         self._run_id = context.run.run_id if context.run is not None else None
         run = context.run

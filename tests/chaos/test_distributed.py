@@ -248,8 +248,10 @@ def running_job(project: Project, llm: dict[str, Any], **run: Any) -> Iterator[t
 
 
 def parts_of(job: subprocess.Popen[bytes], project: Project) -> list[psutil.Process]:
-    """Everything the job started: what is below it, and what lives in its folder, but for the Postgres that
-    we hold, too."""
+    """Return everything the job started, but for the Postgres that we hold, too.
+
+    That is what is below it, and what lives in its folder.
+    """
     below = psutil.Process(job.pid).children(recursive=True)
     ours = {p.pid for p in psutil.Process().children(recursive=True)} - {p.pid for p in below} - {job.pid}
     if (postgres := postmaster_pid(project.home)) is not None:

@@ -171,8 +171,10 @@ def test_a_restarted_postgres_which_has_forgotten_all_locks_makes_nobody_dead() 
 
 
 def test_postgres_recovering_from_a_crash_makes_nobody_dead() -> None:
-    """One backend is killed, as when memory is short: the server ends all sessions and begins anew, but its
-    start time stays. One worker is slow to come back."""
+    """One backend is killed, as when memory is short, and one worker is slow to come back.
+
+    The server ends all sessions and begins anew, but its start time stays.
+    """
     with tcp_postgres() as server, simulated_endpoint(models=[MODEL], latency_s=0.1) as sim:
         store = RunStore(Database(server.dsn))
         store.migrate()

@@ -124,7 +124,7 @@ def test_a_dsn_with_an_unencoded_password_does_not_show_it_either(password: str)
         except StoreError as error:
             message = str(error)
             assert not _leaks(
-                message.split(";")[0].replace("neither a URI nor key=value pairs", ""), password
+                message.split(";", maxsplit=1)[0].replace("neither a URI nor key=value pairs", ""), password
             )
         assert not _leaks(shown, password)
 

@@ -83,7 +83,7 @@ def test_the_key_travels_in_the_environment_and_cannot_be_replaced() -> None:
     "argument", ["--api-key", "--api_key=S", "--api-ke", "--host=0.0.0.0", "--port", "--served_model_name"]
 )
 def test_arguments_that_we_set_are_refused(argument: str) -> None:
-    named = "--api-key" if "api" in argument else argument.split("=")[0].replace("_", "-")
+    named = "--api-key" if "api" in argument else argument.split("=", maxsplit=1)[0].replace("_", "-")
     with pytest.raises(ConfigError, match=f"extra_args holds {named}, which dlgforge sets") as error:
         check_settings(VllmConfig(model="m", extra_args=["--dtype", "half", argument, "x"]))
     assert "=S" not in str(error.value)

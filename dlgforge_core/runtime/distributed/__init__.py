@@ -1,0 +1,1 @@
+"""Distributed runs: bootstrap, coordinator and worker actors."""

@@ -239,7 +239,6 @@ class Coordinator:
 
     def _watch_leases(self, store: RunStore, spec: WorkerSpec) -> None:
         """End workers whose process is there but gives no sign: others have their dialogues by now."""
-
         lease_s = spec.run.generation.run.lease_s
         now = time.monotonic()
         if now < self._leases_at:

@@ -1,0 +1,1 @@
+"""Model servers: the embedded model and managed vLLM, started, watched, ended."""

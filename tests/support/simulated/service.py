@@ -128,8 +128,7 @@ class Service:
             self._inject(call)
             return None
         self.in_flight += 1
-        if self.in_flight > stats.in_flight_max:
-            stats.in_flight_max = self.in_flight
+        stats.in_flight_max = max(stats.in_flight_max, self.in_flight)
         if call.fault == "hang":
             stats.faults["hang"] += 1
             call.state = "hanging"
@@ -250,8 +249,7 @@ class Service:
         call.started_at = now = time.monotonic()
         self.serving += 1
         stats = self.stats
-        if self.serving > stats.serving_max:
-            stats.serving_max = self.serving
+        stats.serving_max = max(stats.serving_max, self.serving)
         if stats.first_start is None:
             stats.first_start = now
         if call.queued_at:

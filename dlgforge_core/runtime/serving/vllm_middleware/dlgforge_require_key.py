@@ -24,6 +24,7 @@ class RequireKey:
     async def __call__(
         self, scope: dict[str, Any], receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]
     ) -> None:
+        """Pass a request on when it carries the key, or is for an open path."""
         if scope["type"] not in ("http", "websocket") or scope["path"] in OPEN_PATHS:
             await self.app(scope, receive, send)
             return
