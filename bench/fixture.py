@@ -28,7 +28,7 @@ SERVICE = {"latency_s": 0.4, "latency_sigma": 0.6}
 
 @contextlib.contextmanager
 def fresh_store(name: str) -> Iterator[RunStore]:
-    """An empty run state in an embedded Postgres of the bench's own (fsync on)."""
+    """Yield an empty run state in an embedded Postgres of the bench's own (fsync on)."""
     with tempfile.TemporaryDirectory(prefix="dlgforge-bench-") as home:
         server = embedded_dsn(Path(home))
         with psycopg.connect(server, autocommit=True) as connection:
@@ -39,7 +39,7 @@ def fresh_store(name: str) -> Iterator[RunStore]:
 
 
 def generation(dialogues: int, concurrency: int, seed: int = 1) -> GenerationConfig:
-    """The plan that the benches share: English dialogues of so many turns as `TURNS` says."""
+    """Return the plan that the benches share: English dialogues of so many turns as `TURNS` says."""
     run = {"seed": seed, "total_samples": dialogues, "target_languages": ["en"], "concurrency": concurrency}
     return GenerationConfig.model_validate({"run": {**run, **TURNS}})
 
@@ -61,5 +61,5 @@ def work(spec: WorkerSpec) -> Cost:
 
 
 def peak_mb() -> float:
-    """This process's greatest resident memory so far, in MB."""
+    """Return this process's greatest resident memory so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -45,7 +45,7 @@ _NEW_WORDS = 60_000  # of each language: names, rare words, typos
 
 
 def shipped() -> dict[str, list[str]]:
-    """The shipped documents' texts by language."""
+    """Return the shipped documents' texts by language."""
     folder = KnowledgeFolder("shipped")
     texts: dict[str, list[str]] = {}
     for file in folder.files():
@@ -169,7 +169,7 @@ async def timed(call: Awaitable[object]) -> float:
 
 
 async def longest_hold(knowledge: Knowledge, asked: list[tuple[str, str]]) -> float:
-    """The longest time for which nothing else ran on the event loop during searches."""
+    """Return the longest time for which nothing else ran on the event loop during searches."""
     longest, done = 0.0, False
 
     async def watch() -> None:
@@ -191,7 +191,7 @@ async def longest_hold(knowledge: Knowledge, asked: list[tuple[str, str]]) -> fl
 
 
 async def grounding(knowledge: Knowledge, n: int) -> None:
-    """What the engine asks for: a document and its chunks for each dialogue, passages for each turn."""
+    """Ask for what the engine does: a document and its chunks a dialogue, passages a turn."""
     engine = Grounding(knowledge, "bench", seed=1, coverage=CoverageConfig(), top_k=3)
     topics = [topic for batch in read_seeds("", strict=True) for topic in batch.topics]
     nobody = Persona("p", "p", "")

@@ -28,7 +28,7 @@ _SAMPLE_S = 0.1
 
 
 def rss_mb() -> float:
-    """This process's resident memory, in MB."""
+    """Return this process's resident memory, in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_MB
 
 

@@ -39,14 +39,14 @@ PROBES = 2000
 
 
 def pieces(text: str) -> set[str]:
-    """The shingles of a question, by their definition."""
+    """Return the shingles of a question, by their definition."""
     padded = f" {normal_form(text)} "
     widths = (2 if "\u3040" <= c <= "\u30ff" or "\u3400" <= c <= "\u9fff" else 3 for c in padded)
     return {padded[i : i + n] for i, n in enumerate(widths) if i + n <= len(padded)}
 
 
 def similarity(one: str, other: str) -> float:
-    """The Jaccard similarity of two questions."""
+    """Return the Jaccard similarity of two questions."""
     a, b = pieces(one), pieces(other)
     return len(a & b) / len(a | b)
 
@@ -76,13 +76,13 @@ class Asker:
     below: int = 0
 
     def next(self) -> Asked:
-        """A new question, or a near-copy of one that was kept."""
+        """Return a new question, or a near-copy of one that was kept."""
         if self.kept and self.draw.random() < PLANTED:
             return self.near_copy()
         return Asked(*question(self.draw))
 
     def near_copy(self) -> Asked:
-        """A near-copy of a question that was kept."""
+        """Return a near-copy of a question that was kept."""
         language, original = self.draw.choice(self.kept)
         kind = self.draw.choice(list(NEAR_COPIES))
         text = NEAR_COPIES[kind](original, language, self.draw)
@@ -202,7 +202,7 @@ class Bench:
 
 
 def print_sizes(store: RunStore) -> None:
-    """What the questions take in Postgres."""
+    """Report what the questions take in Postgres."""
     with store.connection() as connection:
         row = connection.execute(
             "SELECT pg_database_size(current_database()), pg_table_size('questions'), "
@@ -215,7 +215,7 @@ def print_sizes(store: RunStore) -> None:
 
 
 def servers(store: RunStore) -> list[psutil.Process]:
-    """The processes of Postgres that serve the worker."""
+    """Return the processes of Postgres that serve the worker."""
     with store.connection() as connection:
         rows = connection.execute(
             "SELECT pid FROM pg_stat_activity WHERE application_name = 'dlgforge worker'"

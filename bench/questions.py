@@ -20,7 +20,7 @@ class Phrases:
     spaced: bool = True
 
     def question(self, draw: random.Random) -> str:
-        """A question; some mention a made-up name or a number."""
+        """Return a question; some mention a made-up name or a number."""
         filled = {slot: draw.choice(words) for slot, words in self.slots.items()}
         filled["second"] = draw.choice(self.slots["thing"])
         filled["name"] = "".join(draw.choice(_SYLLABLES) for _ in range(draw.randint(2, 4))).capitalize()
@@ -40,7 +40,7 @@ LANGUAGES = {
 
 
 def question(draw: random.Random) -> tuple[str, str]:
-    """A language's code and a question in it."""
+    """Return a language's code and a question in it."""
     language = draw.choice(list(LANGUAGES))
     return language, LANGUAGES[language].question(draw)
 

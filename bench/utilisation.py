@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _idle(before: Any, after: Any) -> float:
-    """The share of the machine's CPU that nobody used; a busy machine stretches the span."""
+    """Return the share of the machine's CPU that nobody used; a busy machine stretches the span."""
     return float((after.idle - before.idle) / (sum(after) - sum(before)))
 
 

@@ -71,7 +71,7 @@ class DialoguePlan:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DialoguePlan:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         return cls(
             dialogue_id=data["dialogue_id"],
             ordinal=data["ordinal"],
@@ -97,7 +97,7 @@ class Judgement:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Judgement:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         return cls(int(data["score"]), tuple(data["reasons"]), data.get("comment", ""))
 
 
@@ -147,7 +147,7 @@ class TurnDetails:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | None) -> TurnDetails:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         if not data:
             return cls()
         return cls(
@@ -179,12 +179,12 @@ class Turn:
 
 
 def topic_of(plan: DialoguePlan, turns: Sequence[Turn]) -> str:
-    """What a dialogue is about: its seed topic, or "" when it was led off it by its document."""
+    """Return what a dialogue is about: its seed topic, or "" when it was led off it by its document."""
     return "" if any(turn.details.off_topic for turn in turns) else plan.topic.topic
 
 
 def documents_of(turns: Sequence[Turn]) -> list[str]:
-    """The documents that questions were asked from, each once, in order."""
+    """Return the documents that questions were asked from, each once, in order."""
     asked_from = (
         evidence.document
         for turn in turns

@@ -128,7 +128,7 @@ def _locale(language: str) -> Locale | None:
 
 @lru_cache(maxsize=1)
 def _codes_by_name() -> dict[str, str]:
-    """Base codes by English and by own name, case-folded."""
+    """Return base codes by English and by own name, case-folded."""
     codes: dict[str, str] = {}
     for code, name in Locale("en").languages.items():
         base = code.split("_")[0]

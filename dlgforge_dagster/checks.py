@@ -28,7 +28,7 @@ from dlgforge_dagster.tags import NOTHING_TAG, RUN_ID_TAG
 
 
 def build_checks(dataset: DatasetSpec) -> list[dg.AssetChecksDefinition]:
-    """The checks of a dataset."""
+    """Return the checks of a dataset."""
     return [_dialogue_checks(dataset), build_judgement_checks(dataset), _files_valid(dataset)]
 
 

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 
 def config_class(model: type[BaseModel] | BaseModel, base: Any = dg.Config) -> type[Any]:
-    """A Dagster config (or, with `base`, resource) class with the fields of a core model.
+    """Return a Dagster config (or, with `base`, resource) class with the fields of a core model.
 
     The defaults are the model's, or where an instance of it is given, its values. Dagster checks the shape
     in the launchpad; bounds and contradictions are the core's to check, from `plain`. Nested models become
@@ -53,7 +53,7 @@ def _class_with_values(values: BaseModel, base: Any) -> type[Any]:
 
 
 def plain(config: BaseModel, model: type[BaseModel]) -> dict[str, Any]:
-    """The values of a class made by `config_class`, as plain data for the core's model to check."""
+    """Return the values of a class made by `config_class`, as plain data for the core's model to check."""
     return {name: _plain(getattr(config, name)) for name in model.model_fields}
 
 

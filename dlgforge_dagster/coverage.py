@@ -17,7 +17,10 @@ _SHOWN = 20  # documents at either end of the table
 
 
 def coverage_metadata(store: RunStore, run: PreparedRun) -> Mapping[str, Any]:
-    """A plot and a table of the documents' uses by everything made with this configuration; empty if none."""
+    """Return a plot and a table of the documents' uses by everything made with this configuration.
+
+    Empty if none.
+    """
     if not run.source.index_id:
         return {}
     counts = coverage_counts(

@@ -39,7 +39,7 @@ class DatasetSpec:
         return self.name or DEFAULT_GROUP
 
     def key(self, asset: str) -> dg.AssetKey:
-        """The key of one of its assets."""
+        """Return the key of one of its assets."""
         return dg.AssetKey([self.name, asset] if self.name else [asset])
 
     def owns(self, key: dg.AssetKey) -> bool:
@@ -52,15 +52,15 @@ class DatasetSpec:
         return [self.name] if self.name else None
 
     def description(self, text: str) -> str:
-        """What an asset's page says: `text`, and before it what the recipe says that the dataset is for."""
+        """Return the text of an asset's page: what the recipe says that the dataset is for, then `text`."""
         return "\n\n".join(filter(None, [self.recipe.description.strip(), text]))
 
     def op(self, asset: str) -> str:
-        """The name of an asset's op: its key in run config under `ops`."""
+        """Return the name of an asset's op: its key in run config under `ops`."""
         return f"{self.name}__{asset}" if self.name else asset
 
     def label(self, name: str) -> str:
-        """The name of a job, sensor or check group of this dataset."""
+        """Return the name of a job, sensor or check group of this dataset."""
         return f"{name}_{self.name}" if self.name else name
 
     @property
@@ -80,13 +80,13 @@ class DatasetSpec:
         return resource
 
     def ray(self, context: Any) -> RayResource:
-        """The Ray cluster."""
+        """Return the Ray cluster."""
         self._check_launch(context)
         resource: RayResource = context.resources.ray
         return resource
 
     def store(self, context: Any) -> StoreResource:
-        """The database of the run state."""
+        """Return the database of the run state."""
         self._check_launch(context)
         resource: StoreResource = context.resources.store
         return resource
@@ -116,6 +116,6 @@ class DatasetSpec:
 
 
 def default_languages(recipe: Recipe, env: Mapping[str, str] = os.environ) -> list[str]:
-    """The languages that are partitions of the default dataset: DLGFORGE_LANGUAGES ("en,fr"), else all."""
+    """Return the languages that are partitions by default: DLGFORGE_LANGUAGES ("en,fr"), else all."""
     given = [name.strip() for name in env.get("DLGFORGE_LANGUAGES", "").split(",")]
     return list(dict.fromkeys(name for name in given if name)) or list(recipe.run.target_languages)

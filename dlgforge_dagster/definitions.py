@@ -78,7 +78,7 @@ def _default_recipe() -> Recipe:
 
 
 def _recipes_folder() -> str:
-    """The folder in DLGFORGE_RECIPES, else `recipes`, which need not be there. Raises ConfigError."""
+    """Return the folder in DLGFORGE_RECIPES, else `recipes`, which need not be there. Raises ConfigError."""
     given = os.environ.get(RECIPES_ENV, "").strip()
     if given and not Path(given).is_dir():
         raise ConfigError(f"{RECIPES_ENV} names {given}, which is no folder (from {Path.cwd()})")

@@ -19,7 +19,7 @@ class Jobs:
 
 
 def build_jobs(dataset: DatasetSpec) -> Jobs:
-    """The jobs of a dataset: `generate_dialogues`, or `generate_dialogues_<name>`, and its partition's."""
+    """Return the jobs of a dataset: `generate_dialogues` (`generate_dialogues_<name>`), its partition's."""
 
     def of(*assets: str) -> dg.AssetSelection:
         return dg.AssetSelection.assets(*(dataset.key(asset) for asset in assets))

@@ -20,7 +20,7 @@ from dlgforge_dagster.dataset import DatasetSpec
 
 
 def build_judgement_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
-    """The checks of a dataset's offline verdicts.
+    """Return the checks of a dataset's offline verdicts.
 
     It is there in every mode, for run config may set another one than the recipe.
     """
@@ -62,7 +62,7 @@ def build_judgement_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
 
 
 def examples_metadata(report: CheckReport) -> dict[str, Any]:
-    """The examples of a report as a table; nothing without any."""
+    """Return the examples of a report as a table; nothing without any."""
     if not report.examples:
         return {}
     rows = [

@@ -102,7 +102,7 @@ def check_launch(
 
 
 def _configs_by_shell(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[Mapping[str, Any]]:
-    """The configs of runs which this one goes on with, where a user of this machine had executed them."""
+    """Yield the configs of runs which this one goes on with, where a user of this machine executed them."""
     seen, todo = {run.run_id}, [run]
     while todo and len(seen) < _MAX_EARLIER:
         current = todo.pop()
@@ -228,7 +228,7 @@ def _is_metadata_server(url: str) -> bool:
 
 
 def _recipe_of(config: Mapping[str, Any], recipe: Recipe, ops: Mapping[str, str], llm_key: str) -> Recipe:
-    """What a run with this config would do, as a recipe: the dataset's own, and what the config replaces."""
+    """Return what a run with this config would do, as a recipe: the dataset's, and what is replaced."""
     given = recipe_data(config, ops, llm_key)
     return validate(Recipe, _merged(recipe, given), "the config of this run")
 

@@ -25,7 +25,7 @@ N_SAMPLES = 3
 
 
 def column_schema() -> dg.TableSchema:
-    """The columns of the Parquet file, for Dagster's `dagster/column_schema`."""
+    """Return the columns of the Parquet file, for Dagster's `dagster/column_schema`."""
     return dg.TableSchema(
         [
             dg.TableColumn(
@@ -136,7 +136,7 @@ def dataset_metadata(figures: DialogueFigures) -> Mapping[str, Any]:
 
 
 def _grounding(figures: DialogueFigures) -> dict[str, Any]:
-    """What there is to tell of documents and tools; nothing where there were none."""
+    """Return what there is to tell of documents and tools; nothing where there were none."""
     details: dict[str, Any] = {}
     if figures.grounded_turns:
         details["grounded_turns"] = figures.grounded_turns
@@ -147,12 +147,12 @@ def _grounding(figures: DialogueFigures) -> dict[str, Any]:
 
 
 def count_table(name: str, figure: str, counts: Mapping[str, int]) -> dg.TableMetadataValue:
-    """Counts by name, as a table."""
+    """Count by name, as a table."""
     return table([{name: key, figure: n} for key, n in sorted(counts.items())], {name: "", figure: "int"})
 
 
 def _call_table(name: str, counts: Mapping[str, Any]) -> dg.TableMetadataValue:
-    """Calls, tokens and latency by role or endpoint; latency in seconds."""
+    """Return calls, tokens and latency by role or endpoint; latency in seconds."""
     rows = [
         {
             name: key,
@@ -169,7 +169,7 @@ def _call_table(name: str, counts: Mapping[str, Any]) -> dg.TableMetadataValue:
 
 
 def _endpoint_table(endpoints: Sequence[EndpointFigures]) -> dg.TableMetadataValue:
-    """What each endpoint did in the run, and whether it was well at its end."""
+    """Return what each endpoint did in the run, and whether it was well at its end."""
     rows = []
     for endpoint in endpoints:
         c = endpoint.counts
@@ -208,7 +208,7 @@ def _replica_table(replicas: Sequence[ReplicaMetrics]) -> dg.TableMetadataValue:
 def table(
     rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None
 ) -> dg.TableMetadataValue:
-    """A table for the asset page.
+    """Return a table for the asset page.
 
     `columns` gives the type of each ("" is text), and is needed where there may be no row; else the first
     row tells.

@@ -19,12 +19,12 @@ RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_p
 
 
 def dialogue_key(language: str, batch: str) -> dg.MultiPartitionKey:
-    """The partition of the dialogues of one language and seed batch."""
+    """Return the partition of the dialogues of one language and seed batch."""
     return dg.MultiPartitionKey({LANGUAGE: language, SEED_BATCH: batch})
 
 
 def seed_batch_of(tags: Mapping[str, str]) -> str | None:
-    """The one seed batch that a run is for; None for a run of all, or of a range."""
+    """Return the one seed batch that a run is for; None for a run of all, or of a range."""
     return None if RANGE_START in tags else tags.get(f"{MULTIDIMENSIONAL_PREFIX}{SEED_BATCH}")
 
 
@@ -74,6 +74,6 @@ class DialoguePartitions:
         return languages, batches
 
     def _in_range(self, context: dg.AssetExecutionContext) -> Sequence[str]:
-        """The partitions of the range that the run's tags name."""
+        """Return the partitions of the range that the run's tags name."""
         wanted = dg.PartitionKeyRange(context.run.tags[RANGE_START], context.run.tags[RANGE_END])
         return self.dialogues.get_partition_keys_in_range(wanted, dynamic_partitions_store=context.instance)

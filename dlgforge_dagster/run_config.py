@@ -35,7 +35,7 @@ CONFIGURED_ASSETS = (*_SECTIONS, DIALOGUES, HF_DATASET)
 
 
 def read_run_config(env: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """The content of the YAML file in DLGFORGE_RUN_CONFIG; empty without one. Raises ConfigError."""
+    """Return the content of the YAML file in DLGFORGE_RUN_CONFIG; empty without one. Raises ConfigError."""
     path = env.get(RUN_CONFIG_ENV, "").strip()
     if not path:
         return {}
@@ -66,7 +66,9 @@ def default_recipe(config: Mapping[str, Any]) -> Recipe:
 def recipe_data(
     config: Mapping[str, Any], ops: Mapping[str, str] | None = None, llm_key: str = "llm"
 ) -> dict[str, Any]:
-    """What a run config says of a dataset, as data of a recipe; `ops` are its ops, by the assets' names.
+    """Return what a run config says of a dataset, as data of a recipe.
+
+    `ops` are its ops, by the assets' names.
 
     Without `ops` it is the default dataset, whose ops have the assets' names.
     """

@@ -52,7 +52,7 @@ _GONE = "gone"  # the state of a file that was there at the last tick: it may ju
 
 
 def build_new_seed_batches(dataset: DatasetSpec, jobs: Jobs) -> dg.SensorDefinition:
-    """The sensor that turns new seed files of a dataset into partitions and runs.
+    """Return the sensor that turns new seed files of a dataset into partitions and runs.
 
     The default dataset watches the folder in DLGFORGE_SEED_FOLDER, another one its recipe's
     `seeds.path` where the recipe says `watch: true`.
@@ -154,7 +154,7 @@ def _look(
 
 
 def _gone(before: Mapping[str, _Seen], cursor: dict[str, _Seen], files: Sequence[SeedFile]) -> set[str]:
-    """The seed batches of files that are gone since two ticks; others are remembered in `cursor`."""
+    """Return the seed batches of files that are gone since two ticks; others are remembered in `cursor`."""
     gone = set()
     for name in before.keys() - cursor.keys():
         if before[name].state == _GONE:
@@ -165,7 +165,7 @@ def _gone(before: Mapping[str, _Seen], cursor: dict[str, _Seen], files: Sequence
 
 
 def _known(context: dg.SensorEvaluationContext, dataset: DatasetSpec) -> set[str]:
-    """The seed batches that are partitions."""
+    """Return the seed batches that are partitions."""
     return set(context.instance.get_dynamic_partitions(dataset.partitions.batches))
 
 
@@ -187,7 +187,7 @@ def _deleted(
 
 @cache
 def _shipped_names() -> frozenset[str]:
-    """The seed batches that are partitions while no folder is watched."""
+    """Return the seed batches that are partitions while no folder is watched."""
     return frozenset(batch.name for batch in read_seed_batches("").batches)
 
 
@@ -226,14 +226,14 @@ def _requests(
 
 
 def _run_of(dataset: DatasetSpec, run_config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the run config says under `run` of `dialogues`."""
+    """Return what the run config says under `run` of `dialogues`."""
     of_dialogues = run_config.get("ops", {}).get(dataset.op(DIALOGUES), {})
     run: Mapping[str, Any] = of_dialogues.get("config", {}).get("run", {})
     return run
 
 
 def _wanted(dataset: DatasetSpec, run_config: Mapping[str, Any]) -> list[str]:
-    """The languages that runs are asked for."""
+    """Return the languages that runs are asked for."""
     asked = _run_of(dataset, run_config).get("target_languages") or dataset.partitions.languages
     return [language for language in dataset.partitions.languages if language in asked]
 
@@ -249,7 +249,7 @@ def _no_language(
 
 
 def _run_config() -> Mapping[str, Any]:
-    """What the runs are configured with; what belongs to assets they do not run is left out.
+    """Return what the runs are configured with; what belongs to assets they do not run is left out.
 
     Raises ConfigError.
     """

@@ -28,7 +28,7 @@ _RESUMED_WITHIN = timedelta(hours=1)
 
 
 def build_stale_runs(datasets: Mapping[str, tuple[DatasetSpec, Jobs]]) -> dg.SensorDefinition:
-    """The sensor that takes up dead runs, of all datasets of the code location."""
+    """Return the sensor that takes up dead runs, of all datasets of the code location."""
 
     @dg.sensor(
         jobs=[job for _, made in datasets.values() for job in (made.partition, made.all)],
@@ -49,7 +49,7 @@ def build_stale_runs(datasets: Mapping[str, tuple[DatasetSpec, Jobs]]) -> dg.Sen
 def _take_up(
     context: dg.SensorEvaluationContext, run_store: RunStore, datasets: Sequence[tuple[DatasetSpec, Jobs]]
 ) -> dg.SensorResult:
-    """A living process holds a lock on its run's id; it must be free at two ticks in a row."""
+    """Return a living process holds a lock on its run's id; it must be free at two ticks in a row."""
     instance = context.instance
     suspects_before = set(json.loads(context.cursor or "[]"))
     suspects: list[str] = []
@@ -80,7 +80,7 @@ def _take_up(
 
 
 def _perhaps_dead(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """Runs that are under way, and those that failed of late without run retries to start them again.
+    """Run that are under way, and those that failed of late without run retries to start them again.
 
     For the code server that started a run may be the first to tell that its process died.
     """

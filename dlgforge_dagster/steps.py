@@ -20,7 +20,7 @@ RETRY_DELAY_S = 30.0
 
 
 def failure(context: dg.AssetExecutionContext, error: DlgforgeError, **metadata: str) -> Exception:
-    """What a step raises for an error: one in plain words, or, where it may pass by itself, another try.
+    """Return what a step raises for an error: plain words or, where it may pass by itself, another try.
 
     Not by a RetryPolicy: with one Dagster also tries again what was cancelled.
     """
@@ -49,7 +49,9 @@ def as_failure(context: dg.AssetExecutionContext, *resources: RunScopedResource)
 
 
 def run_and_scope(store: RunStore, run_id: str, purpose: str) -> tuple[RunRecord, Scope]:
-    """The run `run_id` and its dialogues; with "" the latest run, and all that was made with its config.
+    """Return the run `run_id` and its dialogues.
+
+    With "" the latest run, and all that was made with its config.
 
     Raises dagster.Failure when there is no such run to `purpose` ("judge", say).
     """

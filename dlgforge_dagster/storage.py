@@ -103,7 +103,7 @@ def instance_dsn(instance: DagsterInstance) -> str | None:
 
 
 def sqlalchemy_url(dsn: str) -> str:
-    """The URL with which SQLAlchemy reaches a DSN, by psycopg2: dagster-postgres needs that driver."""
+    """Return the URL with which SQLAlchemy reaches a DSN, by psycopg2: dagster-postgres needs that driver."""
     values = {key: str(value) for key, value in conninfo_to_dict(dsn).items() if value}
     user, password, database = (values.pop(key, None) for key in ("user", "password", "dbname"))
     host, port = values.get("host", ""), values.get("port", "")
@@ -127,7 +127,10 @@ def sqlalchemy_url(dsn: str) -> str:
 
 
 def libpq_dsn(url: str) -> str:
-    """The DSN, in libpq's form, of an SQLAlchemy URL of Postgres. Raises StoreError when it is malformed."""
+    """Return the DSN, in libpq's form, of an SQLAlchemy URL of Postgres.
+
+    Raises StoreError when it is malformed.
+    """
     parsed = make_url(url)
     values = {
         key: value if isinstance(value, str) else ",".join(value) for key, value in parsed.query.items()

@@ -97,7 +97,7 @@ def _figures(metadata: Any) -> dict[str, Any]:
 
 
 def junit(data: dict[str, Any]) -> ElementTree.ElementTree[ElementTree.Element]:
-    """A summary as JUnit XML: a case for each asset and check, and a failed one where nothing else fails.
+    """Return a summary as JUnit XML: a case an asset and check, and a failed one where no other fails.
 
     Checks that only warn are skipped ones, and so is `plan is complete` of what a budget has stopped.
     """
@@ -138,7 +138,7 @@ def _unsuccessful(data: Mapping[str, Any]) -> str:
 
 
 def _missing(job: str, error: str) -> dict[str, Any]:
-    """The summary of a run that there is not."""
+    """Return the summary of a run that there is not."""
     empty: dict[str, Any] = {"run_id": "", "job": job, "status": "NOT_FOUND", "error": error, "tags": {}}
     return {**empty, "complete": False, "assets": {}, "checks": [], "failures": {}}
 

@@ -46,7 +46,7 @@ def dialogues_version(recipe: Recipe) -> str:
 
 
 def digest(data: Any) -> str:
-    """A short digest of plain data."""
+    """Return a short digest of plain data."""
     text = json.dumps(data, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -76,7 +76,7 @@ class Provenance:
         return digest([self.code_version, {name: version for name, (version, _) in self.inputs.items()}])
 
     def tags(self, data_version: str) -> dict[str, str]:
-        """The tags of a materialization that is written down by hand."""
+        """Return the tags of a materialization that is written down by hand."""
         tags = {DATA_VERSION: data_version, _USER_PROVIDED: "true", _CODE_VERSION: self.code_version}
         for name, (version, pointer) in self.inputs.items():
             tags[_INPUT_DATA_VERSION + name] = version
@@ -85,7 +85,7 @@ class Provenance:
 
 
 def recorded_versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, str]:
-    """The data version of every partition of an asset that was ever made, by one query."""
+    """Return the data version of every partition of an asset that was ever made, by one query."""
     made = dg.DagsterEventType.ASSET_MATERIALIZATION
     found = instance.event_log_storage.get_latest_tags_by_partition(key, made, [DATA_VERSION])
     return {partition: tags[DATA_VERSION] for partition, tags in found.items() if DATA_VERSION in tags}

@@ -119,7 +119,7 @@ resources:
 
 
 def render() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [_INTRODUCTION]
     for place in PLACES:
         parts += _place(place)
@@ -131,7 +131,7 @@ def render() -> str:
 
 
 def _place(place: Place) -> Iterator[str]:
-    """The chapters of one place: one for it, or for each section that it holds."""
+    """Yield the chapters of one place: one for it, or for each section that it holds."""
     if place.section:
         yield _chapter(place.section, place.model, place.path, note=place.note)
         return
@@ -148,7 +148,7 @@ def _place(place: Place) -> Iterator[str]:
 
 
 def _recipes() -> Iterator[str]:
-    """What a recipe may hold: sections told above, and keys of its own."""
+    """Yield what a recipe may hold: sections told above, and keys of its own."""
     fields = config.Recipe.model_fields
     sections = ", ".join(f"`{name}`" for name, field in fields.items() if _section_model(field))
     rows = [
@@ -175,7 +175,7 @@ def _chapter(name: str, model: type[BaseModel], path: str, *, optional: bool = F
 
 
 def field_rows(key: str, field: FieldInfo) -> Iterator[list[str]]:
-    """The rows of a field: one, or one for each leaf of the model it holds."""
+    """Yield the rows of a field: one, or one for each leaf of the model it holds."""
     model = _section_model(field)
     if model is not None and not _optional(field.annotation):
         default = field.get_default(call_default_factory=True)
@@ -201,7 +201,7 @@ def _with_default(field: FieldInfo, parent: Any, name: str) -> FieldInfo:
 
 
 def _section_model(field: FieldInfo) -> type[BaseModel] | None:
-    """The model a field is, apart from being optional."""
+    """Return the model a field is, apart from being optional."""
     for part in _alternatives(field.annotation):
         if isinstance(part, type) and issubclass(part, BaseModel):
             return part
@@ -209,7 +209,7 @@ def _section_model(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _item_model(annotation: Any) -> type[BaseModel] | None:
-    """The model of the items of a list or the values of a mapping."""
+    """Return the model of the items of a list or the values of a mapping."""
     for part in _alternatives(annotation):
         if typing.get_origin(part) in (list, tuple, dict):
             for inner in typing.get_args(part):

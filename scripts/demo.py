@@ -25,7 +25,7 @@ SHOWN = 3
 
 
 def main(config: str = CONFIG) -> int:
-    """Returns the exit code of the job."""
+    """Return the exit code of the job."""
     started = time.monotonic()
     if not os.environ.get("DLGFORGE_POSTGRES_DSN"):
         embedded_dsn(dlgforge_home(os.environ))  # held until the end, so that the server starts once

@@ -54,7 +54,7 @@ def closure(wanted: list[Requirement]) -> set[str]:
 
 
 def check_python(names: set[str], lowest: str) -> None:
-    """Ends the program when a version installed here does not run on the lowest Python we promise."""
+    """End the program when a version installed here does not run on the lowest Python we promise."""
     bad = []
     for name in sorted(names):
         wanted = metadata.metadata(name)["Requires-Python"]
@@ -96,7 +96,7 @@ def _stable(interpreter: str, abi: str) -> bool:
 
 
 def hashes(pins: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
-    """The SHA-256 of each pin's files, by the index that pip is set up with.
+    """Yield the SHA-256 of each pin's files, by the index that pip is set up with.
 
     By pip's own classes: its command line tells the hash of one file, for one system, at a time.
     """
@@ -123,7 +123,7 @@ def hashes(pins: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def pinned(path: Path) -> dict[str, str]:
-    """The versions in a lock file, by name."""
+    """Return the versions in a lock file, by name."""
     lines = path.read_text().splitlines()
     return {found[1]: found[2] for found in map(_PIN.match, lines) if found is not None}
 
@@ -155,7 +155,7 @@ def main(*arguments: str) -> None:
 
 
 def installed(pyproject: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """The versions installed here of what running needs, and of what the tests need besides."""
+    """Return the versions installed here of what running needs, and of what the tests need besides."""
     project = tomllib.loads(pyproject.read_text())["project"]
     extras = project["optional-dependencies"]
     asked = [*project["dependencies"], *extras["embedded"], *RUNTIME_EXTRA]

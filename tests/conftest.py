@@ -49,7 +49,7 @@ def no_ray_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance in a folder of its own."""
+    """Yield a Dagster instance in a folder of its own."""
     with dg.instance_for_test() as made:
         yield made
 
@@ -63,7 +63,7 @@ def shared_endpoint() -> Iterator[SimulatedEndpoint]:
 
 @pytest.fixture
 def sim(shared_endpoint: SimulatedEndpoint) -> SimulatedEndpoint:
-    """A simulated endpoint with every option at its default, and nothing counted."""
+    """Return a simulated endpoint with every option at its default, and nothing counted."""
     shared_endpoint.configure(**dataclasses.asdict(Options()))
     shared_endpoint.reset()
     return shared_endpoint
@@ -71,7 +71,7 @@ def sim(shared_endpoint: SimulatedEndpoint) -> SimulatedEndpoint:
 
 @pytest.fixture
 def store(dsn: str) -> RunStore:
-    """An empty, migrated run state."""
+    """Return an empty, migrated run state."""
     made = RunStore(Database(dsn))
     made.migrate()
     return made

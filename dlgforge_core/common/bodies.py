@@ -31,11 +31,11 @@ class Response(Protocol):
         """By name, without regard to capitals."""
 
     def aiter_raw(self) -> AsyncIterator[bytes]:
-        """The body as it came over the line."""
+        """Return the body as it came over the line."""
 
 
 async def read_body(response: Response, limit: int) -> bytes:
-    """The body, decoded. Raises BodyError for one longer than `limit`, or in more than one encoding.
+    """Return the body, decoded. Raises BodyError for one longer than `limit`, or in more than one encoding.
 
     What is decoded is counted while it is decoded, so that a small body cannot grow large in memory.
     """
@@ -92,7 +92,7 @@ class _Decoder:
 
 
 def read_json(body: bytes, *, max_values: int = MAX_VALUES) -> Any:
-    """The JSON value that `body` holds. Raises BodyError, saying what is there, when it holds none.
+    """Return the JSON value that `body` holds. Raises BodyError, saying what is there, when it holds none.
 
     Read as well: a byte order mark, broken UTF-8 and lone surrogates (U+FFFD takes their place), control
     characters in strings, NaN (as null), and what follows the value.
@@ -105,13 +105,13 @@ def read_json(body: bytes, *, max_values: int = MAX_VALUES) -> Any:
 
 
 def check_size(body: bytes, max_values: int = MAX_VALUES) -> None:
-    """Raises BodyError when `body` may hold more than `max_values` values; text with commas counts, too."""
+    """Raise BodyError when `body` may hold more than `max_values` values; text with commas counts, too."""
     if len(body) > max_values and body.count(b",") + body.count(b"[") + body.count(b"{") > max_values:
         raise BodyError(f"it holds more than {max_values} values")
 
 
 def decode(body: bytes) -> str:
-    """The text of a body, with U+FFFD for what is broken."""
+    """Return the text of a body, with U+FFFD for what is broken."""
     for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if body.startswith(mark):
             return body.decode(encoding, "replace")
@@ -119,7 +119,7 @@ def decode(body: bytes) -> str:
 
 
 def read_first_value(text: str, start: int = 0) -> tuple[Any, int]:
-    """The JSON value at `start` in `text`, white space skipped, and where it ends. Raises BodyError."""
+    """Return the JSON value at `start` in `text`, past white space, and where it ends. Raises BodyError."""
     start = skip_space(text, start)
     try:
         value, end = _DECODER.raw_decode(text, start)

@@ -37,7 +37,7 @@ MODEL_SERVER = (
 
 
 def child_environment(wanted: Iterable[str] = PROGRAM, env: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The part of `env` that a child is given: names and patterns `wanted`, and DLGFORGE_CHILD_ENV's."""
+    """Return the part of `env` that a child gets: names and patterns `wanted`, and DLGFORGE_CHILD_ENV's."""
     further = [item.strip() for item in env.get(FURTHER, "").split(",") if item.strip()]
     patterns = [*wanted, *further]
     return {

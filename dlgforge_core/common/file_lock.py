@@ -25,7 +25,10 @@ def wait_for_lock(fd: int, timeout_s: float, operation: int = fcntl.LOCK_EX) -> 
 
 
 def holders(fd: int) -> str:
-    """The processes that hold a lock on an open file, for a message; elsewhere than on Linux, how to ask."""
+    """Return the processes that hold a lock on an open file, for a message.
+
+    Elsewhere than on Linux, how to ask.
+    """
     inode = os.fstat(fd).st_ino
     found = []
     with contextlib.suppress(OSError):

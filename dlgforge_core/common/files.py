@@ -99,7 +99,7 @@ class Folder:
             yield from self._web_entries(unreadable)
 
     def _web_entries(self, unreadable: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The files that the pages of a web folder, and of those in it, link to."""
+        """Yield the files that the pages of a web folder, and of those in it, link to."""
         base = self._root.split("?")[0].rstrip("/") + "/"
         todo, seen, n_files = deque([(self._root, 0)]), {self._root}, 0
         while todo:
@@ -140,12 +140,12 @@ class Folder:
 
     @contextmanager
     def open(self, file: FoundFile) -> Iterator[BinaryIO]:
-        """The file's content, to be read once from its beginning. Raises OSError."""
+        """Yield the file's content, to be read once from its beginning. Raises OSError."""
         with self._filesystem.open(file.path, "rb") as stream:
             yield stream
 
     def read(self, file: FoundFile, limit: int) -> bytes | None:
-        """The file's content; None when it is longer than `limit`, whatever its size is said to be."""
+        """Return the file's content; None when it is longer than `limit`, whatever its size is said to be."""
         parts, n_bytes = list[bytes](), 0
         with self.open(file) as stream:
             while part := stream.read(1 << 20):
@@ -235,7 +235,7 @@ class _LocalLister:
         return first == name
 
     def _leads_away(self, path: str) -> str:
-        """What is wrong with where a link leads; empty when it may be followed."""
+        """Return what is wrong with where a link leads; empty when it may be followed."""
         target = os.path.realpath(path)
         if target == "/" or f"{target}/".startswith(_NO_FILES):
             return "a link to what is no file of a disk"
@@ -289,7 +289,7 @@ def _web_options(address: str) -> dict[str, Any]:
 
 
 async def bounded_client(**options: Any) -> Any:
-    """A session of aiohttp whose answers are counted where they are read as a whole."""
+    """Return a session of aiohttp whose answers are counted where they are read as a whole."""
     import aiohttp
 
     return aiohttp.ClientSession(response_class=_bounded_response(), **options)

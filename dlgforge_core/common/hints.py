@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that is most like `name`; None where none is like it."""
+    """Return the one of `known` that is most like `name`; None where none is like it."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 def hint(name: str, known: Iterable[str], otherwise: str = "known keys") -> str:
-    """The one of `known` that is most like `name`, as a question; where none is like it, all of them."""
+    """Return the one of `known` that is most like `name`, as a question; where none is, all of them."""
     names = list(known)
     near = nearest(name, names)
     return f"did you mean {near!r}?" if near else f"{otherwise}: {', '.join(names)}"

@@ -66,7 +66,7 @@ def _is_han(char: str) -> bool:
 
 
 def skeleton(text: str) -> str:
-    """What is equal for texts that look the same but for white space: for comparing alone.
+    """Return what is equal for texts that look the same but for white space: for comparing alone.
 
     Joiners with a meaning count; selectors do not.
     """

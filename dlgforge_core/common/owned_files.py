@@ -43,7 +43,7 @@ def open_owned(path: str, flags: int) -> int:
 
 
 def read_owned(path: str, most_bytes: int) -> bytes:
-    """The first bytes of a file that is ours or its folder's owner's. Raises as `open_owned` does."""
+    """Return the first bytes of a file that is ours or its folder's owner's. Raises as `open_owned` does."""
     with _folder(path) as (folder, owner):
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -90,7 +90,7 @@ def make_owned_folder(path: str, uid: int, gid: int) -> None:
 
 @contextlib.contextmanager
 def _folder(path: str) -> Iterator[tuple[int, int]]:
-    """A descriptor of the folder in which `path` lies, and that folder's owner.
+    """Yield a descriptor of the folder in which `path` lies, and that folder's owner.
 
     A link to the folder is followed when it is ours or root's.
     """

@@ -18,7 +18,9 @@ _PORT = re.compile(r"(\[.*\]|[^:]*):(\d{1,5})")
 
 
 def proxy_for(url: str, env: Mapping[str, str] = os.environ) -> str | None:
-    """The address of the proxy for `url`, None without one; this machine itself is never reached by one.
+    """Return the address of the proxy for `url`, None without one.
+
+    This machine itself is never reached by one.
 
     It is in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY; NO_PROXY lists what is reached without. Small letters win.
     Raises ConfigError, which does not show the value, for a proxy that cannot be used.

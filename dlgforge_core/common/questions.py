@@ -9,7 +9,7 @@ _KEPT = ("L", "M", "N", "S")
 
 
 def normal_form(text: str) -> str:
-    """What two questions must share to count as the same.
+    """Return what two questions must share to count as the same.
 
     Unicode NFKC, case-folded, and every run of white space, punctuation and control characters made one
     space. Symbols stay: "C+" and "C" are different questions. A text of punctuation only is its own form.

@@ -57,7 +57,7 @@ def can_be_secret(value: str) -> bool:
 
 
 def secret_parts(value: str) -> list[str]:
-    """The words of a header's value that may be a secret."""
+    """Return the words of a header's value that may be a secret."""
     return [word for word in value.split() if can_be_secret(word)]
 
 
@@ -88,7 +88,7 @@ def holds_secret(said: str | bytes, secrets: Iterable[str]) -> bool:
 
 
 def redact_body(body: bytes, secrets: Iterable[str]) -> bytes:
-    """A server's answer without the secrets, in what its JSON holds once it is decoded, too."""
+    """Return a server's answer without the secrets, in what its JSON holds once it is decoded, too."""
     secrets = [secret for secret in secrets if can_be_secret(secret)]
     if not secrets:
         return body
@@ -110,7 +110,7 @@ def _redacted(value: Any, secrets: list[str]) -> Any:
 
 @lru_cache(maxsize=256)
 def _pattern(secret: str, as_bytes: bool) -> re.Pattern[str]:
-    """Finds a secret in all its spellings, each character in any; in bytes that were decoded as Latin-1."""
+    """Compile what finds a secret in all its spellings, each character in any, in bytes read as Latin-1."""
     text = secret.encode().decode("latin-1") if as_bytes else secret
     spellings = ["".join(map(_spellings, text))]
     if text == secret or as_bytes:
@@ -139,7 +139,7 @@ def _spellings(char: str) -> str:
 
 
 def _in_base64(secret: bytes) -> Iterable[str]:
-    """The characters that stand for the secret alone, wherever in a group of three bytes it begins."""
+    """Yield the characters that stand for the secret alone, wherever in a group of three bytes it begins."""
     for before in range(3):
         encoded = base64.b64encode(b"\0" * before + secret).decode().rstrip("=")
         # What is mixed with the bytes before and after is left out.
@@ -151,7 +151,7 @@ def _in_base64(secret: bytes) -> Iterable[str]:
 
 
 def shown_address(text: str) -> str:
-    """An address, or a text with addresses in it, without passwords and signatures, for logs and messages.
+    """Return an address, or a text with addresses, without passwords and signatures, to be shown.
 
     "https://user:***@host/a?sv=2024&sig=***"
     """
@@ -173,19 +173,19 @@ def _shown_parameter(found: re.Match[str]) -> str:
 
 
 def address_secrets(address: str) -> list[str]:
-    """The passwords and signatures in an address that can be secrets, for taking them out of other texts."""
+    """Return the passwords and signatures in an address, for taking them out of other texts."""
     found = [part for user in _USER.finditer(address) for part in (user[1], (user[2] or "")[1:])]
     found += [value[2] for value in _PARAMETER.finditer(address) if _shown_parameter(value) != value[0]]
     return list(dict.fromkeys(value for part in found if can_be_secret(value := unquote(part))))
 
 
 def told_error(error: BaseException, address: str) -> str:
-    """What a library says of an address that cannot be read, without the secrets in it."""
+    """Return what a library says of an address that cannot be read, without the secrets in it."""
     return shown_address(redact(str(error), address_secrets(address)))
 
 
 def secret_variables(config: Any) -> set[str]:
-    """The environment variables that hold keys by a configuration in plain data: what its `*_env` name."""
+    """Return the variables that hold keys by a configuration in plain data: what its `*_env` name."""
     if isinstance(config, list):
         return set[str]().union(*map(secret_variables, config))
     if not isinstance(config, Mapping):
@@ -200,7 +200,7 @@ def secret_variables(config: Any) -> set[str]:
 
 
 def password_of(url: str) -> str:
-    """The password in a URL; empty without one."""
+    """Return the password in a URL; empty without one."""
     try:
         return unquote(urlsplit(url).password or "")
     except ValueError:

@@ -16,7 +16,7 @@ VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUN
 
 
 def client_context(env: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """The context of connections to servers: certificates that the environment names, or the usual ones.
+    """Return the context of connections: certificates that the environment names, or the usual ones.
 
     Raises ConfigError, naming variable and path, when one of them names nothing that can be read.
     """

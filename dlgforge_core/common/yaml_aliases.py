@@ -14,7 +14,7 @@ _CHARS_OF_PART = 100
 
 
 def load_yaml(text: str, label: str) -> tuple[yaml.Node | None, Any]:
-    """The one document in `text`, as nodes that know their lines and as plain data.
+    """Return the one document in `text`, as nodes that know their lines and as plain data.
 
     Raises yaml.YAMLError, RecursionError where it is nested too deeply, and ConfigError for a key that is
     there twice and for aliases that stand for very much, or for what they stand in.

@@ -64,7 +64,7 @@ def shown(value: object) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of `path`. Raises SeedError when it cannot be read or is larger than 256 MiB."""
+    """Return the content of `path`. Raises SeedError when it cannot be read or is larger than 256 MiB."""
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -95,14 +95,14 @@ def content_digest(data: bytes) -> str:
 
 
 def bad_character(text: str) -> str | None:
-    """What keeps `text` out of a prompt or the database, or None."""
+    """Return what keeps `text` out of a prompt or the database, or None."""
     if found := _CONTROL.search(text):
         return f"holds the control character U+{ord(found.group()):04X}; remove it"
     return None
 
 
 def parse_yaml(data: bytes, label: str) -> Node:
-    """The one document in `data`, which `normalise` has seen.
+    """Return the one document in `data`, which `normalise` has seen.
 
     Raises SeedError, naming the line, for anything that is not plain YAML in UTF-8.
     """

@@ -52,7 +52,7 @@ BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 
 def backend_of(name: BackendName) -> Backend:
-    """The backend of this name."""
+    """Return the backend of this name."""
     match name:
         case "embedded":
             return _EMBEDDED

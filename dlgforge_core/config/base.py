@@ -34,7 +34,7 @@ _KEY_CHARS = 20
 
 
 def _variable_name(name: str) -> str:
-    """Raises ValueError, without repeating it, when `name` is none or is the secret itself."""
+    """Raise ValueError, without repeating it, when `name` is none or is the secret itself."""
     # A long run of letters and digits is no word: some services' keys are nothing but hexadecimal digits.
     runs = (run for run in name.split("_") if len(run) >= _KEY_CHARS)
     random = any(re.search(r"[a-z]", run) and re.search(r"[0-9]", run) for run in runs)
@@ -132,7 +132,7 @@ def _kind(value: Any) -> str:
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """The known keys of the model that `loc` leads to."""
+    """Return the known keys of the model that `loc` leads to."""
     current: Any = model
     for part in loc:
         if isinstance(part, int):

@@ -52,7 +52,9 @@ def llm_from_environment(data: Mapping[str, Any], env: Mapping[str, str] = os.en
 
 
 def addresses_replaced(data: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> str:
-    """What to tell of addresses in `data` that OPENAI_BASE_URL takes the place of; empty when it does not.
+    """Return what to tell of addresses in `data` that OPENAI_BASE_URL takes the place of.
+
+    Empty when it does not.
 
     A shell may have that variable for other programs. Give it settings that were found to be right.
     """

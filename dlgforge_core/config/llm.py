@@ -35,7 +35,7 @@ _ERROR_MEANINGS = frozenset(
 
 
 def _meanings(known: frozenset[str]) -> AfterValidator:
-    """Checks a table of servers' words: none is empty, and each has one of the `known` meanings."""
+    """Check a table of servers' words: none is empty, and each has one of the `known` meanings."""
 
     def check(value: dict[str, str]) -> dict[str, str]:
         for word, meaning in value.items():
@@ -161,7 +161,7 @@ class AgentsConfig(ConfigModel):
     qa_judge: JudgeAgentConfig = Field(default_factory=JudgeAgentConfig, description="The judge.")
 
     def of(self, role: Role) -> AgentConfig:
-        """The settings of one role."""
+        """Return the settings of one role."""
         agent: AgentConfig = getattr(self, role.value)
         return agent
 
@@ -319,7 +319,7 @@ class LlmConfig(ConfigModel):
         return self
 
     def model_of(self, role: Role) -> str:
-        """The model a role asks for; empty when none is named and the backend has no own."""
+        """Return the model a role asks for; empty when none is named and the backend has no own."""
         return self.agents.of(role).model or self.model or backend_of(self.backend).own_model(self)
 
 
@@ -329,7 +329,7 @@ _SECRET_PARAMETER = re.compile(
 
 
 def check_base_url(url: str, name: str = "base_url") -> None:
-    """Raises ValueError, never repeating a secret, unless `url` is an http(s) address that holds none."""
+    """Raise ValueError, never repeating a secret, unless `url` is an http(s) address that holds none."""
     if not re.fullmatch(r"https?://[^\s/?#]+([/?]\S*)?", url):
         # What stands before an @, or in a query, may be a secret.
         what = name if re.search("[@?]", url) else f"{name} = {url!r}"

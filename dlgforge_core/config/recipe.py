@@ -51,7 +51,9 @@ class Recipe(GenerationConfig):
 
 
 def read_recipes(folder: str | Path) -> dict[str, Recipe]:
-    """The recipes of a folder by name, which is the file's without its ending; empty without such a folder.
+    """Return the recipes of a folder by name, which is the file's without its ending.
+
+    Empty without such a folder.
 
     Raises ConfigError for a file that is none: file, line, key, value and what would be right.
     """
@@ -75,7 +77,7 @@ def read_recipes(folder: str | Path) -> dict[str, Recipe]:
 
 
 def check_apart(recipes: Mapping[str, Recipe]) -> None:
-    """Raises ConfigError when two datasets, by name, would write to the same folder or repository."""
+    """Raise ConfigError when two datasets, by name, would write to the same folder or repository."""
     taken: dict[tuple[str, str], str] = {}
     for name, recipe in recipes.items():
         saving = recipe.saving
@@ -92,7 +94,7 @@ def check_apart(recipes: Mapping[str, Recipe]) -> None:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a file. Raises ConfigError."""
+    """Return the recipe in a file. Raises ConfigError."""
     try:
         text = path.read_text("utf-8")
         root, data = load_yaml(text, str(path))
@@ -110,7 +112,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int | None:
-    """The line, from 1, of the key that `loc` leads to, or of the last one on the way that is there."""
+    """Return the line, from 1, of the key that `loc` leads to, or of the last one on the way to it."""
     line = None
     for part in loc:
         found: yaml.Node | None = None

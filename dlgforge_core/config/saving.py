@@ -77,7 +77,7 @@ class FiltersConfig(ConfigModel):
         return list(dict.fromkeys([*self.judge_reasons, *self.drop_reasons]))
 
     def notes(self, known: Sequence[str]) -> list[str]:
-        """A line for each of `judge_reasons` that is none of the judge's labels, and for a former key."""
+        """Return a line for each of `judge_reasons` that is no label of the judge's, and for a former key."""
         former = "saving.filters.drop_reasons is deprecated; it is called saving.filters.judge_reasons now"
         return [
             *([former] if self.drop_reasons else []),
@@ -219,7 +219,7 @@ class SavingConfig(DatasetFilesConfig):
 
 
 def check_columns(renamed: Mapping[str, str], formats: Sequence[str]) -> None:
-    """Raises ValueError when `renamed`, {old: new}, does not fit the ShareGPT files among `formats`."""
+    """Raise ValueError when `renamed`, {old: new}, does not fit the ShareGPT files among `formats`."""
     if not renamed:
         return
     written = [RENAMED_COLUMNS[name] for name in formats if name in RENAMED_COLUMNS]
@@ -241,7 +241,7 @@ def check_columns(renamed: Mapping[str, str], formats: Sequence[str]) -> None:
 
 
 def check_splits(splits: Mapping[str, float]) -> None:
-    """Raises ValueError when the shares of `splits` cannot be given."""
+    """Raise ValueError when the shares of `splits` cannot be given."""
     example = "for example {train: 0.9, validation: 0.1}"
     if not splits:
         raise ValueError(f"splits is empty; name one at least, {example}")

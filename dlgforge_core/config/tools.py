@@ -48,7 +48,7 @@ class ToolsConfig(ConfigModel):
 
 
 def web_search_key(config: ToolsConfig, env: Mapping[str, str] = os.environ) -> SecretStr | None:
-    """The key of the web search; None when that is off.
+    """Return the key of the web search; None when that is off.
 
     Raises ConfigError, naming the variable, when it is on and there is no key.
     """

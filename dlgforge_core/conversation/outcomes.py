@@ -31,7 +31,7 @@ class _Plain:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`; fields of a later version are passed over."""
+        """Return the inverse of `to_json`; fields of a later version are passed over."""
         return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})  # type: ignore[arg-type]
 
 
@@ -57,7 +57,7 @@ class QuestionRefused(_Plain):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         similarity, collides_with = data.get("similarity", 0.0), data.get("collides_with", "")
         return cls(data["question"], Refusal(data["why"]), similarity, collides_with)
 
@@ -77,7 +77,7 @@ class ToolsCalled(_Plain):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         return cls(data["message"], data.get("problems", {}), data.get("reasoning", ""))
 
 
@@ -99,7 +99,7 @@ class ToolResults:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         passages = tuple((chunk_id, score) for chunk_id, score in data["passages"])
         return cls(tuple(ToolEvent(**event) for event in data["events"]), passages)
 
@@ -120,7 +120,7 @@ class Answered:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         return cls(data["answer"], TurnDetails.from_json(data.get("details")))
 
 
@@ -146,7 +146,7 @@ class Judged:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         return cls(data["subject"], Judgement.from_json(data["judgement"]))
 
 
@@ -166,7 +166,7 @@ class Unjudged:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         return cls(data["subject"], DropReason(data["reason"]), data["detail"])
 
 
@@ -185,7 +185,7 @@ class Failed:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         return cls(DropReason(data["reason"]), data["detail"])
 
 
@@ -219,7 +219,10 @@ _KINDS: Mapping[str, type[Outcome]] = {
 
 
 def outcome_from(kind: str, data: Mapping[str, Any]) -> Outcome:
-    """The outcome that was recorded as `kind` and `data`. Raises ValueError for a kind of a later version."""
+    """Return the outcome that was recorded as `kind` and `data`.
+
+    Raises ValueError for a kind of a later version.
+    """
     try:
         cls = _KINDS[kind]
     except KeyError:

@@ -31,7 +31,7 @@ class Script:
 
     @classmethod
     def of(cls, generation: GenerationConfig, *, has_tools: bool) -> Script:
-        """The script that a configuration asks for."""
+        """Return the script that a configuration asks for."""
         judge = generation.judge
         online = judge.mode == "online"
         return cls(
@@ -42,7 +42,7 @@ class Script:
         )
 
     def next(self, state: State) -> Step:
-        """What is to be done now: a step, or that the dialogue is done or dropped, and why."""
+        """Return what is to be done now: a step, or that the dialogue is done or dropped, and why."""
         if state.index == state.n_turns:
             return self._review(state) if state.review else Done()
         for phase in (self._question, self._answer, self._verdict):
@@ -123,7 +123,7 @@ class Script:
         )
 
     def _lacking(self, state: State) -> list[int | None]:
-        """What has no verdict and was not judged once more yet."""
+        """Return what has no verdict and was not judged once more yet."""
         subjects: list[int | None] = []
         if self.judges_turns:
             subjects = [turn.index for turn in state.turns if turn.judgement is None]

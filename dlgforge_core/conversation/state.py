@@ -48,7 +48,7 @@ class TurnInProgress:
     """Of the user simulator."""
 
     def verdict(self, subject: int | None) -> Judged | Unjudged | None:
-        """What the judge gave on a turn, or with None on the whole conversation."""
+        """Return what the judge gave on a turn, or with None on the whole conversation."""
         return next((verdict for verdict in self.verdicts if verdict.subject == subject), None)
 
 
@@ -92,7 +92,7 @@ class State:
         )
 
     def after(self, outcome: Outcome | Committed | Amended) -> State:
-        """The state once `outcome` is known."""
+        """Return the state once `outcome` is known."""
         match outcome:
             case Committed(turn):
                 return replace(self, turns=(*self.turns, turn), progress=_NOTHING)
@@ -130,5 +130,5 @@ def _advanced(progress: TurnInProgress, outcome: Outcome) -> TurnInProgress:
 
 
 def fold(state: State, outcomes: Iterable[Outcome | Committed | Amended]) -> State:
-    """The state after all of these, one after the other."""
+    """Return the state after all of these, one after the other."""
     return functools.reduce(State.after, outcomes, state)

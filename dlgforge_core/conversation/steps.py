@@ -32,7 +32,7 @@ class Ask:
         return len(self.refused)
 
     def failure(self, reason: DropReason, detail: str) -> Failed:
-        """The outcome when its call cannot succeed."""
+        """Return the outcome when its call cannot succeed."""
         return Failed(reason, detail)
 
 
@@ -51,7 +51,7 @@ class Answer:
     without_last: bool = False
 
     def failure(self, reason: DropReason, detail: str) -> Failed:
-        """The outcome when its call cannot succeed."""
+        """Return the outcome when its call cannot succeed."""
         return Failed(reason, detail)
 
 
@@ -76,7 +76,7 @@ class Judge:
     attempt: int = 0
 
     def failure(self, reason: DropReason, detail: str) -> Unjudged:
-        """The outcome when its call cannot succeed: that costs the verdict, never the dialogue."""
+        """Return the outcome when its call cannot succeed: that costs the verdict, never the dialogue."""
         return Unjudged(self.subject, reason, detail)
 
 

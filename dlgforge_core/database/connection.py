@@ -59,7 +59,7 @@ def connect_arguments(config: PostgresConfig, application: str) -> dict[str, Any
 
 
 def session_setup(config: PostgresConfig) -> str:
-    """SQL each new session starts with; a statement, not `options`, which poolers refuse."""
+    """Return SQL each new session starts with; a statement, not `options`, which poolers refuse."""
     return (
         f"SET search_path TO {SCHEMA}; SET statement_timeout TO {round(config.statement_timeout_s * 1000)}; "
         "SET TIME ZONE 'UTC'"
@@ -67,7 +67,7 @@ def session_setup(config: PostgresConfig) -> str:
 
 
 def connect(dsn: str, config: PostgresConfig, application: str = "dlgforge") -> Connection:
-    """A connection in autocommit mode, set to the run state's schema. Raises CannotConnectError.
+    """Return a connection in autocommit mode, set to the run state's schema. Raises CannotConnectError.
 
     What runs on it fails with OperationalError when the server sends nothing for the time a statement may
     take and `SILENCE_GRACE_S` more.
@@ -82,7 +82,7 @@ def connect(dsn: str, config: PostgresConfig, application: str = "dlgforge") -> 
 
 
 async def connect_async(dsn: str, config: PostgresConfig, application: str = "dlgforge") -> AsyncConnection:
-    """An asynchronous connection, as `connect` opens them."""
+    """Return an asynchronous connection, as `connect` opens them."""
     try:
         made = await AsyncConnection.connect(dsn, autocommit=True, **connect_arguments(config, application))
     except psycopg.OperationalError as error:
@@ -93,7 +93,7 @@ async def connect_async(dsn: str, config: PostgresConfig, application: str = "dl
 
 
 def _until_silent(gen: PQGen[T], pgconn: psycopg.pq.abc.PGconn, limit_s: float) -> PQGen[T]:
-    """A conversation with the server, ended by OperationalError when it says nothing for `limit_s` seconds.
+    """Yield from a conversation, ended by OperationalError after `limit_s` seconds of silence.
 
     The server's own time-out of statements is no help against one that stands still: a stopped process, a
     disk that hangs. The connection is closed then: nobody waits for what would come later.

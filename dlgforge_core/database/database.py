@@ -33,14 +33,14 @@ class Database:
 
     @contextmanager
     def connection(self, application: str = "dlgforge") -> Iterator[Connection]:
-        """A connection in autocommit mode, closed at the end."""
+        """Yield a connection in autocommit mode, closed at the end."""
         with self.errors(), self._connect(application) as connection:
             yield connection
 
     def reconnecting(
         self, application: str, patience_s: float, stopping: threading.Event | None = None
     ) -> ReconnectingConnection:
-        """A connection, not open yet, that outlives breaks of up to `patience_s` seconds."""
+        """Return a connection, not open yet, that outlives breaks of up to `patience_s` seconds."""
         return ReconnectingConnection(self.dsn, self.settings, application, patience_s, stopping)
 
     def reconnecting_async(
@@ -50,11 +50,11 @@ class Database:
         on_open: OnOpen | None = None,
         on_lost: Callable[[], None] = lambda: None,
     ) -> AsyncReconnectingConnection:
-        """The same for an event loop; see `AsyncReconnectingConnection` for `on_open` and `on_lost`."""
+        """Return the same for event loops; see `AsyncReconnectingConnection` for `on_open` and `on_lost`."""
         return AsyncReconnectingConnection(self.dsn, self.settings, application, patience_s, on_open, on_lost)
 
     def try_lock(self, keys: Sequence[Key]) -> HeldLock | None:
-        """The first of these advisory locks that is free, held; None when none is."""
+        """Return the first of these advisory locks that is free, held; None when none is."""
         with self.errors():
             return try_lock(self._connect, keys)
 

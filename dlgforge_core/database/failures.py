@@ -45,7 +45,7 @@ class CannotConnectError(psycopg.OperationalError):
 
 
 def store_error(error: Exception, dsn: str, settings: PostgresConfig) -> StoreError:
-    """The StoreError to raise for a failure of psycopg on the server of `dsn`."""
+    """Return the StoreError to raise for a failure of psycopg on the server of `dsn`."""
     if isinstance(error, CannotConnectError):
         return connection_error(dsn, error, settings.connect_timeout_s)
     where = f"Postgres failed at {redact_dsn(dsn)}"
@@ -66,7 +66,7 @@ def store_error(error: Exception, dsn: str, settings: PostgresConfig) -> StoreEr
 
 
 def shown_cause(error: Exception) -> Exception | None:
-    """The error itself where it was not foreseen, for the traceback; it never quotes the DSN then."""
+    """Return the error itself where it was not foreseen, for the traceback; it never quotes the DSN then."""
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | ConnectionError):
         return None
     code = getattr(error, "sqlstate", None) or ""
@@ -74,13 +74,13 @@ def shown_cause(error: Exception) -> Exception | None:
 
 
 def remedy_for(sqlstate: str) -> str:
-    """What would help after a failure with this SQLSTATE, of those that no query can mend; else empty."""
+    """Return what would help after a failure with this SQLSTATE, of those that no query mends; else empty."""
     remedy, _ = _REMEDIES.get(sqlstate) or _REMEDIES.get(sqlstate[:2]) or ("", True)
     return remedy
 
 
 def connection_error(dsn: str, error: Exception, timeout_s: float) -> StoreError:
-    """The StoreError of a connection to `dsn` that could not be opened within `timeout_s` seconds."""
+    """Return the StoreError of a connection to `dsn` that could not be opened within `timeout_s` seconds."""
     timed_out = isinstance(error, TimeoutError)
     cause, transient = connection_problem("" if timed_out else str(error), _values(dsn), timeout_s, timed_out)
     return StoreError(f"no connection to {redact_dsn(dsn)}: {cause}", transient)
@@ -101,7 +101,7 @@ def _values(dsn: str) -> Mapping[str, str]:
 
 
 def _first_line(error: Exception, dsn: str) -> str:
-    """What the server reported, without its statement and details, which may be long."""
+    """Return what the server reported, without its statement and details, which may be long."""
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     text = primary or next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     password = _values(dsn).get("password")
@@ -111,7 +111,7 @@ def _first_line(error: Exception, dsn: str) -> str:
 def connection_problem(
     text: str, values: Mapping[str, str], timeout_s: float, timed_out: bool
 ) -> tuple[str, bool]:
-    """What went wrong and what would help, from libpq's words; and whether it may pass by itself."""
+    """Return what went wrong and what would help, from libpq's words; and whether it may pass by itself."""
     user, database = values.get("user", "(none given)"), values.get("dbname", "(none given)")
     if re.search(r"password authentication failed|no password supplied|role .* does not exist", text):
         problem = "no password was given" if "no password supplied" in text else "user or password is wrong"

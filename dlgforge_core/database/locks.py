@@ -50,7 +50,7 @@ class HeldLock:
 
 
 def try_lock(connect: Callable[[], Connection], keys: Sequence[Key]) -> HeldLock | None:
-    """The first of these locks that is free, held on a connection of its own; None when none is free."""
+    """Return the first of these locks that is free, held on a connection of its own; None without one."""
     connection = connect()
     try:
         for key in keys:

@@ -36,12 +36,14 @@ FROM (VALUES (1)) AS one LEFT JOIN pg_namespace n ON n.nspname = '{SCHEMA}'
 
 
 def quoted(name: str) -> str:
-    """An identifier as SQL takes it."""
+    """Return an identifier as SQL takes it."""
     return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 
 def privilege_problem(connection: psycopg.Connection[Any], *, migrating: bool = False) -> str:
-    """What the connection's role lacks for its work, and the GRANTs for it; empty when it lacks nothing.
+    """Return what the connection's role lacks for its work, and the GRANTs for it.
+
+    Empty when it lacks nothing.
 
     With `migrating` also what making or upgrading the schema takes.
     """

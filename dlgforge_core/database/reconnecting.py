@@ -77,7 +77,7 @@ class ReconnectingConnection:
         self._connection: Connection | None = None
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """The result of `work`. Raises StoreError for whatever Postgres does not carry out."""
+        """Return the result of `work`. Raises StoreError for whatever Postgres does not carry out."""
         pauses = _Pauses(self._patience_s)
         while True:
             try:
@@ -123,7 +123,7 @@ class AsyncReconnectingConnection:
         self._turn = asyncio.Lock()
 
     async def run(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """The result of `work`. Raises StoreError for whatever Postgres does not carry out."""
+        """Return the result of `work`. Raises StoreError for whatever Postgres does not carry out."""
         async with self._turn:
             pauses = _Pauses(self._patience_s)
             while True:

@@ -308,6 +308,6 @@ def _plain(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """A name as inline code; nothing in it can end the code, the cell or the line."""
+    """Return a name as inline code; nothing in it can end the code, the cell or the line."""
     shown = "".join(c if c.isprintable() else " " for c in text).replace("`", "'").replace("|", "¦")
     return f"`{shown.strip()[:200] or ' '}`"

@@ -35,7 +35,7 @@ def make_private(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder in `folder`, so that moving out is a rename; removes what dead writers left."""
+    """Yield a temporary folder in `folder`, so that moving out is a rename; remove what dead writers left."""
     with locked(folder):
         for left in folder.glob(f"{WRITING_PREFIX}*"):
             _remove_unless_in_use(left)

@@ -73,15 +73,15 @@ class Format:
         return "jsonl" if self.schema is None else "parquet"
 
     def renamed(self, context: FormatContext) -> Mapping[str, str]:
-        """New names of its columns."""
+        """Return the new names of its columns."""
         return context.renamed if self.name in RENAMED_COLUMNS else {}
 
     def file_name(self, split: str, suffix: str = "") -> str:
-        """The path of a split's file in a dataset folder."""
+        """Return the path of a split's file in a dataset folder."""
         return f"data/{self.name}/{split}.{suffix or self.suffix}"
 
     def written(self, dialogue: Dialogue, context: FormatContext) -> Record:
-        """The record of a dialogue, its columns renamed."""
+        """Return the record of a dialogue, its columns renamed."""
         record, names = self.record(dialogue, context), self.renamed(context)
         return {names.get(key, key): value for key, value in record.items()} if names else record
 

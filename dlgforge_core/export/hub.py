@@ -58,7 +58,7 @@ class PushedDataset:
 
 
 def hub_token(push: HfPushConfig, environment: Mapping[str, str] = os.environ) -> str:
-    """The hub's token, from the variable that `push` names. Raises HubError when it is not set."""
+    """Return the hub's token, from the variable that `push` names. Raises HubError when it is not set."""
     token = environment.get(push.token_env, "").strip()
     if not token:
         raise HubError(
@@ -90,7 +90,7 @@ def push_dataset(folder: Path, push: HfPushConfig, token: str) -> PushedDataset:
 
 
 def _within(seconds: float, work: Callable[[threading.Event], T]) -> T:
-    """What `work` gives. Raises what it raises, and HubError when it takes longer.
+    """Return what `work` gives. Raises what it raises, and HubError when it takes longer.
 
     The client has no time-out for all of a call, and a server that sends a byte now and then is never silent:
     the work is in a thread of its own, which is left to itself then. `work` is told to stop by the event.
@@ -132,14 +132,14 @@ def _push(folder: Path, push: HfPushConfig, token: str, message: str, stop: thre
 
 
 def dataset_files(folder: Path) -> dict[str, Path]:
-    """The dataset's own files in `folder`, by their path in it: no locks, no temporary files."""
+    """Return the dataset's own files in `folder`, by their path in it: no locks, no temporary files."""
     patterns = (CARD_NAME, STATS_NAME, *OURS)
     found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     return {path.relative_to(folder).as_posix(): path for path in sorted(found)}
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
-    """What a hub that cannot be reached looks like: huggingface_hub took up httpx2 after httpx."""
+    """Return what a hub that cannot be reached looks like: huggingface_hub took up httpx2 after httpx."""
     found: list[type[Exception]] = [ConnectionError, TimeoutError]
     for name in ("httpx", "httpx2"):
         with contextlib.suppress(ImportError):
@@ -186,7 +186,7 @@ class _Hub:
         )
 
     def ask(self, call: Callable[[], T]) -> T:
-        """What `call` gives; again when the hub is away for the moment. Raises HubError."""
+        """Return what `call` gives; again when the hub is away for the moment. Raises HubError."""
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
 
         away = _transport_errors()

@@ -12,7 +12,7 @@ _CODE = re.compile(r"[a-z]{2,3}")
 
 @lru_cache(maxsize=1024)
 def language_tag(language: str) -> str | None:
-    """The ISO 639 code of a language or dialect: "ar" for "Moroccan Arabic", "pt" for "pt-BR".
+    """Return the ISO 639 code of a language or dialect: "ar" for "Moroccan Arabic", "pt" for "pt-BR".
 
     Names may be English or the language's own. None where none is known.
     """

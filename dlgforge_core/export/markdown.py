@@ -18,7 +18,10 @@ _LINE_BREAKS = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 def sample_markdown(dialogues: Iterable[Dialogue], limit: int = 5, max_chars: int = 1200) -> str:
-    """The first `limit` dialogues as markdown to read; texts are cut at `max_chars` and cannot break it."""
+    """Return the first `limit` dialogues as markdown to read.
+
+    Texts are cut at `max_chars` and cannot break it.
+    """
     parts = [part for dialogue in islice(dialogues, limit) for part in _sample(dialogue, max_chars)]
     return "\n\n".join(parts) + "\n" if parts else "No dialogues yet.\n"
 

@@ -53,7 +53,7 @@ def _messages(dialogue: Dialogue, context: bool) -> Iterator[Record]:
 
 
 def in_context(turn: Turn) -> str:
-    """The question of a turn after the passages that its answer was written from.
+    """Return the question of a turn after the passages that its answer was written from.
 
     In the user's message, as data for retrieval-augmented fine-tuning (RAFT) has them, and not in a message
     of their own: chat templates that want user and assistant to alternate (Mistral's, Gemma's) refuse a
@@ -86,7 +86,7 @@ def _call(event: ToolEvent) -> Record:
 
 
 def arguments_json(event: ToolEvent) -> str:
-    """The arguments of a call as JSON text."""
+    """Return the arguments of a call as JSON text."""
     arguments = dict(event.arguments)
     try:
         return orjson.dumps(arguments, option=orjson.OPT_NON_STR_KEYS, default=str).decode()
@@ -95,14 +95,14 @@ def arguments_json(event: ToolEvent) -> str:
 
 
 def tool_content(event: ToolEvent) -> str:
-    """What the assistant was told of a call."""
+    """Return what the assistant was told of a call."""
     return event.result or (f"Error: {event.error}" if event.error else "")
 
 
 def tool_definitions(
     dialogue: Dialogue, definitions: Mapping[str, Record], offered: Sequence[str] = ()
 ) -> list[Record]:
-    """The definitions of the tools that were offered or called in a dialogue, by name."""
+    """Return the definitions of the tools that were offered or called in a dialogue, by name."""
     events: dict[str, list[ToolEvent]] = {name: [] for name in offered}
     for turn in dialogue.turns:
         for event in turn.details.tools:

@@ -30,7 +30,7 @@ def overview_png(
     tokens_by_role: Mapping[str, tuple[int, int]] | None = None,
     throughput: Sequence[tuple[float, float]] | None = None,
 ) -> bytes:
-    """A PNG of six plots or, where nothing is known of the run, of the first three.
+    """Return a PNG of six plots or, where nothing is known of the run, of the first three.
 
     `tokens_by_role` gives tokens in and out; `throughput` seconds since the start and turns a second.
     """
@@ -49,7 +49,7 @@ def overview_png(
 
 
 def coverage_png(uses: Sequence[int]) -> bytes:
-    """A PNG of how many dialogues each document was given to: by rank, and documents by that number."""
+    """Return a PNG of how many dialogues each document was given to: by rank, and documents by number."""
     most = sorted(uses, reverse=True)
     return grid_png(
         [
@@ -107,12 +107,12 @@ def dataset_plots(dataset: DatasetFigures) -> dict[str, bytes]:
 
 
 def markdown_image(png: bytes, alt: str) -> str:
-    """A PNG as markdown that carries it."""
+    """Return a PNG as markdown that carries it."""
     return f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
 def grid_png(panels: Sequence[Panel]) -> bytes:
-    """A PNG of titled panels, three in a row."""
+    """Return a PNG of titled panels, three in a row."""
     # Here and not above: a second of import that workers never need. No pyplot: it keeps global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

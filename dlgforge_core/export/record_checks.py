@@ -9,7 +9,7 @@ import orjson
 
 
 def sharegpt_problem(record: dict[str, Any], renamed: Mapping[str, str]) -> str | None:
-    """What is wrong with a record of ShareGPT, or None."""
+    """Return what is wrong with a record of ShareGPT, or None."""
     conversations = renamed.get("conversations", "conversations")
     said = record[conversations]
     if not said or not all(isinstance(m["from"], str) and isinstance(m["value"], str) for m in said):
@@ -20,7 +20,7 @@ def sharegpt_problem(record: dict[str, Any], renamed: Mapping[str, str]) -> str 
 
 
 def openai_problem(record: dict[str, Any]) -> str | None:
-    """What is wrong with a record: user, then calls each with its result, then an answer, turn by turn."""
+    """Return what is wrong with a record: a user, calls with their results, an answer, turn by turn."""
     if unknown := set(record) - {"messages", "tools"}:
         return f"OpenAI takes no key {sorted(unknown)[0]!r}"
     tools = {tool["function"]["name"] for tool in record.get("tools", ())}

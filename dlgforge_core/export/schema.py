@@ -108,7 +108,7 @@ COLUMN_TEXTS = {
 
 
 def parquet_schema(reasoning: bool = False, seed_metadata: bool = False) -> pa.Schema:
-    """The schema of the Parquet files, if asked for with the assistant's reasoning and seeds' metadata."""
+    """Return the schema of the Parquet files, with reasoning and seeds' metadata if asked for."""
     more = [*([_REASONING] if reasoning else []), *([_SEED_METADATA] if seed_metadata else [])]
     return pa.schema([*_FIELDS, *more]) if more else PARQUET_SCHEMA
 

@@ -40,7 +40,7 @@ _ANY_PATH = re.compile(
 
 
 def secrets_of(environment: Mapping[str, str], names: Iterable[str] = ()) -> set[str]:
-    """The values of `environment` that are secrets, by what their variables are called, or `names` names.
+    """Return the values of `environment` that are secrets, by the names of their variables or by `names`.
 
     Plain words are left out: a password like "postgres" would be struck from every dialogue.
     """
@@ -178,18 +178,18 @@ def _any_of(texts: Iterable[str], pattern: str) -> re.Pattern[str] | None:
 
 
 def last_part(path: str) -> str:
-    """The name at the end of a path, of whatever system."""
+    """Return the name at the end of a path, of whatever system."""
     return PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
 
 
 def last_part_if_absolute(name: str) -> str:
-    """A model or batch named by an absolute path says where it lay on some machine: the last part will do."""
+    """Shorten a name that is an absolute path to its last part: the rest is of some machine."""
     if "://" in name or PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():
         return last_part(name)
     return name
 
 
 def relative_name(document: str) -> str:
-    """A document's name within its folder; of an absolute path or a URL only the last part."""
+    """Return a document's name within its folder; of an absolute path or a URL only the last part."""
     name = last_part_if_absolute(document)
     return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", ".."))

@@ -51,7 +51,7 @@ class SplitAssigner:
         self._cuts = None
 
     def split_of(self, topic: SeedTopic) -> str:
-        """The split of a topic that was added. Raises KeyError for another."""
+        """Return the split of a topic that was added. Raises KeyError for another."""
         if self._cuts is None:
             self._cuts = self._make_cuts()
         group = self._find(keyed_hash(f"id\0{topic.id}"))
@@ -70,7 +70,7 @@ class SplitAssigner:
         self._parents[high] = low
 
     def _make_cuts(self) -> list[int]:
-        """The hash at which each split but the first begins."""
+        """Return the hash at which each split but the first begins."""
         sizes: dict[int, int] = {}
         for by_id, subjects in self._members.items():
             group = _place(self._find(by_id))

@@ -96,7 +96,7 @@ def _shown(name: str, by_split: Mapping[str, int]) -> str:
 
 
 def _seeds(form: Format, path: Path, renamed: Mapping[str, str]) -> Iterator[str | None]:
-    """The seed topic of each dialogue in a file, or None where the format does not name it."""
+    """Yield the seed topic of each dialogue in a file, or None where the format does not name it."""
     if form.schema is not None:
         yield from _parquet(path, form.schema)
         return

@@ -331,7 +331,7 @@ def _size(turn: Turn) -> int:
 
 
 def _files(writing: Path, saving: DatasetFilesConfig, dataset: DatasetFigures) -> list[DatasetFile]:
-    """The files to keep: those of splits that hold something."""
+    """Return the files to keep: those of splits that hold something."""
     splits = [split for split, count in dataset.by_split.items() if count]
     forms = _formats(saving)
     found = [(form.name, split, form.file_name(split)) for form in forms for split in splits]

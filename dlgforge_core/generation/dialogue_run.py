@@ -213,7 +213,7 @@ class DialogueRun:
     # The user simulator
 
     async def _ask(self, step: Ask) -> Step:
-        """A question that nobody has asked before."""
+        """Return a question that nobody has asked before."""
         messages = await self._asking(step)
         completion = await self._complete(Role.USER_SIMULATOR, step.turn, step.attempt, messages)
         question = question_of(completion.text)
@@ -282,7 +282,7 @@ class DialogueRun:
         return Answered(answer, details)
 
     async def _passages(self, step: Answer) -> list[Hit]:
-        """What the assistant is given for the question, found once for all its attempts."""
+        """Return what the assistant is given for the question, found once for all its attempts."""
         grounding, anchor = self._context.grounding, await self._anchored()
         if grounding is None or anchor is None:
             return []
@@ -298,7 +298,7 @@ class DialogueRun:
         return results
 
     async def _hits(self, rounds: Sequence[ToolRound]) -> list[Hit]:
-        """The passages that tools found; those from before a resume are read again."""
+        """Return the passages that tools found; those from before a resume are read again."""
         found = [passage for one in rounds for passage in one.results.passages]
         missing = {chunk_id: score for chunk_id, score in found if chunk_id not in self._found}
         if missing and (grounding := self._context.grounding) is not None:
@@ -371,7 +371,7 @@ class DialogueRun:
 
 
 def question_kinds(kinds: Sequence[str], seed: int, dialogue_id: str, n_turns: int) -> list[str]:
-    """What sort of question each of the first turns wants, the same in every run of the plan.
+    """Return what sort of question each of the first turns wants, the same in every run of the plan.
 
     Each dialogue has an order of its own and uses every kind once before any again.
     """

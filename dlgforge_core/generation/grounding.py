@@ -35,7 +35,7 @@ class Grounding:
     top_k: int
 
     async def anchor(self, plan: DialoguePlan) -> Anchor:
-        """The dialogue's document, the same however often it is taken up; counted as used."""
+        """Return the dialogue's document, the same however often it is taken up; counted as used."""
         pool = self.knowledge.pool(plan.language)
         topic = plan.topic
         candidates = await self.knowledge.relevance(topic.topic, topic.question or "", pool, topic.language)
@@ -53,7 +53,7 @@ class Grounding:
         await self.knowledge.release_document(self.fingerprint, dialogue_id)
 
     async def passages(self, plan: DialoguePlan, question: str, asked_from: Chunk) -> list[Hit]:
-        """What the assistant is given for a question: the best passages of the documents in its language.
+        """Return the passages for a question: the best of the documents in its language.
 
         Among them what the question came from, in place of the last one where the search did not find it:
         however the question was put, its answer is there.
@@ -64,25 +64,25 @@ class Grounding:
         return [*hits[: max(0, self.top_k - 1)], Hit(asked_from, 0.0)]
 
     async def texts(self, chunk_ids: Sequence[str]) -> dict[str, str]:
-        """The texts of chunks by id."""
+        """Return the texts of chunks by id."""
         chunks = await self.knowledge.chunks(chunk_ids)
         return {chunk.chunk_id: chunk.text for chunk in chunks}
 
     async def search(self, plan: DialoguePlan, query: str, *, k: int) -> list[Hit]:
-        """What the assistant finds by itself, as a tool."""
+        """Return what the assistant finds by itself, as a tool."""
         pool = self.knowledge.pool(plan.language)
         return await self.knowledge.search(query, k=k, pool=pool, language=plan.language)
 
 
 def rotated(chunks: Sequence[Chunk], nth: int, n_turns: int) -> tuple[Chunk, ...]:
-    """A chunk for each turn, in order, going on where the document's dialogue before, `nth` - 1, ended."""
+    """Return a chunk for each turn, in order, from where the document's dialogue `nth` - 1 ended."""
     return tuple(chunks[(nth * n_turns + turn) % len(chunks)] for turn in range(n_turns))
 
 
 def evidence_of(
     plan: DialoguePlan, question: Chunk | None, hits: Sequence[Hit], answer: str
 ) -> tuple[Evidence, ...]:
-    """The record of a turn: what the question came from, and the passages, cited or not."""
+    """Return the record of a turn: what the question came from, and the passages, cited or not."""
     language = base_code(plan.language)
     asked = (
         [Evidence(question.chunk_id, question.document, Role.USER_SIMULATOR)] if question is not None else []

@@ -23,7 +23,7 @@ class Runner(Work[WorkerResult], Protocol):
         """Begin to work."""
 
     def stats(self) -> Mapping[str, Any] | None:
-        """What the workers have counted so far, added up; None before they have started."""
+        """Return what the workers have counted so far, added up; None before they have started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def _report(store: RunStore, run_id: str, started: float, stop_reason: str | Non
 
 
 def merged_calls(stats: Iterable[Mapping[str, Any]]) -> CallStats:
-    """The calls of several workers' published stats, added up."""
+    """Return the calls of several workers' published stats, added up."""
     total = CallStats()
     for item in stats:
         total.merge(CallStats.from_json(item.get("calls", ())))

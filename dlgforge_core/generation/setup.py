@@ -13,7 +13,7 @@ DEPEND_ON_SETUP = frozenset({DropReason.CONTEXT_OVERFLOW, DropReason.INVALID_OUT
 
 
 def setup_of(llm: LlmConfig) -> str:
-    """A digest of what answers the calls: backend, addresses, models, and how servers of ours are started.
+    """Return a digest of what answers the calls: backend, addresses, models, how servers are started.
 
     How many servers there are, and how hard they work, makes no difference.
     """

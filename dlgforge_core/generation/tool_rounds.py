@@ -20,7 +20,7 @@ MAX_CALLS_AT_ONCE = 8
 
 
 def prompt_of(messages: Sequence[Message], step: Answer) -> list[Message]:
-    """The prompt of an answer: `messages`, and what was called and found so far.
+    """Return the prompt of an answer: `messages`, and what was called and found so far.
 
     Where no more tools are offered, that is told in words.
     """
@@ -33,7 +33,7 @@ def prompt_of(messages: Sequence[Message], step: Answer) -> list[Message]:
 
 
 def tools_called(completion: Completion, rounds: Sequence[ToolRound], *, keep_reasoning: bool) -> ToolsCalled:
-    """The outcome of an answer that calls tools."""
+    """Return the outcome of an answer that calls tools."""
     calls = _numbered(completion.tool_calls[:MAX_CALLS_AT_ONCE], events_of(rounds))
     return ToolsCalled(
         call_message(completion.text, calls, completion.state),
@@ -43,7 +43,7 @@ def tools_called(completion: Completion, rounds: Sequence[ToolRound], *, keep_re
 
 
 def calls_of(called: ToolsCalled) -> Iterator[ToolCall]:
-    """The calls in a message of the assistant."""
+    """Yield the calls in a message of the assistant."""
     for item in called.message["tool_calls"]:
         identity, function = item["id"], item["function"]
         arguments = orjson.loads(function["arguments"])
@@ -51,12 +51,12 @@ def calls_of(called: ToolsCalled) -> Iterator[ToolCall]:
 
 
 def events_of(rounds: Sequence[ToolRound]) -> tuple[ToolEvent, ...]:
-    """What was called in all rounds, in order."""
+    """Return what was called in all rounds, in order."""
     return tuple(event for one in rounds for event in one.results.events)
 
 
 def reasoning_of(rounds: Sequence[ToolRound], completion: Completion) -> str:
-    """The reasoning of all rounds and of the answer."""
+    """Return the reasoning of all rounds and of the answer."""
     parts = (*(one.called.reasoning for one in rounds), completion.reasoning)
     return "\n\n".join(part for part in parts if part)
 
@@ -83,7 +83,7 @@ async def call_tools(toolbox: Toolbox, step: CallTools) -> tuple[ToolResults, li
 
 
 def _numbered(calls: Sequence[ToolCall], events: Sequence[ToolEvent]) -> list[ToolCall]:
-    """The calls under ids no other call of this answer has: some servers begin anew in every round."""
+    """Return the calls under ids no other call of this answer has: some servers begin anew in every round."""
     taken = {event.call_id for event in events}
     numbered = []
     for position, call in enumerate(calls):

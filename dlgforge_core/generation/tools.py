@@ -67,7 +67,7 @@ class Toolbox:
         return (*found, WEB_SEARCH) if self._web is not None else found
 
     def searching(self, search: PassageSearch | None) -> Self:
-        """The same tools with another search: one that knows the dialogue's language, for example."""
+        """Return the same tools with another search: one that knows the dialogue's language, for example."""
         other = copy.copy(self)
         other._search = search
         return other
@@ -107,7 +107,7 @@ class Toolbox:
         return event, quoted if call.name == VECTOR_DB_SEARCH.name else ()
 
     def _read(self, call: ToolCall) -> tuple[str, int]:
-        """The query and how many passages to find. Raises ValueError, with a message for the model."""
+        """Return the query and how many passages to find. Raises ValueError, with a message for the model."""
         known = {tool.name: tool for tool in self.definitions}
         tool = known.get(call.name)
         if tool is None:

@@ -35,7 +35,7 @@ class WebSearch:
         self._client: httpx.AsyncClient | None = None
 
     async def search(self, query: str, *, k: int) -> list[Hit]:
-        """The `k` best results at most: title, snippet and address, `document` being the address.
+        """Return the `k` best results at most: title, snippet and address, `document` being the address.
 
         Raises WebSearchError.
         """
@@ -75,7 +75,10 @@ class WebSearch:
 
 
 def read_results(body: bytes, k: int) -> list[Hit]:
-    """The results in an answer of Serper's, its direct answer first. Raises WebSearchError for any other."""
+    """Return the results in an answer of Serper's, its direct answer first.
+
+    Raises WebSearchError for any other.
+    """
     try:
         data: Any = read_json(body, max_values=_MAX_VALUES)
     except BodyError as error:

@@ -119,7 +119,7 @@ class Worker:
         self._rolling.stop(drain=drain)
 
     def stats(self) -> dict[str, Any]:
-        """What was counted so far, as plain data.
+        """Return what was counted so far, as plain data.
 
         `tokens`, `calls`, `counts`, `open`, the endpoints' health, and the Unix times of start and telling.
         """

@@ -48,7 +48,7 @@ class KnowledgeAccess:
 
 
 def knowledge_access(run: PreparedRun, index: CurrentIndex | None) -> KnowledgeAccess | None:
-    """What the workers of a run need to search its index; None when it draws on none.
+    """Return what the workers of a run need to search its index; None when it draws on none.
 
     Raises ConfigError when a key that the configuration names is not in the environment.
     """
@@ -154,7 +154,7 @@ class WorkerThread:
             self._worker.stop(self._stop_reason)
 
     def stats(self) -> dict[str, Any] | None:
-        """What the worker has counted so far; None before it has started."""
+        """Return what the worker has counted so far; None before it has started."""
         return self._worker.stats() if self._worker is not None else None
 
     def result(self) -> WorkerResult:

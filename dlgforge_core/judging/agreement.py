@@ -87,7 +87,7 @@ def merged_score(scores: Sequence[int]) -> int:
 
 
 def agreement_of(judges: Sequence[str], combinations: Iterable[tuple[JudgeScores, int]]) -> Agreement:
-    """The agreement of judges, by name, from combinations of their scores and how often each came."""
+    """Return the agreement of judges, by name, from combinations of their scores and how often each came."""
     n_judges = len(judges)
     confusions = {pair: _matrix() for pair in itertools.combinations(range(n_judges), 2)}
     histograms = [[0] * N_SCORES for _ in judges]

@@ -127,7 +127,7 @@ class Engine:
             raise rolling.failure
 
     async def _judge(self, chain: Chain) -> None:
-        """The missing verdicts of a chain, in order: each prompt begins with the one before."""
+        """Get the missing verdicts of a chain, in order: each prompt begins with the one before."""
         verdicts = dict(chain.standing)
         tally = self._tallies[chain.judge.key]
         for place, subject in enumerate(chain.missing):

@@ -63,7 +63,7 @@ class Subject:
 
 
 def judges_of(config: JudgeConfig, llm: LlmConfig) -> tuple[Judge, ...]:
-    """The offline judges, in the order of the configuration.
+    """Return the offline judges, in the order of the configuration.
 
     Raises ConfigError when two of them would give the same verdicts, or the backend serves no such model.
     """
@@ -121,7 +121,7 @@ def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str) ->
 def subjects(
     config: JudgeConfig, plan: DialoguePlan, turns: Sequence[Turn], texts: Mapping[str, str]
 ) -> list[Subject]:
-    """What is to be judged of a dialogue, in order. `texts` are those of its chunks, by id.
+    """Return what is to be judged of a dialogue, in order. `texts` are those of its chunks, by id.
 
     The digest of a turn covers all that its judge is shown: the turns before it as well, and what the
     prompt says of topic and language, but not earlier verdicts.
@@ -139,7 +139,7 @@ def messages_about(
     texts: Mapping[str, str],
     instructions: str = "",
 ) -> list[Message]:
-    """The prompt for a verdict on one turn, or with index WHOLE on the conversation."""
+    """Return the prompt for a verdict on one turn, or with index WHOLE on the conversation."""
     whole = index == WHOLE
     seen = turns if whole else turns[: index + 1]
     return verdict_messages(config, plan, seen, texts, whole=whole, instructions=instructions)

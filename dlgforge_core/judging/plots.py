@@ -14,7 +14,7 @@ _MOST_PAIRS = 3
 
 
 def judges_png(agreement: Agreement) -> bytes:
-    """A PNG: a histogram of scores for each of the first judges and for all together, and some pairs."""
+    """Return a PNG: a histogram of scores for each of the first judges and for all, and some pairs."""
     shown = [
         (f"Scores of {_short(name)}", agreement.histograms[name], agreement.mean_of(name))
         for name in agreement.judges[:_MOST_JUDGES]

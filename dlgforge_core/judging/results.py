@@ -75,7 +75,7 @@ class LowScore:
 
 
 def merged(judgements: Sequence[Judgement]) -> Judgement:
-    """The verdicts of several judges on one thing as one, in the judges' order.
+    """Return the verdicts of several judges on one thing as one, in the judges' order.
 
     Score: the mean, rounded to a whole number, halves up. Reasons: those that at least half of the judges
     name, or, where there is none, those named most often; by votes, then as first named. Comment: the first
@@ -136,7 +136,7 @@ def _judged(dialogue: Dialogue, found: Mapping[int, Sequence[JudgeVerdict]], *, 
 def judged_dialogues(
     store: RunStore, scope: Scope, *, limit: int | None = None, mixed: bool = False
 ) -> Iterator[Dialogue]:
-    """The finished dialogues of a scope with the verdicts that count, streamed.
+    """Yield the finished dialogues of a scope with the verdicts that count, streamed.
 
     Those of the latest offline judging; where there was none, those given while generating. `limit` and
     `mixed` as in `stream_dialogues`. Raises StoreError.
@@ -150,7 +150,7 @@ def judged_dialogues(
 def lowest_scores(
     connection: psycopg.Connection, scope: Scope, judge_keys: Sequence[str], n: int
 ) -> list[LowScore]:
-    """The `n` turns or conversations of a scope with the lowest mean score, the lowest first."""
+    """Return the `n` turns or conversations of a scope with the lowest mean score, the lowest first."""
     values = {**scope.parameters, "keys": list(judge_keys), "limit": n}
     rows = connection.execute(scope.sql(_LOWEST), values).fetchall()
     return [
@@ -170,7 +170,7 @@ def lowest_scores(
 
 
 def agreement(connection: psycopg.Connection, scope: Scope, judges: Mapping[str, str]) -> Agreement:
-    """The agreement of judges (names by key) on the finished dialogues of a scope."""
+    """Return the agreement of judges (names by key) on the finished dialogues of a scope."""
     keys = list(judges)
     rows = connection.execute(scope.sql(_COMBINATIONS), {**scope.parameters, "keys": keys}).fetchall()
     return agreement_of(list(judges.values()), ((_scores(row[0], len(keys)), row[1]) for row in rows))

@@ -239,11 +239,11 @@ class _Session:
             self._task.cancel()
 
     def stats(self) -> CallStats:
-        """The calls so far."""
+        """Return the calls so far."""
         return self._client.stats if self._client is not None else CallStats()
 
     def result(self) -> None:
-        """Raises what it failed with. To be called once `wait` has returned True."""
+        """Raise what it failed with. To be called once `wait` has returned True."""
         self._thread.result()
 
     def _check_budget(self, engine: Engine, tokens: int) -> None:

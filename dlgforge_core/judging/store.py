@@ -121,7 +121,7 @@ class Verdict:
 
 
 def fingerprint_of(connection: psycopg.Connection, scope: Scope) -> str:
-    """The fingerprint of a scope. Raises StoreError when nothing was ever made in it."""
+    """Return the fingerprint of a scope. Raises StoreError when nothing was ever made in it."""
     row = connection.execute(_FINGERPRINT, scope.parameters).fetchone()
     if row is None:
         raise StoreError("there is no such run here: nothing was ever made under this id or fingerprint")
@@ -131,7 +131,7 @@ def fingerprint_of(connection: psycopg.Connection, scope: Scope) -> str:
 def finished_dialogues(
     connection: ReconnectingConnection, dataset: str, scope: Scope, judge: JudgeConfig, keys: Sequence[str]
 ) -> Iterator[Finished]:
-    """The finished dialogues of a scope of `dataset` with the verdicts of these judges.
+    """Yield the finished dialogues of a scope of `dataset` with the verdicts of these judges.
 
     In pages: neither memory nor a transaction grows with their number, and a server that was restarted
     meanwhile is asked again.

@@ -42,7 +42,7 @@ def _skip_space(text: str, start: int) -> int:
 
 
 def _end(text: str, ends: list[array[int]], start: int, previous: int, size: int) -> int:
-    """The end of the chunk from `start`: the best break in its second half, beyond the end of the last."""
+    """Return the end of the chunk from `start`: the best break in its second half, past the last end."""
     limit = start + size
     if limit >= len(text):
         return len(text)

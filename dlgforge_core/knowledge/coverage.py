@@ -97,7 +97,7 @@ class KnownUses:
             self.counts[position] += n
 
     async def choose(self, connection: AsyncConnection, names: Mapping[str, str], choice: Choice) -> int:
-        """The place of the document that the choice falls on by the counts as they are in Postgres."""
+        """Return the place of the document that the choice falls on by the counts as they are in Postgres."""
         if not choice.counts_matter:
             return int(choice.best(self.counts)[0])
         n, looked_up = (len(self.pool) if len(self.pool) <= _FEW else _LOOKED_UP), set[int]()
@@ -142,7 +142,7 @@ async def assign_document(
     seed: int,
     known: KnownUses | None = None,
 ) -> Assignment:
-    """The document of this dialogue: the one it was given before, or one of the candidates, now counted.
+    """Return the document of this dialogue: the one it had, or one of the candidates, now counted.
 
     `known` saves reading all counts for each dialogue; it belongs to the fingerprint and the candidates'
     pool. The connection must not be in a transaction, nor used by another task meanwhile. Raises ValueError

@@ -33,7 +33,7 @@ def choose_index(database: Database, dataset: str, index_id: str, embedding: Emb
 
 
 def current_index(database: Database, dataset: str) -> CurrentIndex | None:
-    """The index chosen last; None when the dialogues are not grounded. Raises StoreError."""
+    """Return the index chosen last; None when the dialogues are not grounded. Raises StoreError."""
     with database.connection() as connection:
         row = connection.execute(
             "SELECT index_id, embedding FROM knowledge_current WHERE dataset = %s", (dataset,)

@@ -23,7 +23,7 @@ class DenseIndex:
         self._vectors = vectors
 
     def scores(self, query: npt.NDArray[np.float32], mask: Mask | None) -> Scores:
-        """The cosine of every chunk's vector and the query's; those outside the mask have -1.
+        """Return the cosine of every chunk's vector and the query's; those outside the mask have -1.
 
         Raises KnowledgeError when the query's vector is of another length.
         """
@@ -53,7 +53,7 @@ def vectors_from_rows(rows: Sequence[bytes]) -> npt.NDArray[np.float32]:
 
 
 def vector_to_bytes(vector: npt.NDArray[np.float32]) -> bytes:
-    """The inverse of one row of `vectors_from_rows`, up to float16's precision of 0.1 %."""
+    """Return the inverse of one row of `vectors_from_rows`, up to float16's precision of 0.1 %."""
     return vector.astype("<f2").tobytes()
 
 

@@ -56,7 +56,7 @@ class DocumentType:
 
 
 def type_of(name: str) -> DocumentType | None:
-    """The type of the file with this name; None: of no known one."""
+    """Return the type of the file with this name; None: of no known one."""
     return _BY_SUFFIX.get(PurePosixPath(name).suffix.lower())
 
 
@@ -99,7 +99,7 @@ def _front_title(head: str) -> str:
 
 
 def _heading(text: str) -> str:
-    """The first heading, of either form; empty without one."""
+    """Return the first heading, of either form; empty without one."""
     before = ""
     for line in text.split("\n", _TITLE_LINES)[:_TITLE_LINES]:
         if (hashes := _HASHES.match(line)) and (title := _closed(line[hashes.end() :])):
@@ -111,7 +111,7 @@ def _heading(text: str) -> str:
 
 
 def _closed(heading: str) -> str:
-    """A heading's text without the hashes that may close it, which is not the one of C#."""
+    """Return a heading's text without the hashes that may close it, which is not the one of C#."""
     heading = heading.strip()
     bare = heading.rstrip("#")
     return bare.rstrip() if bare != heading and bare[-1:].isspace() else heading if bare else ""

@@ -48,7 +48,7 @@ class Problem:
 
 
 def read_document(name: str, stream: BinaryIO, how: Reading) -> list[ReadDocument | Problem]:
-    """The document in a file, and what is wrong with it. Raises OSError, MemoryError."""
+    """Return the document in a file, and what is wrong with it. Raises OSError, MemoryError."""
     try:
         title, text, broken = _read(name, stream, how)
         text = _cleaned(text)
@@ -62,7 +62,7 @@ def read_document(name: str, stream: BinaryIO, how: Reading) -> list[ReadDocumen
 
 
 def read_line(name: str, number: int, line: bytes, how: Reading) -> ReadDocument | Problem:
-    """The document in a line of the JSONL file called `name`. Raises MemoryError."""
+    """Return the document in a line of the JSONL file called `name`. Raises MemoryError."""
     try:
         return _json_document(name, number, line.removeprefix(b"\xef\xbb\xbf"), how)
     except UnreadableError as error:

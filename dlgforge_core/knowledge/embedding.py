@@ -106,7 +106,7 @@ def open_embedder(
     attempts: int = ATTEMPTS,
     section: str = "knowledge.embedding",
 ) -> Embedder:
-    """What makes vectors by this backend, which `section` of the configuration names.
+    """Return what makes vectors by this backend, which `section` of the configuration names.
 
     Raises ConfigError when it cannot be used.
     """
@@ -123,7 +123,7 @@ def open_embedder(
 def blocking_embedder(
     config: EmbeddingConfig, endpoint: Endpoint | None, section: str
 ) -> Iterator[Callable[[Sequence[str]], Vectors]]:
-    """A function that embeds texts for callers without an event loop, as this `section` says.
+    """Yield a function that embeds texts for callers without an event loop, as this `section` says.
 
     Raises ConfigError; the function BackendError.
     """
@@ -141,6 +141,6 @@ def blocking_embedder(
 
 
 def normalised(vectors: Vectors) -> Vectors:
-    """The rows, each at length 1; a row of zeros stays as it is."""
+    """Return the rows, each at length 1; a row of zeros stays as it is."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)

@@ -61,7 +61,7 @@ def codec_of(label: str) -> str | None:
 
 
 def decode(data: bytes, *, declared: str = "", fallback: str = "") -> Decoded:
-    """The text in `data`.
+    """Return the text in `data`.
 
     `declared` is the label that the text gives itself, `fallback` the one from the configuration, for a text
     that states none and is not UTF-8. Raises EncodingError.
@@ -87,7 +87,7 @@ def decode(data: bytes, *, declared: str = "", fallback: str = "") -> Decoded:
 
 
 def declared_encoding(data: bytes) -> str:
-    """The label that a page gives itself, in its XML declaration or a `meta` tag; empty without one."""
+    """Return the label that a page gives itself, in an XML declaration or a `meta` tag; empty without."""
     if found := _XML.search(data[:_HEAD_BYTES]):
         return found[1].decode("latin-1")
     for tag in _META.finditer(_COMMENT.sub(b"", data[:_HEAD_BYTES])):
@@ -99,7 +99,7 @@ def declared_encoding(data: bytes) -> str:
 
 
 def decode_page(data: bytes, fallback: str = "") -> Decoded:
-    """The text of an HTML page, in the encoding that it says it has. Raises EncodingError."""
+    """Return the text of an HTML page, in the encoding that it says it has. Raises EncodingError."""
     declared = declared_encoding(data)
     if declared in ("utf-16le", "utf-16be") and b"\0" in data[:2]:
         return _decoded(data, declared.replace("16", "16-"), declared)

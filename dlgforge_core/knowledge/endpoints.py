@@ -26,7 +26,7 @@ _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
 def embedding_endpoint(config: EmbeddingConfig, env: Mapping[str, str] = os.environ) -> Endpoint | None:
-    """The server of an embedding section, with its key; None when no server makes the embeddings.
+    """Return the server of an embedding section, with its key; None when no server makes the embeddings.
 
     Raises ConfigError when the variable that should hold the key is not set.
     """
@@ -36,7 +36,7 @@ def embedding_endpoint(config: EmbeddingConfig, env: Mapping[str, str] = os.envi
 
 
 def rerank_endpoint(config: RerankConfig, env: Mapping[str, str] = os.environ) -> Endpoint | None:
-    """The server of `retrieval.rerank`, with its key; None when it is off.
+    """Return the server of `retrieval.rerank`, with its key; None when it is off.
 
     Raises ConfigError when the variable that should hold the key is not set.
     """
@@ -80,7 +80,7 @@ class JsonClient:
     async def post(
         self, path: str, body: Mapping[str, Any], *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES
     ) -> Any:
-        """The answer to `POST <base_url><path>`, of `max_bytes` and `max_values` at most.
+        """Return the answer to `POST <base_url><path>`, of `max_bytes` and `max_values` at most.
 
         Each try may take the endpoint's time-out as a whole. Raises BackendError, after a few tries where
         that helps.

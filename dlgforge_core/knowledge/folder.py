@@ -50,7 +50,7 @@ class KnowledgeFolder:
         return self.listing().files
 
     def listing(self) -> FolderListing:
-        """The `files`, and what else is there. Raises KnowledgeError as `files` does."""
+        """Return the `files`, and what else is there. Raises KnowledgeError as `files` does."""
         try:
             found = self._folder.listing()
         except (OSError, ValueError) as error:
@@ -71,10 +71,10 @@ class KnowledgeFolder:
 
     @contextmanager
     def open(self, file: FoundFile) -> Iterator[BinaryIO]:
-        """The file's content, to be read once from its beginning. Raises OSError."""
+        """Yield the file's content, to be read once from its beginning. Raises OSError."""
         with self._folder.open(file) as stream:
             yield stream
 
     def told(self, error: BaseException) -> str:
-        """What a filesystem says, without the passwords and signatures in the folder's address."""
+        """Return what a filesystem says, without the passwords and signatures in the folder's address."""
         return told_error(error, self._address)

@@ -93,7 +93,7 @@ def _stands_around(tag: Any) -> bool:
 
 
 def _roots(soup: Any) -> list[Any]:
-    """What the page is about: its main part or articles, unless they hold little of its text."""
+    """Return what the page is about: its main part or articles, unless they hold little of its text."""
     whole = len(soup.get_text("", strip=True))
     for found in (soup.select("main, [role=main]"), soup.find_all("article")):
         ids = set(map(id, found))
@@ -122,7 +122,7 @@ class _Writer:
         self._cells = 0  # the cells of one line that it is within
 
     def written(self, root: Any) -> str:
-        """The text of `root`, once."""
+        """Return the text of `root`, once."""
         from bs4.element import NavigableString, Tag
 
         todo: list[tuple[Any, bool]] = [(root, False)]

@@ -34,7 +34,7 @@ class IndexReader:
         await self._connection.aclose()
 
     async def settings(self, index_id: str) -> dict[str, Any]:
-        """What the index was made with. Raises KnowledgeError when there is no such index."""
+        """Return what the index was made with. Raises KnowledgeError when there is no such index."""
         rows = await self._rows(
             "SELECT settings FROM knowledge_indexes WHERE dataset = %s AND index_id = %s",
             (self._dataset, index_id),
@@ -48,7 +48,7 @@ class IndexReader:
         return settings
 
     async def files(self, index_id: str) -> dict[str, bytes]:
-        """The parts of the index, put together by name."""
+        """Return the parts of the index, put together by name."""
         names = await self._rows(
             "SELECT name, part FROM knowledge_index_parts WHERE dataset = %s AND index_id = %s "
             "ORDER BY name, part",
@@ -66,7 +66,10 @@ class IndexReader:
         return {name: b"".join(data) for name, data in parts.items()}
 
     async def vectors(self, model: str, ids: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """The vectors of these chunks by a model, one a row. Raises KnowledgeError when some are missing."""
+        """Return the vectors of these chunks by a model, one a row.
+
+        Raises KnowledgeError when some are missing.
+        """
         groups: list[npt.NDArray[np.float32]] = []
         for start in range(0, len(ids), _ROWS_AT_ONCE):
             group = ids[start : start + _ROWS_AT_ONCE]
@@ -85,7 +88,7 @@ class IndexReader:
         return np.concatenate(groups)
 
     async def chunks(self, ids: Sequence[bytes]) -> list[Chunk]:
-        """The chunks of these ids, in order. Raises KnowledgeError when one is not there."""
+        """Return the chunks of these ids, in order. Raises KnowledgeError when one is not there."""
         missing = [chunk_id for chunk_id in ids if chunk_id not in self._chunks]
         found = {chunk_id: self._chunks[chunk_id] for chunk_id in ids if chunk_id in self._chunks}
         for chunk_id in found:

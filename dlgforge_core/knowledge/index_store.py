@@ -36,7 +36,7 @@ def locked(connection: Connection, dataset: str) -> Iterator[None]:
 
 
 def index_documents(database: Database, dataset: str, index_id: str) -> list[Document]:
-    """The documents of an index by name; none when there is no such index. Raises StoreError."""
+    """Return the documents of an index by name; none when there is no such index. Raises StoreError."""
     with database.connection() as connection:
         data = b"".join(
             row[0]
@@ -50,12 +50,12 @@ def index_documents(database: Database, dataset: str, index_id: str) -> list[Doc
 
 
 def documents_to_json(documents: Sequence[Document]) -> bytes:
-    """The documents of an index as they are kept."""
+    """Return the documents of an index as they are kept."""
     return orjson.dumps([[d.name, d.title, d.language, d.n_chunks] for d in documents])
 
 
 def documents_from_json(data: bytes) -> list[Document]:
-    """The inverse of `documents_to_json`."""
+    """Return the inverse of `documents_to_json`."""
     return [Document(*row) for row in orjson.loads(data or b"[]")]
 
 

@@ -236,7 +236,7 @@ def _corpus(connection: Connection, dataset: str) -> _Corpus:
 
 
 def _settings(embedding: EmbeddingConfig) -> dict[str, Any]:
-    """What decides, with the chunks, what an index is."""
+    """Return what decides, with the chunks, what an index is."""
     settings: dict[str, Any] = {"format": FORMAT_VERSION, "terms": TERMS_VERSION, "embedding": None}
     if embedding.backend != "off":
         settings["embedding"] = {"backend": embedding.backend, "model": embedding.model}
@@ -302,7 +302,7 @@ def _embed_missing(
 
 
 def vector_model(config: EmbeddingConfig) -> str:
-    """The name that vectors are kept under."""
+    """Return the name that vectors are kept under."""
     return f"{config.backend}:{config.model}"
 
 

@@ -37,7 +37,7 @@ class LexicalIndex:
         return cls(engine, len(corpus))
 
     def scores(self, query: str, languages: Iterable[str]) -> Scores | None:
-        """The score of every chunk for a query in any of these languages; None when no term is known."""
+        """Return the score of every chunk for a query in these languages; None when no term is known."""
         if self._engine is None:
             return None
         return self._scores_of(query_terms(query, languages))
@@ -70,7 +70,7 @@ class LexicalIndex:
         return self._engine.get_scores_from_ids(ids) if ids else None
 
     def to_files(self) -> dict[str, bytes]:
-        """The index as named blobs."""
+        """Return the index as named blobs."""
         if self._engine is None:
             return {}
         with tempfile.TemporaryDirectory(prefix="dlgforge-index-") as folder:
@@ -79,7 +79,7 @@ class LexicalIndex:
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], n_chunks: int) -> LexicalIndex:
-        """The inverse of `to_files`."""
+        """Return the inverse of `to_files`."""
         if not files:
             return cls(None, n_chunks)
         with tempfile.TemporaryDirectory(prefix="dlgforge-index-") as folder:

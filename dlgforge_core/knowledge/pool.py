@@ -68,7 +68,7 @@ class Candidates:
     relevance: npt.NDArray[np.float32]
 
     def relevance_of(self, document: str) -> float:
-        """That of a document by name; 0 for one that is none of them."""
+        """Return that of a document by name; 0 for one that is none of them."""
         position = self.pool.position(document)
         return 0.0 if position is None else float(self.relevance[position])
 
@@ -89,7 +89,7 @@ class Choice:
         return not self._by_lot and self._coverage.doc_coverage_mode == "balanced"
 
     def best(self, uses: Uses, n: int = 1) -> Positions:
-        """The document to take, by its place in the pool, and those that come next; `n` at most."""
+        """Return the document to take, by its place in the pool, and those that come next; `n` at most."""
         if self._by_lot:
             return np.array([self._any], np.intp)
         if not self.counts_matter:
@@ -121,7 +121,7 @@ class Choice:
         return positions[np.lexsort((self._draws(positions), -relevance[positions]))]
 
     def _draws(self, positions: Positions) -> Draws:
-        """A draw for each document, to part those that are equally relevant."""
+        """Return a draw for each document, to part those that are equally relevant."""
         # The finaliser of SplitMix64, https://doi.org/10.1145/2714064.2660195: every bit depends on all.
         mixed = self._candidates.pool.lots[positions] ^ np.uint64(self._salt)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -57,7 +57,7 @@ def _limit_memory(n_bytes: int) -> None:
 
 
 def _frame(stream: BinaryIO) -> bytes:
-    """The next frame; empty at the end of the stream."""
+    """Return the next frame; empty at the end of the stream."""
     length = stream.read(LENGTH.size)
     return stream.read(LENGTH.unpack(length)[0]) if len(length) == LENGTH.size else b""
 

@@ -69,7 +69,7 @@ class DocumentReader:
         self._end()
 
     def read(self, name: str, stream: BinaryIO) -> Iterator[ReadDocument | Problem]:
-        """The documents of a file, one after the other, and what is wrong with it.
+        """Yield the documents of a file, one after the other, and what is wrong with it.
 
         Raises what reading `stream` raises, and ReaderError when it is not the file's fault.
         """
@@ -149,7 +149,7 @@ class DocumentReader:
                 raise self._failure() from None
 
     def _answer(self, seconds: float) -> bytes:
-        """The next answer of the child. Raises ReaderError."""
+        """Return the next answer of the child. Raises ReaderError."""
         child = self._child
         assert child is not None
         assert child.stdout is not None
@@ -229,7 +229,7 @@ def _items(answer: bytes) -> Iterator[ReadDocument | Problem]:
 
 
 def _parts(stream: BinaryIO, limit: int) -> Iterator[bytes]:
-    """What `stream` holds, in parts, counted as it comes: what servers say of a size is not relied on."""
+    """Yield what `stream` holds, in parts, counted as it comes: what servers say of sizes may be wrong."""
     n_bytes = 0
     while part := stream.read(_PART_BYTES):
         n_bytes += len(part)

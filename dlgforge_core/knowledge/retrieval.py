@@ -51,7 +51,7 @@ def open_knowledge(
     embedding: Endpoint | None = None,
     reranker: Endpoint | None = None,
 ) -> Knowledge:
-    """An index of a dataset, to be entered with `async with`; everything is read from Postgres then.
+    """Return an index of a dataset, to be entered with `async with`; everything is read from Postgres then.
 
     Entering raises KnowledgeError when there is no such index, or none with vectors for a dense search,
     ConfigError when an endpoint that the configuration names was not given, StoreError.
@@ -157,14 +157,14 @@ class Knowledge:
         return pools
 
     def pool(self, language: str | None = None) -> DocumentPool:
-        """The documents in a dialogue's language (code or name, dialects too), and those of unknown language.
+        """Return the documents in a language (code or name, dialects too), and those of unknown language.
 
         All of them without a language, or where none is in it.
         """
         return self._pools.get(base_code(language), self._pools[""]) if language else self._pools[""]
 
     async def chunks_of(self, document: str) -> list[Chunk]:
-        """The chunks of a document, in order. Raises KnowledgeError when the index does not have it."""
+        """Return the chunks of a document, in order. Raises KnowledgeError when the index lacks it."""
         if document not in self._ranges:
             raise KnowledgeError(f"the knowledge index has no document {document!r}")
         return await self._reader.chunks([self._ids[position] for position in self._ranges[document]])
@@ -230,7 +230,7 @@ class Knowledge:
         pool: DocumentPool | None = None,
         language: str | None = None,
     ) -> list[Hit]:
-        """The `k` passages (default: `retrieval.top_k`) that fit a query best, the best first.
+        """Return the `k` passages (default: `retrieval.top_k`) that fit a query best, the best first.
 
         Only from the documents of a `pool` where one is given. `language` (code or name) says what the query
         is written in. Fewer hits than `k` when no more match; equal texts count once. An embedding or
@@ -251,7 +251,7 @@ class Knowledge:
         return hits[:k]
 
     async def _of_different_texts(self, positions: Sequence[tuple[int, float]], n: int) -> list[Hit]:
-        """The first `n` of these places as hits, each text once: documents share notices and forms."""
+        """Return the first `n` of these places as hits, each text once: documents share notices and forms."""
         hits: dict[str, Hit] = {}
         for start in range(0, len(positions), n):
             group = positions[start : start + n]
@@ -321,7 +321,7 @@ class Reranker:
         self._model = config.model
 
     async def order(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
-        """The hits in the model's order, with its scores. Raises BackendError."""
+        """Return the hits in the model's order, with its scores. Raises BackendError."""
         body = {
             "query": query,
             "documents": [hit.chunk.text for hit in hits],

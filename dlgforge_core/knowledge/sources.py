@@ -60,7 +60,7 @@ class SourceSettings:
         self._limits = hashlib.sha256(orjson.dumps(limits)).hexdigest()[:12]
 
     def digest(self, problems: Sequence[str]) -> str:
-        """That of a file with these problems."""
+        """Return that of a file with these problems."""
         return f"{self._always}-{self._limits}" if problems else self._always
 
 

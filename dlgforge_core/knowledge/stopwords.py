@@ -50,5 +50,5 @@ _BY_LANGUAGE = {
 
 @lru_cache(maxsize=32)
 def stopwords(language: str) -> frozenset[str]:
-    """The stop words of a language (ISO 639-1), case-folded; empty where none are known."""
+    """Return the stop words of a language (ISO 639-1), case-folded; empty where none are known."""
     return frozenset(word.casefold() for word in _BY_LANGUAGE.get(language, ()))

@@ -82,12 +82,12 @@ def _ranges(codes: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def terms(text: str, language: str) -> list[str]:
-    """The terms of a text in a language (ISO 639-1, or empty when unknown), in order, with repeats."""
+    """Return the terms of a text in a language (ISO 639-1, or empty when unknown), in order, with repeats."""
     return [term for word in _terms_by_word(text, language) for term in word]
 
 
 def query_terms(query: str, languages: Iterable[str]) -> list[str]:
-    """The different terms of a query that may be in any of these languages, as each of them writes it.
+    """Return the different terms of a query that may be in any of these languages, as each of them writes it.
 
     A word written without its accents matches the word with them.
     """
@@ -111,7 +111,7 @@ def _terms_by_word(text: str, language: str) -> Iterator[tuple[str, ...]]:
 
 @lru_cache(maxsize=64)
 def _to_term(language: str) -> Callable[[str], str]:
-    """What makes a term of a word; an empty one of a stop word."""
+    """Return what makes a term of a word; an empty one of a stop word."""
     name = _STEMMERS.get(language)
     stemmer = Stemmer.Stemmer(name, 0) if name else None
     stops = stopwords(language) | {_fold(word) for word in stopwords(language)}

@@ -70,7 +70,7 @@ def usable(
     markup: Markup | None = None,
     most: int = MIN_MOST_CHARS,
 ) -> tuple[UsableAnswer, FailureKind | None]:
-    """What can be used of the answer, and what is wrong with it, if anything.
+    """Return what can be used of the answer, and what is wrong with it, if anything.
 
     `offered` names the tools the caller has; `most` is how many characters are taken. A cut text is
     shortened to whole sentences; on the last chance that is enough, however much is lost.
@@ -104,7 +104,7 @@ def usable(
 
 
 def completion(words: UsableAnswer, model: str, replies: Sequence[Reply]) -> Completion:
-    """The answer as the caller gets it; tokens are those of all `replies`."""
+    """Return the answer as the caller gets it; tokens are those of all `replies`."""
     last = replies[-1]
     cached = [r.answer.cached_tokens for r in replies if r.answer.cached_tokens is not None]
     return Completion(
@@ -149,7 +149,7 @@ _PROBLEMS: dict[FailureKind, Callable[[Reply], str]] = {
 
 
 def failure(kind: FailureKind, reply: Reply, problem: str = "") -> CallError:
-    """The error of a call whose second answer was no better than the first."""
+    """Return the error of a call whose second answer was no better than the first."""
     reason = DropReason.REFUSED if kind is FailureKind.REFUSED else DropReason.INVALID_OUTPUT
     words = _PROBLEMS[kind](reply)
     detail = f"{problem}: {words}" if problem and kind is FailureKind.INVALID_JSON else words

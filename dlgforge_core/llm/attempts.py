@@ -77,7 +77,7 @@ class Attempts:
         )
 
     async def answer(self, call: Call) -> Reply:
-        """The chat completion that answers `call`.
+        """Return the chat completion that answers `call`.
 
         Raises CallError when this call cannot succeed, RunStoppedError when none can.
         """
@@ -92,7 +92,7 @@ class Attempts:
             call.end_search()
 
     async def _answer_at_last(self, call: Call) -> Reply:
-        """The answer to a call whose first attempt failed."""
+        """Return the answer to a call whose first attempt failed."""
         while True:
             # Only now: setting tenacity up is a tenth of the CPU of a call that just works.
             try:
@@ -232,7 +232,7 @@ class Attempts:
         http: HttpAnswer,
         sent: bytes,
     ) -> NoReturn:
-        """An error, whatever status it came with: find out whose fault it is."""
+        """Return an error, whatever status it came with: find out whose fault it is."""
         pause_s = pauses.pause_s(http)
         refusal = refusals.judge(
             error,
@@ -307,7 +307,7 @@ class Attempts:
             raise CallError(DropReason.ENDPOINT_ERROR, f"{name}: {error}", name)
 
     def health(self) -> list[EndpointHealth]:
-        """The state of every endpoint, with what was learned of it."""
+        """Return the state of every endpoint, with what was learned of it."""
         return [
             replace(health, lessons=self._dialects.lessons_of(health.endpoint))
             for health in self.router.health()

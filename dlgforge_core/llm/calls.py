@@ -81,7 +81,7 @@ class Call:
 
 
 def request_body(dialect: Dialect, call: Call, messages: Sequence[Message]) -> bytes:
-    """The call's body in an endpoint's dialect, with these messages."""
+    """Return the call's body in an endpoint's dialect, with these messages."""
     return chat.request_body(
         dialect, call.agent, call.model, messages, seed=call.seed, schema=call.schema, tools=call.tools
     )

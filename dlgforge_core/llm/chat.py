@@ -52,7 +52,7 @@ def request_body(
     schema: Mapping[str, Any] | None,
     tools: Sequence[ToolDefinition] = (),
 ) -> bytes:
-    """The body of `POST /chat/completions`, in the endpoint's dialect."""
+    """Return the body of `POST /chat/completions`, in the endpoint's dialect."""
     if not dialect.tools:
         tools = ()
         if tool_calls.has_tool_messages(messages):
@@ -87,7 +87,7 @@ def request_body(
 
 
 def without_system(messages: Sequence[Message]) -> list[Message]:
-    """The conversation with what its system message says at the start of the user's first message."""
+    """Return the conversation with what its system message says at the start of the user's first message."""
     if not messages or messages[0]["role"] != "system":
         return list(messages)
     system, *rest = messages

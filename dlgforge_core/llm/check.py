@@ -34,7 +34,7 @@ async def probe(transport: EndpointTransport) -> str:
 async def check_endpoints(
     endpoints: Sequence[Endpoint], models: Collection[str], timeout_s: float = 10.0
 ) -> list[str]:
-    """What is wrong with the endpoints, a line for each bad one; empty when all serve all `models`.
+    """Return what is wrong with the endpoints, a line for each bad one; empty when all serve all `models`.
 
     Asks every endpoint for `GET /models`, all at once, for at most `timeout_s` seconds each.
     Raises ConfigError for a key that no header can hold.

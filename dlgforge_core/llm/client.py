@@ -87,7 +87,7 @@ class LlmClient:
         self._attempts.before_call = permit
 
     def health(self) -> list[EndpointHealth]:
-        """The state of every endpoint, for progress lines."""
+        """Return the state of every endpoint, for progress lines."""
         return self._attempts.health()
 
     async def complete(
@@ -101,7 +101,7 @@ class LlmClient:
         seed: int | None = None,
         tools: Sequence[ToolDefinition] | None = None,
     ) -> Completion:
-        """What the model says next, as plain text without its reasoning, or the tools it calls.
+        """Return what the model says next, as plain text without its reasoning, or the tools it calls.
 
         `affinity` names the dialogue, which `prefix_affinity` keeps on one endpoint. An answer that is
         empty, garbage, declined or cut too early is asked for once more. An endpoint that takes no `tools`
@@ -169,7 +169,7 @@ class LlmClient:
         affinity: str,
         seed: int | None = None,
     ) -> tuple[Any, Completion]:
-        """What `read` makes of an answer that follows the JSON `schema`, and the completion it came in.
+        """Return what `read` makes of an answer by the JSON `schema`, and the completion it came in.
 
         `read` raises ValueError, with a message for the model, for an object it cannot use; without it the
         object itself is given, checked for the essentials of `schema`. The schema is enforced by the endpoint

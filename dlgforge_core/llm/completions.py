@@ -54,7 +54,7 @@ class Answer(NamedTuple):
         return self.prompt_tokens > 0
 
     def with_estimated_usage(self, sent: bytes) -> Answer:
-        """The answer to the request `sent` with tokens estimated from its characters."""
+        """Return the answer to the request `sent` with tokens estimated from its characters."""
         chars = len(self.text) + len(self.reasoning) + sum(len(str(call)) for call in self.tool_calls)
         return self._replace(
             prompt_tokens=len(sent.decode()) // CHARS_PER_TOKEN + 1,
@@ -63,7 +63,7 @@ class Answer(NamedTuple):
 
 
 def read_value(body: bytes) -> Any:
-    """What the body of an answer holds: a JSON value, or what a stream of events adds up to.
+    """Return what the body of an answer holds: a JSON value, or what a stream of events adds up to.
 
     Raises BodyError, saying what is there, for any other body.
     """
@@ -90,7 +90,7 @@ def read_completion(body: bytes) -> Answer:
 
 
 def answer_of(data: Any) -> Answer | None:
-    """The answer in a completion's JSON; None when it is no completion."""
+    """Return the answer in a completion's JSON; None when it is no completion."""
     try:
         choice = data["choices"][0]
         message = choice.get("message")
@@ -142,7 +142,7 @@ class _Parts:
 
 
 def _texts(value: Any, depth: int = 3) -> Iterator[str]:
-    """The texts in a field that may be text, an object that holds one, or a list of those."""
+    """Yield the texts in a field that may be text, an object that holds one, or a list of those."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list) and depth:

@@ -51,7 +51,7 @@ class Dialect:
         return self.refusals[role][1]
 
     def copy(self) -> Dialect:
-        """A dialect to try something with."""
+        """Return a dialect to try something with."""
         return Dialect(
             self.token_parameter,
             set(self.unsupported),
@@ -74,7 +74,7 @@ class Dialect:
             self.json_mode = other.json_mode
 
     def lessons(self) -> Iterator[str]:
-        """What is asked otherwise than by default, for people."""
+        """Yield what is asked otherwise than by default, for people."""
         if not self.tools:
             yield "without tools"
         if not self.system_role:

@@ -24,7 +24,7 @@ class Dialects:
         self._logged: dict[tuple[str, str], str] = {}
 
     def of(self, endpoint: str, model: str) -> Dialect:
-        """What this endpoint is known to understand for this model."""
+        """Return what this endpoint is known to understand for this model."""
         dialect = self._by_key.get((endpoint, model))
         if dialect is None:
             dialect = self._by_key[endpoint, model] = Dialect()
@@ -35,7 +35,7 @@ class Dialects:
         return any(known.answered for (name, _), known in self._by_key.items() if name == endpoint)
 
     def lessons_of(self, endpoint: str) -> tuple[str, ...]:
-        """What the endpoint is asked for otherwise than by default."""
+        """Return what the endpoint is asked for otherwise than by default."""
         every = (known.lessons() for (name, _), known in self._by_key.items() if name == endpoint)
         return tuple(sorted({lesson for lessons in every for lesson in lessons}))
 

@@ -60,7 +60,7 @@ class Endpoint:
         )
 
     def public(self) -> dict[str, Any]:
-        """What may be shown, logged and sent as LLM_ROUTING_ENDPOINTS_JSON: all but the credentials."""
+        """Return what may be shown, logged, sent as LLM_ROUTING_ENDPOINTS_JSON: all but the credentials."""
         return {
             "name": self.name,
             "base_url": self.base_url,
@@ -71,7 +71,7 @@ class Endpoint:
 
 
 def endpoints_from_config(llm: LlmConfig, env: Mapping[str, str] = os.environ) -> list[Endpoint]:
-    """The endpoints of backends `openai` and `vllm_attach`, with their keys from the environment.
+    """Return the endpoints of backends `openai` and `vllm_attach`, with their keys from the environment.
 
     Raises ConfigError when the named variable of a key or a header is not set, or the hosted default is used
     without a key.
@@ -97,7 +97,7 @@ def endpoints_from_config(llm: LlmConfig, env: Mapping[str, str] = os.environ) -
 def endpoint_at(
     config: EndpointConfig, credentials: Credentials, timeout_s: float = CALL_TIMEOUT_S
 ) -> Endpoint:
-    """The endpoint of one configuration; `timeout_s` is for one without its own."""
+    """Return the endpoint of one configuration; `timeout_s` is for one without its own."""
     return Endpoint(
         name=config.label,
         base_url=config.base_url.rstrip("/"),

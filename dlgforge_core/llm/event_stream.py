@@ -22,7 +22,7 @@ def is_event_stream(text: str) -> bool:
 
 
 def read_events(text: str) -> Any:
-    """The completion, or the error, that a stream of events adds up to.
+    """Return the completion, or the error, that a stream of events adds up to.
 
     Raises BodyError when it is cut short or holds no completion.
     """
@@ -41,7 +41,7 @@ def read_events(text: str) -> Any:
 
 
 def read_values(text: str) -> Any:
-    """The same of JSON values one after another, as some servers stream.
+    """Return the same of JSON values one after another, as some servers stream.
 
     Any other value is given as it is, and what follows it is not read. Raises BodyError without one.
     """

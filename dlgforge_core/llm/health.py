@@ -148,13 +148,13 @@ class HealthTracker:
         return self.paused_until - now > LONGEST_PAUSE_S
 
     def snapshot(self) -> EndpointHealth:
-        """The state for progress lines."""
+        """Return the state for progress lines."""
         return EndpointHealth(self.endpoint.name, self.state, int(self.limit), self.in_flight, self.reason)
 
     # What calls report; `in_flight` no longer counts the call that does
 
     def answered(self, now: float, *, saturated: bool, dialogue: str = "") -> None:
-        """A call came back with an answer; `saturated`: as many as the limit allows were in flight."""
+        """Count an answer; `saturated`: as many as the limit allows were in flight."""
         if self.state is not EndpointState.CLOSED:
             self._close()
         self._answers = [*[(d, when) for d, when in self._answers if d != dialogue][-1:], (dialogue, now)]
@@ -172,7 +172,7 @@ class HealthTracker:
             self.limit = min(float(self.endpoint.max_in_flight), self.limit + growth)
 
     def overloaded(self, now: float, reason: str, retry_after_s: float | None) -> None:
-        """The endpoint refused a call as one too many (429). Not a failure: it works, but has enough."""
+        """Note that a call was one too many (429). Not a failure: it works, but has enough."""
         self._failing(now, reason)
         self._overload_rate += OVERLOAD_RATE_WEIGHT * (1.0 - self._overload_rate)
         # A stray 429 is one call too many. When many come, the calls it still holds are what it bears.
@@ -191,7 +191,7 @@ class HealthTracker:
             self.paused_until = now + self._jittered(min(self._overloads_in_a_row, 16))
 
     def failed(self, now: float, kind: FailureKind, reason: str, started: float, dialogue: str = "") -> bool:
-        """A call that began at `started` failed for a reason that lies with the endpoint or its own request.
+        """Count a failure, by the endpoint or its own request, of a call that began at `started`.
 
         Returns whether the endpoint is taken to be at fault: several dialogues failed, and none succeeded.
         """
@@ -220,24 +220,24 @@ class HealthTracker:
         return False
 
     def refuse(self, now: float, reason: str) -> None:
-        """The key or the address is wrong: leave the endpoint alone for long."""
+        """Note that the key or the address is wrong: leave the endpoint alone for long."""
         self._failing(now, reason)
         self.refused = True
         self._open(now)
 
     def trial_begun(self) -> None:
-        """A call of no dialogue looks whether it is back."""
+        """Note that a trial looks whether the endpoint is back."""
         if self.state is EndpointState.OPEN:
             self.state = EndpointState.HALF_OPEN
 
     def trial_failed(self, now: float, reason: str) -> None:
-        """The call of no dialogue failed: nobody's request is to blame."""
+        """Note that the trial failed: nobody's request is to blame."""
         self._failing(now, reason)
         self.failed_trials += 1
         self._open(now)
 
     def trial_succeeded(self, now: float) -> None:
-        """The call of no dialogue was answered: what failed were requests."""
+        """Note that the trial was answered: what failed were requests."""
         self.answered(now, saturated=False)
         self.paused_until = min(self.paused_until, now)
 

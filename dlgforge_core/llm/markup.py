@@ -105,7 +105,7 @@ class Markup:
         return self._without_thinking(_harmony(text)[0])[0].strip()
 
     def leftover(self, text: str) -> str:
-        """The first tag of thinking or control token that was left in `text`; "" without any."""
+        """Return the first tag of thinking or control token that was left in `text`; "" without any."""
         mark = next(self._found(self._marks_or_code, text), None)
         return mark[0] if mark else ""
 
@@ -154,7 +154,7 @@ class Markup:
         return "".join(answer), thoughts
 
     def _end_within(self, code: re.Match[str]) -> re.Match[str] | None:
-        """The end of thinking in a block of code that is none: it has a line of its own, and no beginning."""
+        """Return the end of thinking in what is no block of code: on a line of its own, without a start."""
         text = code.string
         if code[0].startswith(("```", "~~~")):
             for mark in self._thinking.finditer(text, code.start(), code.end()):
@@ -172,7 +172,7 @@ class Markup:
         return text[begin : end.start() if end else None]
 
     def _found(self, pattern: re.Pattern[str], text: str, position: int = 0) -> Iterator[re.Match[str]]:
-        """The tags and tokens in `text` that are not spoken about."""
+        """Yield the tags and tokens in `text` that are not spoken about."""
         while mark := pattern.search(text, position):
             position = mark.end()
             if mark.lastgroup == "code":
@@ -201,7 +201,7 @@ class Markup:
 
 @lru_cache(maxsize=1)
 def default_markup() -> Markup:
-    """What is looked for without a configuration."""
+    """Return what is looked for without a configuration."""
     return Markup()
 
 
@@ -232,7 +232,7 @@ def _thinking(names: list[str], pairs: Iterable[Iterable[str]]) -> tuple[str, st
 
 
 def _control(further: Iterable[str]) -> str:
-    """A pattern of what ends a text."""
+    """Return a pattern of what ends a text."""
     return "|".join(
         (
             *(re.escape(token) for token in further),
@@ -245,7 +245,7 @@ def _control(further: Iterable[str]) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    """The answer within the tags that some models put around it after their thinking."""
+    """Return the answer within the tags that some models put around it after their thinking."""
     match = _WRAPPED.match(text)
     return text[match.end() :].replace(f"</{match[1]}>", "") if match else text
 
@@ -263,7 +263,7 @@ _HARMONY_BARE = re.compile(r"\s*analysis(?=[A-Z\s])(.*?)assistant\s?final(?=[^a-
 
 
 def _harmony(text: str) -> tuple[str, list[str]]:
-    """What is said in the channel `final`, and what in the others."""
+    """Return what is said in the channel `final`, and what in the others."""
     if "<|message|>" not in text:
         bare = _HARMONY_BARE.match(text)
         return (text[bare.end() :], [bare[1]]) if bare else (text, [])

@@ -31,13 +31,13 @@ _REFUSES = (
 
 
 def droppable(sent: Mapping[str, Any]) -> list[str]:
-    """The parameters of a request that may be left out, those first whose loss matters least."""
+    """Return the parameters of a request that may be left out, those first whose loss matters least."""
     added = [name for name in sent if name not in NEEDED and name not in ORDER]
     return [*added, *(name for name in ORDER if name in sent)]
 
 
 def named(error: ErrorAnswer, sent: Mapping[str, Any]) -> str:
-    """The parameter of `sent` that an error names and that is missed least; "" when it names none.
+    """Return the parameter of `sent` that an error names and that is missed least; "" when it names none.
 
     Fields that hold a parameter's name go first; then names in quotes of any kind; then bare ones that stand
     near a word of refusal, for most are ordinary words.
@@ -60,7 +60,7 @@ def _is_refused_in_words(name: str, text: str) -> bool:
 
 
 def named_keywords(error: ErrorAnswer, sent: Mapping[str, Any]) -> set[str]:
-    """The bounding keywords of the schema in `sent` that an error names."""
+    """Return the bounding keywords of the schema in `sent` that an error names."""
     return {
         keyword
         for keyword in set(keywords_in(sent))
@@ -69,7 +69,7 @@ def named_keywords(error: ErrorAnswer, sent: Mapping[str, Any]) -> set[str]:
 
 
 def keywords_in(sent: Mapping[str, Any]) -> Iterator[str]:
-    """The bounding keywords in the schema of a request; none when it holds none."""
+    """Yield the bounding keywords in the schema of a request; none when it holds none."""
     wanted = sent.get("response_format")
     schema = wanted.get("json_schema") if isinstance(wanted, dict) else None
     yield from _keys(schema) if isinstance(schema, dict) else ()
@@ -87,7 +87,7 @@ def _keys(value: Any) -> Iterator[str]:
 
 
 def without_keywords(value: Any, keywords: Sequence[str] | set[str]) -> Any:
-    """A schema without these keywords, at any depth."""
+    """Return a schema without these keywords, at any depth."""
     if isinstance(value, dict):
         return {k: without_keywords(item, keywords) for k, item in value.items() if k not in keywords}
     if isinstance(value, list):

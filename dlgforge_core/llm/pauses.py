@@ -52,7 +52,7 @@ def pause_s(answer: HttpAnswer) -> float | None:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The pause of Retry-After or its kin, in seconds: milliseconds, seconds, a duration, a date or a time.
+    """Return the pause of Retry-After or its kin, in seconds: from a number, a duration, a date or a time.
 
     Gateways send that of the server behind them under names of their own (llm_provider-retry-after).
     """
@@ -109,7 +109,7 @@ _ISO = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d
 
 
 def _seconds(text: str, *, ms: bool = False) -> float | None:
-    """A header's or field's value in seconds from now; None when it is no time."""
+    """Return a header's or field's value in seconds from now; None when it is no time."""
     text = text.strip().strip("\"'")
     if not text or len(text) > _MAX_CHARS:
         return None
@@ -144,7 +144,7 @@ def _until(text: str) -> float | None:
 
 
 def _duration(text: str, start: int) -> tuple[float | None, int]:
-    """The duration that begins at `start`, such as 1h2m3.5s or 2 minutes and 5 seconds, and where it ends."""
+    """Return the duration from `start`, such as 1h2m3.5s or 2 minutes and 5 seconds, and its end."""
     total: float | None = None
     end = position = start
     for _ in range(5):

@@ -38,7 +38,7 @@ def notice(dialect: Dialect, answer: Answer) -> None:
 
 
 def as_wanted(messages: Sequence[Message], fields: set[str]) -> list[Message]:
-    """The conversation with those of the provider's fields that are in `fields`."""
+    """Return the conversation with those of the provider's fields that are in `fields`."""
     return [_as_wanted(message, fields) if message.get("tool_calls") else message for message in messages]
 
 

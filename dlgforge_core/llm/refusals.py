@@ -32,7 +32,7 @@ class Refusal:
 
 
 def judge(error: ErrorAnswer, sent: bytes, *, pause_s: float | None, has_key: bool, location: str) -> Refusal:
-    """The verdict on `error`, the answer to the request `sent`.
+    """Return the verdict on `error`, the answer to the request `sent`.
 
     `pause_s` is what the server asked us to wait, if it did; `location` is where it redirects to.
     """

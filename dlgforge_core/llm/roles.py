@@ -27,7 +27,7 @@ class RoleRecord:
         return any(counts.calls for (_, r), counts in self._stats.by_key.items() if r == role)
 
     def error_of(self, role: Role, dialogue: str, error: CallError) -> CallError | RunStoppedError:
-        """What a failed call means to those who asked: about the dialogue, in doubt, or about the run."""
+        """Return what a failed call means to its caller: about the dialogue, in doubt, or about the run."""
         if error.reason is DropReason.INVALID_OUTPUT or self.has_answer(role):
             self._failed.pop(role, None)
             return error

@@ -89,7 +89,7 @@ class Router:
     # Slots
 
     def ticket(self) -> int:
-        """A place in the queue, kept by a call over its retries."""
+        """Return a place in the queue, kept by a call over its retries."""
         return next(self._tickets)
 
     async def acquire(self, ticket: int, model: str, affinity: str, avoid: Collection[str] = ()) -> Slot:
@@ -113,7 +113,7 @@ class Router:
             raise
 
     def answered(self, slot: Slot) -> None:
-        """The call was answered, if only to say that the request is wrong."""
+        """Note that the call was answered, if only to say that the request is wrong."""
         now = self._leave(slot)
         tracker = slot.tracker
         if tracker.state is not EndpointState.CLOSED:
@@ -122,13 +122,13 @@ class Router:
         self._dispatch()
 
     def overloaded(self, slot: Slot, reason: str, retry_after_s: float | None) -> None:
-        """The endpoint answered 429."""
+        """Note that the endpoint answered 429."""
         now = self._leave(slot)
         slot.tracker.overloaded(now, reason, retry_after_s)
         self._after_failure(now)
 
     def failed(self, slot: Slot, kind: FailureKind, reason: str) -> bool:
-        """The call failed, by the endpoint or its own request; returns whether the endpoint is at fault."""
+        """Count a failure, by the endpoint or its own request; return whether the endpoint is at fault."""
         now = self._leave(slot)
         tracker = slot.tracker
         was_closed = tracker.state is EndpointState.CLOSED
@@ -139,7 +139,7 @@ class Router:
         return at_fault
 
     def refused(self, slot: Slot, reason: str) -> None:
-        """The endpoint will not serve us: wrong key or wrong address."""
+        """Note that the endpoint will not serve us: wrong key or wrong address."""
         now = self._leave(slot)
         if not slot.tracker.refused:
             _log.warning("endpoint %s is taken out: %s", slot.endpoint.name, reason)
@@ -147,7 +147,7 @@ class Router:
         self._after_failure(now)
 
     def unknown_model(self, slot: Slot, model: str, reason: str) -> None:
-        """The endpoint does not serve `model`, or not what is asked of it."""
+        """Note that the endpoint does not serve `model`, or not what is asked of it."""
         now = self._leave(slot)
         if model not in slot.tracker.unknown_models:
             _log.warning("endpoint %s is not used for the model %s: %s", slot.endpoint.name, model, reason)
@@ -170,12 +170,12 @@ class Router:
         return bool(reason)
 
     def abandoned(self, slot: Slot) -> None:
-        """The call was given up by its caller, which says nothing about the endpoint."""
+        """Free the slot of a call that its caller gave up, which says nothing about the endpoint."""
         self._leave(slot)
         self._dispatch()
 
     def moved(self, endpoint: Endpoint) -> None:
-        """The endpoint of this name has another address or key now; what failed at the old one is past."""
+        """Forget what failed: the endpoint of this name has another address or key now."""
         for tracker in self.trackers:
             if tracker.endpoint.name == endpoint.name:
                 tracker.endpoint = endpoint
@@ -185,7 +185,7 @@ class Router:
         self._dispatch()
 
     def health(self) -> list[EndpointHealth]:
-        """The state of every endpoint."""
+        """Return the state of every endpoint."""
         return [t.snapshot() for t in self.trackers]
 
     async def aclose(self) -> None:

@@ -87,7 +87,7 @@ class ErrorAnswer:
         return by_code[0] if by_code else None
 
     def meanings_of_codes(self) -> Iterator[Meaning]:
-        """What each of its codes means, as far as they are known."""
+        """Yield what each of its codes means, as far as they are known."""
         for code in self.codes:
             for name in (code, code.rpartition(".")[2]):
                 if meaning := CODES.get(squeeze(name)):
@@ -96,7 +96,7 @@ class ErrorAnswer:
 
 
 def meaning_of_words(text: str) -> Meaning | None:
-    """What an error's words mean, by the first pattern that is found in them."""
+    """Return what an error's words mean, by the first pattern that is found in them."""
     return next((meaning for meaning, pattern in WORDS if pattern.search(text)), None)
 
 
@@ -111,7 +111,7 @@ def read_error(answer: HttpAnswer, words: Mapping[str, Meaning] | None = None) -
 
 
 def error_within(body: bytes, words: Mapping[str, Meaning] | None = None) -> ErrorAnswer | None:
-    """The error that a 200 carries in place of an answer, or beside it; None when there is none.
+    """Return the error that a 200 carries in place of an answer, or beside it; None when there is none.
 
     Its status is the one that it names, or the one that goes with what it means.
     """
@@ -133,7 +133,7 @@ _ERROR_KEY = re.compile(rb'"(error|errors|base_resp|error_code|error_msg|detail)
 
 
 def _found_within(data: dict[str, Any]) -> Any:
-    """The part of a 200's body that is an error."""
+    """Return the part of a 200's body that is an error."""
     choices = data.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     for holder in (data, choice):
@@ -200,7 +200,7 @@ def _error_of(status: int, data: Any, words: Mapping[str, Meaning]) -> ErrorAnsw
 
 
 def _message(outer: Any, data: Any) -> str:
-    """What to show: the message, and one within it where a gateway repeats another server's."""
+    """Return what to show: the message, and one within it where a gateway repeats another server's."""
     if not isinstance(outer, dict):
         return str(outer)
     found = [outer[name] for name in _MESSAGE_NAMES if outer.get(name)]
@@ -243,7 +243,7 @@ def fields_of(body: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _json_within(text: str) -> Any:
-    """The JSON that a text holds, as gateways repeat other servers' bodies; None when there is none."""
+    """Return the JSON that a text holds, as gateways repeat other servers' bodies; None without one."""
     start = text.find("{")
     if start < 0:
         return None

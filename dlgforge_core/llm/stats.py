@@ -64,7 +64,9 @@ class LatencyHistogram:
         self.total_s += other.total_s
 
     def percentile(self, percent: float) -> float:
-        """The latency in seconds that `percent` (0 to 100) of the calls did not exceed; 0.0 without calls.
+        """Return the latency in seconds that `percent` (0 to 100) of the calls did not exceed.
+
+        0.0 without calls.
 
         Off by at most half a bucket, 4.5 %.
         """
@@ -88,7 +90,7 @@ class LatencyHistogram:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         made = cls()
         made.buckets = {int(index): int(n) for index, n in data["buckets"].items()}
         made.count = sum(made.buckets.values())
@@ -140,7 +142,7 @@ class Counts:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         return cls(
             calls=data["calls"],
             retries=data["retries"],
@@ -159,7 +161,7 @@ class CallStats:
         self.by_key: dict[tuple[str, str], Counts] = {}
 
     def of(self, endpoint: str, role: str) -> Counts:
-        """The figures of one endpoint and role, to be read or added to."""
+        """Return the figures of one endpoint and role, to be read or added to."""
         counts = self.by_key.get((endpoint, role))
         if counts is None:
             counts = self.by_key[(endpoint, role)] = Counts()
@@ -176,16 +178,16 @@ class CallStats:
             self.of(endpoint, role).merge(counts)
 
     def total(self) -> Counts:
-        """The sum over all endpoints and roles."""
+        """Return the sum over all endpoints and roles."""
         return _sum(self.by_key.values())
 
     def by_role(self) -> dict[str, Counts]:
-        """Sums over the endpoints, by role."""
+        """Sum over the endpoints, by role."""
         roles = sorted({role for _, role in self.by_key})
         return {role: _sum(c for (_, r), c in self.by_key.items() if r == role) for role in roles}
 
     def by_endpoint(self) -> dict[str, Counts]:
-        """Sums over the roles, by endpoint."""
+        """Sum over the roles, by endpoint."""
         names = sorted({name for name, _ in self.by_key})
         return {name: _sum(c for (n, _), c in self.by_key.items() if n == name) for name in names}
 
@@ -198,7 +200,7 @@ class CallStats:
 
     @classmethod
     def from_json(cls, data: Iterable[Mapping[str, Any]]) -> Self:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         made = cls()
         for item in data:
             made.of(item["endpoint"], item["role"]).merge(Counts.from_json(item))

@@ -26,12 +26,12 @@ class JsonMode(StrEnum):
     TEXT = "text"
 
     def lower(self) -> JsonMode:
-        """The next way to try when this one is refused."""
+        """Return the next way to try when this one is refused."""
         return JsonMode.JSON_OBJECT if self is JsonMode.JSON_SCHEMA else JsonMode.TEXT
 
 
 def response_format(mode: JsonMode, schema: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The request's `response_format`, or None in plain text mode."""
+    """Return the request's `response_format`, or None in plain text mode."""
     if mode is JsonMode.TEXT:
         return None
     if mode is JsonMode.JSON_OBJECT:
@@ -59,7 +59,7 @@ def with_schema(messages: Sequence[dict[str, Any]], schema: Mapping[str, Any]) -
 
 
 def instruction_for(schema: Mapping[str, Any]) -> str:
-    """What to tell a model that is not held to the schema by its server."""
+    """Return what to tell a model that is not held to the schema by its server."""
     return (
         "Answer with one JSON object and nothing else. It must follow this JSON schema:\n"
         + orjson.dumps(schema).decode()
@@ -67,7 +67,7 @@ def instruction_for(schema: Mapping[str, Any]) -> str:
 
 
 def correction(messages: Sequence[dict[str, Any]], answer: str, problem: str) -> list[dict[str, Any]]:
-    """The conversation that asks for a bad answer to be put right; it begins as `messages` does."""
+    """Return the conversation that asks for a bad answer to be put right; it begins as `messages` does."""
     if not answer.strip():
         return list(messages)
     return [
@@ -82,7 +82,7 @@ def correction(messages: Sequence[dict[str, Any]], answer: str, problem: str) ->
 
 
 def parse(text: str, read: Callable[[dict[str, Any]], T]) -> T:
-    """What `read` makes of the first JSON object in `text` that it can use.
+    """Return what `read` makes of the first JSON object in `text` that it can use.
 
     `read` raises ValueError for an object it cannot use. Raises ValueError, with a message written for the
     model that made the text, when there is none that it can.
@@ -97,7 +97,7 @@ def parse(text: str, read: Callable[[dict[str, Any]], T]) -> T:
 
 
 def objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects in `text`, those within others left out; `text` itself when it is one.
+    """Yield the JSON objects in `text`, those within others left out; `text` itself when it is one.
 
     Those that are almost JSON, with commas too many, in single quotes or with Python's names, are read, too.
     """
@@ -123,7 +123,7 @@ def objects(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _almost_json(text: str, start: int) -> tuple[Any, int]:
-    """What is almost an object at `start`, and where it ends; None and the next place when it is none."""
+    """Return what is almost an object at `start`, and where it ends; else None and where to go on."""
     end = _end_of_object(text, start)
     if not end:
         return None, start + 1

@@ -57,7 +57,7 @@ class ToolCall:
 
 
 def call_message(text: str, calls: Sequence[ToolCall], state: Mapping[str, Any] | None = None) -> Message:
-    """The assistant's message that asked for `calls`, to be sent back with the next request.
+    """Return the assistant's message that asked for `calls`, to be sent back with the next request.
 
     `state` are the fields beside the protocol's own that the message came with.
     """
@@ -79,7 +79,7 @@ def call_message(text: str, calls: Sequence[ToolCall], state: Mapping[str, Any] 
 
 
 def result_message(call: ToolCall, result: str) -> Message:
-    """What a tool answered, for the model."""
+    """Return what a tool answered, for the model."""
     return {"role": "tool", "tool_call_id": call.id, "content": result}
 
 
@@ -87,7 +87,7 @@ def result_message(call: ToolCall, result: str) -> Message:
 
 
 def read_calls(items: Any) -> tuple[ToolCall, ...]:
-    """The calls in a message's `tool_calls`, whatever is in there; what has no name is left out."""
+    """Return the calls in a message's `tool_calls`, whatever is in there; what has no name is left out."""
     calls = []
     for position, item in enumerate(items[:MAX_CALLS] if isinstance(items, list) else ()):
         function = item.get("function") if isinstance(item, dict) else None
@@ -228,7 +228,7 @@ def has_tool_messages(messages: Sequence[Message]) -> bool:
 
 
 def fold(messages: Sequence[Message]) -> list[Message]:
-    """The conversation in system, user and assistant messages of plain text alone.
+    """Return the conversation in system, user and assistant messages of plain text alone.
 
     What the tools gave is put at the end of the user's message before it, so that roles still alternate.
     """

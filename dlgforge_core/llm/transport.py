@@ -94,7 +94,7 @@ class EndpointTransport:
         return redact(text, self.endpoint.secrets)
 
     def _answer(self, response: httpx.Response, body: bytes) -> HttpAnswer:
-        """What a model writes is data, and stays as it is; what holds a secret is no such text."""
+        """Return what a model writes is data, and stays as it is; what holds a secret is no such text."""
         secrets, leaked = self.endpoint.secrets, False
         if response.status_code != 200 or holds_secret(body, secrets):
             leaked = response.status_code == 200 and holds_secret(_written(body), secrets)
@@ -122,7 +122,7 @@ class EndpointTransport:
 
 
 def _written(body: bytes) -> bytes:
-    """The part of an answer that the model wrote; all of it where that cannot be told apart."""
+    """Return the part of an answer that the model wrote; all of it where that cannot be told apart."""
     try:
         return orjson.dumps(read_json(body)["choices"])
     except (BodyError, ValueError, TypeError, KeyError, RecursionError):

@@ -34,7 +34,7 @@ class Ending(StrEnum):
 
 
 def squeeze(word: str) -> str:
-    """A code or reason without case and separators: DataInspectionFailed is data_inspection_failed."""
+    """Return a code or reason without case and separators: DataInspectionFailed is data_inspection_failed."""
     return re.sub(r"[\W_]+", "", word.casefold())
 
 

@@ -43,7 +43,7 @@ NO_SOURCE = ContentSource()
 def content_config(
     generation: GenerationConfig, llm: LlmConfig, personas: Personas, source: ContentSource = NO_SOURCE
 ) -> dict[str, Any]:
-    """The part of the configuration that decides what is generated, as plain data.
+    """Return the part of the configuration that decides what is generated, as plain data.
 
     Left out: how fast and where it runs, and what identifies a plan beside it (seeds, languages, counts).
     Unused settings count as absent: bounds when `n_turns` is set, the judge's unless it is online,

@@ -35,7 +35,7 @@ class Personas:
 
 
 def read_personas(path: str = "") -> Personas:
-    """The personas in the file at `path`; empty means the shipped ones.
+    """Return the personas in the file at `path`; empty means the shipped ones.
 
     Raises SeedError with one line for every problem: file, line, key, value and what would be right.
     """
@@ -49,7 +49,7 @@ def read_personas(path: str = "") -> Personas:
 
 
 def parse_personas(data: bytes, label: str) -> Personas:
-    """The personas of a file's text; `label` names it in messages. Raises SeedError with the line."""
+    """Return the personas of a file's text; `label` names it in messages. Raises SeedError with the line."""
     root = yaml_source.parse_yaml(yaml_source.normalise(data, label), label)
     if not isinstance(root, Mapping):
         raise SeedError(
@@ -81,7 +81,7 @@ class _Reader:
         self.problems.append(f"{self.label}:{line}: {text}")
 
     def fields(self, mapping: Mapping, known: tuple[str, ...]) -> dict[str, tuple[Scalar, Node]]:
-        """The known keys of a mapping; an unknown or repeated one is a problem."""
+        """Return the known keys of a mapping; an unknown or repeated one is a problem."""
         found: dict[str, tuple[Scalar, Node]] = {}
         for key, value in mapping.pairs:
             name = key.text or ""

@@ -58,7 +58,7 @@ class Plan:
         return _hex([self.fingerprint, self.batch, self.batch_digest, self.language], 16)
 
     def dialogue(self, ordinal: int) -> DialoguePlan:
-        """The dialogue number `ordinal`, from 0. Raises IndexError outside the plan."""
+        """Return the dialogue number `ordinal`, from 0. Raises IndexError outside the plan."""
         if not 0 <= ordinal < self.n_dialogues:
             raise IndexError(f"dialogue {ordinal} of a plan of {self.n_dialogues}")
         return DialoguePlan(
@@ -72,7 +72,7 @@ class Plan:
         )
 
     def dialogue_id(self, ordinal: int) -> str:
-        """The id of a dialogue: 24 hex digits."""
+        """Return the id of a dialogue: 24 hex digits."""
         digest = hashlib.blake2b(ordinal.to_bytes(8, "little"), key=self.plan_id.encode(), digest_size=12)
         return digest.hexdigest()
 
@@ -225,7 +225,7 @@ def _hex(parts: list[str | int], n_bytes: int) -> str:
 
 
 def _uniform(key: bytes, ordinal: int) -> float:
-    """A number strictly between 0 and 1, from 52 bits, so that neither end is ever reached by rounding."""
+    """Return a number between 0 and 1, from 52 bits, so that rounding never reaches either end."""
     digest = hashlib.blake2b(ordinal.to_bytes(8, "little"), key=key, digest_size=8).digest()
     return float((int.from_bytes(digest, "little") >> 12) + 0.5) / float(1 << 52)
 
@@ -238,7 +238,7 @@ def _in_cycle(key: bytes, size: int, ordinal: int) -> int:
 
 
 def _order(key: bytes, size: int, epoch: int) -> array[int]:
-    """A random order of range(size), by sorting random 64-bit numbers."""
+    """Return a random order of range(size), by sorting random 64-bit numbers."""
     stream = hashlib.shake_256(key + epoch.to_bytes(8, "little")).digest(8 * size)
     numbers = struct.unpack(f"<{size}Q", stream)
     return array("I", sorted(range(size), key=numbers.__getitem__))

@@ -45,7 +45,7 @@ class SeedReading:
 
 
 def read_seed_batches(place: str, *, strict: bool = False, only: str | None = None) -> SeedReading:
-    """The seed batches at a place, or `only` the one of this name.
+    """Return the seed batches at a place, or `only` the one of this name.
 
     A place is a file, a folder of .yaml, .yml and .jsonl files, or a folder's address that fsspec knows;
     empty: the shipped topics. Files of a folder that cannot be used, or would share one batch name, are left
@@ -106,12 +106,15 @@ def _named(batches: list[SeedBatch], only: str | None) -> list[SeedBatch]:
 
 
 def list_seed_files(place: str) -> list[SeedFile]:
-    """The seed files of a folder, by name; hidden ones and subfolders are left alone. Raises SeedError."""
+    """Return the seed files of a folder, by name; hidden ones and subfolders are left alone.
+
+    Raises SeedError.
+    """
     return _listing(place)[0]
 
 
 def _listing(place: str) -> tuple[list[SeedFile], dict[str, str]]:
-    """The seed files of a folder, and by name why others cannot be read. Raises SeedError."""
+    """Return the seed files of a folder, and by name why others cannot be read. Raises SeedError."""
     try:
         found = Folder(place).listing(recursive=False)
     except (OSError, ValueError, ImportError) as error:
@@ -130,7 +133,7 @@ def _listing(place: str) -> tuple[list[SeedFile], dict[str, str]]:
 
 
 def read_seed_bytes(place: str, file: SeedFile) -> bytes:
-    """The content of a file. Raises SeedError when it cannot be read or is no seed file by its size."""
+    """Return the content of a file. Raises SeedError when it cannot be read or is too large."""
     too_long = f"a seed file may have {MAX_FILE_BYTES:,} bytes at most"
     if file.size > MAX_FILE_BYTES:
         raise SeedError(f"{file.name} has {file.size:,} bytes; {too_long}")

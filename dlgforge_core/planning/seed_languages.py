@@ -16,14 +16,14 @@ _TAG = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")
 
 @lru_cache(maxsize=1024)
 def canonical(language: str) -> str:
-    """A language as it is compared: "en-us" for "en_US" and "EN-us"; names without regard to case."""
+    """Return a language as it is compared: "en-us" for "en_US" and "EN-us"; names without regard to case."""
     if _TAG.fullmatch(language):
         return language.replace("_", "-").lower()
     return " ".join(language.casefold().split())
 
 
 def topics_for(batch: SeedBatch, language: str, fallback: str = "") -> tuple[SeedTopic, ...]:
-    """A batch's topics for a target language: its own, else its base language's, else the fallback's."""
+    """Return a batch's topics for a target language: its own, its base language's, or the fallback's."""
     taken = _taken(batch, language, fallback)
     return tuple(topic for topic in batch.topics if canonical(topic.language) == taken) if taken else ()
 
@@ -55,7 +55,7 @@ def unused_languages(batch: SeedBatch, targets: Sequence[str], fallback: str = "
 
 
 def unused_note(language: str, target: str) -> str:
-    """What is told of one of `unused_languages`."""
+    """Return what is told of one of `unused_languages`."""
     return (
         f"the topics in {language!r} are not used: run.target_languages has {target!r}, and there are topics "
         f"in just that; add {language!r} to run.target_languages, or write {target!r} in the seed file"

@@ -60,12 +60,12 @@ class SeedBatch:
         return tuple(dict.fromkeys(topic.language for topic in self.topics))
 
     def topics_in(self, language: str) -> tuple[SeedTopic, ...]:
-        """The topics of one language, in the order of the file."""
+        """Return the topics of one language, in the order of the file."""
         return tuple(topic for topic in self.topics if topic.language == language)
 
 
 def read_seeds(path: str = "", *, strict: bool = False) -> list[SeedBatch]:
-    """The seed batch in the file at `path`, or with an empty path the shipped ones.
+    """Return the seed batch in the file at `path`, or with an empty path the shipped ones.
 
     For a folder or an address there is `seed_folder.read_seed_batches`. Raises SeedError.
     """
@@ -73,7 +73,7 @@ def read_seeds(path: str = "", *, strict: bool = False) -> list[SeedBatch]:
 
 
 def read_seed_file(path: str | Path, *, strict: bool = False) -> SeedBatch:
-    """The seed batch in one file.
+    """Return the seed batch in one file.
 
     Raises SeedError when the file cannot be read, has no good topic, or, with `strict`, has any problem.
     """
@@ -84,7 +84,7 @@ def read_seed_file(path: str | Path, *, strict: bool = False) -> SeedBatch:
 
 
 def parse_seed_batch(file_name: str, data: bytes, *, label: str = "", strict: bool = False) -> SeedBatch:
-    """The seed batch in the content of a file called `file_name`, wherever it was fetched from.
+    """Return the seed batch in the content of a file called `file_name`, wherever it was fetched from.
 
     `label` names the file in messages. Raises SeedError as `read_seed_file` does.
     """
@@ -115,7 +115,7 @@ def parse_seed_batch(file_name: str, data: bytes, *, label: str = "", strict: bo
 
 
 def batch_name(file_name: str) -> str:
-    """The name of the seed batch in a file: its stem, safe as a partition key and as a folder name."""
+    """Return the name of the seed batch in a file: its stem, safe as a partition key and as a folder name."""
     stem = unicodedata.normalize("NFC", Path(file_name).stem)
     # Dagster refuses "..." in partition keys and separates dimensions with "|".
     name = re.sub(r"\.{2,}", ".", re.sub(r"[^\w.-]+", "-", stem)).strip("-.")
@@ -126,7 +126,7 @@ def batch_name(file_name: str) -> str:
 
 
 def topic_id(language: str, topic: str, question: str | None) -> str:
-    """The id of a topic that names none: 16 hex digits, the same wherever the same topic is read."""
+    """Return the id of a topic that names none: 16 hex digits, the same wherever the same topic is read."""
     content = json.dumps([language, topic, question], ensure_ascii=False, separators=(",", ":"))
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
@@ -193,7 +193,7 @@ class _Reader:
             self.problem(number, str(bad))
 
     def take_document(self, root: Node) -> None:
-        """A whole YAML document: language -> topic -> questions."""
+        """Read a whole YAML document: language -> topic -> questions."""
         if not isinstance(root, yaml_source.Mapping):
             raise SeedError(
                 f"{self.label}:{root.line}: the file is {_kind(root)}; it must be a mapping "

@@ -23,7 +23,7 @@ class TurnCounts:
 
     @classmethod
     def from_config(cls, run: RunConfig) -> TurnCounts:
-        """The turn counts a run asks for."""
+        """Return the turn counts a run asks for."""
         if run.n_turns is not None:
             return cls("fixed", run.n_turns, run.n_turns, float(run.n_turns))
         middle = (run.min_turns + run.max_turns) / 2
@@ -31,7 +31,7 @@ class TurnCounts:
         return cls(run.turn_count_distribution, run.min_turns, run.max_turns, given or middle)
 
     def at(self, u: float) -> int:
-        """The turn count at quantile `u`, strictly between 0 and 1."""
+        """Return the turn count at quantile `u`, strictly between 0 and 1."""
         if self.distribution == "fixed":
             return self.minimum
         if self.distribution == "uniform":

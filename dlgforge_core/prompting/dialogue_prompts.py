@@ -29,7 +29,7 @@ def user_simulator(
     on_topic: bool = True,
     instructions: str = "",
 ) -> list[Message]:
-    """The roles are turned round: what the assistant said comes as `user`, and asks for the next question.
+    """Return the prompt for a question. Roles are turned round: what the assistant said comes as `user`.
 
     The seed's question stands as if it had been asked before, which shows even a small model what is wanted.
     `kinds` say what sort of question each turn wants, this one's last; none: any. `evidence` is a quoted
@@ -74,7 +74,7 @@ def user_simulator(
 
 
 def another_question(messages: Sequence[Message], refused: str, why: str) -> list[Message]:
-    """The same prompt, with the refused question and the request for another one.
+    """Return the same prompt, with the refused question and the request for another one.
 
     `why` is ASKED_BEFORE or NAMES_MATERIAL.
     """
@@ -94,7 +94,7 @@ def assistant(
     passages: str = "",
     instructions: str = "",
 ) -> list[Message]:
-    """The conversation as the assistant sees it, ending with the question to answer.
+    """Return the conversation as the assistant sees it, ending with the question to answer.
 
     A `grounded` one is told what passages are, and gets those that were found before the question, for this
     turn only; see `user_simulator`. The question stays last: small models answer what they read last.

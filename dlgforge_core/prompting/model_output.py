@@ -28,7 +28,7 @@ _QUOTED = re.compile(r"\s*(?:>|\[\d+\]\s*$)")
 
 
 def question_of(text: str) -> str:
-    """The user's message in the user simulator's answer.
+    """Return the user's message in the user simulator's answer.
 
     It ends with the first line that asks, for small models go on with more questions or with an answer; where
     no line asks, or code is in it, it is kept whole. What stands before the question belongs to it, but for
@@ -69,7 +69,7 @@ def _without_preamble(lines: list[str]) -> list[str]:
 
 
 def without_quotes(text: str, *, grounded: bool = False) -> str:
-    """An answer without what it repeats of the passages' form.
+    """Return an answer without what it repeats of the passages' form.
 
     Frame and quoted lines go where the frame is repeated. In a `grounded` answer the mark of a quoted line
     goes elsewhere as well, outside of code.

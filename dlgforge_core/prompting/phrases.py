@@ -24,7 +24,7 @@ _LABEL = re.compile(rf"(?:^|[.;?!\n])\s*([^.:;?!\n{_VALUE}]+:)\s*{_VALUE}")
 
 
 def phrase_pattern(templates: Templates) -> re.Pattern[str]:
-    """What finds a phrase of any of the templates.
+    """Return what finds a phrase of any of the templates.
 
     A phrase is the start of a clause, on into the next ones and past what varies, a label before what varies,
     or a message that is short and never varies.
@@ -35,14 +35,14 @@ def phrase_pattern(templates: Templates) -> re.Pattern[str]:
 
 
 def _variants(template: MessageTemplate) -> Iterator[str]:
-    """The texts of a template by what applies, with a mark in place of each value."""
+    """Yield the texts of a template by what applies, with a mark in place of each value."""
     choices = [(_VALUE, "") if name in template.conditions else (_VALUE,) for name in template.variables]
     for values in itertools.product(*choices):
         yield template.render(**dict(zip(template.variables, values, strict=True)))
 
 
 def _phrases(text: str) -> Iterator[str]:
-    """The phrases of a text, as regular expressions."""
+    """Yield the phrases of a text, as regular expressions."""
     for label in _LABEL.finditer(text):
         words = _TOKEN.findall(label[1])
         if len(words) >= _LABEL_WORDS:

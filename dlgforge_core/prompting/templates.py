@@ -80,7 +80,7 @@ class MessageTemplate:
         return cls(variables, frozenset(name.name for name in names), compiled)
 
     def render(self, **values: Any) -> str:
-        """The message. Every variable needs a value."""
+        """Return the message. Every variable needs a value."""
         # As `compiled.render(values)`, but for a copy of the values and a third of the time.
         context = self.compiled.new_context(values, shared=True)
         return "".join(self.compiled.root_render_func(context))
@@ -109,7 +109,7 @@ class Templates:
         )
 
     def render(self, role: Role, message: str, **values: Any) -> str:
-        """A message of a role's prompt."""
+        """Return a message of a role's prompt."""
         return self.by_message[role, message].render(**values)
 
 

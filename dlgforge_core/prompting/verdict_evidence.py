@@ -24,7 +24,7 @@ def verdict_messages(
     whole: bool,
     instructions: str = "",
 ) -> list[Message]:
-    """The prompt for a verdict on the `whole` of these turns, or on the last of them.
+    """Return the prompt for a verdict on the `whole` of these turns, or on the last of them.
 
     `texts` are those of the chunks behind what is judged, by id.
     """
@@ -58,7 +58,7 @@ def chunks_shown(judge: JudgeConfig, turns: Sequence[TurnDetails]) -> list[str]:
 
 
 def evidence_shown(judge: JudgeConfig, turns: Sequence[TurnDetails], texts: Mapping[str, str]) -> str:
-    """The material as a quoted block, empty without any: passages, and what a search of the web gave.
+    """Return the material as a quoted block, empty without any: passages, and what a search of the web gave.
 
     `texts` are those of the chunks by id. A chunk that is not there any more is left out.
     """

@@ -39,7 +39,7 @@ def turn_judge(
 
 
 def alternating(messages: Sequence[Message]) -> list[Message]:
-    """The same with what follows one another in one role in one message, as many chat templates want it.
+    """Return the messages, with neighbours of one role in one, as many chat templates want it.
 
     So it is where an earlier turn has no verdict.
     """

@@ -29,7 +29,7 @@ _EXPLAINED = re.compile(r"[:(–—]|\s-\s")
 
 
 def judgement_from(data: Mapping[str, Any], judge: JudgeConfig) -> Judgement:
-    """The verdict in an answer to the judge's prompt. Raises ValueError when it cannot be used.
+    """Return the verdict in an answer to the judge's prompt. Raises ValueError when it cannot be used.
 
     Read as well: a score as text ("8", "8/10", "80 %", "eight") or with a fraction, which is rounded; labels
     in capitals, in one text, or with an explanation; names of fields in capitals.

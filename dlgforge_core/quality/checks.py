@@ -154,7 +154,7 @@ def _drop_rate(outcomes: Outcomes, parts: Sequence[PartEnds], config: ChecksConf
 
 
 def bad_parts(parts: Iterable[PartEnds], config: ChecksConfig) -> list[PartEnds]:
-    """The parts of which too many dialogues were dropped: few of a great set, but a hole in it all the same.
+    """Return the parts of which too many dialogues were dropped: a hole, if a small one, in a great set.
 
     A few dialogues tell nothing of their part; they count in the whole set's rate.
     """

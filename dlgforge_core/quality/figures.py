@@ -37,7 +37,7 @@ class DialogueFigures:
 
     @classmethod
     def of(cls, dialogues: Iterable[Dialogue]) -> Self:
-        """The figures of all of `dialogues`."""
+        """Return the figures of all of `dialogues`."""
         made = cls()
         for dialogue in dialogues:
             made.add(dialogue)
@@ -73,10 +73,10 @@ class DialogueFigures:
 
 
 def length_class(chars: int) -> int:
-    """The class of a text of `chars` characters."""
+    """Return the class of a text of `chars` characters."""
     return math.floor(_CLASSES_PER_OCTAVE * math.log2(chars + 1))
 
 
 def length_of_class(number: int) -> float:
-    """The length in characters in the middle of a class."""
+    """Return the length in characters in the middle of a class."""
     return float(2 ** ((number + 0.5) / _CLASSES_PER_OCTAVE) - 1)

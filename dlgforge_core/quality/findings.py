@@ -69,7 +69,9 @@ class CheckReport:
 def findings_of(
     dialogues: Iterable[Dialogue], languages: Iterable[str], config: ChecksConfig, names: Collection[str]
 ) -> Findings:
-    """What the checks in `names` find in some dialogues, in one pass; memory does not grow with their number.
+    """Return what the checks in `names` find in some dialogues, in one pass.
+
+    Memory does not grow with their number.
 
     `languages` are those of the whole set, which the detector chooses from.
     """
@@ -113,7 +115,7 @@ class Collector(ABC):
         """Look at one more."""
 
     def to_json(self) -> dict[str, Any]:
-        """What was found, as plain data."""
+        """Return what was found, as plain data."""
         examples = [astuple(example) for example in self.examples]
         return {"looked_at": self.looked_at, "wrong": self.wrong, "examples": examples}
 

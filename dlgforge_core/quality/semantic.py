@@ -35,7 +35,7 @@ class SemanticDedup:
         self.n_refused = 0
 
     def filter(self, dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
-        """The dialogues that are kept, in order; each is read once, a batch ahead."""
+        """Yield the dialogues that are kept, in order; each is read once, a batch ahead."""
         source = iter(dialogues)
         while batch := list(itertools.islice(source, BATCH)):
             yield from itertools.compress(batch, self._keep(batch))

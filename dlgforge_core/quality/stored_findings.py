@@ -46,7 +46,9 @@ def kept_findings(
     config: ChecksConfig,
     names: Collection[str],
 ) -> Iterator[Findings]:
-    """What the checks in `names` find in each plan of a scope; a plan without changes is not looked at again.
+    """Yield what the checks in `names` find in each plan of a scope.
+
+    A plan without changes is not looked at again.
 
     Verdicts are those given while generating. Raises StoreError.
     """

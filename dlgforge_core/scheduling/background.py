@@ -27,7 +27,7 @@ class Work(Protocol[T_co]):
         """Ask it to end."""
 
     def result(self) -> T_co:
-        """What came out; raises what it failed with. Called once it has ended."""
+        """Return what came out; raises what it failed with. Called once it has ended."""
 
 
 def report_while(
@@ -38,7 +38,7 @@ def report_while(
     poll_s: float,
     first_report_s: float,
 ) -> T:
-    """The result of `work`, for whose end it waits, calling `report` every few seconds.
+    """Return the result of `work`, for whose end it waits, calling `report` every few seconds.
 
     `report` gets the seconds since `started`, a time of `time.monotonic`. An interrupt (any exception
     raised in the waiting thread) stops the work and is raised again, as is what the work failed with.
@@ -59,7 +59,7 @@ def report_while(
 
 
 def duration(seconds: float) -> str:
-    """A length of time as a progress line tells it."""
+    """Return a length of time as a progress line tells it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -94,7 +94,7 @@ class LoopThread(Generic[T]):
                 self._loop.call_soon_threadsafe(function)
 
     def result(self) -> T:
-        """What the coroutine returned; raises what it failed with. Call once `wait` has returned True."""
+        """Return what the coroutine returned; raise what it raised. Call once `wait` has returned True."""
         if self._error is not None:
             raise self._error
         (value,) = self._ended

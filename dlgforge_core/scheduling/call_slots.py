@@ -47,7 +47,7 @@ class CallSlots:
         self._waiting.clear()
 
     def slot(self, priority: int) -> _Slot:
-        """A context manager that holds one slot; a greater `priority` goes first."""
+        """Return a context manager that holds one slot; a greater `priority` goes first."""
         return _Slot(self, priority)
 
     async def _acquire(self, priority: int) -> None:

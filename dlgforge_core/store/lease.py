@@ -56,7 +56,7 @@ class Lease:
             await self._changed.wait()
 
     def now(self) -> float:
-        """The time to give to `renewed`, to be read before asking."""
+        """Return the time to give to `renewed`, to be read before asking."""
         return self._now()
 
     def renewed(self, asked_at: float) -> None:
@@ -70,7 +70,7 @@ class Lease:
         self.on_doubt()
 
     def writing(self, under_way: bool) -> None:
-        """A write begins, or has ended."""
+        """Note that a write begins, or has ended."""
         self._writing_since = self._now() if under_way else None
         if not under_way:
             self._changed.set()

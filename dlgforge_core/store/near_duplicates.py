@@ -62,7 +62,7 @@ class Banding:
 
 @lru_cache(maxsize=64)
 def banding_for(threshold: float) -> Banding:
-    """The banding that finds pairs of similarity `threshold`, 0 < threshold < 1, with probability RECALL.
+    """Return the banding that finds pairs of similarity `threshold`, in (0, 1), with probability RECALL.
 
     It has the most rows, which keep unrelated pairs out, that `_MOST_BANDS` bands and `_MOST_ROWS` allow.
     """
@@ -76,7 +76,7 @@ def banding_for(threshold: float) -> Banding:
 
 
 def shingles(form: str) -> frozenset[str]:
-    """The shingles of a question's normal form; there is at least one."""
+    """Return the shingles of a question's normal form; there is at least one."""
     text = _padded(form)
     starts = range(len(text) - 2)
     if not _HAS_DENSE.search(text):
@@ -112,7 +112,7 @@ class Marks:
 
 
 def marks(forms: Sequence[str], banding: Banding, salt: str) -> list[Marks]:
-    """The marks of normal forms.
+    """Return the marks of normal forms.
 
     Two forms share a hash when they share a band; hashes under another salt, of another band or of another
     version of the algorithm do not meet, but by accident. Hashes are signed and have 64 bits.
@@ -154,7 +154,7 @@ def _padded(form: str) -> str:
 
 
 def windows(forms: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The shingles of all forms, one form after the other, and where each form's begin, and the end.
+    """Return the shingles of all forms, one form after the other, and where each form's begin, and the end.
 
     A shingle is the number its characters make, and may come more than once.
     """
@@ -175,7 +175,7 @@ def windows(forms: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64: a bijection that spreads every bit of its input over all 64."""
+    """Return the finaliser of SplitMix64: a bijection that spreads every bit of its input over all 64."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -65,7 +65,7 @@ class Question:
         return shingles(self.form)
 
     def with_marks(self) -> dict[str, Any]:
-        """The row, with what near-copies are found by, as Postgres writes it."""
+        """Return the row, with what near-copies are found by, as Postgres writes it."""
         bands = "{" + ",".join(map(str, self.marks.bands)) + "}"
         return {**self.row, "normal_form": self.form, "sketch": "x" + self.marks.sketch, "bands": bands}
 
@@ -88,7 +88,7 @@ class UnlikeQuestions:
         self._distance = greatest_distance(threshold)
 
     def prepared(self, rows: Sequence[Mapping[str, Any]]) -> list[Question]:
-        """The operations of a group with what is needed to compare them."""
+        """Return the operations of a group with what is needed to compare them."""
         forms = [normal_form(row["question"]) for row in rows]
         found_by = marks(forms, self._banding, self._fingerprint)
         return [Question(*parts) for parts in zip(rows, forms, found_by, strict=True)]
@@ -166,7 +166,7 @@ class UnlikeQuestions:
 
 
 def _refused(row: Mapping[str, Any], result: Reservation) -> dict[str, Any]:
-    """The row that records a refused question."""
+    """Return the row that records a refused question."""
     outcome = QuestionRefused(row["question"], Refusal.ASKED_BEFORE, result.similarity, result.collides_with)
     return {**row, "kind": outcome.kind, "data": outcome.to_json()}
 

@@ -156,7 +156,7 @@ def parts(connection: psycopg.Connection, scope: Scope) -> list[Part]:
 def stream_dialogues(
     connection: psycopg.Connection, scope: Scope, *, limit: int | None = None, mixed: bool = False
 ) -> Iterator[Dialogue]:
-    """The finished dialogues of a scope, each once; memory does not grow with their number.
+    """Yield the finished dialogues of a scope, each once; memory does not grow with their number.
 
     By batch, language and ordinal, or `mixed`: of as many languages as there are, for samples.
     """
@@ -203,7 +203,7 @@ def former_dialogues(connection: psycopg.Connection, fingerprint: str) -> int:
 
 
 def throughput(connection: psycopg.Connection, scope: Scope, buckets: int = 40) -> list[tuple[float, float]]:
-    """Turns committed a second over time: (seconds since the first turn, turns/s), evenly spaced."""
+    """Turn committed a second over time: (seconds since the first turn, turns/s), evenly spaced."""
     rows = connection.execute(scope.sql(_THROUGHPUT), {**scope.parameters, "buckets": buckets}).fetchall()
     if not rows:
         return []

@@ -59,6 +59,6 @@ class Progress:
 
 
 def run_id_of(fingerprint: str, plans: Sequence[Plan]) -> str:
-    """The run's id: the same plans under the same fingerprint are the same run."""
+    """Return the run's id: the same plans under the same fingerprint are the same run."""
     parts = sorted(f"{plan.plan_id}:{plan.n_dialogues}" for plan in plans)
     return hashlib.sha256("\n".join([fingerprint, *parts]).encode()).hexdigest()[:16]

@@ -46,7 +46,7 @@ class RunStore:
         return f"RunStore(dataset={self.dataset!r})"
 
     def connection(self) -> AbstractContextManager[Connection]:
-        """A connection for a few statements, as `Database.connection` gives it."""
+        """Return a connection for a few statements, as `Database.connection` gives it."""
         return self.database.connection()
 
     def migrate(self) -> list[int]:
@@ -88,7 +88,7 @@ class RunStore:
             )
 
     def seed_batches(self, names: Sequence[str] | None = None) -> list[SeedBatch]:
-        """The kept batches, by name; all of them when `names` is None."""
+        """Return the kept batches, by name; all of them when `names` is None."""
         with self.connection() as connection:
             rows = connection.execute(
                 "SELECT name, digest, topics FROM seed_batches WHERE dataset = %(dataset)s "
@@ -174,7 +174,7 @@ class RunStore:
             return judge_fault(connection, run_id)
 
     def run(self, run_id: str | None = None) -> RunRecord | None:
-        """A run of this dataset by its id, or the one worked on last; None when there is none."""
+        """Return a run of this dataset by its id, or the one worked on last; None when there is none."""
         with self.connection() as connection:
             row = connection.execute(
                 "SELECT run_id, fingerprint, config, status, stop_reason, dataset FROM generation_runs "
@@ -185,7 +185,7 @@ class RunStore:
         return RunRecord(*row) if row else None
 
     def run_ids(self, limit: int = 10) -> list[str]:
-        """The runs of this dataset worked on last, the latest first."""
+        """Return the runs of this dataset worked on last, the latest first."""
         with self.connection() as connection:
             rows = connection.execute(
                 "SELECT run_id FROM generation_runs WHERE dataset = %s ORDER BY updated_at DESC LIMIT %s",
@@ -213,7 +213,7 @@ class RunStore:
             )
 
     def progress(self, run_id: str) -> Progress:
-        """Counts of the run's dialogues by outcome, and of the turns committed."""
+        """Count of the run's dialogues by outcome, and of the turns committed."""
         with self.connection() as connection:
             rows = connection.execute(
                 "SELECT d.status, d.drop_reason, p.language, count(*), sum(d.turns_done), "
@@ -247,7 +247,7 @@ class RunStore:
         )
 
     def worker_stats(self, run_id: str) -> list[Mapping[str, Any]]:
-        """What every worker of the run, past ones included, has counted."""
+        """Return what every worker of the run, past ones included, has counted."""
         with self.connection() as connection:
             rows = connection.execute(
                 "SELECT stats FROM workers WHERE run_id = %s ORDER BY worker_id", (run_id,)
@@ -267,12 +267,12 @@ class RunStore:
     # What came out
 
     def samples(self, scope: Scope | str, n: int) -> list[Dialogue]:
-        """A few finished dialogues of a scope or run, of as many languages as there are."""
+        """Return a few finished dialogues of a scope or run, of as many languages as there are."""
         with self.connection() as connection:
             return list(stream_dialogues(connection, _scope(scope), limit=n, mixed=True))
 
     def dialogues(self, scope: Scope | str) -> Iterator[Dialogue]:
-        """The finished dialogues of a scope or run by batch, language and ordinal, each once; streamed."""
+        """Yield the finished dialogues of a scope or run by batch, language and ordinal; streamed."""
         with self.connection() as connection:
             yield from stream_dialogues(connection, _scope(scope))
 
@@ -297,7 +297,7 @@ class RunStore:
             return former_dialogues(connection, fingerprint)
 
     def throughput(self, scope: Scope | str) -> list[tuple[float, float]]:
-        """Turns committed a second over time: (seconds since the first turn, turns/s)."""
+        """Turn committed a second over time: (seconds since the first turn, turns/s)."""
         with self.connection() as connection:
             return throughput(connection, _scope(scope))
 

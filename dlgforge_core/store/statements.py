@@ -134,7 +134,7 @@ _ROOM = "SELECT %(limit)s::bigint AS n"
 
 
 def claim(*, limited: bool) -> str:
-    """The statement that leases free dialogues; `limited` when run.max_dialogues is set."""
+    """Return the statement that leases free dialogues; `limited` when run.max_dialogues is set."""
     return _CLAIM.format(room=_ROOM_UNDER_BUDGET if limited else _ROOM, attempt="0")
 
 

@@ -28,7 +28,7 @@ class ReserveQuestion:
     question: str
 
     def row(self) -> dict[str, Any]:
-        """The columns of the statement's input that are its own."""
+        """Return the columns of the statement's input that are its own."""
         return {
             "turn_index": self.turn_index,
             "position": self.position,
@@ -48,7 +48,7 @@ class RecordOutcome:
     outcome: Outcome
 
     def row(self) -> dict[str, Any]:
-        """The columns of the statement's input that are its own."""
+        """Return the columns of the statement's input that are its own."""
         return {
             "turn_index": self.turn_index,
             "position": self.position,
@@ -69,7 +69,7 @@ class CommitTurn:
     unjudged: Sequence[Unjudged] = ()
 
     def row(self) -> dict[str, Any]:
-        """The columns of the statement's input that are its own."""
+        """Return the columns of the statement's input that are its own."""
         return {
             "turn_index": self.turn.index,
             "user_text": _storable(self.turn.user),
@@ -92,7 +92,7 @@ class AmendDialogue:
     unjudged: Sequence[Unjudged] = ()
 
     def row(self) -> dict[str, Any]:
-        """The columns of the statement's input that are its own."""
+        """Return the columns of the statement's input that are its own."""
         turns = [
             {"turn_index": index, "judgement": _verdict(judgement)}
             for index, judgement in self.judgements.items()
@@ -116,7 +116,7 @@ class DropDialogue:
     setup: str = ""
 
     def row(self) -> dict[str, Any]:
-        """The columns of the statement's input that are its own."""
+        """Return the columns of the statement's input that are its own."""
         return {"reason": self.reason.value, "detail": _storable(self.detail), "setup": self.setup}
 
 
@@ -176,7 +176,7 @@ async def _reserving(
     kinds: Sequence[type[Write]],
     rows: Mapping[type[Write], list[dict[str, Any]]],
 ) -> tuple[list[psycopg.AsyncCursor[tuple[int, object]]], dict[int, Reservation]]:
-    """The group's questions under the lock, after its other writes: what a drop frees can be asked again."""
+    """Reserve the group's questions, after its other writes: what a drop frees can be asked again."""
     try:
         async with connection.pipeline() as pipeline, connection.transaction():
             await unlike.lock(connection)  # first, so that rows are never held while waiting for it

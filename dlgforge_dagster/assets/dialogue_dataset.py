@@ -38,7 +38,7 @@ from dlgforge_dagster.versions import code_version
 
 
 def build_dialogue_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
-    """The asset that writes a dataset's files."""
+    """Return the asset that writes a dataset's files."""
     base: Any = config_class(dataset.recipe.saving.files)
 
     class DialogueDatasetConfig(base):  # type: ignore[misc]
@@ -131,19 +131,19 @@ def _write(
 
 
 def _described(saving: DatasetFilesConfig, description: str) -> DatasetFilesConfig:
-    """`saving` with a card that says what the recipe says, unless it has a text of its own."""
+    """Return `saving` with a card that says what the recipe says, unless it has a text of its own."""
     if saving.card.description.strip():
         return saving
     return saving.model_copy(update={"card": saving.card.model_copy(update={"description": description})})
 
 
 def _secret_variables(dataset: DatasetSpec, record: RunRecord) -> set[str]:
-    """The variables that hold keys by the recipe, and by what the run was configured with in its place."""
+    """Return the variables that hold keys by the recipe, or by the run config in its place."""
     return secret_variables(dataset.recipe.model_dump(mode="json")) | secret_variables(record.config)
 
 
 def _offered(record: RunRecord) -> list[str]:
-    """The tools that the assistant surely had; whether there was a key for the web is not recorded."""
+    """Return the tools that the assistant surely had; whether there was a key for the web is not recorded."""
     tools = record.config.get("generation", {}).get("tools", {})
     grounded = record.config.get("source", {}).get("index_id")
     return [VECTOR_DB_SEARCH.name] if tools.get("enabled") and grounded else []
@@ -167,7 +167,7 @@ def _refused(refused: Mapping[str, int]) -> dict[str, Any]:
 
 @contextmanager
 def _dedup(config: SemanticDedupConfig) -> Iterator[SemanticDedup | None]:
-    """What leaves out dialogues that open alike; None when that is off."""
+    """Yield what leaves out dialogues that open alike; None when that is off."""
     if config.threshold is None:
         yield None
         return
@@ -177,7 +177,7 @@ def _dedup(config: SemanticDedupConfig) -> Iterator[SemanticDedup | None]:
 
 
 def _counts(summary: DatasetSummary) -> Mapping[str, Any]:
-    """What splits, filters and documents there are to tell of."""
+    """Return what splits, filters and documents there are to tell of."""
     counted: dict[str, Any] = {}
     if len(summary.by_split) > 1:
         counted["splits"] = count_table("split", "dialogues", summary.by_split)

@@ -31,7 +31,7 @@ from dlgforge_dagster.versions import Provenance, dialogues_version, digest, rec
 
 
 def build_dialogues(dataset: DatasetSpec) -> dg.AssetsDefinition:
-    """The asset that makes a dataset's dialogues."""
+    """Yield the asset that makes a dataset's dialogues."""
     base: Any = config_class(dataset.recipe.generation)
 
     class DialoguesConfig(base):  # type: ignore[misc]
@@ -131,7 +131,9 @@ def _prepare(
     batches: Sequence[SeedBatch],
     index: CurrentIndex | None,
 ) -> PreparedRun | None:
-    """The run of the selected partitions, all without a selection; None when they have no topics at all.
+    """Return the run of the selected partitions, all without a selection.
+
+    None when they have no topics at all.
 
     Partitions outlive their files: a selection of several leaves out those whose file is gone.
     """
@@ -173,7 +175,7 @@ def _prepare(
 def _versions(
     run: PreparedRun, parts: Sequence[Part], batches: Sequence[SeedBatch], made_from: Provenance
 ) -> dict[Part, str]:
-    """The data version of each partition of a run: the same until there is more in it, or it is made anew."""
+    """Return the data version of each partition of a run: the same until there is more, or other, in it."""
     digests = {batch.name: batch.digest for batch in batches}
     return {
         part: digest([run.fingerprint, made_from.version, digests.get(part.batch), part.planned, part.done])

@@ -19,7 +19,7 @@ from dlgforge_dagster.versions import code_version
 
 
 def build_hf_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
-    """The asset that pushes a dataset's folder to a hub; off by default."""
+    """Yield the asset that pushes a dataset's folder to a hub; off by default."""
     base: Any = config_class(dataset.recipe.saving.hf_push)
 
     class HfDatasetConfig(base):  # type: ignore[misc]

@@ -41,7 +41,7 @@ _N_LOWEST = 5
 
 
 def build_judgements(dataset: DatasetSpec) -> dg.AssetsDefinition:
-    """The asset that judges a dataset's dialogues afterwards."""
+    """Return the asset that judges a dataset's dialogues afterwards."""
     base: Any = config_class(dataset.recipe.judge)
 
     class JudgementsConfig(base):  # type: ignore[misc]

@@ -27,7 +27,7 @@ _KEPT = 3  # indexes, beside those of runs that may be resumed
 
 
 def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
-    """The asset that indexes a dataset's documents."""
+    """Return the asset that indexes a dataset's documents."""
     base: Any = config_class(dataset.recipe.knowledge)
 
     class KnowledgeIndexConfig(base):  # type: ignore[misc]
@@ -75,7 +75,7 @@ def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
 
 
 def _unused(report: IndexReport, languages: Sequence[str]) -> list[str]:
-    """What the recipe's languages leave of the documents: dialogues in other languages may be asked for."""
+    """Count the documents that the recipe's languages leave: other languages may be asked for."""
     counts = unused_languages(report.by_language, languages)
     return [
         f"{n:,} documents in {language_name(language)} ({language}) are not used: the recipe's target "

@@ -23,7 +23,7 @@ from dlgforge_dagster.versions import code_version
 
 
 def build_seed_files(dataset: DatasetSpec) -> dg.AssetSpec:
-    """The seed files themselves, a partition each: `seed_topics` tells of every file that it has read.
+    """Return the seed files themselves, a partition each: `seed_topics` tells of every file that it has read.
 
     `seed_topics` cannot have partitions: Dagster runs no partitioned asset behind another one without a key.
     """
@@ -40,7 +40,7 @@ def build_seed_files(dataset: DatasetSpec) -> dg.AssetSpec:
 
 
 def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
-    """The asset that reads a dataset's seed files."""
+    """Return the asset that reads a dataset's seed files."""
     base: Any = config_class(dataset.recipe.seeds)
 
     class SeedTopicsConfig(base):  # type: ignore[misc]
@@ -91,7 +91,7 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
 
 
 def _read(dataset: DatasetSpec, batch: SeedBatch) -> dg.AssetMaterialization:
-    """That a seed file was read, with its content's digest as data version."""
+    """Return that a seed file was read, with its content's digest as data version."""
     return dg.AssetMaterialization(
         dataset.key(SEED_FILES),
         partition=batch.name,
@@ -105,7 +105,7 @@ def _read(dataset: DatasetSpec, batch: SeedBatch) -> dg.AssetMaterialization:
 
 
 def seed_problem(dataset: DatasetSpec, file: str, problem: str) -> dg.AssetObservation:
-    """What is wrong with a seed file, for the page of `seed_files`."""
+    """Return what is wrong with a seed file, for the page of `seed_files`."""
     return dg.AssetObservation(
         dataset.key(SEED_FILES),
         description=f"nothing is made of {file}",

@@ -30,7 +30,7 @@ class RayResource(_Base):  # type: ignore[misc]
         return validate(RayConfig, plain(self, RayConfig), "resources.ray.config")
 
     def session(self, progress: Callable[[str], None]) -> RaySession:
-        """The run's session, to be connected by who needs it; `progress` is told what happens then."""
+        """Return the run's session, to be connected by who needs it; `progress` is told what happens then."""
         if self._session is None:
             session = RaySession(self.settings, progress=progress)
             self.before_teardown(session.shutdown)

@@ -51,12 +51,12 @@ class StoreResource(_Base):  # type: ignore[misc]
         return validate(StoreConfig, plain(self, StoreConfig), "resources.store.config").postgres
 
     def resolve(self) -> ResolvedDsn:
-        """The connection string in force, and where it came from."""
+        """Return the connection string in force, and where it came from."""
         own = instance_dsn(self._instance) if self._instance is not None else None
         return resolve_dsn(self.settings.dsn, os.environ, own, dlgforge_home(os.environ))
 
     def run_store(self, dataset: str = "") -> RunStore:
-        """A dataset's run state, reachable and up to date. Raises StoreError naming cause and remedy."""
+        """Return a dataset's run state, reachable and up to date. Raises StoreError with cause and remedy."""
         if self._store is None:
             resolved = self.resolve()
             ping_blocking(resolved.dsn, self.settings.connect_timeout_s)

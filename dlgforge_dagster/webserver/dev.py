@@ -23,7 +23,7 @@ _GUARDED = "dlgforge_dagster.webserver"
 
 
 def guarded_command(parts: Sequence[str]) -> list[str]:
-    """The command of a service of `dagster dev`, with the guard where it is the webserver.
+    """Return the command of a service of `dagster dev`, with the guard where it is the webserver.
 
     Raises RuntimeError for a command that is neither of those which are known: rather nothing starts than a
     webserver without the guard.

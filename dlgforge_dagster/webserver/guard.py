@@ -84,7 +84,7 @@ class RequestGuard:
             _check_content(headers, needed=graphql)
 
     def _checked_host(self, host: str | None) -> str:
-        """The `Host` header. Raises Refused unless it names this machine, or a host on the list."""
+        """Return the `Host` header. Raises Refused unless it names this machine, or a host on the list."""
         parts = _split(f"http://{host}") if host else None
         if host is None or parts is None or parts[1] + parts[2] == "":
             raise Refused(400, "the request names no host")
@@ -98,7 +98,7 @@ class RequestGuard:
         )
 
     def _check_origin(self, headers: _Headers, host: str) -> None:
-        """Raises Refused for what the page of another origin has sent."""
+        """Raise Refused for what the page of another origin has sent."""
         site = headers.one("sec-fetch-site")
         if site is not None and site not in ("same-origin", "none"):
             raise Refused(403, "the request comes from a page of another origin")
@@ -125,7 +125,7 @@ class _Headers:
         self._headers: list[tuple[bytes, bytes]] = list(scope["headers"])
 
     def one(self, name: str) -> str | None:
-        """The value of a header; None when it is not there."""
+        """Return the value of a header; None when it is not there."""
         values = [value for key, value in self._headers if key.lower() == name.encode()]
         if len(values) > 1:
             raise Refused(400, f"the request has several headers {name}")
@@ -145,7 +145,7 @@ def _split(url: str) -> tuple[str, str, str] | None:
 
 
 def _check_query(scope: Mapping[str, Any]) -> None:
-    """Raises Refused for a GraphQL document in the query string that is more than queries."""
+    """Raise Refused for a GraphQL document in the query string that is more than queries."""
     for text in parse_qs(scope["query_string"].decode("latin-1")).get("query", []):
         try:
             definitions = parse(text).definitions
@@ -162,7 +162,7 @@ def _check_query(scope: Mapping[str, Any]) -> None:
 
 
 def _check_content(headers: _Headers, needed: bool) -> None:
-    """Raises Refused for content of a kind that a page may send to any server without being asked."""
+    """Raise Refused for content of a kind that a page may send to any server without being asked."""
     given = headers.one("content-type")
     kind = (given or "").split(";")[0].strip().lower()
     if kind in _JSON or (given is None and not needed):

@@ -108,7 +108,7 @@ def kill_a_run(site: Site) -> None:
 
 
 def metadata(dev: DagsterDev, asset: str, partition: str) -> dict[str, dict[str, Any]]:
-    """The metadata of a partition's latest materialization, by label."""
+    """Return the metadata of a partition's latest materialization, by label."""
     found = dev.query(METADATA, key={"path": [asset]}, partition=partition)["assetOrError"]
     return {entry["label"]: entry for entry in found["assetMaterializations"][0]["metadataEntries"]}
 

@@ -67,7 +67,7 @@ const socket = () => new Promise((done) => {
 
 @contextmanager
 def attacker(url: str) -> Iterator[int]:
-    """A web server whose page attacks the UI at `url`; gives its port."""
+    """Yield a web server whose page attacks the UI at `url`; gives its port."""
     mutation = MUTATION % "planted"
     page = ATTACK % {
         "url": url,
@@ -119,7 +119,7 @@ def test_no_page_of_another_origin_changes_anything_and_the_ui_works(tmp_path: P
 
 
 def works(page: Page, dev: DagsterDev) -> None:
-    """The UI itself may do all that, by GraphQL and by its websocket."""
+    """Do all that in the UI itself, which may, by GraphQL and by its websocket."""
     for host in ("127.0.0.1", "localhost"):
         page.goto(f"http://{host}:{dev.port}/locations/dlgforge/asset-groups/dlgforge")
         expect(page.get_by_text("dialogue_dataset").first).to_be_visible()

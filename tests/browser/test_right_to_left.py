@@ -73,7 +73,7 @@ def first_and_last(paragraph: Locator, text: str) -> tuple[tuple[float, float], 
 
 
 def speak_arabic(store: RunStore) -> None:
-    """What the simulated endpoint said becomes conversations in Arabic."""
+    """Make conversations in Arabic of what the simulated endpoint answered."""
     record = store.run()
     assert record is not None
     dialogues = sorted(

@@ -80,7 +80,7 @@ class Driver:
 
 @contextlib.contextmanager
 def driver(store: RunStore, plan: dict[str, Any], **sims: SimulatedEndpoint) -> Iterator[Driver]:
-    """A driver on the plan and endpoints; it is gone when the block is left."""
+    """Yield a driver on the plan and endpoints; it is gone when the block is left."""
     made = Driver(store, plan, {name: sim.base_url for name, sim in sims.items()})
     try:
         yield made
@@ -105,7 +105,7 @@ class Book:
 
     @classmethod
     def of_job(cls, store: RunStore) -> Book:
-        """The book of the latest run of a job, whose configuration has no seed of its own."""
+        """Return the book of the latest run of a job, whose configuration has no seed of its own."""
         record = store.run()
         assert record is not None
         book = cls.__new__(cls)
@@ -143,7 +143,7 @@ class Book:
         return [self._by_seed[request["body"]["seed"]] for sim in sims for request in sim.stats()["requests"]]
 
     def durable(self) -> set[Call]:
-        """Calls whose results are in Postgres."""
+        """Count the calls whose results are in Postgres."""
         found: set[Call] = set()
         with self._store.connection() as connection:
             for dialogue_id, index in connection.execute("SELECT dialogue_id, turn_index FROM turns"):
@@ -165,7 +165,7 @@ class Book:
         return {(row[0], row[1]): tuple(row[2:]) for row in rows}
 
     def check_complete(self) -> None:
-        """The plan is made exactly: every turn once, no question twice, nothing left over."""
+        """Check that the plan is made exactly: every turn once, no question twice, nothing left over."""
         progress = self._store.progress(self._run_id)
         assert progress.done == len(self.plans), progress
         turns = self.turns()

@@ -58,7 +58,7 @@ class LoneJob:
 def config_of(
     project: Project, sim: SimulatedEndpoint, *, on_ray: bool, total: int, n_turns: int = 2, **run: Any
 ) -> Path:
-    """A run config with SLOTS call slots, in the job's process or on two workers of a Ray cluster."""
+    """Return a run config with SLOTS call slots, in the job's process or on two workers of a Ray cluster."""
     workers = 2 if on_ray else 1
     config = run_config(
         {"backend": "openai", "model": "m", "base_url": sim.base_url},
@@ -78,7 +78,7 @@ def config_of(
 
 @contextmanager
 def state_of(project: Project) -> Iterator[RunStore]:
-    """The run state, with its Postgres held meanwhile."""
+    """Yield the run state, with its Postgres held meanwhile."""
     store = RunStore(Database(embedded_dsn(project.home)))
     try:
         store.migrate()
@@ -89,7 +89,7 @@ def state_of(project: Project) -> Iterator[RunStore]:
 
 @contextmanager
 def lone_job(project: Project, config: Path, *, turns: int = 4) -> Iterator[LoneJob]:
-    """The job, once it has committed so many turns."""
+    """Yield the job, once it has committed so many turns."""
     with (project.folder / "job.log").open("ab") as log, state_of(project) as store:
         process = subprocess.Popen(
             project.command(config),

@@ -35,7 +35,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 
 def worker_beside(store: RunStore, dead: set[int]) -> psutil.Process | None:
-    """A process that makes dialogues, and is none of those killed before."""
+    """Return a process that makes dialogues, and is none of those killed before."""
     return next((process for process in run_workers(store) if process.pid not in dead), None)
 
 

@@ -53,7 +53,7 @@ def whole(
     before: CommittedTurns,
     lost_calls: int,
 ) -> None:
-    """The plan is finished, what was committed stayed, nothing is double, little was made again."""
+    """Check that the plan is finished, committed turns stayed, nothing is double, little was made again."""
     progress = store.progress(run.run_id)
     assert progress.complete
     assert progress.done == progress.planned
@@ -71,7 +71,7 @@ def whole(
 
 @contextmanager
 def three_nodes() -> Iterator[Any]:
-    """A cluster of a head without room for workers and two nodes with room for one each."""
+    """Yield a cluster of a head without room for workers and two nodes with room for one each."""
     from ray.cluster_utils import Cluster
 
     quiet = {"include_dashboard": False, "object_store_memory": 100 * 1024 * 1024}
@@ -223,7 +223,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 @contextmanager
 def running_job(project: Project, llm: dict[str, Any], **run: Any) -> Iterator[tuple[Any, RunStore, Path]]:
-    """The distributed job in mid-run: its process, its run state (held by us, too), its config."""
+    """Yield the distributed job in mid-run: its process, its run state (held by us, too), its config."""
     config = run_config(llm, target_languages=["en"], distributed={"enabled": True}, **run)
     config["resources"]["ray"] = {"config": {"address": "local", "workers": {"replicas": 2, "num_cpus": 0.5}}}
     path = project.config(config)
@@ -265,7 +265,7 @@ def parts_of(job: subprocess.Popen[bytes], project: Project) -> list[psutil.Proc
 
 
 def run_statuses(store: RunStore) -> list[str]:
-    """The statuses of all Dagster runs, as Dagster's tables in the same database have them."""
+    """Return the statuses of all Dagster runs, as Dagster's tables in the same database have them."""
     with store.connection() as connection:
         rows = connection.execute("SELECT status FROM public.runs ORDER BY id").fetchall()
     return [status for (status,) in rows]
@@ -285,7 +285,7 @@ def finishes(
     sim: SimulatedEndpoint,
     before: CommittedTurns,
 ) -> None:
-    """Running the job again completes the plan and keeps every committed turn."""
+    """Check that running the job again completes the plan and keeps every committed turn."""
     sim.configure(latency_s=0.0)
     code, output = project.execute(path)
     assert code == 0, output

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    """A project whose Postgres has a small disk of its own; that takes the right to mount one."""
+    """Yield a project whose Postgres has a small disk of its own; that takes the right to mount one."""
     made = Project(tmp_path)
     made.home.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(made.home)]

@@ -40,7 +40,7 @@ class Project:
         return path
 
     def command(self, config: Path) -> list[str]:
-        """The command that runs the main job."""
+        """Return the command that runs the main job."""
         module = "dlgforge_dagster.definitions"
         return [DAGSTER, "job", "execute", "-m", module, "-j", "generate_dialogues", "-c", str(config)]
 

@@ -16,7 +16,7 @@ MAX_S = 5.0
 
 
 def fuzz(test: Callable[[], None]) -> Callable[[], None]:
-    """A property with a bounded number of examples, looked at anew for as long as DLGFORGE_FUZZ_S says."""
+    """Make a property of a bounded number of examples, tried anew for as long as DLGFORGE_FUZZ_S says."""
     bounded = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))(test)
 
     def run() -> None:
@@ -30,7 +30,7 @@ def fuzz(test: Callable[[], None]) -> Callable[[], None]:
 
 
 def quickly(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """What `call` returns; fails when it takes longer than MAX_S of CPU time."""
+    """Return what `call` returns; fails when it takes longer than MAX_S of CPU time."""
     started = time.process_time()
     try:
         return call(*arguments, **named)

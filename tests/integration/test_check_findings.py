@@ -59,7 +59,7 @@ def reports(
 
 
 def anew(store: RunStore, scope: Scope, **config: Any) -> list[CheckReport]:
-    """The same with nothing kept."""
+    """Return the same with nothing kept."""
     settings = ChecksConfig.model_validate(config)
     found = findings_of(store.dialogues(scope), LANGUAGES, settings, COLLECTORS)
     return run_checks(

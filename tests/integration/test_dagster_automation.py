@@ -23,7 +23,7 @@ def test_the_dataset_follows_dialogues_and_verdicts_but_no_judging_that_did_noth
         return result.total_requested > 0
 
     def made(asset: str, partition: str | None = None, **tags: str) -> None:
-        """A run of its own that has made the asset."""
+        """Make a run of its own that has made the asset."""
 
         @dg.op
         def log(context: dg.OpExecutionContext) -> None:

@@ -58,7 +58,7 @@ def cross_site_requests_are_refused(dev: DagsterDev) -> None:
 
 
 def told(dev: DagsterDev, run: str) -> str:
-    """The errors in the log of a run."""
+    """Return the errors in the log of a run."""
     query = """query ($run: ID!) { logsForRun(runId: $run) { ... on EventConnection { events {
         ... on ExecutionStepFailureEvent { error { message } failureMetadata { description } } } } } }"""
     return str(dev.query(query, run=run))

@@ -111,7 +111,7 @@ def test_the_dataset_holds_what_every_partition_has_made(
 
 
 def exported(folder: Path) -> list[str]:
-    """The topics of a dataset's dialogues."""
+    """Return the topics of a dataset's dialogues."""
     lines = (folder / "data" / "sharegpt" / "train.jsonl").read_text().splitlines()
     return sorted({json.loads(line)["topic"] for line in lines})
 
@@ -176,7 +176,7 @@ def test_a_broken_seed_file_stops_no_run_unless_strict(
 
 
 def drop_rate(instance: dg.DagsterInstance) -> tuple[str, bool, dg.AssetCheckSeverity]:
-    """What the check of that name said last."""
+    """Return what the check of that name said last."""
     key = dg.AssetCheckKey(dg.AssetKey("dialogues"), "drop_rate")
     record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
     assert record.event is not None

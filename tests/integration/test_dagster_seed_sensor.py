@@ -49,7 +49,7 @@ class Watch:
         return result
 
     def settled(self) -> dg.SensorResult:
-        """What the second tick finds: at the first one a file may be half written."""
+        """Return what the second tick finds: at the first one a file may be half written."""
         assert not self.tick().run_requests
         return self.tick()
 
@@ -68,7 +68,7 @@ def keys(result: dg.SensorResult) -> list[str]:
 
 
 def reported(result: dg.SensorResult) -> list[str]:
-    """The problems that the page of `seed_files` shows of a tick."""
+    """Return the problems that the page of `seed_files` shows of a tick."""
     events = result.asset_events or ()
     assert all(event.asset_key == dg.AssetKey("seed_files") for event in events)
     return [str(event.metadata["problem"].value) for event in events]

@@ -84,7 +84,7 @@ def site(sim: SimulatedEndpoint, dsn: str, seeds: Path, instance: dg.DagsterInst
 
 
 def reported(result: dg.ExecuteInProcessResult) -> list[str]:
-    """The partitions of `dialogues` that a run has told of."""
+    """Return the partitions of `dialogues` that a run has told of."""
     events = result.get_asset_materialization_events()
     made = [event.materialization for event in events if event.asset_key == DIALOGUES]
     return sorted(one.partition for one in made if one.partition is not None)

@@ -55,7 +55,7 @@ def server() -> Iterator[TcpPostgres]:
 
 @pytest.fixture
 def dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A DAGSTER_HOME with the repo's dagster.yaml; its embedded server is gone afterwards."""
+    """Yield a DAGSTER_HOME with the repo's dagster.yaml; its embedded server is gone afterwards."""
     for name in ("DLGFORGE_HOME", "DLGFORGE_POSTGRES_DSN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))

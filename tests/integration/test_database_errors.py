@@ -36,7 +36,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[TcpPostgres]:
-    """A server that asks for passwords."""
+    """Yield a server that asks for passwords."""
     with tcp_postgres() as made:
         connection = Database(made.dsn).reconnecting("dlgforge test", 30.0)
         connection.run(lambda c: c.execute("SELECT 1"))  # it listens before it is up
@@ -55,7 +55,7 @@ def owner(server: TcpPostgres) -> Iterator[str]:
 
 @pytest.fixture(params=["plain", 'My "Role'])
 def role(request: pytest.FixtureRequest, server: TcpPostgres) -> str:
-    """A role that may do no more than connect."""
+    """Return a role that may do no more than connect."""
     name = f"{request.param}{next(_numbers)}"
     with psycopg.connect(server.dsn, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), SECRET))

@@ -36,14 +36,14 @@ PLAN: dict[str, Any] = {"concurrency": 2, "max_open_dialogues": 2, "min_turns": 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RaySession]:
-    """A local cluster of seven CPU slots, shared by these tests."""
+    """Yield a local cluster of seven CPU slots, shared by these tests."""
     with local_cluster(replicas=5) as session:
         yield session
 
 
 @pytest.fixture(scope="module")
 def reference(server_dsn: str) -> dict[str, int]:
-    """Turns by dialogue of the plan, made in this process."""
+    """Turn by dialogue of the plan, made in this process."""
     with psycopg.connect(server_dsn, autocommit=True) as connection:
         connection.execute("CREATE DATABASE reference")
     store = RunStore(Database(server_dsn.replace("/dlgforge?", "/reference?")))
@@ -63,7 +63,7 @@ def turn_counts(store: RunStore, run_id: str) -> dict[str, int]:
 
 
 def coordinator(run_id: str) -> Any:
-    """The coordinator of the run, found by its name as anyone on the cluster can."""
+    """Return the coordinator of the run, found by its name as anyone on the cluster can."""
     return ray.get_actor(f"coordinator-{run_id}", namespace="dlgforge")
 
 

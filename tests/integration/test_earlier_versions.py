@@ -26,7 +26,7 @@ STATE = Path(__file__).parent / "states" / "schema_0009.sql"
 
 @pytest.fixture
 def former(dsn: str) -> tuple[RunStore, list[tuple[Any, ...]]]:
-    """The state of the earlier version, migrated, and its drafts: dialogue, turn, question, answer."""
+    """Return the state of the earlier version, migrated, and its drafts: dialogue, turn, question, answer."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("DROP SCHEMA IF EXISTS dlgforge CASCADE")
         connection.execute(STATE.read_bytes())

@@ -35,7 +35,7 @@ os.symlink(victim, os.path.join(home, name))
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home that its owner can enter, which pytest's temporary folders are not."""
+    """Yield a home that its owner can enter, which pytest's temporary folders are not."""
     pwd.getpwuid(OWNER)
     parent = Path(tempfile.mkdtemp(prefix="dlgforge-test-"))
     parent.chmod(0o755)
@@ -55,7 +55,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A file that root alone may read and write."""
+    """Return a file that root alone may read and write."""
     path = tmp_path / "shadow"
     path.write_text("root:secret\n")
     path.chmod(0o600)

@@ -300,7 +300,7 @@ FAMILY = textwrap.dedent(
 
 
 def start_family(**options: Any) -> tuple[ServerProcess, list[int]]:
-    """A server deaf to SIGTERM, with a child in its group and one in a session of its own."""
+    """Return a server deaf to SIGTERM, with a child in its group and one in a session of its own."""
     lines: list[str] = []
     server = ServerProcess([sys.executable, "-c", FAMILY], on_stdout=lines.append, **options)
     wait_until(lambda: bool(lines), 10.0)

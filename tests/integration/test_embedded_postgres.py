@@ -43,7 +43,7 @@ Starter = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start_user() -> Iterator[Starter]:
-    """Starts processes that use the embedded server of a home until their standard input ends."""
+    """Start processes that use the embedded server of a home until their standard input ends."""
     started: list[subprocess.Popen[str]] = []
 
     def start(home: Path, **options: Any) -> "subprocess.Popen[str]":

@@ -38,7 +38,7 @@ def endpoint(sim: SimulatedEndpoint, name: str = "simulated", **options: Any) ->
 
 
 def poisoned_topic(store: RunStore, run: PreparedRun) -> tuple[str, int]:
-    """A topic of the plan, and how many of its dialogues have it."""
+    """Return a topic of the plan, and how many of its dialogues have it."""
     with store.connection() as connection:
         rows = connection.execute(
             "SELECT d.plan -> 'topic' ->> 'topic' AS topic, count(*) FROM run_plans rp JOIN dialogues d "

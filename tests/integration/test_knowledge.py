@@ -160,7 +160,7 @@ def test_an_earlier_index_stays_readable_until_it_is_pruned(store: RunStore, fol
 
 
 def latest_index(store: RunStore, dataset: str) -> str:
-    """The id of the index that was made or confirmed last; empty when there is none."""
+    """Return the id of the index that was made or confirmed last; empty when there is none."""
     with store.connection() as connection:
         row = connection.execute(
             "SELECT index_id FROM knowledge_indexes WHERE dataset = %s ORDER BY built_at DESC LIMIT 1",

@@ -706,7 +706,7 @@ def test_the_key_is_in_no_log_record_no_repr_and_no_error(caplog: pytest.LogCapt
 async def canned(
     status: str, body: str, headers: str = "", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Endpoint]:
-    """A server that answers everything with the same words."""
+    """Yield a server that answers everything with the same words."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
@@ -745,7 +745,7 @@ def test_a_key_that_a_server_repeats_is_not_shown(status: str) -> None:
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody but itself has signed, and its key."""
+    """Return a certificate for 127.0.0.1 that nobody but itself has signed, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = datetime.datetime.now(datetime.UTC)

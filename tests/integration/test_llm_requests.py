@@ -44,7 +44,7 @@ async def ask(
 
 @contextlib.asynccontextmanager
 async def heads() -> AsyncIterator[tuple[str, list[str]]]:
-    """A server that keeps the head of each request; its address and the heads."""
+    """Yield a server that keeps the head of each request; its address and the heads."""
     seen: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

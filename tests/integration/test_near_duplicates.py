@@ -288,7 +288,7 @@ _HOLDER = """
 
 
 def holder(store: RunStore, run: PreparedRun, moment: str) -> subprocess.Popen[str]:
-    """A worker process that has reserved `BREAD`, or holds the lock `between` look-up and write."""
+    """Return a worker process that has reserved `BREAD`, or holds the lock `between` look-up and write."""
     arguments = [store.database.dsn, run.run_id, run.fingerprint, BREAD, moment]
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(_HOLDER), *arguments], stdout=subprocess.PIPE, text=True

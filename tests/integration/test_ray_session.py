@@ -71,14 +71,14 @@ def no_recorded_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def short_folder() -> Iterator[str]:
-    """A folder whose path leaves room for the names of Ray's sockets."""
+    """Yield a folder whose path leaves room for the names of Ray's sockets."""
     with tempfile.TemporaryDirectory(prefix="d", dir="/tmp") as folder:
         yield folder
 
 
 @pytest.fixture(scope="module")
 def other_cluster() -> Iterator[tuple[str, int]]:
-    """A cluster that is not ours, and the pid of its holder."""
+    """Yield a cluster that is not ours, and the pid of its holder."""
     with program(HEAD) as process:
         yield line_of(process, "address"), process.pid
         parts = descendants(process.pid)
@@ -89,7 +89,7 @@ def other_cluster() -> Iterator[tuple[str, int]]:
 
 
 def probed_with(gcs: str, token: str) -> str:
-    """What a cluster says to somebody who has this token, or none."""
+    """Return what a cluster says to somebody who has this token, or none."""
     mode = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     env = {**os.environ, **mode}
     message = subprocess.run(
@@ -363,7 +363,7 @@ class Guarded:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """A cluster that wants a token, and what tells a program where the token is."""
+    """Yield a cluster that wants a token, and what tells a program where the token is."""
     path = tmp_path_factory.mktemp("ray") / "token"
     path.write_text(secrets.token_hex(32))
     token = {"RAY_AUTH_TOKEN_PATH": str(path)}
@@ -414,7 +414,7 @@ def test_auto_does_not_borrow_a_cluster_that_wants_no_token(
 
 
 def recorded(folder: str, address: str) -> str:
-    """A folder for RAY_TMPDIR in which `ray start` has recorded a cluster."""
+    """Return a folder for RAY_TMPDIR in which `ray start` has recorded a cluster."""
     record = Path(folder) / "ray" / "ray_current_cluster"
     record.parent.mkdir()
     record.write_text(address)

@@ -35,14 +35,14 @@ class DagsterDev:
         self.client = DagsterGraphQLClient("127.0.0.1", port_number=port)
 
     def query(self, text: str, **variables: Any) -> dict[str, Any]:
-        """The data of a GraphQL query. Fails the test on an error."""
+        """Return the data of a GraphQL query. Fails the test on an error."""
         answer = httpx.post(f"{self.url}/graphql", json={"query": text, "variables": variables}, timeout=30)
         body: dict[str, Any] = answer.json()
         assert not body.get("errors"), body["errors"]
         return dict(body["data"])
 
     def runs(self) -> list[dict[str, Any]]:
-        """The latest runs: `runId`, `status`, `tags` as a mapping; the latest first."""
+        """Return the latest runs: `runId`, `status`, `tags` as a mapping; the latest first."""
         data = self.query(
             "{ runsOrError(limit: 500) { ... on Runs { results { runId status tags { key value } } } } }"
         )
@@ -50,7 +50,7 @@ class DagsterDev:
         return [{**run, "tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in runs]
 
     def partitions(self, asset: str, dimension: str) -> list[str]:
-        """The partitions of one dimension of an asset."""
+        """Return the partitions of one dimension of an asset."""
         query = """query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
             partitionKeysByDimension { name partitionKeys } } } }"""
         node = self.query(query, key={"path": [asset]})["assetNodeOrError"]
@@ -64,7 +64,7 @@ class DagsterDev:
         return bool(found.get("assetMaterializations"))
 
     def wait_for_run(self, run_id: str, timeout_s: float = 180) -> str:
-        """The status in which a run ended."""
+        """Return the status in which a run ended."""
 
         def ended() -> str | None:
             status = self.client.get_run_status(run_id).value
@@ -73,7 +73,7 @@ class DagsterDev:
         return wait_until(ended, timeout_s, f"the end of run {run_id}")
 
     def log(self) -> str:
-        """What `dagster dev` has printed."""
+        """Return what `dagster dev` has printed."""
         return (self.project.folder / "dagster-dev.log").read_text("utf-8", "replace")
 
 
@@ -112,7 +112,7 @@ def _answers(dev: DagsterDev) -> bool:
 
 
 def run_workers(store: RunStore) -> list[psutil.Process]:
-    """Processes that make dialogues just now, as the run state names them."""
+    """Process that make dialogues just now, as the run state names them."""
     with store.connection() as connection:
         rows = connection.execute("SELECT DISTINCT pid FROM workers WHERE ended_at IS NULL").fetchall()
     return [psutil.Process(pid) for (pid,) in rows if psutil.pid_exists(pid)]

@@ -7,7 +7,7 @@ import pytest
 
 
 def load_dataset(folder: Path, config: str | None, cache: Path) -> Any:
-    """The splits of one configuration of a dataset folder."""
+    """Return the splits of one configuration of a dataset folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         import datasets

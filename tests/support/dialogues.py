@@ -59,7 +59,7 @@ def make_dialogue(
 
 
 def file_name(format_name: str, split: str) -> str:
-    """The path of a split's file in a dataset folder."""
+    """Return the path of a split's file in a dataset folder."""
     return FORMATS[format_name].file_name(split)
 
 
@@ -68,7 +68,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def grounded(ordinal: int, n_tools: int = 1, **options: Any) -> Dialogue:
-    """A dialogue of two turns, each with evidence and tool calls."""
+    """Return a dialogue of two turns, each with evidence and tool calls."""
     details = TurnDetails(
         evidence=(
             Evidence("a1", "guides/rain.md", Role.USER_SIMULATOR, 2.5),

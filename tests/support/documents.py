@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def pdf(*pages: str) -> bytes:
-    """A PDF of these pages, a line of ASCII text each."""
+    """Return a PDF of these pages, a line of ASCII text each."""
     objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b""]
     objects.append(b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>")
     kids = []

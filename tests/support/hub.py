@@ -66,11 +66,11 @@ class Hub:
     lock: Any = field(default_factory=threading.Lock)
 
     def head(self, repo_id: str, branch: str = "main") -> Commit:
-        """The latest commit of a branch."""
+        """Return the latest commit of a branch."""
         return self.repos[repo_id].branches[branch][-1]
 
     def files(self, repo_id: str, branch: str = "main") -> Files:
-        """What is in a branch."""
+        """Return what is in a branch."""
         return self.head(repo_id, branch).files
 
     def write_to(self, folder: Path, repo_id: str, branch: str = "main") -> None:
@@ -90,7 +90,7 @@ class Refusal(Exception):
 
 @contextlib.contextmanager
 def hub_server(**options: Any) -> Iterator[Hub]:
-    """A running stand-in, stopped at the end."""
+    """Yield a running stand-in, stopped at the end."""
     hub = Hub(**options)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     server.daemon_threads = True

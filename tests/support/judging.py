@@ -33,12 +33,12 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def judging(**options: Any) -> JudgeConfig:
-    """An offline configuration, as from plain data."""
+    """Return an offline configuration, as from plain data."""
     return validate(JudgeConfig, {"mode": "offline", "patience_s": 3.0, **options}, "judge")
 
 
 def generated(store: RunStore, sim: SimulatedEndpoint, total: int, **run: Any) -> PreparedRun:
-    """A finished run without verdicts; the endpoint's counts begin anew after it."""
+    """Return a finished run without verdicts; the endpoint's counts begin anew after it."""
     made = planned(store, total, judge=judging(), concurrency=32, **run)
     work(spec(store, made, Endpoint("simulated", sim.base_url)))
     assert store.progress(made.run_id).done == total
@@ -107,7 +107,7 @@ class JudgingProcess:
         self.process.stdin.flush()
 
     def line(self, timeout_s: float = 60.0) -> str:
-        """The next line it prints; fails the test when none comes."""
+        """Return the next line it prints; fails the test when none comes."""
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], timeout_s)
         assert ready, f"the judging process said nothing within {timeout_s} s"
@@ -122,7 +122,7 @@ class JudgingProcess:
 def judging_process(
     store: RunStore, run: PreparedRun, judge: dict[str, Any], sim: SimulatedEndpoint
 ) -> Iterator[JudgingProcess]:
-    """A process that judges everything of the run's fingerprint, once it is told to `go`.
+    """Yield a process that judges everything of the run's fingerprint, once it is told to `go`.
 
     It is gone when the block is left.
     """

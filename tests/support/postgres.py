@@ -47,7 +47,7 @@ class TcpPostgres:
         return self.dsn_with()
 
     def dsn_with(self, password: str | None = None, database: str | None = None) -> str:
-        """The DSN, with another password or database than the right one."""
+        """Return the DSN, with another password or database than the right one."""
         secret = quote(self.password if password is None else password, safe="")
         return f"postgresql://{self.user}:{secret}@127.0.0.1:{self.port}/{database or self.database}"
 
@@ -142,7 +142,7 @@ def tcp_postgres() -> Iterator[TcpPostgres]:
 
 @pytest.fixture
 def embedded_home(tmp_path: Path) -> Iterator[Path]:
-    """An empty home for the embedded Postgres, whose server is gone afterwards."""
+    """Yield an empty home for the embedded Postgres, whose server is gone afterwards."""
     home = tmp_path / "home"
     yield home
     release_embedded(home)

@@ -30,7 +30,7 @@ def program(
 
 
 def line_of(process: subprocess.Popen[str], prefix: str) -> str:
-    """The rest of the first line the program prints that begins with `prefix`."""
+    """Return the rest of the first line the program prints that begins with `prefix`."""
     assert process.stdout
     for line in process.stdout:
         if line.startswith(prefix):

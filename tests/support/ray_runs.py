@@ -21,7 +21,7 @@ from tests.support.runs import MODEL, spec
 
 @contextlib.contextmanager
 def local_cluster(replicas: int) -> Iterator[RaySession]:
-    """A cluster of this machine with room for that many workers; this process is connected to it."""
+    """Yield a cluster of this machine with room for that many workers; this process is connected to it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         with RaySession(RayConfig(address="local", workers=ActorConfig(replicas=replicas))) as session:
@@ -38,7 +38,7 @@ def runner(
     placement_timeout_s: float | None = None,
     **workers: Any,
 ) -> RayRunner:
-    """A runner of this run; `workers` are fields of `ray.workers`: two of half a CPU by default."""
+    """Return a runner of this run; `workers` are fields of `ray.workers`: two of half a CPU by default."""
     llm = LlmConfig(backend="openai", model=MODEL, base_url="http://127.0.0.1:1/v1")
     size = {"replicas": 2, "num_cpus": 0.5, **workers}
     return RayRunner(

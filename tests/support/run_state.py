@@ -6,7 +6,7 @@ from dlgforge_core.store.run_store import RunStore
 
 
 def worker_processes(store: RunStore, run_id: str) -> list[tuple[int, str, int]]:
-    """Number, host and pid of every worker of the run, past ones included."""
+    """Return number, host and pid of every worker of the run, past ones included."""
     with store.connection() as connection:
         return connection.execute(
             "SELECT worker_id, host, pid FROM workers WHERE run_id = %s ORDER BY worker_id", (run_id,)

@@ -39,7 +39,7 @@ def planned(
     index_id: str = "",
     **run: Any,
 ) -> PreparedRun:
-    """A registered run: English, two turns each, eight call slots, unless `run` says otherwise."""
+    """Return a registered run: English, two turns each, eight call slots, unless `run` says otherwise."""
     settings = {"total_samples": total, "target_languages": ["en"], "patience_s": 3.0, **run}
     if not {"min_turns", "max_turns"} & settings.keys():
         settings.setdefault("n_turns", 2)
@@ -53,14 +53,14 @@ def planned(
 
 
 def prepared(store: RunStore, generation: GenerationConfig, index_id: str = "") -> PreparedRun:
-    """The registered run of this configuration, planned on the shipped seeds."""
+    """Return the registered run of this configuration, planned on the shipped seeds."""
     batches = read_seeds("", strict=True)
     store.save_seed_batches(batches)
     return prepare_run(store, generation, LLM, batches, index_id=index_id)
 
 
 def spec(store: RunStore, run: PreparedRun, *endpoints: Endpoint, **routing: Any) -> WorkerSpec:
-    """A worker of this run on these endpoints."""
+    """Return a worker of this run on these endpoints."""
     return WorkerSpec(
         run=run,
         database=store.database,
@@ -77,5 +77,5 @@ def work(worker: WorkerSpec) -> WorkerResult:
 
 
 def calls(store: RunStore, run: PreparedRun) -> CallStats:
-    """What all workers of the run have counted."""
+    """Return what all workers of the run have counted."""
     return merged_calls(store.worker_stats(run.run_id))

@@ -62,11 +62,14 @@ class SimulatedEndpoint:
         self.base_url = f"{self.root_url}/v1"
 
     def stats(self) -> dict[str, Any]:
-        """Counts and times since the start or the last reset; see `Stats.to_json`."""
+        """Count and times since the start or the last reset; see `Stats.to_json`."""
         return self._admin("GET", "stats")
 
     def requests(self, path: str = "") -> list[dict[str, Any]]:
-        """The latest `record_requests` requests, oldest first; with `path`, only those whose path ends so."""
+        """Return the latest `record_requests` requests, oldest first.
+
+        With `path`, only those whose path ends so.
+        """
         recorded = self._admin("GET", "requests")["requests"]
         return [request for request in recorded if request["path"].endswith(path)]
 
@@ -184,7 +187,7 @@ async def _serve(port: int, options: Options) -> None:
 
 
 def _read_line() -> bytes:
-    """The first line of stdin, unbuffered: what follows belongs to whoever watches for its end."""
+    """Return the first line of stdin, unbuffered: what follows belongs to whoever watches for its end."""
     line = bytearray()
     while (byte := os.read(0, 1)) not in (b"", b"\n"):
         line += byte

@@ -31,7 +31,7 @@ Complete = Callable[[Sequence[Message], Sequence[ToolDefinition] | None], Awaita
 async def answer_with_tools(
     complete: Complete, messages: Sequence[Message], toolbox: Toolbox, max_rounds: int
 ) -> tuple[Completion, tuple[ToolEvent, ...], list[Hit]]:
-    """The answer, its reasoning that of all rounds, what was called, and the passages that were shown.
+    """Return the answer, its reasoning that of all rounds, what was called, and the passages that were shown.
 
     Every outcome is taken as it would be read after a resume. Raises CallError when the script gives up.
     """

@@ -12,7 +12,10 @@ _FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 0.25
 
 
 def wait_until(condition: Callable[[], T | None], timeout_s: float, what: str = "it") -> T:
-    """The first true value of `condition`. Fails after `timeout_s` seconds, naming `what` was waited for."""
+    """Return the first true value of `condition`.
+
+    Fails after `timeout_s` seconds, naming `what` was waited for.
+    """
     deadline = time.monotonic() + timeout_s
     pause = _FIRST_POLL_S  # grows: some conditions cost a query
     while not (value := condition()):

@@ -38,7 +38,7 @@ TEMPLATES = {
 
 
 def environment() -> jinja2.Environment:
-    """An environment as `transformers` makes it, but strict of what is not there."""
+    """Return an environment as `transformers` makes it, but strict of what is not there."""
 
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)

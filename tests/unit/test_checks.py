@@ -81,7 +81,7 @@ def check(
     parts: int = 1,
     only: Collection[str] | None = None,
 ) -> list[CheckReport]:
-    """The reports on a set that was looked at in so many parts."""
+    """Return the reports on a set that was looked at in so many parts."""
     names = COLLECTORS if only is None else only
     size = -(-len(dialogues) // parts) or 1
     found = [
@@ -113,7 +113,7 @@ def failed(dialogues: Sequence[Dialogue], outcomes: Outcomes | None = None, **co
 
 
 def with_tools(dialogue: Dialogue) -> Dialogue:
-    """The same, with two calls behind the first answer."""
+    """Return the same, with two calls behind the first answer."""
     calls = tuple(ToolEvent("vector_db_search", {"query": "hinge"}, "found", call_id=f"c{n}") for n in (1, 2))
     first, *rest = dialogue.turns
     return replace(dialogue, turns=(replace(first, details=TurnDetails(tools=calls)), *rest))

@@ -43,7 +43,7 @@ def test_a_handler_replaced_below_python_is_put_back(from_main: bool) -> None:
 
 
 def looked_up(monkeypatch: pytest.MonkeyPatch, ready_after: int, lives: bool = True) -> tuple[Any, list[str]]:
-    """What Ray's look-up gives when the node is there at the n-th look, and what was said meanwhile."""
+    """Return what Ray's look-up gives when the node is there at the n-th look, and the messages."""
     looks: list[int] = []
 
     def get_node(*_: Any) -> str:

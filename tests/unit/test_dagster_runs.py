@@ -115,7 +115,7 @@ def test_a_run_is_resumed_once_and_three_times_in_a_row_at_most() -> None:
 
 
 def of_code_location(job: str, tags: dict[str, str]) -> dg.DagsterRun:
-    """A dead run that was started by way of a code location: by the UI, a sensor, a schedule."""
+    """Return a dead run that was started by way of a code location: by the UI, a sensor, a schedule."""
     repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("dlgforge"), "__repository__")
     origin = RemoteJobOrigin(repository, job)
     return dg.DagsterRun(job, run_id=str(uuid.uuid4()), tags=tags, remote_job_origin=origin)

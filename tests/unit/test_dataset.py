@@ -127,7 +127,7 @@ class TestLoading:
 
 
 def nothing_less(row: Any) -> Any:
-    """A row without keys that are None: JSON lines leave out what a table shows as null."""
+    """Return a row without keys that are None: JSON lines leave out what a table shows as null."""
     if isinstance(row, dict):
         return {key: nothing_less(value) for key, value in row.items() if value is not None}
     return [nothing_less(item) for item in row] if isinstance(row, list) else row
@@ -330,7 +330,7 @@ class TestSeedMetadata:
 
 class TestSeveralJudges:
     def of_two(self, ordinal: int, *scores: tuple[int, int]) -> Dialogue:
-        """A dialogue whose turns two judges gave these scores, merged as the reading does it."""
+        """Return a dialogue whose turns two judges gave these scores, merged as the reading does it."""
         dialogue = judged(ordinal, *(Judgement((a + b + 1) // 2, ("mixed",)) for a, b in scores))
         said = [
             JudgeVerdict(name, index, Judgement(score, (f"{name}-reason",), f"{name} says"))

@@ -65,7 +65,7 @@ class Store:
         raise AssertionError("it was never finished before")
 
     def claim(self) -> Claim:
-        """The dialogue as it is taken up again."""
+        """Return the dialogue as it is taken up again."""
         kept = (outcome_from(kind, orjson.loads(data)) for kind, data in self.outcomes)
         return Claim(PLAN, fold(State(PLAN.n_turns, tuple(self.turns)), kept))
 

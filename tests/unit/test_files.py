@@ -31,7 +31,7 @@ def write(path: Path, text: str = "x") -> Path:
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
-    """A volume as Kubernetes mounts a ConfigMap, with a file and a subfolder."""
+    """Return a volume as Kubernetes mounts a ConfigMap, with a file and a subfolder."""
     folder = tmp_path / "volume"
     for version in ("..2026_01", "..2026_02"):
         write(folder / version / "a.md", version)
@@ -129,7 +129,7 @@ def test_broken_links_among_seed_files_are_told(tmp_path: Path) -> None:
 
 @contextmanager
 def web(pages: dict[str, tuple[dict[str, str], list[bytes]]]) -> Iterator[str]:
-    """A web server of these pages, headers and parts of the body, without sizes where no header tells one."""
+    """Serve these pages, headers and parts of the body, without sizes where no header tells one."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

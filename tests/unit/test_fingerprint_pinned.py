@@ -61,14 +61,14 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 
 def _content(recipe: Recipe, index_id: str = "") -> tuple[dict[str, Any], str]:
-    """What a plan's fingerprint is made of, and the fingerprint."""
+    """Return what a plan's fingerprint is made of, and the fingerprint."""
     generation, llm = with_question_kinds(recipe.generation, recipe.llm), recipe.llm
     args = (generation, llm, read_personas(generation.personas.path), ContentSource("", index_id))
     return content_config(*args), content_fingerprint(*args)
 
 
 def _example(path: Path) -> Recipe:
-    """The configuration in an example of a run config."""
+    """Return the configuration in an example of a run config."""
     data = yaml.safe_load(path.read_text("utf-8"))
     found: dict[str, Any] = dict(data.get("ops", {}).get("dialogues", {}).get("config", {}))
     llm = data.get("resources", {}).get("llm", {}).get("config", {})

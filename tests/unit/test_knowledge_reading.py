@@ -72,7 +72,7 @@ def test_patterns_take_time_in_proportion(reader: DocumentReader, text: str) -> 
 
 
 def bomb_pdf(n_pages: int, content: bytes) -> bytes:
-    """A PDF whose pages all have the same content, packed."""
+    """Return a PDF whose pages all have the same content, packed."""
     packed = zlib.compress(content)
     data = pdf(*["x"] * n_pages)
     stream = b"<< /Filter /FlateDecode /Length %d >>\nstream\n%s\nendstream" % (len(packed), packed)

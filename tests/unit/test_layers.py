@@ -56,7 +56,7 @@ ARROWS = {
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The modules that a file imports, wherever in it; of `from x import y` also `x.y`."""
+    """Yield the modules that a file imports, wherever in it; of `from x import y` also `x.y`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

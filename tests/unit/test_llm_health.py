@@ -18,7 +18,7 @@ from dlgforge_core.llm.transport import EndpointTransport
 
 
 def state_of(tracker: HealthTracker) -> EndpointState:
-    """The state as it is now: a call, since a type checker takes an attribute to stay what it was."""
+    """Return the state as it is now: a call, since a type checker takes an attribute to stay what it was."""
     return tracker.state
 
 

@@ -31,7 +31,7 @@ any_forms = st.text(alphabet=st.characters(), max_size=40).map(normal_form)
 
 
 def pieces(form: str) -> set[str]:
-    """The shingles by their definition, one after the other."""
+    """Return the shingles by their definition, one after the other."""
     padded = f" {form or ' '} "
     found = set()
     for start, first in enumerate(padded):
@@ -42,7 +42,7 @@ def pieces(form: str) -> set[str]:
 
 
 def hashed(form: str) -> set[str]:
-    """The shingles as signatures take them."""
+    """Return the shingles as signatures take them."""
     codes, _ = near_duplicates.windows([form])
     points = [[code >> 21 * place & 0x1FFFFF for place in range(3)] for code in codes.tolist()]
     return {"".join(chr(point) for point in triple if point) for triple in points}

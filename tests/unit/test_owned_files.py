@@ -49,7 +49,7 @@ def victim(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder that belongs to somebody else where we can give it away."""
+    """Return a folder that belongs to somebody else where we can give it away."""
     path = tmp_path / "folder"
     path.mkdir()
     if os.geteuid() == 0:

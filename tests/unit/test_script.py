@@ -58,7 +58,7 @@ Any = Outcome | Committed | Amended
 
 
 def outcomes_of(step: Step, pick: st.DataObject) -> Any:
-    """What may come of a step, drawn at random."""
+    """Return what may come of a step, drawn at random."""
     match step:
         case Commit(turn):
             return Committed(turn)
@@ -93,7 +93,7 @@ def played(script: Script, state: State, pick: st.DataObject) -> Iterator[tuple[
 
 
 def reread(outcome: Any) -> Any:
-    """The outcome as it is after it was recorded and read."""
+    """Return the outcome as it is after it was recorded and read."""
     if isinstance(outcome, Committed | Amended):
         return outcome
     return outcome_from(outcome.kind, orjson.loads(orjson.dumps(outcome.to_json())))
@@ -152,7 +152,7 @@ def test_a_finished_dialogue_is_given_the_verdicts_it_lacks_and_no_more(
 
 
 def steps_of(script: Script, n_turns: int, *outcomes: Outcome) -> list[Step]:
-    """The steps named while these outcomes come, commits taken for granted."""
+    """Return the steps named while these outcomes come, commits taken for granted."""
     state, steps, left = State(n_turns), [], list(outcomes)
     while left:
         steps.append(step := script.next(state))

@@ -29,7 +29,7 @@ def dialogues(questions: Sequence[str]) -> list[Dialogue]:
 
 
 def on_a_circle(texts: Sequence[str]) -> np.ndarray:
-    """An embedder for questions that are angles, in degrees; of any length."""
+    """Return an embedder for questions that are angles, in degrees; of any length."""
     angles = np.radians([float(text) for text in texts])
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * 7.0
 

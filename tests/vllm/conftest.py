@@ -13,13 +13,13 @@ from tests.vllm.servers import ROOT, VENV
 
 @pytest.fixture(scope="session")
 def tiny_llama() -> Path:
-    """The folder of the tiny model with random weights."""
+    """Return the folder of the tiny model with random weights."""
     return _built("tiny_llama")
 
 
 @pytest.fixture(scope="session")
 def tool_llama() -> Path:
-    """The folder of the tiny model that calls a tool whenever it is offered one."""
+    """Return the folder of the tiny model that calls a tool whenever it is offered one."""
     return _built("tool_llama")
 
 

@@ -29,7 +29,7 @@ N = 12
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packaged SmolLM2 weights, as vLLM reads them."""
+    """Return the packaged SmolLM2 weights, as vLLM reads them."""
     folder = tmp_path_factory.mktemp("models") / "smollm2"
     script = ROOT / "scripts" / "smollm2_for_vllm.py"
     command = [VENV / "bin" / "python", script, model_path(EmbeddedConfig()), folder]

@@ -27,7 +27,7 @@ def session() -> Iterator[RaySession]:
 
 
 def failure(config: VllmConfig, session: RaySession) -> tuple[str, float]:
-    """What start() says, and after how many seconds; nothing may be left then."""
+    """Return what start() says, and after how many seconds; nothing may be left then."""
     servers = VllmManagedProvisioner(config, session)
     started = time.monotonic()
     try:

@@ -31,7 +31,7 @@ CORPUS = [
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE: any text of any language can be encoded."""
+    """Return a byte-level BPE: any text of any language can be encoded."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

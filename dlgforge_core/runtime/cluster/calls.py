@@ -21,7 +21,7 @@ def reported_again_after(first_s: float, waited_s: float) -> float:
 
 
 def cluster_line() -> str:
-    """What of the cluster is free now, as part of a sentence."""
+    """Return what of the cluster is free now, as part of a sentence."""
     import ray
 
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -39,12 +39,12 @@ def largest_node(resource: str) -> float:
 
 
 def cause_of(error: object) -> object:
-    """What was raised inside the actor, where `error` wraps that; else `error` itself."""
+    """Return what was raised inside the actor, where `error` wraps that; else `error` itself."""
     return getattr(error, "cause", None) or error
 
 
 def first_line(error: object) -> str:
-    """What was raised, inside the actor if there, in one line."""
+    """Return what was raised, inside the actor if there, in one line."""
     cause = cause_of(error)
     return str(cause).strip().splitlines()[0] if str(cause).strip() else type(error).__name__
 

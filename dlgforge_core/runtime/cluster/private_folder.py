@@ -67,7 +67,7 @@ class PrivateFolder:
 
 
 def _new_folder() -> str:
-    """A new folder that only this user enters, with a path short enough for Ray's sockets."""
+    """Return a new folder that only this user enters, with a path short enough for Ray's sockets."""
     set_by_user = [os.environ[name] for name in ("RAY_TMPDIR",) if os.environ.get(name)]
     problems = []
     for base in set_by_user or dict.fromkeys([tempfile.gettempdir(), "/tmp"]):

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def recorded_address() -> str:
-    """The cluster that `ray start` recorded on this machine; empty when there is none to believe.
+    """Return the cluster that `ray start` recorded on this machine; empty when there is none to believe.
 
     Not Ray's own `auto`, which takes any raylet it sees: that may be another run's private cluster, which
     ends with that run.
@@ -73,7 +73,7 @@ def _problem_with(record: os.stat_result) -> str:
 
 
 def _local_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that `host` stands for, if it is one of this machine's own."""
+    """Return the address that `host` stands for, if it is one of this machine's own."""
     with contextlib.suppress(OSError, ValueError):
         family, kind, _, _, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:

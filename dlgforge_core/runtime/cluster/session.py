@@ -152,7 +152,7 @@ class RaySession:
         self._owned = False
 
     def _find(self) -> str | None:
-        """The address to connect to, known to answer; None when a local cluster is to be started."""
+        """Return the address to connect to, known to answer; None when a local cluster is to be started."""
         if self._address == "local":
             return None
         if self._address != "auto":
@@ -254,7 +254,7 @@ class RaySession:
 
 
 def _watch_of_head(address: str) -> HeadWatch | None:
-    """A watch of the head that this process is connected to, by way of `address`.
+    """Return a watch of the head that this process is connected to, by way of `address`.
 
     Ray's client (ray://) does not know the head's own address; its server is on the head's node.
     """
@@ -284,7 +284,7 @@ def _loopback_only() -> Iterator[None]:
 
 
 def _reaper_of_local_node(folder: str) -> RayReaper:
-    """A reaper for the local cluster that this process has just started."""
+    """Return a reaper for the local cluster that this process has just started."""
     import psutil
     import ray
     from ray._private import worker

@@ -23,7 +23,7 @@ from dlgforge_core.runtime.cluster.session import RaySession
 
 
 def overrides(llm: LlmConfig, endpoints: Sequence[Endpoint]) -> dict[str, str]:
-    """The environment of the actors that generate, as the seed lists it. It holds no keys."""
+    """Return the environment of the actors that generate, as the seed lists it. It holds no keys."""
     env = {BOOTSTRAPPED: "1", "LLM_BACKEND": llm.backend}
     if endpoints:
         env["LLM_ROUTING_STRATEGY"] = llm.routing.strategy
@@ -35,7 +35,7 @@ def overrides(llm: LlmConfig, endpoints: Sequence[Endpoint]) -> dict[str, str]:
 
 
 def worker_addresses(spec: WorkerSpec) -> dict[str, str]:
-    """What workers call beside the LLM, as far as the run uses it: the addresses by their keys."""
+    """Return what workers call beside the LLM, as far as the run uses it: the addresses by their keys."""
     tools, knowledge = spec.run.generation.tools, spec.knowledge
     embedding = knowledge.embedding if knowledge is not None else None
     reranker = knowledge.reranker if knowledge is not None else None
@@ -56,7 +56,7 @@ def check_reach(
     *,
     addresses: Mapping[str, str],
 ) -> None:
-    """Raises ConfigError when workers on other machines could not reach what only this one can.
+    """Raise ConfigError when workers on other machines could not reach what only this one can.
 
     `addresses` are those of `worker_addresses`.
 

@@ -124,7 +124,7 @@ class Coordinator:
         self._say(f"{n} more workers asked for")
 
     def events(self, since: int = 0) -> list[str]:
-        """What happened, from line number `since` on."""
+        """Return what happened, from line number `since` on."""
         return self._events[since:]
 
     def _say(self, text: str) -> None:

@@ -45,11 +45,11 @@ class NeedsHead:
         self._runner.stop(reason)
 
     def stats(self) -> Mapping[str, Any] | None:
-        """What the workers have counted so far."""
+        """Return what the workers have counted so far."""
         return self._runner.stats()
 
     def result(self) -> WorkerResult:
-        """What came out. Raises RunStoppedError when the head was lost, or what the work failed with."""
+        """Return what came out. Raises RunStoppedError when the head was lost, or what the work raised."""
         if self._reason:
             raise RunStoppedError(self._reason)
         return self._runner.result()

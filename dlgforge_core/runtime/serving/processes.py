@@ -110,7 +110,7 @@ class ServerProcess:
         return 128 - status if status is not None and status > 128 else status
 
     def tail(self, lines: int = 20) -> str:
-        """The end of what the server wrote. Complete once the server has ended."""
+        """Return the end of what the server wrote. Complete once the server has ended."""
         if self._process.poll() is not None:
             for reader in self._readers:
                 reader.join(timeout=5.0)
@@ -137,7 +137,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def _children() -> list[int]:
-    """Processes whose parent is this one; as a subreaper that includes orphans of our server."""
+    """Process whose parent is this one; as a subreaper that includes orphans of our server."""
     try:
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             return [int(pid) for pid in file.read().split()]

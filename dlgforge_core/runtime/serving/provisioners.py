@@ -43,7 +43,7 @@ class OpenAiProvisioner:
         self._env = env
 
     def start(self, progress: Callable[[str], None]) -> list[Endpoint]:
-        """The configured endpoints. Raises ConfigError when a key is missing."""
+        """Return the configured endpoints. Raises ConfigError when a key is missing."""
         return endpoints_from_config(self._llm, self._env)
 
     def stop(self) -> None:
@@ -58,7 +58,7 @@ class AttachProvisioner:
         self._env = env
 
     def start(self, progress: Callable[[str], None]) -> list[Endpoint]:
-        """The endpoints, checked. Raises BackendError that lists every bad one with its reason."""
+        """Return the endpoints, checked. Raises BackendError that lists every bad one with its reason."""
         endpoints = endpoints_from_config(self._llm, self._env)
         models = sorted({self._llm.model_of(role) for role in Role})
         progress(f"checking {len(endpoints)} endpoints for {', '.join(models)}")
@@ -98,7 +98,9 @@ def provisioner_for(
     ray_session: RaySession | None = None,
     env: Mapping[str, str] = os.environ,
 ) -> Provisioner:
-    """The provisioner of `llm.backend`, not started yet. `slots`: LLM calls that may be under way at once.
+    """Return the provisioner of `llm.backend`, not started yet.
+
+    `slots`: LLM calls that may be under way at once.
 
     Backend `vllm_managed` connects `ray_session` when it starts; without one it uses this process's Ray
     connection. In a process that is bootstrapped already the endpoints it was told of are taken as they are.

@@ -41,7 +41,7 @@ class VllmReplica:
         return Placement(self._node, self._address, os.getpid(), find_binary(self._config))
 
     def config(self) -> VllmConfig:
-        """What it serves."""
+        """Return what it serves."""
         return self._config
 
     def start(self) -> None:
@@ -49,11 +49,11 @@ class VllmReplica:
         self._server.start()
 
     def status(self) -> ReplicaStatus:
-        """The server's state, address and key. The key travels by this call alone."""
+        """Return the server's state, address and key. The key travels by this call alone."""
         return self._server.status()
 
     def metrics(self) -> ReplicaMetrics:
-        """The server's figures. Raises BackendError when they cannot be read."""
+        """Return the server's figures. Raises BackendError when they cannot be read."""
         return self._server.metrics()
 
     def stop(self) -> None:

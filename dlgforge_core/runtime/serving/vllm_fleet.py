@@ -39,11 +39,11 @@ class VllmFleet:
         return result
 
     def endpoints(self) -> list[Endpoint]:
-        """The endpoints of the servers that are healthy now."""
+        """Return the endpoints of the servers that are healthy now."""
         return [self.endpoint(s) for s in self.statuses() if s.state is ReplicaState.HEALTHY]
 
     def endpoint(self, status: ReplicaStatus) -> Endpoint:
-        """The endpoint of one server."""
+        """Return the endpoint of one server."""
         # vLLM batches max_num_seqs; as many again may wait, so that no place in the batch stays empty.
         batch = self.config.max_num_seqs
         endpoint = Endpoint(status.name, status.base_url, status.api_key, timeout_s=self.timeout_s)

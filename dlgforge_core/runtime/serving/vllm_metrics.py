@@ -37,7 +37,7 @@ class ReplicaMetrics:
 
 
 def sums_by_name(text: str) -> dict[str, float]:
-    """The samples of a Prometheus text page, added up over their labels (vLLM labels by engine)."""
+    """Return the samples of a Prometheus text page, added up over their labels (vLLM labels by engine)."""
     sums: dict[str, float] = defaultdict(float)
     for line in text.splitlines():
         if not line or line.startswith("#"):

@@ -149,7 +149,7 @@ class VllmManagedProvisioner:
         )
 
     def _check_capacity(self, progress: Callable[[str], None]) -> None:
-        """Raises BackendError when a cluster of our own, which cannot grow, has too few GPUs."""
+        """Raise BackendError when a cluster of our own, which cannot grow, has too few GPUs."""
         import ray
 
         wanted = self._config.num_gpus_per_replica

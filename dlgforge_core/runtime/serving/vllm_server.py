@@ -80,7 +80,7 @@ def find_binary(config: VllmConfig) -> str:
 
 
 def serve_command(binary: str, config: VllmConfig, host: str, port: int) -> list[str]:
-    """The command line of one server. `extra_args` come last, so that they win over ours."""
+    """Return the command line of one server. `extra_args` come last, so that they win over ours."""
     command = [binary, "serve", config.model, "--host", host, "--port", str(port)]
     command += ["--served-model-name", config.served_name]
     command += ["--tensor-parallel-size", str(config.tensor_parallel_size)]
@@ -103,7 +103,7 @@ def serve_command(binary: str, config: VllmConfig, host: str, port: int) -> list
 def serve_environment(
     config: VllmConfig, host: str, api_key: str, env: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """The server's environment: what it needs of this process's, then `vllm.env`, then the key."""
+    """Return the server's environment: what it needs of this process's, then `vllm.env`, then the key."""
     result = child_environment(MODEL_SERVER, env)
     if config.num_gpus_per_replica == 0:
         result.pop("OMP_NUM_THREADS", None)  # Ray sets it to 1; vLLM on CPU counts cores itself
@@ -117,7 +117,7 @@ def serve_environment(
 
 
 def free_port(host: str) -> int:
-    """A port of `host` that nothing listens on now."""
+    """Return a port of `host` that nothing listens on now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.bind((host, 0))
@@ -329,7 +329,7 @@ class VllmServer:
 
 
 def missing_binary(node: str) -> str:
-    """What to say of a node without vLLM."""
+    """Return what to say of a node without vLLM."""
     return (
         f"there is no `vllm` program on the PATH of node {node}; install vLLM there (pip install vllm), or "
         "set PATH in llm.vllm.env to where it is"

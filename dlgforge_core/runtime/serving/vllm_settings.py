@@ -20,7 +20,7 @@ _ELSEWHERE = ("--nnodes", "--distributed-executor-backend", "--data-parallel-siz
 
 
 def check_settings(config: VllmConfig) -> None:
-    """Raises ConfigError for settings that no server could start or work with."""
+    """Raise ConfigError for settings that no server could start or work with."""
     options = _options(config.extra_args)
     for option in options:
         for beginning, settings in _SECRET.items():
@@ -47,7 +47,7 @@ def check_settings(config: VllmConfig) -> None:
 
 
 def _check_split(config: VllmConfig, options: dict[str, str]) -> None:
-    """Raises ConfigError when a server uses more GPUs than Ray reserves for it, or fewer."""
+    """Raise ConfigError when a server uses more GPUs than Ray reserves for it, or fewer."""
     gpus = config.num_gpus_per_replica
     tensor = _number(options, ("--tensor-parallel-size", "-tp"), config.tensor_parallel_size)
     copies = {

@@ -11,7 +11,7 @@ SPOILT = ("surrogate", "half_utf8", "nan", "newline", "bom", "trailing", "parts"
 
 
 def written(completion: Mapping[str, Any], spoilt: str) -> bytes:
-    """The body of a completion, spoilt in one way or not at all."""
+    """Return the body of a completion, spoilt in one way or not at all."""
     message = completion["choices"][0]["message"]
     content = message["content"]
     if spoilt == "parts" and content:
@@ -38,7 +38,7 @@ def written(completion: Mapping[str, Any], spoilt: str) -> bytes:
 
 
 def streamed(completion: Mapping[str, Any]) -> bytes:
-    """A completion as a stream of events."""
+    """Return a completion as a stream of events."""
     choice = completion["choices"][0]
     message = choice["message"]
     deltas: list[dict[str, Any]] = [{"role": "assistant"}]

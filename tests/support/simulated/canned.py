@@ -28,7 +28,7 @@ class CannedReplies:
         self._given = [0] * len(replies)
 
     def check(self, request: Mapping[str, Any], raw: bytes) -> None:
-        """Raises CannedReplyError when a reply is for this request."""
+        """Raise CannedReplyError when a reply is for this request."""
         for index, reply in enumerate(self._replies):
             if not _is_for(reply, request, raw):
                 continue
@@ -55,7 +55,7 @@ def _is_for(reply: Mapping[str, Any], request: Mapping[str, Any], raw: bytes) ->
 
 
 def check_replies(replies: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError for a reply with a key that is not known."""
+    """Raise ValueError for a reply with a key that is not known."""
     for reply in replies:
         if unknown := sorted(set(reply) - KEYS):
             raise ValueError(f"canned: unknown keys {', '.join(unknown)}; known: {', '.join(sorted(KEYS))}")

@@ -33,7 +33,7 @@ class Classifier:
         self._first_messages: dict[int, tuple[bool, bool]] = {}
 
     def classify(self, model: str, messages: list[Any], response_format: Any) -> Request:
-        """Raises RequestError (400) for a response_format this endpoint does not support."""
+        """Raise RequestError (400) for a response_format this endpoint does not support."""
         first, last = messages[0], messages[-1]
         plays_user, asks_json = self._first_message(text_of(first))
         kind = response_format.get("type", "text") if isinstance(response_format, dict) else "text"

@@ -52,7 +52,7 @@ class Spread:
         self._count = 0
 
     def next(self) -> float:
-        """The next number of the golden ratio's additive sequence."""
+        """Return the next number of the golden ratio's additive sequence."""
         self._count += 1
         return (self._offset + self._count * _GOLDEN) % 1.0
 
@@ -69,7 +69,7 @@ def unit(bits: int) -> float:
 
 
 def body_key(body: bytes, seed: int) -> int:
-    """A stable 64-bit hash of a request body."""
+    """Return a stable 64-bit hash of a request body."""
     key = (seed & _WORD_64).to_bytes(8, "little")
     return int.from_bytes(blake2b(body, digest_size=8, key=key).digest(), "little")
 
@@ -79,7 +79,7 @@ def _clause(bits: int) -> str:
 
 
 def question(key: int) -> str:
-    """A question of 12 words; no two keys give the same but for 60-bit collisions."""
+    """Return a question of 12 words; no two keys give the same but for 60-bit collisions."""
     bits = mix(key, 1)
     return f"Could {_clause(bits)} while {_clause(bits >> 30)}?"
 
@@ -102,7 +102,7 @@ def answer(key: int, words: int) -> str:
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """The text of a chat message, whose content may be a string, a list of parts, or absent."""
+    """Return the text of a chat message, whose content may be a string, a list of parts, or absent."""
     content = message.get("content")
     if isinstance(content, str):
         return content
@@ -112,7 +112,7 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def schema_in_text(text: str) -> Mapping[str, Any] | None:
-    """The first JSON schema of an object written out in `text`, or None."""
+    """Return the first JSON schema of an object written out in `text`, or None."""
     decoder = JSONDecoder()
     for start in re.finditer(r"\{", text):
         try:

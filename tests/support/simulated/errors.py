@@ -21,13 +21,13 @@ class RequestError(Exception):
 
 
 def status_error(status: int) -> RequestError:
-    """The error a server gives with `status`."""
+    """Return the error a server gives with `status`."""
     message, _, code = STATUS_ERRORS.get(status, (f"Simulated status {status}.", "", None))
     return RequestError(status, message, code)
 
 
 def error_body(error: RequestError) -> bytes:
-    """The body of the answer."""
+    """Return the body of the answer."""
     known = STATUS_ERRORS.get(error.status)
     kind = known[1] if known else "server_error" if error.status >= 500 else "invalid_request_error"
     return orjson.dumps(

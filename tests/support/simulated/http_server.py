@@ -191,7 +191,7 @@ class Server:
         client.reply(200, orjson.dumps({"object": "list", "data": models}))
 
     def _metrics(self) -> bytes:
-        """A few of the figures vLLM gives to Prometheus, under its names."""
+        """Return a few of the figures vLLM gives to Prometheus, under its names."""
         service, stats = self.service, self.service.stats
         figures = {
             "vllm:num_requests_running": service.serving,

@@ -130,7 +130,7 @@ class Options:
     record_requests: int = 0  # latest requests kept, to be read in the stats
 
     def __post_init__(self) -> None:
-        """Raises ValueError naming the option, its value and what would be right."""
+        """Raise ValueError naming the option, its value and what would be right."""
         object.__setattr__(self, "models", tuple(self.models))
         object.__setattr__(self, "canned", tuple(self.canned))
         check_replies(self.canned)
@@ -200,7 +200,7 @@ class Options:
             raise ValueError(f"faults: the shares add up to {total:g}; they may reach 1 (bad_json apart)")
 
     def updated(self, changes: Mapping[str, Any]) -> Options:
-        """A copy with `changes` applied; raises ValueError for unknown names or values that cannot be."""
+        """Return a copy with `changes` applied; raise ValueError for names or values that cannot be."""
         unknown = sorted(set(changes) - {f.name for f in fields(self)})
         if unknown:
             known = ", ".join(f.name for f in fields(self))

@@ -29,7 +29,7 @@ def _place(word: str) -> int:
 
 
 def embed(text: str, dimensions: int) -> list[float]:
-    """A vector of length 1: the words of `text`, each hashed to one dimension and a sign.
+    """Return a vector of length 1: the words of `text`, each hashed to one dimension and a sign.
 
     The same on every machine; texts with words in common are near, a text without words is (1, 0, ...).
     """
@@ -44,13 +44,13 @@ def embed(text: str, dimensions: int) -> list[float]:
 
 
 def relevance(query: str, document: str) -> float:
-    """The share of the query's different words that the document holds, from 0 to 1."""
+    """Return the share of the query's different words that the document holds, from 0 to 1."""
     wanted = set(_WORD.findall(query.lower()))
     return len(wanted & set(_WORD.findall(document.lower()))) / len(wanted) if wanted else 0.0
 
 
 def embeddings(options: Options, stats: Stats, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to `POST /v1/embeddings`. Raises RequestError."""
+    """Return the answer to `POST /v1/embeddings`. Raises RequestError."""
     texts = request.get("input")
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
@@ -79,7 +79,7 @@ def embeddings(options: Options, stats: Stats, request: Mapping[str, Any]) -> di
 
 
 def rerank(options: Options, stats: Stats, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to `POST /v1/rerank`, in the shape of Jina, Cohere and vLLM. Raises RequestError."""
+    """Return the answer to `POST /v1/rerank`, in the shape of Jina, Cohere and vLLM. Raises RequestError."""
     query, documents = request.get("query"), request.get("documents")
     if not isinstance(query, str):
         raise RequestError(400, "'query' must be a string.", None, "query")
@@ -104,7 +104,7 @@ def rerank(options: Options, stats: Stats, request: Mapping[str, Any]) -> dict[s
 
 
 def search(options: Options, stats: Stats, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to `POST /search`, in the shape of Serper. Raises RequestError."""
+    """Return the answer to `POST /search`, in the shape of Serper. Raises RequestError."""
     query = request.get("q")
     if not isinstance(query, str) or not query:
         raise RequestError(400, "Missing query parameter", None, "q")
@@ -132,7 +132,7 @@ ROUTES = {
 
 
 def answer(path: bytes, options: Options, stats: Stats, body: bytes, authorized: bool) -> bytes:
-    """The body of the answer to a POST on one of ROUTES. Raises RequestError."""
+    """Return the body of the answer to a POST on one of ROUTES. Raises RequestError."""
     try:
         request = orjson.loads(body)
     except ValueError:

@@ -20,7 +20,7 @@ _DEEP = 6  # from here on only what is required is filled, so that recursive sch
 
 
 def fill(schema: Mapping[str, Any], n: int) -> Any:
-    """A value valid under `schema`; which one (of an enum, of a range) depends on `n` alone.
+    """Return a value valid under `schema`; which one (of an enum, of a range) depends on `n` alone.
 
     Covers $ref within the schema, const, enum, allOf, anyOf, oneOf, all types, bounds, lengths, item
     counts, uniqueItems and common formats. `pattern` is not honoured.
@@ -34,7 +34,7 @@ class _Filler:
         self._state = (n ^ 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
 
     def _pick(self, count: int) -> int:
-        """The next number below `count` of a linear congruential generator."""
+        """Return the next number below `count` of a linear congruential generator."""
         self._state = (self._state * 6364136223846793005 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
         return (self._state >> 33) % count
 

@@ -141,14 +141,14 @@ class Service:
         return call
 
     def authorize(self, authorization: bytes) -> None:
-        """Raises RequestError (401) unless the header holds the key this endpoint wants, if any."""
+        """Raise RequestError (401) unless the header holds the key this endpoint wants, if any."""
         key = self.options.api_key
         if key and authorization != b"Bearer " + key.encode():
             what = "Incorrect API key provided." if authorization else "You didn't provide an API key."
             raise RequestError(401, what, "invalid_api_key")
 
     def abandon(self, call: Call) -> None:
-        """The client has gone: free what the call held, as model servers do."""
+        """Note that the client has gone: free what the call held, as model servers do."""
         if call.state == "done":
             return
         self.stats.aborted += 1

@@ -21,7 +21,7 @@ ToolCalls = list[dict[str, Any]]
 
 
 def tool_calls_for(options: Options, request: Mapping[str, Any]) -> ToolCalls | None:
-    """The calls this request is answered with, or None when it gets text.
+    """Return the calls this request is answered with, or None when it gets text.
 
     They depend on the messages, the tools and `options.seed` alone. Raises RequestError (400) for tools,
     and for messages of tools, when the endpoint has none; 500 when it cannot read its model's call.
@@ -74,7 +74,7 @@ _STATE_MISSING = {
 
 
 def _check_state(options: Options, messages: list[Any]) -> None:
-    """Raises RequestError (400) for calls without the field they came with."""
+    """Raise RequestError (400) for calls without the field they came with."""
     field = options.state_field
     for message in messages if field else ():
         calls = message.get("tool_calls") or ()
@@ -84,7 +84,7 @@ def _check_state(options: Options, messages: list[Any]) -> None:
 
 
 def _arguments(schema: Mapping[str, Any], messages: list[Any], key: int) -> Any:
-    """Valid arguments, only those required; a `query` is what the user said last."""
+    """Return valid arguments, only those required; a `query` is what the user said last."""
     required = schema.get("required", ())
     properties = {n: p for n, p in schema.get("properties", {}).items() if n in required}
     value = fill({**schema, "type": "object", "properties": properties}, key)
