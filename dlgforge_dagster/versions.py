@@ -28,8 +28,8 @@ def code_version(version: int, config: BaseModel, later: Collection[str] = ()) -
     Keys that came `later` count where they are set, so that what was made before they came is not stale.
     """
     data, default = config.model_dump(mode="json"), type(config)().model_dump(mode="json")
-    told = {key: value for key, value in data.items() if key not in later or value != default[key]}
-    return f"{version}-{digest(told)}"
+    recorded = {key: value for key, value in data.items() if key not in later or value != default[key]}
+    return f"{version}-{digest(recorded)}"
 
 
 def dialogues_version(recipe: Recipe) -> str:

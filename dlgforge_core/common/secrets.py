@@ -61,7 +61,7 @@ def secret_parts(value: str) -> list[str]:
     return [word for word in value.split() if can_be_secret(word)]
 
 
-def redact(said: AnyStr, secrets: str | Iterable[str], mark: str = MARK) -> AnyStr:
+def redact(content: AnyStr, secrets: str | Iterable[str], mark: str = MARK) -> AnyStr:
     """`said` without each of the secrets, as it is or as JSON, HTML, URLs and base64 may write it.
 
     Values that can be none are left where they are. Give it the whole text: once shortened for a message,
@@ -70,18 +70,18 @@ def redact(said: AnyStr, secrets: str | Iterable[str], mark: str = MARK) -> AnyS
     for secret in [secrets] if isinstance(secrets, str) else secrets:
         if not can_be_secret(secret):
             continue
-        if isinstance(said, bytes):
-            said = _pattern(secret.strip(), True).sub(mark, said.decode("latin-1")).encode("latin-1")
+        if isinstance(content, bytes):
+            content = _pattern(secret.strip(), True).sub(mark, content.decode("latin-1")).encode("latin-1")
         else:
-            said = _pattern(secret.strip(), False).sub(mark, said)
-    return said
+            content = _pattern(secret.strip(), False).sub(mark, content)
+    return content
 
 
-def holds_secret(said: str | bytes, secrets: Iterable[str]) -> bool:
+def holds_secret(content: str | bytes, secrets: Iterable[str]) -> bool:
     """Whether one of the secrets is in a text, in any spelling that `redact` knows."""
-    text = said.decode("latin-1") if isinstance(said, bytes) else said
+    text = content.decode("latin-1") if isinstance(content, bytes) else content
     return any(
-        _pattern(secret.strip(), isinstance(said, bytes)).search(text)
+        _pattern(secret.strip(), isinstance(content, bytes)).search(text)
         for secret in secrets
         if can_be_secret(secret)
     )
@@ -179,7 +179,7 @@ def address_secrets(address: str) -> list[str]:
     return list(dict.fromkeys(value for part in found if can_be_secret(value := unquote(part))))
 
 
-def told_error(error: BaseException, address: str) -> str:
+def shown_error(error: BaseException, address: str) -> str:
     """Return what a library says of an address that cannot be read, without the secrets in it."""
     return shown_address(redact(str(error), address_secrets(address)))
 

@@ -184,10 +184,10 @@ def _made(facts: CardFacts) -> Iterator[str]:
             f"mean score {mean:.2f} of {MAX_SCORE}."
         )
         if len(facts.judges) > 1:
-            told = "not defined" if facts.alpha is None else f"{facts.alpha:.3f}"
+            stated = "not defined" if facts.alpha is None else f"{facts.alpha:.3f}"
             yield (
                 f"- {len(facts.judges)} judges gave verdicts: their agreement, Krippendorff's alpha over all "
-                f"that was judged, before any filter, is {told}."
+                f"that was judged, before any filter, is {stated}."
             )
     else:
         yield "- Nothing was judged."

@@ -219,7 +219,7 @@ class _Hub:
             problem = f"the hub at {self._api.endpoint} cannot be used: {type(error).__name__}: {error}"
         raise HubError(problem.replace(self._token, "[token]"))
 
-    def _refused(self, status: int, said: str) -> str:
+    def _refused(self, status: int, answer: str) -> str:
         where, repo_id, variable = self._api.endpoint, self._push.repo_id, self._push.token_env
         hints = {
             401: f"the token in {variable} is not valid there; make a new one that may write to datasets",
@@ -228,4 +228,4 @@ class _Hub:
             f"the token in {variable} see it?",
         }
         hint = hints.get(status) or ("try again later" if status in _PASSING else "see what it says")
-        return f"the hub at {where} refused the push ({status}): {hint}. It said: {said.strip()[:500]}"
+        return f"the hub at {where} refused the push ({status}): {hint}. It said: {answer.strip()[:500]}"

@@ -11,10 +11,10 @@ import orjson
 def sharegpt_problem(record: dict[str, Any], renamed: Mapping[str, str]) -> str | None:
     """Return what is wrong with a record of ShareGPT, or None."""
     conversations = renamed.get("conversations", "conversations")
-    said = record[conversations]
-    if not said or not all(isinstance(m["from"], str) and isinstance(m["value"], str) for m in said):
+    messages = record[conversations]
+    if not messages or not all(isinstance(m["from"], str) and isinstance(m["value"], str) for m in messages):
         return f"{conversations!r} must be a list of 'from' and 'value'"
-    if [m["from"] for m in said] != ["human", "gpt"] * (len(said) // 2):
+    if [m["from"] for m in messages] != ["human", "gpt"] * (len(messages) // 2):
         return f"{conversations!r} must go from human to gpt, turn by turn"
     return None
 

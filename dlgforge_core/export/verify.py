@@ -79,11 +79,11 @@ def _compare(folder: Path, counts: Mapping[str, Mapping[str, int]], stats: Mappi
                 f"the files in {folder} hold different numbers of dialogues: "
                 f"{_shown(first, counts[first])}; {_shown(name, by_split)}"
             )
-    said = {name: {f["split"]: f["dialogues"] for f in files} for name, files in _formats(stats)}
-    if said and said != counts:
+    stated = {name: {f["split"]: f["dialogues"] for f in files} for name, files in _formats(stats)}
+    if stated and stated != counts:
         raise DatasetError(
             f"{folder / STATS_NAME} tells of other files than there are: "
-            + "; ".join(_shown(name, by_split) for name, by_split in said.items())
+            + "; ".join(_shown(name, by_split) for name, by_split in stated.items())
         )
 
 

@@ -135,10 +135,10 @@ def write_dataset(
     with writing_folder(folder) as writing:
         sifted = (dialogue for dialogue in dialogues if sieve(dialogue))
         thinned = sifted if dedup is None else dedup.filter(sifted)
-        told = (
+        shown = (
             _without_passages(dialogue) if saving.passages == "none" else dialogue for dialogue in thinned
         )
-        kept = (scrubber.dialogue(_with_judges(dialogue, judges)) for dialogue in told)
+        kept = (scrubber.dialogue(_with_judges(dialogue, judges)) for dialogue in shown)
         _write_dialogues(kept, writing, saving, tool_definitions or {}, offered, seed_metadata, dataset)
         if dedup is not None:
             sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused

@@ -114,8 +114,8 @@ def _reason_kept(store: RunStore, run_id: str) -> Iterator[None]:
         with contextlib.suppress(StoreError):  # it must not hide what really happened
             store.set_status(run_id, "stopped", reason)
         if isinstance(error, RunStoppedError):
-            told = f"{reason}\nRun the same configuration again to resume run {run_id}."
-            raise type(error)(told) from None
+            message = f"{reason}\nRun the same configuration again to resume run {run_id}."
+            raise type(error)(message) from None
         raise
 
 

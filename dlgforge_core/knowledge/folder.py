@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from dlgforge_core.common.files import Folder, FoundFile
-from dlgforge_core.common.secrets import shown_address, told_error
+from dlgforge_core.common.secrets import shown_address, shown_error
 from dlgforge_core.config import SHIPPED_KNOWLEDGE, DocumentLinks
 from dlgforge_core.errors import KnowledgeError
 from dlgforge_core.knowledge.document_types import SUFFIXES
@@ -39,8 +39,8 @@ class KnowledgeFolder:
         try:
             self._folder = Folder(place, links=links)
         except (OSError, ValueError, ImportError) as error:
-            told = told_error(error, self._address)
-            raise KnowledgeError(f"knowledge.path = {self.place} cannot be used: {told}") from None
+            reported = shown_error(error, self._address)
+            raise KnowledgeError(f"knowledge.path = {self.place} cannot be used: {reported}") from None
 
     def files(self) -> list[FoundFile]:
         """All files of a known format, subfolders included, by name; hidden ones are left alone.
@@ -54,8 +54,8 @@ class KnowledgeFolder:
         try:
             found = self._folder.listing()
         except (OSError, ValueError) as error:
-            told = told_error(error, self._address)
-            raise KnowledgeError(f"{self.place} cannot be listed: {told}") from None
+            reported = shown_error(error, self._address)
+            raise KnowledgeError(f"{self.place} cannot be listed: {reported}") from None
         files = [file for file in found.files if file.name.lower().endswith(SUFFIXES)]
         problems = [
             f"{name}: {shown_address(why)}"
@@ -64,8 +64,8 @@ class KnowledgeFolder:
         ]
         if not files:
             why = "holds no document" if found.exists else "does not exist"
-            told = "".join(f"\n  {problem}" for problem in problems[:20])
-            raise KnowledgeError(f"{self.place} {why}; documents end in {', '.join(SUFFIXES)}{told}")
+            reported = "".join(f"\n  {problem}" for problem in problems[:20])
+            raise KnowledgeError(f"{self.place} {why}; documents end in {', '.join(SUFFIXES)}{reported}")
         unknown = [file.name for file in found.files if not file.name.lower().endswith(SUFFIXES)]
         return FolderListing(files, unknown, problems)
 
@@ -75,6 +75,6 @@ class KnowledgeFolder:
         with self._folder.open(file) as stream:
             yield stream
 
-    def told(self, error: BaseException) -> str:
+    def reported(self, error: BaseException) -> str:
         """Return what a filesystem says, without the passwords and signatures in the folder's address."""
-        return told_error(error, self._address)
+        return shown_error(error, self._address)

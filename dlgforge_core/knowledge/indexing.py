@@ -45,7 +45,7 @@ MAX_PROBLEMS = 1000
 _MAX_NOTES = 20
 _CHUNKS_AT_ONCE = 2_000
 _CALLS_AT_ONCE = 4
-_TOLD_EVERY_S = 1.0
+_PROGRESS_EVERY_S = 1.0
 
 Progress = Callable[[str], None]
 
@@ -65,10 +65,10 @@ def index_knowledge(
     if not config.path:
         return IndexReport()
     started = time.monotonic()
-    tell = _Teller(progress)
+    report_progress = _Teller(progress)
     folder = KnowledgeFolder(config.path, config.links)
     with database.connection() as connection, locked(connection, dataset):
-        sources = _read_changes(connection, dataset, folder, config, tell)
+        sources = _read_changes(connection, dataset, folder, config, report_progress)
         corpus = _corpus(connection, dataset)
         if not corpus.documents:
             problems = "\n".join(f"  {problem}" for problem in sources.problems[:20])
@@ -80,8 +80,10 @@ def index_knowledge(
         if n_bytes is None:
             if config.embedding.backend != "off":
                 endpoint = embedding_endpoint(config.embedding)
-                n_embedded = _embed_missing(connection, dataset, corpus, config.embedding, endpoint, tell)
-            n_bytes = _build(connection, dataset, index_id, settings, corpus, tell)
+                n_embedded = _embed_missing(
+                    connection, dataset, corpus, config.embedding, endpoint, report_progress
+                )
+            n_bytes = _build(connection, dataset, index_id, settings, corpus, report_progress)
     return IndexReport(
         index_id=index_id,
         n_documents=len(corpus.documents),
@@ -110,7 +112,7 @@ class _Teller:
         self._progress, self._last = progress, time.monotonic()
 
     def __call__(self, what: str) -> None:
-        if self._progress is not None and time.monotonic() - self._last >= _TOLD_EVERY_S:
+        if self._progress is not None and time.monotonic() - self._last >= _PROGRESS_EVERY_S:
             self._progress(what)
             self._last = time.monotonic()
 
@@ -132,7 +134,11 @@ class _Sources:
 
 
 def _read_changes(
-    connection: Connection, dataset: str, folder: KnowledgeFolder, config: KnowledgeConfig, tell: _Teller
+    connection: Connection,
+    dataset: str,
+    folder: KnowledgeFolder,
+    config: KnowledgeConfig,
+    report_progress: _Teller,
 ) -> _Sources:
     """Read the files that changed, forget those that are gone; every file is a transaction."""
     listing = folder.listing()
@@ -156,8 +162,10 @@ def _read_changes(
             if file.state and (state, made_with) == (file.state, settings.digest(problems)):
                 done.note(problems)
                 continue
-            tell(f"{number} of {len(files)} files looked at, {done.n_read} of them read")
-            done.note(read_source(connection, dataset, folder, file, config, settings, reader, tell))
+            report_progress(f"{number} of {len(files)} files looked at, {done.n_read} of them read")
+            done.note(
+                read_source(connection, dataset, folder, file, config, settings, reader, report_progress)
+            )
             done.n_read += 1
     return done
 
@@ -205,8 +213,8 @@ class _Corpus:
         return sum(document.n_chunks for document in self.documents)
 
     def digest(self, settings: dict[str, Any]) -> str:
-        told = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
-        digest = hashlib.sha256(told)
+        reported = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
+        digest = hashlib.sha256(reported)
         digest.update(documents_to_json(self.documents))
         digest.update(self.chunk_ids)
         return digest.hexdigest()[:24]
@@ -249,16 +257,18 @@ def _build(
     index_id: str,
     settings: dict[str, Any],
     corpus: _Corpus,
-    tell: _Teller,
+    report_progress: _Teller,
 ) -> int:
-    index = LexicalIndex.build(_texts(connection, dataset, corpus, tell))
+    index = LexicalIndex.build(_texts(connection, dataset, corpus, report_progress))
     files = index.to_files()
     del index  # before its bytes go to Postgres
     files |= {DOCUMENTS: documents_to_json(corpus.documents), CHUNK_IDS: corpus.chunk_ids}
     return write_index(connection, dataset, index_id, settings, corpus.documents, files)
 
 
-def _texts(connection: Connection, dataset: str, corpus: _Corpus, tell: _Teller) -> Iterator[tuple[str, str]]:
+def _texts(
+    connection: Connection, dataset: str, corpus: _Corpus, report_progress: _Teller
+) -> Iterator[tuple[str, str]]:
     """Text and language of every chunk, in order."""
     done = 0
     for ids in corpus.id_groups():
@@ -269,7 +279,7 @@ def _texts(connection: Connection, dataset: str, corpus: _Corpus, tell: _Teller)
         by_id = {row[0]: (row[1], row[2]) for row in rows}
         yield from (by_id[chunk_id] for chunk_id in ids)
         done += len(ids)
-        tell(f"{done:,} of {corpus.n_chunks:,} chunks indexed")
+        report_progress(f"{done:,} of {corpus.n_chunks:,} chunks indexed")
 
 
 # Embeddings
@@ -281,7 +291,7 @@ def _embed_missing(
     corpus: _Corpus,
     config: EmbeddingConfig,
     endpoint: Endpoint | None,
-    tell: _Teller,
+    report_progress: _Teller,
 ) -> int:
     """Embed the texts that have no vector yet; returns how many. What was done stays when it fails."""
 
@@ -293,7 +303,7 @@ def _embed_missing(
                 missing = _without_vector(connection, dataset, vector_model(config), ids)
                 await _embed(connection, dataset, config, embedder, missing)
                 n += len(missing)
-                tell(f"{n:,} chunks embedded")
+                report_progress(f"{n:,} chunks embedded")
         finally:
             await embedder.aclose()
         return n

@@ -72,7 +72,7 @@ def read_source(
     config: KnowledgeConfig,
     settings: SourceSettings,
     reader: DocumentReader,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> list[str]:
     """Read a file and put its documents in place of those it held; returns what is wrong with it."""
     pending, problems = _Pending(), _Problems(file.name)
@@ -88,10 +88,10 @@ def read_source(
             names.add(item.name)
             for _ in _add(pending, item, config):
                 _insert_chunks(connection, dataset, pending)
-            tell(f"{file.name}: {len(names):,} documents read")
+            report(f"{file.name}: {len(names):,} documents read")
     _insert_chunks(connection, dataset, pending)
-    _replace(connection, dataset, file, settings.digest(problems.told()), pending, problems.told())
-    return problems.told()
+    _replace(connection, dataset, file, settings.digest(problems.described()), pending, problems.described())
+    return problems.described()
 
 
 class _Problems:
@@ -105,7 +105,7 @@ class _Problems:
         if self._n <= _MAX_PROBLEMS:
             self._first.append(message.encode("utf-8", "replace").decode().replace("\0", ""))
 
-    def told(self) -> list[str]:
+    def described(self) -> list[str]:
         more = self._n - len(self._first)
         return [*self._first, *([f"{self._name}: {more:,} more problems"] if more else [])]
 
@@ -117,7 +117,7 @@ def _items(
         with folder.open(file) as stream:
             yield from reader.read(file.name, stream)
     except Exception as error:  # filesystems have errors of their own; none may end the whole reading
-        yield _Failed(f"{file.name}: it cannot be read: {type(error).__name__}: {folder.told(error)}")
+        yield _Failed(f"{file.name}: it cannot be read: {type(error).__name__}: {folder.reported(error)}")
 
 
 def _add(pending: _Pending, document: ReadDocument, config: KnowledgeConfig) -> Iterator[None]:
@@ -135,8 +135,8 @@ def _add(pending: _Pending, document: ReadDocument, config: KnowledgeConfig) -> 
         if len(pending.chunks) >= _ROWS_AT_ONCE:
             yield
     whole = hashlib.blake2b(" ".join(document.text.split()).encode(), digest_size=ID_BYTES).digest()
-    told = (document.name, document.title, language, len(document.text))
-    pending.documents.append((*told, b"".join(ids), whole))
+    described = (document.name, document.title, language, len(document.text))
+    pending.documents.append((*described, b"".join(ids), whole))
 
 
 def _insert_chunks(connection: Connection, dataset: str, pending: _Pending) -> None:

@@ -100,9 +100,9 @@ class Attempts:
             except Retry:
                 if not await self._is_fault_of_endpoints(call):
                     tried = "\n".join(f"  {reason}" for reason in call.reasons)
-                    said = f"given up after {call.attempts} attempts:\n{tried}"
+                    excerpt_text = f"given up after {call.attempts} attempts:\n{tried}"
                     raise CallError(
-                        DropReason.ENDPOINT_ERROR, said, next(reversed(call.failed_at), "")
+                        DropReason.ENDPOINT_ERROR, excerpt_text, next(reversed(call.failed_at), "")
                     ) from None
                 call.begin_again()
             else:

@@ -156,17 +156,17 @@ def _explain(error: BaseException) -> str:
 
 def _explain_tls(error: aiohttp.ClientSSLError) -> str:
     # OpenSSL's errors have numbers of their own, which are no errno.
-    told = (
+    cause = (
         error.certificate_error
         if isinstance(error, aiohttp.ClientConnectorCertificateError)
         else error.os_error
     )
-    if isinstance(told, ssl.SSLCertVerificationError):
+    if isinstance(cause, ssl.SSLCertVerificationError):
         return (
-            f"its certificate cannot be verified ({told.verify_message}); for an authority of your own set "
+            f"its certificate cannot be verified ({cause.verify_message}); for an authority of your own set "
             "SSL_CERT_FILE to a file with its certificate"
         )
-    reason = (getattr(told, "reason", None) or str(told)).replace("_", " ").lower()
+    reason = (getattr(cause, "reason", None) or str(cause)).replace("_", " ").lower()
     return f"no TLS connection can be made ({reason}); does the server speak https at this port?"
 
 

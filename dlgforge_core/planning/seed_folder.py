@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlgforge_core.common.files import Folder, FoundFile
-from dlgforge_core.common.secrets import shown_address, told_error
+from dlgforge_core.common.secrets import shown_address, shown_error
 from dlgforge_core.common.yaml_source import MAX_FILE_BYTES
 from dlgforge_core.errors import SeedError
 from dlgforge_core.planning.seeds import SUFFIXES, SeedBatch, batch_name, parse_seed_batch, read_seeds
@@ -118,7 +118,7 @@ def _listing(place: str) -> tuple[list[SeedFile], dict[str, str]]:
     try:
         found = Folder(place).listing(recursive=False)
     except (OSError, ValueError, ImportError) as error:
-        raise SeedError(f"{shown_address(place)} cannot be listed: {told_error(error, place)}") from None
+        raise SeedError(f"{shown_address(place)} cannot be listed: {shown_error(error, place)}") from None
     if not found.exists:
         raise SeedError(f"{shown_address(place)} cannot be listed: no such folder")
     files = [
@@ -140,7 +140,7 @@ def read_seed_bytes(place: str, file: SeedFile) -> bytes:
     try:
         data = Folder(place).read(file, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
-        raise SeedError(f"{file.name} cannot be read: {told_error(error, place)}") from None
+        raise SeedError(f"{file.name} cannot be read: {shown_error(error, place)}") from None
     if data is None:
         raise SeedError(f"{file.name} has more bytes than it is said to have; {too_long}")
     return data

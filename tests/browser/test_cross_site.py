@@ -102,8 +102,8 @@ def test_no_page_of_another_origin_changes_anything_and_the_ui_works(tmp_path: P
         for host in ("localhost", "127.0.0.1", OTHER_NAME):
             page.goto(f"http://{host}:{port}/")
             expect(page).to_have_title("done")
-            told = page.evaluate("window.told")
-            assert told == {
+            reported = page.evaluate("window.told")
+            assert reported == {
                 "plain": "opaque",
                 "disguised": "opaque",
                 "json": "error",
@@ -123,12 +123,12 @@ def works(page: Page, dev: DagsterDev) -> None:
     for host in ("127.0.0.1", "localhost"):
         page.goto(f"http://{host}:{dev.port}/locations/dlgforge/asset-groups/dlgforge")
         expect(page.get_by_text("dialogue_dataset").first).to_be_visible()
-        told = page.evaluate(
+        reported = page.evaluate(
             """async (query) => (await fetch("/graphql", {method: "POST", body: JSON.stringify({query}),
                headers: {"Content-Type": "application/json"}})).status""",
             MUTATION % f"by-{host}",
         )
-        assert told == 200
+        assert reported == 200
         opened = page.evaluate(
             """() => new Promise((done) => {
                  const ws = new WebSocket(`ws://${location.host}/graphql`, "graphql-ws");

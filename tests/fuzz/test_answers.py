@@ -212,8 +212,8 @@ def test_any_message_can_be_used_stored_and_sent_back(content: Any, calls: Any, 
 @fuzz
 @given(TEXTS | LONG)
 def test_any_text_is_cleaned_quoted_and_judged_soon(text: str) -> None:
-    said, reasoning = quickly(default_markup().clean, text)
-    assert len(said) + len(reasoning) <= 2 * len(text) + 2
+    answer_text, reasoning = quickly(default_markup().clean, text)
+    assert len(answer_text) + len(reasoning) <= 2 * len(text) + 2
     quickly(default_markup().leftover, text)
     question = quickly(question_of, text)
     quickly(names_material, question)

@@ -37,7 +37,7 @@ def test_a_launched_run_sends_no_key_elsewhere_and_sigterm_ends_all(tmp_path: Pa
         ):
             run = dev.client.submit_job_execution("generate_dialogues", run_config=config)
             assert dev.wait_for_run(run) == "FAILURE"
-            assert "has not named" in told(dev, run)
+            assert "has not named" in output(dev, run)
         assert theirs.stats()["calls"] == 0
         run = dev.client.submit_job_execution("generate_dialogues", asset_selection=["seed_topics"])
         assert dev.wait_for_run(run) == "SUCCESS"
@@ -57,7 +57,7 @@ def cross_site_requests_are_refused(dev: DagsterDev) -> None:
     assert httpx.get(f"{dev.url}/").status_code == 200
 
 
-def told(dev: DagsterDev, run: str) -> str:
+def output(dev: DagsterDev, run: str) -> str:
     """Return the errors in the log of a run."""
     query = """query ($run: ID!) { logsForRun(runId: $run) { ... on EventConnection { events {
         ... on ExecutionStepFailureEvent { error { message } failureMetadata { description } } } } } }"""

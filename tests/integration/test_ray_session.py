@@ -329,10 +329,10 @@ try:
     with RaySession(RayConfig(address=sys.argv[1]), progress=told) as session:
         session.connect()
         doubled = ray.remote(lambda x: 2 * x).remote(21)
-        print("said", ray.get(doubled, timeout=60), session.head_lost, flush=True)
+        print("result", ray.get(doubled, timeout=60), session.head_lost, flush=True)
         print("gcs", getattr(ray.get_runtime_context(), "gcs_address", ""), flush=True)
 except RayError as error:
-    print("said", error, flush=True)
+    print("result", error, flush=True)
 """
 RUN = """
 import sys
@@ -350,7 +350,7 @@ run = planned(store, 8)
 with RaySession(RayConfig(address=address)) as session:
     session.connect()
     report = carry(store, run, Endpoint("s", url))
-print("said", report.progress.done, report.stop_reason, flush=True)
+print("result", report.progress.done, report.stop_reason, flush=True)
 """
 
 
@@ -384,9 +384,9 @@ def test_a_cluster_that_wants_a_token_is_given_the_one_that_is_there(
 ) -> None:
     address = getattr(guarded, kind)
     with program(DOUBLING, address, env=guarded.token) as process:
-        assert line_of(process, "said") == "42"
+        assert line_of(process, "result") == "42"
     with program(DOUBLING, address, env={"HOME": str(tmp_path)}) as process:  # where no token is
-        reported = line_of(process, "said")
+        reported = line_of(process, "result")
     assert f"no Ray cluster can be used at {address}: it refused our token" in reported
     assert "set RAY_AUTH_MODE=token" in reported
     assert "~/.ray/auth_token" in reported
@@ -399,7 +399,7 @@ def test_auto_borrows_the_recorded_cluster_with_the_right_token_alone(
     token = guarded.token if knows else {"HOME": str(tmp_path)}
     env = {"RAY_TMPDIR": recorded(short_folder, guarded.gcs), **token}
     with program(DOUBLING, "auto", env=env) as process:
-        assert line_of(process, "said") == "42"
+        assert line_of(process, "result") == "42"
         assert line_of(process, "gcs") != guarded.gcs if not knows else line_of(process, "gcs") == guarded.gcs
 
 
@@ -409,7 +409,7 @@ def test_auto_does_not_borrow_a_cluster_that_wants_no_token(
     env = {"RAY_TMPDIR": recorded(short_folder, other_cluster[0]), **guarded.token}
     with program(DOUBLING, "auto", env=env) as process:
         assert "it wants no token" in line_of(process, "progress")
-        assert line_of(process, "said") == "42"
+        assert line_of(process, "result") == "42"
         assert line_of(process, "gcs") != other_cluster[0]
 
 
@@ -423,7 +423,7 @@ def recorded(folder: str, address: str) -> str:
 
 def test_a_run_by_way_of_the_client(guarded: Guarded, store: RunStore, sim: SimulatedEndpoint) -> None:
     with program(RUN, guarded.client, store.database.dsn, sim.base_url, env=guarded.token) as process:
-        assert line_of(process, "said") == "8 None"
+        assert line_of(process, "result") == "8 None"
 
 
 def test_importing_the_session_does_not_import_ray() -> None:

@@ -65,12 +65,15 @@ FRENCH = [
 
 
 def dialogue(
-    said: Sequence[tuple[str, str]] = ENGLISH, number: int = 0, language: str = "en", score: int | None = 8
+    exchanges: Sequence[tuple[str, str]] = ENGLISH,
+    number: int = 0,
+    language: str = "en",
+    score: int | None = 8,
 ) -> Dialogue:
     topic = SeedTopic("t", language, "home repair")
-    plan = DialoguePlan(f"id-{number}", number, language, len(said), topic, USER, ASSISTANT)
+    plan = DialoguePlan(f"id-{number}", number, language, len(exchanges), topic, USER, ASSISTANT)
     verdict = Judgement(score, ("clear",)) if score is not None else None
-    return Dialogue(plan, tuple(Turn(i, user, answer, verdict) for i, (user, answer) in enumerate(said)))
+    return Dialogue(plan, tuple(Turn(i, user, answer, verdict) for i, (user, answer) in enumerate(exchanges)))
 
 
 def check(
@@ -135,7 +138,7 @@ GOOD = ENGLISH[0]
 
 
 @pytest.mark.parametrize(
-    ("said", "check"),
+    ("exchanges", "check"),
     [
         ([GOOD, (" … ", GOOD[1])], "no_empty_messages"),
         ([GOOD, (GOOD[0].upper().replace("?", "!!"), "Another answer to it.")], "unique_questions"),
@@ -145,8 +148,8 @@ GOOD = ENGLISH[0]
         ([(GOOD[0], FRENCH[0][1])], "language"),
     ],
 )
-def test_each_check_finds_what_it_is_for(said: list[tuple[str, str]], check: str) -> None:
-    found = reports([dialogue(said)])
+def test_each_check_finds_what_it_is_for(exchanges: list[tuple[str, str]], check: str) -> None:
+    found = reports([dialogue(exchanges)])
     assert not found[check].passed
     assert found[check].examples[0].dialogue_id == "id-0"
     assert {name for name, report in found.items() if not report.passed} == {check}
@@ -183,23 +186,25 @@ def test_what_the_roles_are_told_leaks() -> None:
     """Whoever writes a prompt anew finds here that the check knows it."""
     made = dialogue()
     plan, turns = made.plan, made.turns
-    told = [
+    instructions = [
         prompts.user_simulator(plan, turns[:n], kinds=kinds[: n + 1], evidence=evidence, on_topic=on_topic)
         for kinds in ([], ["why something is so", "for an example", "what could go wrong"])
         for evidence in ("", "> Put a little oil on the hinges.")
         for on_topic in (True, False)
         for n in range(3)
     ]
-    told += [
+    instructions += [
         prompts.another_question([], "Q?", why) for why in (prompts.ASKED_BEFORE, prompts.NAMES_MATERIAL)
     ]
-    told += [prompts.assistant(plan, turns, "Q?", grounded=grounded) for grounded in (True, False)]
-    told += [verdict_prompts.turn_judge(plan, JudgeConfig(), turns, turns[0], evidence="> x")]
-    said = {message["content"] for messages in told for message in messages if message["role"] == "system"}
-    asked = [messages[-1]["content"] for messages in told if messages[0]["role"] != "system"]
-    asked += [messages[-1]["content"].split("\n\n")[-1] for messages in told[:24]]
-    assert len(said) == 7
-    for text in [*said, *asked]:
+    instructions += [prompts.assistant(plan, turns, "Q?", grounded=grounded) for grounded in (True, False)]
+    instructions += [verdict_prompts.turn_judge(plan, JudgeConfig(), turns, turns[0], evidence="> x")]
+    exchanges = {
+        message["content"] for messages in instructions for message in messages if message["role"] == "system"
+    }
+    asked = [messages[-1]["content"] for messages in instructions if messages[0]["role"] != "system"]
+    asked += [messages[-1]["content"].split("\n\n")[-1] for messages in instructions[:24]]
+    assert len(exchanges) == 7
+    for text in [*exchanges, *asked]:
         assert not reports([dialogue([(text, GOOD[1])])])["no_leaks"].passed, text
 
 
@@ -279,8 +284,10 @@ def test_the_parts_of_a_set_make_the_same_reports_as_the_whole(parts: int) -> No
 @given(
     st.lists(st.tuples(st.text(max_size=40), st.text(max_size=40)), max_size=4), st.sampled_from(["en", "x"])
 )
-def test_whatever_was_said_every_check_gives_an_answer(said: list[tuple[str, str]], language: str) -> None:
-    for report in reports([dialogue(said, language=language)]).values():
+def test_whatever_was_said_every_check_gives_an_answer(
+    exchanges: list[tuple[str, str]], language: str
+) -> None:
+    for report in reports([dialogue(exchanges, language=language)]).values():
         assert 0 <= report.figures.get("share", 0) <= 1
         assert len(report.examples) <= 5
 

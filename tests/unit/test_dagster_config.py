@@ -107,8 +107,8 @@ def test_a_password_in_the_run_config_is_warned_of(
     result = job.execute_in_process(run_config=config, instance=instance)
     assert ("hunter2" in result.output_for_node("look")) == (dsn != "postgresql://u@h/d")
     messages = [entry.message for entry in instance.all_logs(result.run_id)]
-    told = [message for message in messages if "in the run config holds a password" in message]
-    assert len(told) == warned
+    text = [message for message in messages if "in the run config holds a password" in message]
+    assert len(text) == warned
     assert "hunter2" not in "".join(messages)
 
 

@@ -332,12 +332,12 @@ class TestSeveralJudges:
     def of_two(self, ordinal: int, *scores: tuple[int, int]) -> Dialogue:
         """Return a dialogue whose turns two judges gave these scores, merged as the reading does it."""
         dialogue = judged(ordinal, *(Judgement((a + b + 1) // 2, ("mixed",)) for a, b in scores))
-        said = [
+        words = [
             JudgeVerdict(name, index, Judgement(score, (f"{name}-reason",), f"{name} says"))
             for index, pair in enumerate(scores)
             for name, score in zip(("/models/strict", "kind"), pair, strict=True)
         ]
-        return replace(dialogue, by_judge=tuple(said))
+        return replace(dialogue, by_judge=tuple(words))
 
     def test_each_ones_verdicts_are_kept_and_nothing_is_rounded(self, tmp_path: Path) -> None:
         dialogues = [self.of_two(0, (4, 5), (7, 8)), self.of_two(1, (5, 6), (6, 6))]
@@ -378,8 +378,8 @@ class TestSeveralJudges:
         assert [v["turn_index"] for v in loaded[0]["judge_verdicts"]] == [0, 0, 1, 1]
 
     def test_a_verdict_on_the_whole_has_no_turn(self, tmp_path: Path) -> None:
-        said = tuple(JudgeVerdict(name, None, Judgement(score, ())) for name, score in (("a", 3), ("b", 8)))
-        dialogue = replace(make_dialogue(judgement=Judgement(6, ())), by_judge=said)
+        words = tuple(JudgeVerdict(name, None, Judgement(score, ())) for name, score in (("a", 3), ("b", 8)))
+        dialogue = replace(make_dialogue(judgement=Judgement(6, ())), by_judge=words)
         assert dialogue.mean_score == 5.5
         write(tmp_path, [dialogue])
         (row,) = pq.read_table(tmp_path / file_name("parquet", "train")).to_pylist()

@@ -84,7 +84,7 @@ class TestCard:
         assert head["task_categories"] == ["text-generation"]
         assert {"grounded", "tool-use"} <= set(head["tags"])
         assert "license" not in head
-        for said in (
+        for phrase in (
             "# Rain & \\*snow\\*",
             "4 dialogues with 7 turns",
             "As the assistant answered: `m`.",
@@ -97,7 +97,7 @@ class TestCard:
             "No language tag is known for `Elvish`.",
             "Everything is in one split.",
         ):
-            assert said in card, said
+            assert phrase in card, phrase
 
     def test_it_names_the_judge_where_one_has_judged(self, tmp_path: Path) -> None:
         def named(verdict: Judgement | None, judges: list[str]) -> tuple[dict[str, str], str]:

@@ -89,8 +89,8 @@ class TestTools:
         write(tmp_path, [make_dialogue(turns=(turn,))])
         assert verify_dataset(tmp_path)["openai_messages"] == 1
         (record,) = lines(tmp_path / "data/openai_messages/train.jsonl")
-        (told,) = record["messages"][1]["tool_calls"]
-        assert json.loads(told["function"]["arguments"]) == {"query": "rain", "top_k": 10**23}
+        (called,) = record["messages"][1]["tool_calls"]
+        assert json.loads(called["function"]["arguments"]) == {"query": "rain", "top_k": 10**23}
 
     def test_parquet_keeps_evidence_and_calls_by_turn(self, tmp_path: Path) -> None:
         write(tmp_path, [grounded(0)])
@@ -136,14 +136,14 @@ class TestTools:
         assert figures["passages"] == "context"
         assert (figures["documents"]["passages"], figures["documents"]["passage_texts"]) == (5, 4)
         card = (tmp_path / "README.md").read_text("utf-8")
-        for said in (
+        for contents in (
             "The texts of 4 of 5 passages are in this dataset",
             "Those of 1 were not kept",
             "each between `<document>` and `</document>`",
             "searches in the documents quote them, in any case",
             "Splits share documents and passages",
         ):
-            assert said in card, said
+            assert contents in card, contents
         assert "not quoted" not in card
 
     def test_without_passages_only_their_documents_are_named(self, tmp_path: Path) -> None:

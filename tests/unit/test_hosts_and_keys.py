@@ -138,19 +138,21 @@ def _asked(api_key: str, **request: object) -> HttpAnswer:
         server.server_close()
 
 
-@pytest.mark.parametrize("said", [KEY, quote(KEY, safe=""), base64.b64encode(b"u:" + KEY.encode()).decode()])
-def test_a_completion_that_holds_the_key_is_no_answer(said: str) -> None:
-    answer = _asked(KEY, say=f"It is {said}!")
+@pytest.mark.parametrize(
+    "shown_text", [KEY, quote(KEY, safe=""), base64.b64encode(b"u:" + KEY.encode()).decode()]
+)
+def test_a_completion_that_holds_the_key_is_no_answer(shown_text: str) -> None:
+    answer = _asked(KEY, say=f"It is {shown_text}!")
     assert answer.leaked
     assert KEY.encode() not in answer.body
 
 
 @pytest.mark.parametrize("dummy", ["EMPTY", "depends", "0", "none", "sk-no-key-required"])
 def test_what_a_model_writes_stays_as_it_is(dummy: str) -> None:
-    said = f"It depends on 10 {dummy} things, EMPTY ones and none."
-    answer = _asked(dummy, say=said)
+    shown_text = f"It depends on 10 {dummy} things, EMPTY ones and none."
+    answer = _asked(dummy, say=shown_text)
     assert not answer.leaked
-    assert json.loads(answer.body)["choices"][0]["message"]["content"] == said
+    assert json.loads(answer.body)["choices"][0]["message"]["content"] == shown_text
 
 
 def test_a_key_beside_what_the_model_wrote_is_taken_out() -> None:

@@ -89,22 +89,22 @@ def test_a_language_beyond_the_seeds_is_planned_and_asked_for() -> None:
     planning = plan_run(generation("de", fallback="en"), LLM, read_personas(), [batch(("en", "bread"))])
     plan = planning.plans[0].dialogue(0)
     assert plan.language == "de"
-    told = prompts.user_simulator(plan, [])
-    assert "German" in told[0]["content"]
-    assert all("An example?" not in message["content"] for message in told)  # it is English
+    prompt = prompts.user_simulator(plan, [])
+    assert "German" in prompt[0]["content"]
+    assert all("An example?" not in message["content"] for message in prompt)  # it is English
 
 
 def test_a_dialect_is_asked_for_as_it_is_spoken() -> None:
     seeds = batch(("ar", "خبز"), ("Gulf Arabic", "كشري"))
-    told, own = (
+    prompt, own = (
         prompts.user_simulator(
             plan_run(generation(name), LLM, read_personas(), [of]).plans[0].dialogue(0), []
         )
         for name, of in (("Moroccan Arabic", seeds), ("Gulf Arabic", seeds))
     )
-    assert "Moroccan Arabic, as its speakers write it" in told[0]["content"]
+    assert "Moroccan Arabic, as its speakers write it" in prompt[0]["content"]
     # The example is Standard Arabic: it would be followed.
-    assert all("An example?" not in message["content"] for message in told)
+    assert all("An example?" not in message["content"] for message in prompt)
     assert any("An example?" in message["content"] for message in own)
 
 
@@ -213,8 +213,8 @@ def test_a_language_is_written_in_many_ways() -> None:
 def test_topics_that_no_target_takes_are_told_by_file_and_line() -> None:
     text = b"en:\n  a:\nen-US:\n  b:\nEnglish:\n  c:\nfr:\n  d:\n"
     batch = parse_seed_batch("a.yaml", text, label="seeds/a.yaml")
-    told = unused_topics([batch], RunConfig(target_languages=["en"]))
-    assert [note.split(" are")[0] for note in told] == [
+    prompt = unused_topics([batch], RunConfig(target_languages=["en"]))
+    assert [note.split(" are")[0] for note in prompt] == [
         "seeds/a.yaml:4: the topics in 'en-US'",
         "seeds/a.yaml:6: the topics in 'English'",
     ]

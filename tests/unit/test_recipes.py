@@ -64,7 +64,7 @@ def test_no_folder_is_no_recipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("a.yaml", "run:\n  total_sample: 4\n", r"a\.yaml:2: run\.total_sample: unknown key; did you mean"),
         ("a.yaml", "seeds: {}\nrun:\n  concurrency: none\n", r"a\.yaml:3: run\.concurrency = 'none'"),
@@ -83,9 +83,9 @@ def test_no_folder_is_no_recipe(tmp_path: Path) -> None:
         ("dialogues.yaml", "", "cannot name a dataset"),
     ],
 )
-def test_a_bad_recipe_is_named_by_file_and_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_a_bad_recipe_is_named_by_file_and_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         read_recipes(tmp_path)
 
 

@@ -64,10 +64,10 @@ def spellings(key: str) -> dict[str, str]:
 @pytest.mark.parametrize("how", list(spellings(KEY)))
 def test_a_key_is_found_in_every_spelling(how: str) -> None:
     spelt = spellings(KEY)[how]
-    said = f"Incorrect key: {spelt}, sorry"
-    for text in (redact(said, KEY), redact(said.encode(), [KEY]).decode()):
+    content = f"Incorrect key: {spelt}, sorry"
+    for text in (redact(content, KEY), redact(content.encode(), [KEY]).decode()):
         assert text.replace('"', "").replace("\\", "").replace("'", "") == "Incorrect key: ***, sorry"
-    assert holds_secret(said, [KEY])
+    assert holds_secret(content, [KEY])
     assert not holds_secret("Incorrect key: sk-other-0123456789, sorry", [KEY])
 
 
@@ -76,10 +76,10 @@ def test_a_key_is_found_in_every_spelling(how: str) -> None:
 def test_a_key_is_found_in_base64_whatever_stands_before_it(before: str, url_safe: bool) -> None:
     encode = base64.urlsafe_b64encode if url_safe else base64.b64encode
     for key in ("sk-0123456789abcdef", "\u00ff\u00fe??>>012345678"):
-        said = "Basic " + encode(f"{before}{key}@after".encode()).decode()
-        text = redact(said, key)
+        content = "Basic " + encode(f"{before}{key}@after".encode()).decode()
+        text = redact(content, key)
         assert "***" in text
-        assert len(text) < len(said) - 10
+        assert len(text) < len(content) - 10
 
 
 def test_a_key_is_found_once_an_answer_is_decoded() -> None:
@@ -105,12 +105,12 @@ DUMMIES = [
 
 @pytest.mark.parametrize("dummy", DUMMIES)
 def test_a_word_that_is_no_secret_is_struck_from_nothing(dummy: str) -> None:
-    said = f"It depends: 10 {dummy} of none is EMPTY."
+    content = f"It depends: 10 {dummy} of none is EMPTY."
     assert not can_be_secret(dummy)
-    assert redact(said, dummy) == said
-    assert redact_body(said.encode(), [dummy]) == said.encode()
-    assert not holds_secret(said, [dummy])
-    assert Scrubber(secrets_of({"OPENAI_API_KEY": dummy})).text(said) == said
+    assert redact(content, dummy) == content
+    assert redact_body(content.encode(), [dummy]) == content.encode()
+    assert not holds_secret(content, [dummy])
+    assert Scrubber(secrets_of({"OPENAI_API_KEY": dummy})).text(content) == content
 
 
 @pytest.mark.parametrize(
