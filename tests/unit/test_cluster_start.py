@@ -54,7 +54,7 @@ def looked_up(monkeypatch: pytest.MonkeyPatch, ready_after: int, lives: bool = T
 
     monkeypatch.setattr(services, "get_node", get_node)
     monkeypatch.setattr(start, "_POLL_S", 0.01)
-    monkeypatch.setattr(start, "_SAID_EVERY_S", 0.05)
+    monkeypatch.setattr(start, "_REPORT_EVERY_S", 0.05)
     monkeypatch.setattr(start, "_raylet_lives", lambda: lives)
     message: list[str] = []
     with start.patient_start(message.append, timeout_s=0.3):
