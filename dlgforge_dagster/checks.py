@@ -3,7 +3,7 @@
 # No `from __future__ import annotations` here: Dagster reads the annotations of checks as types.
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from typing import Any
 
 import dagster as dg
@@ -22,7 +22,8 @@ from dlgforge_core.store.run_records import RunRecord
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
-from dlgforge_dagster.judgement_checks import build_judgement_checks, examples_metadata
+from dlgforge_dagster.judgement_checks import build_judgement_checks
+from dlgforge_dagster.metadata.checks import check_metadata
 from dlgforge_dagster.partitions import PARTITION, RANGE_START, dialogue_key
 from dlgforge_dagster.tags import NOTHING_TAG, RUN_ID_TAG
 
@@ -86,7 +87,7 @@ def _check(
             passed=report.passed,
             severity=dg.AssetCheckSeverity.ERROR if fails else dg.AssetCheckSeverity.WARN,
             description=outcome,
-            metadata=_metadata(report, record.run_id if record is not None else ""),
+            metadata=check_metadata(report, record.run_id if record is not None else ""),
         )
 
 
@@ -156,11 +157,6 @@ def _is_of_others(
     outcomes, parts = run_store.outcomes(run_id), _ends(run_store.parts(run_id))
     (own,) = run_checks((), tuple, outcomes, thresholds, parts=parts, only=(DROP_RATE,))
     return own.passed
-
-
-def _metadata(report: CheckReport, run_id: str) -> Mapping[str, Any]:
-    metadata = {**report.figures, **examples_metadata(report)}
-    return {**metadata, "dlgforge_run_id": run_id} if run_id else metadata
 
 
 def _files_valid(dataset: DatasetSpec) -> dg.AssetChecksDefinition:

@@ -17,6 +17,7 @@ from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.metadata.checks import check_metadata
 
 
 def build_judgement_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
@@ -55,21 +56,10 @@ def build_judgement_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
             passed=report.passed,
             severity=dg.AssetCheckSeverity.WARN,
             description=report.summary,
-            metadata={**report.figures, **examples_metadata(report)},
+            metadata=check_metadata(report),
         )
 
     return judgement_checks
-
-
-def examples_metadata(report: CheckReport) -> dict[str, Any]:
-    """Return the examples of a report as a table; nothing without any."""
-    if not report.examples:
-        return {}
-    rows = [
-        dg.TableRecord({"problem": e.problem, "text": e.excerpt, "turn": e.turn, "dialogue": e.dialogue_id})
-        for e in report.examples
-    ]
-    return {"examples": dg.MetadataValue.table(records=rows)}
 
 
 def _report(run_store: RunStore, thresholds: ChecksConfig) -> CheckReport:

@@ -3,7 +3,7 @@
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from dlgforge_core.config.asset_names import DIALOGUE_DATASET, DIALOGUES, JUDGEM
 from dlgforge_core.database.embedded import dlgforge_home
 from dlgforge_core.dialogue import Outcomes
 from dlgforge_core.export.filters import EmptyDatasetError
-from dlgforge_core.export.markdown import sample_markdown
 from dlgforge_core.export.scrub import secrets_of
-from dlgforge_core.export.writer import DatasetSummary, write_dataset
+from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.judging.results import agreement, judged_dialogues
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.knowledge.embedding import blocking_embedder
@@ -31,7 +30,8 @@ from dlgforge_core.store.run_records import RunRecord
 from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
-from dlgforge_dagster.metadata import N_SAMPLES, count_table, dataset_metadata, table
+from dlgforge_dagster.metadata.dataset import dataset_metadata, filters_metadata
+from dlgforge_dagster.metadata.dialogues import N_SAMPLES
 from dlgforge_dagster.steps import run_and_scope
 from dlgforge_dagster.tags import OWNERS
 from dlgforge_dagster.versions import code_version
@@ -108,7 +108,7 @@ def _write(
             )
     except EmptyDatasetError as error:
         # Another try would read the same dialogues.
-        raise dg.Failure(str(error), metadata=_refused(error.refused), allow_retries=False) from None
+        raise dg.Failure(str(error), metadata=filters_metadata(error.refused), allow_retries=False) from None
     context.log.info(f"{summary.n_dialogues} dialogues are in {folder}")
     if not run_id and (former := run_store.former_dialogues(record.fingerprint)):
         context.log.info(f"{former} finished dialogues of former seeds, edited or gone since then, stay out")
@@ -118,15 +118,7 @@ def _write(
         context.log.warning(note)
     samples = judged_dialogues(run_store, scope, limit=N_SAMPLES, mixed=True)
     return dg.MaterializeResult(
-        metadata={
-            **dataset_metadata(summary.figures),
-            "samples": dg.MetadataValue.md(sample_markdown(samples)),
-            "languages": count_table("language", "dialogues", summary.by_language),
-            **_counts(summary),
-            "folder": dg.MetadataValue.path(folder.absolute()),
-            "files": _file_table(summary),
-            "fingerprint": record.fingerprint[:16],
-        }
+        metadata={**dataset_metadata(summary, samples), "fingerprint": record.fingerprint[:16]}
     )
 
 
@@ -161,10 +153,6 @@ def _nothing_done(outcomes: Outcomes) -> str:
     )
 
 
-def _refused(refused: Mapping[str, int]) -> dict[str, Any]:
-    return {"filters": count_table("filter", "dialogues", refused)} if refused else {}
-
-
 @contextmanager
 def _dedup(config: SemanticDedupConfig) -> Iterator[SemanticDedup | None]:
     """Yield what leaves out dialogues that open alike; None when that is off."""
@@ -174,24 +162,3 @@ def _dedup(config: SemanticDedupConfig) -> Iterator[SemanticDedup | None]:
     section = "saving.semantic_dedup.embedding"
     with blocking_embedder(config.embedding, embedding_endpoint(config.embedding), section) as embed:
         yield SemanticDedup(embed, config.threshold)
-
-
-def _counts(summary: DatasetSummary) -> Mapping[str, Any]:
-    """Return what splits, filters and documents there are to tell of."""
-    counted: dict[str, Any] = {}
-    if len(summary.by_split) > 1:
-        counted["splits"] = count_table("split", "dialogues", summary.by_split)
-    if summary.refused:
-        counted["filtered_out"] = sum(summary.refused.values())
-        counted |= _refused(summary.refused)
-    if summary.documents:
-        counted["documents_used"] = len(summary.documents)
-    return counted
-
-
-def _file_table(summary: DatasetSummary) -> dg.TableMetadataValue:
-    rows = [
-        {"format": file.format, "split": file.split, "file": file.name, "bytes": file.bytes}
-        for file in summary.files
-    ]
-    return table(rows, {"format": "", "split": "", "file": "", "bytes": "int"})

@@ -20,9 +20,8 @@ from dlgforge_core.runtime.distributed.runners import start_runner
 from dlgforge_core.store.results import Part
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
-from dlgforge_dagster.coverage import coverage_metadata
 from dlgforge_dagster.dataset import DatasetSpec
-from dlgforge_dagster.metadata import dialogues_metadata
+from dlgforge_dagster.metadata.dialogues import coverage_metadata, dialogues_metadata
 from dlgforge_dagster.partitions import dialogue_key, is_mislabelled, seed_batch_of
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
 from dlgforge_dagster.steps import as_failure, endpoint_slot, failure, report_status

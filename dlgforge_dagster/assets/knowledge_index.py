@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -10,7 +10,6 @@ import dagster as dg
 from dlgforge_core.config import KnowledgeConfig, validate
 from dlgforge_core.config.asset_names import KNOWLEDGE_INDEX
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.export.markdown import escape_inline
 from dlgforge_core.knowledge.coverage import unused_languages
 from dlgforge_core.knowledge.current import choose_index
 from dlgforge_core.knowledge.index_store import prune_indexes
@@ -19,7 +18,7 @@ from dlgforge_core.knowledge.types import IndexReport
 from dlgforge_core.languages import language_name
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
-from dlgforge_dagster.metadata import count_table
+from dlgforge_dagster.metadata.inputs import knowledge_index_metadata
 from dlgforge_dagster.tags import OWNERS
 from dlgforge_dagster.versions import code_version
 
@@ -68,7 +67,8 @@ def build_knowledge_index(dataset: DatasetSpec) -> dg.AssetsDefinition:
         if not report.index_id:
             context.log.info("knowledge.path is empty: the dialogues are made from the topics alone")
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(report.index_id or "none"), metadata=_metadata(report, notes)
+            data_version=dg.DataVersion(report.index_id or "none"),
+            metadata=knowledge_index_metadata(report, notes),
         )
 
     return knowledge_index
@@ -82,29 +82,3 @@ def _unused(report: IndexReport, languages: Sequence[str]) -> list[str]:
         "languages have documents of their own"
         for language, n in counts.items()
     ]
-
-
-def _metadata(report: IndexReport, notes: Sequence[str]) -> Mapping[str, Any]:
-    metadata: dict[str, Any] = {
-        "index_id": report.index_id or "none",
-        "documents": report.n_documents,
-        "chunks": report.n_chunks,
-        "files_read": report.n_read,
-        "files_unchanged": report.n_unchanged,
-        "files_removed": report.n_removed,
-        "files_with_problems": report.n_broken,
-        "files_not_read": report.n_unknown,
-        "copies_left_out": report.n_copies,
-        "seconds": round(report.seconds, 2),
-        "bytes": report.bytes,
-    }
-    if report.by_language:
-        named = {language or "not told": n for language, n in report.by_language.items()}
-        metadata["languages"] = count_table("language", "documents", named)
-    if notes:
-        metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {escape_inline(note, 500)}" for note in notes))
-    if report.problems:
-        metadata["problems"] = dg.MetadataValue.md(
-            "\n".join(f"- {escape_inline(problem, 500)}" for problem in report.problems[:50])
-        )
-    return metadata

@@ -16,7 +16,7 @@ from dlgforge_core.planning.seed_languages import unused_topics
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
-from dlgforge_dagster.metadata import seed_topics_metadata
+from dlgforge_dagster.metadata.inputs import seed_topics_metadata
 from dlgforge_dagster.partitions import seed_batch_of
 from dlgforge_dagster.tags import OWNERS
 from dlgforge_dagster.versions import code_version

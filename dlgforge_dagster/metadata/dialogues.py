@@ -1,80 +1,32 @@
-"""Metadata of a materialization, for its asset page: pictures and samples first, then figures and tables."""
+"""Metadata of `dialogues`: plots and samples first, then figures and tables."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 
-from dlgforge_core.export.markdown import escape_inline, sample_markdown
-from dlgforge_core.export.plots import markdown_image, overview_png
-from dlgforge_core.export.schema import COLUMN_TEXTS, PARQUET_SCHEMA
+from dlgforge_core.export.markdown import sample_markdown
+from dlgforge_core.export.plots import coverage_png, markdown_image, overview_png
 from dlgforge_core.generation.endpoint_figures import EndpointFigures, endpoint_figures
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.run import RunReport
-from dlgforge_core.planning.seed_folder import SeedReading
+from dlgforge_core.knowledge.coverage import coverage_counts
 from dlgforge_core.quality.figures import DialogueFigures
 from dlgforge_core.runtime.serving.vllm_metrics import ReplicaMetrics
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster.metadata.tables import count_table, table
 
 N_SAMPLES = 3
-
-
-def column_schema() -> dg.TableSchema:
-    """Return the columns of the Parquet file, for Dagster's `dagster/column_schema`."""
-    return dg.TableSchema(
-        [
-            dg.TableColumn(
-                field.name,
-                _type_name(field.type),
-                description=COLUMN_TEXTS.get(field.name),
-                constraints=dg.TableColumnConstraints(nullable=field.nullable, unique=field.name == "id"),
-            )
-            for field in PARQUET_SCHEMA
-        ]
-    )
-
-
-def _type_name(kind: Any) -> str:
-    if pa.types.is_list(kind):
-        return f"list<{_type_name(kind.value_type)}>"
-    if pa.types.is_struct(kind):
-        return "struct<" + ", ".join(kind.field(i).name for i in range(kind.num_fields)) + ">"
-    return str(kind)
-
-
-def seed_topics_metadata(reading: SeedReading) -> Mapping[str, Any]:
-    """Of seed files that were read."""
-    batches, problems = reading.batches, reading.problems
-    topics = [topic for batch in batches for topic in batch.topics]
-    spread = topics[:: max(1, len(topics) // 8)]
-    examples = "\n".join(
-        f"- *{t.language}* **{escape_inline(t.topic, 200)}**: {escape_inline(t.question or '', 300)}"
-        for t in spread
-    )
-    metadata: dict[str, Any] = {
-        "examples": dg.MetadataValue.md(examples),
-        "topics": len(topics),
-        "seed_batches": [batch.name for batch in batches[:200]],
-        "languages": count_table("language", "topics", Counter(topic.language for topic in topics)),
-        "skipped_files": len(reading.unusable),
-        "skipped_entries": len(problems) - len(reading.unusable),
-    }
-    if problems:
-        metadata["problems"] = dg.MetadataValue.md(
-            "\n".join(f"- {escape_inline(p, 500)}" for p in problems[:50])
-        )
-    return metadata
+_AT_EITHER_END = 20  # documents in the table of their uses
 
 
 def dialogues_metadata(
     store: RunStore, run: PreparedRun, report: RunReport, replicas: Sequence[ReplicaMetrics]
 ) -> Mapping[str, Any]:
-    """Of a sitting of `dialogues`. Plain numbers are plotted over time by Dagster itself."""
+    """Of a session of `dialogues`. Plain numbers are plotted over time by Dagster itself."""
     progress, calls = report.progress, report.calls
     total, roles = calls.total(), calls.by_role()
     scope = Scope(run_id=run.run_id)
@@ -106,7 +58,7 @@ def dialogues_metadata(
         metadata["stop_reason"] = report.stop_reason
     if figures.mean_score is not None:
         metadata["mean_score"] = round(figures.mean_score, 3)
-    metadata |= _grounding(figures)
+    metadata |= grounding_metadata(figures)
     metadata["done_by_language"] = count_table("language", "dialogues", progress.done_by_language)
     if progress.unjudged:
         metadata["unjudged"] = progress.unjudged
@@ -120,22 +72,7 @@ def dialogues_metadata(
     return metadata
 
 
-def dataset_metadata(figures: DialogueFigures) -> Mapping[str, Any]:
-    """Of a dataset that was written."""
-    metadata: dict[str, Any] = {
-        "plots": dg.MetadataValue.md(markdown_image(overview_png(figures), "plots of the dataset")),
-        "dagster/row_count": figures.n_dialogues,
-        "dagster/column_schema": column_schema(),
-        "turns": figures.n_turns,
-        "mean_turns": round(figures.mean_turns, 3),
-        "characters": figures.user_chars + figures.assistant_chars,
-    }
-    if figures.mean_score is not None:
-        metadata["mean_score"] = round(figures.mean_score, 3)
-    return metadata | _grounding(figures)
-
-
-def _grounding(figures: DialogueFigures) -> dict[str, Any]:
+def grounding_metadata(figures: DialogueFigures) -> dict[str, Any]:
     """Return what there is to tell of documents and tools; nothing where there were none."""
     details: dict[str, Any] = {}
     if figures.grounded_turns:
@@ -144,11 +81,6 @@ def _grounding(figures: DialogueFigures) -> dict[str, Any]:
     if figures.tool_calls:
         details["tool_calls"] = count_table("tool", "calls", figures.tool_calls)
     return details
-
-
-def count_table(name: str, figure: str, counts: Mapping[str, int]) -> dg.TableMetadataValue:
-    """Count by name, as a table."""
-    return table([{name: key, figure: n} for key, n in sorted(counts.items())], {name: "", figure: "int"})
 
 
 def _call_table(name: str, counts: Mapping[str, Any]) -> dg.TableMetadataValue:
@@ -205,17 +137,34 @@ def _replica_table(replicas: Sequence[ReplicaMetrics]) -> dg.TableMetadataValue:
     return table(rows)
 
 
-def table(
-    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None
-) -> dg.TableMetadataValue:
-    """Return a table for the asset page.
+def coverage_metadata(store: RunStore, run: PreparedRun) -> Mapping[str, Any]:
+    """Return a plot and a table of the documents' uses by everything made with this configuration.
 
-    `columns` gives the type of each ("" is text), and is needed where there may be no row; else the first
-    row tells.
+    Empty if none.
     """
-    kinds = {int: "int", float: "float"}
-    columns = columns or {name: kinds.get(type(value), "") for name, value in rows[0].items()}
-    return dg.MetadataValue.table(
-        records=[dg.TableRecord(dict(row)) for row in rows],
-        schema=dg.TableSchema([dg.TableColumn(name, kind or "string") for name, kind in columns.items()]),
+    if not run.source.index_id:
+        return {}
+    counts = coverage_counts(
+        store.database,
+        run.fingerprint,
+        dataset=run.source.dataset,
+        index_id=run.source.index_id,
+        languages=run.generation.run.target_languages,
     )
+    if not counts:
+        return {}
+    uses = [n for _, n in counts]
+    return {
+        "coverage": dg.MetadataValue.md(markdown_image(coverage_png(uses), "dialogues of each document")),
+        "document_uses": _uses_table(counts),
+        "documents": len(counts),
+        "documents_used": sum(n > 0 for n in uses),
+        "coverage_spread": round((max(uses) - min(uses)) * len(uses) / max(1, sum(uses)), 4),
+    }
+
+
+def _uses_table(counts: Sequence[tuple[str, int]]) -> dg.TableMetadataValue:
+    shown = (
+        counts if len(counts) <= 2 * _AT_EITHER_END else [*counts[:_AT_EITHER_END], *counts[-_AT_EITHER_END:]]
+    )
+    return table([{"document": name, "dialogues": n} for name, n in shown])

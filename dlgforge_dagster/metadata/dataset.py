@@ -1,0 +1,90 @@
+"""Metadata of `dialogue_dataset`: the files that were written, and what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.export.markdown import sample_markdown
+from dlgforge_core.export.plots import markdown_image, overview_png
+from dlgforge_core.export.schema import COLUMN_TEXTS, PARQUET_SCHEMA
+from dlgforge_core.export.writer import DatasetSummary
+from dlgforge_dagster.metadata.dialogues import grounding_metadata
+from dlgforge_dagster.metadata.tables import count_table, table
+
+
+def dataset_metadata(summary: DatasetSummary, samples: Iterable[Dialogue]) -> Mapping[str, Any]:
+    """Of a dataset that was written."""
+    figures = summary.figures
+    metadata: dict[str, Any] = {
+        "plots": dg.MetadataValue.md(markdown_image(overview_png(figures), "plots of the dataset")),
+        "dagster/row_count": figures.n_dialogues,
+        "dagster/column_schema": _column_schema(),
+        "turns": figures.n_turns,
+        "mean_turns": round(figures.mean_turns, 3),
+        "characters": figures.user_chars + figures.assistant_chars,
+    }
+    if figures.mean_score is not None:
+        metadata["mean_score"] = round(figures.mean_score, 3)
+    return {
+        **metadata,
+        **grounding_metadata(figures),
+        "samples": dg.MetadataValue.md(sample_markdown(samples)),
+        "languages": count_table("language", "dialogues", summary.by_language),
+        **_counts(summary),
+        "folder": dg.MetadataValue.path(summary.folder.absolute()),
+        "files": _file_table(summary),
+    }
+
+
+def filters_metadata(refused: Mapping[str, int]) -> dict[str, Any]:
+    """Count the dialogues that filters left out; nothing where none was."""
+    return {"filters": count_table("filter", "dialogues", refused)} if refused else {}
+
+
+def _counts(summary: DatasetSummary) -> Mapping[str, Any]:
+    """Return what splits, filters and documents there are to tell of."""
+    counted: dict[str, Any] = {}
+    if len(summary.by_split) > 1:
+        counted["splits"] = count_table("split", "dialogues", summary.by_split)
+    if summary.refused:
+        counted["filtered_out"] = sum(summary.refused.values())
+        counted |= filters_metadata(summary.refused)
+    if summary.documents:
+        counted["documents_used"] = len(summary.documents)
+    return counted
+
+
+def _file_table(summary: DatasetSummary) -> dg.TableMetadataValue:
+    rows = [
+        {"format": file.format, "split": file.split, "file": file.name, "bytes": file.bytes}
+        for file in summary.files
+    ]
+    return table(rows, {"format": "", "split": "", "file": "", "bytes": "int"})
+
+
+def _column_schema() -> dg.TableSchema:
+    """Return the columns of the Parquet file, for Dagster's `dagster/column_schema`."""
+    return dg.TableSchema(
+        [
+            dg.TableColumn(
+                field.name,
+                _type_name(field.type),
+                description=COLUMN_TEXTS.get(field.name),
+                constraints=dg.TableColumnConstraints(nullable=field.nullable, unique=field.name == "id"),
+            )
+            for field in PARQUET_SCHEMA
+        ]
+    )
+
+
+def _type_name(kind: Any) -> str:
+    if pa.types.is_list(kind):
+        return f"list<{_type_name(kind.value_type)}>"
+    if pa.types.is_struct(kind):
+        return "struct<" + ", ".join(kind.field(i).name for i in range(kind.num_fields)) + ">"
+    return str(kind)
