@@ -128,7 +128,9 @@ def test_a_threshold_may_change_without_another_look(
     store: RunStore, sim: SimulatedEndpoint, looked_at: list[str]
 ) -> None:
     scope = made(store, sim)
-    assert next(r for r in reports(store, scope) if r.name == "judge_pass_rate").passed
+    # The simulated judge's scores follow from the request: any part of them may pass.
+    lenient = reports(store, scope, min_pass_rate=0.0)
+    assert next(r for r in lenient if r.name == "judge_pass_rate").passed
     del looked_at[:]
     strict = reports(store, scope, min_pass_rate=1.0, min_language_share=1.0)
     assert looked_at == []
