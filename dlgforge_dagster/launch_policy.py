@@ -35,6 +35,10 @@ _HUB = "https://huggingface.co"
 _PROVIDERS = f"OPENAI_API_KEY={OPENAI_BASE_URL}, HF_TOKEN={_HUB}, SERPER_API_KEY=https://google.serper.dev"
 # Where the kernel shows the environment, and with it the keys, of this very process.
 _SYSTEM_FOLDERS = ("/proc", "/sys")
+_LOCAL = ("", "file", "local", "asynclocal")
+# Filesystems of fsspec that are made of addresses in their arguments, or in a file.
+_INDIRECT = ("dir", "reference", "generic", "dask", "async_wrapper", "asyncwrapper")
+_SHOWN = 200
 _METADATA_SERVERS = ("metadata.google.internal", "metadata", "100.100.100.200", "fd00:ec2::254")
 _MAX_EARLIER = 20
 _DSN_PATH = ("resources", "store", "config", "postgres", "dsn")
@@ -192,13 +196,35 @@ def _variable_problems(
 
 def _path_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for path, value in _leaves(config):
-        if not isinstance(value, str) or "\0" in value or len(value) > os.pathconf("/", "PC_PATH_MAX"):
+        if not isinstance(value, str) or "\0" in value:
             continue
-        # fsspec takes the last of chained addresses for the file: simplecache::file:///proc/self/environ
-        local = value.rpartition("::")[2].removeprefix("file://").removeprefix("local://")
-        real = os.path.realpath(os.path.expanduser(local))
-        if any(real == folder or real.startswith(folder + "/") for folder in _SYSTEM_FOLDERS):
-            yield f"{'.'.join(path)} = {value!r} is the kernel's view of this process, and no input"
+        parts = [_address(part) for part in value.split("::")] if "://" in value else [("", value)]
+        if any(protocol in _INDIRECT for protocol, _ in parts):
+            yield (
+                f"{'.'.join(path)} = {value[:_SHOWN]!r} takes its files from addresses in it, or in a list; "
+                "name those themselves"
+            )
+        elif any(protocol in _LOCAL and _is_system_file(local) for protocol, local in parts):
+            yield f"{'.'.join(path)} = {value[:_SHOWN]!r} is the kernel's view of this process, and no input"
+
+
+def _address(text: str) -> tuple[str, str]:
+    """Protocol and path of a part of an address that is a chain; no protocol means a path of this machine."""
+    protocol, colons, path = text.partition("://")
+    return (protocol, path) if colons else ("", text)
+
+
+def _is_system_file(path: str) -> bool:
+    """Whether a path, as it is or as Python shortens one that the kernel finds too long, is one of those."""
+    path = os.path.expanduser(path)
+    shortened = os.path.normpath(path.rstrip("/") or "/")
+    return any(
+        real == folder or real.startswith(folder + "/")
+        for spelling in (path, shortened)
+        if len(spelling) <= os.pathconf("/", "PC_PATH_MAX")
+        for real in (os.path.realpath(spelling),)
+        for folder in _SYSTEM_FOLDERS
+    )
 
 
 def _metadata_problems(config: Mapping[str, Any]) -> Iterator[str]:
@@ -268,9 +294,10 @@ def _in_tree(tree: Any, env: Mapping[str, str]) -> Iterator[KeyUse]:
             yield from _in_tree(item, env)
     if not isinstance(tree, Mapping):
         return
-    urls = [value for value in tree.values() if isinstance(value, str) and value.startswith("http")]
     if "repo_id" in tree:  # the hub's address may be left out
-        urls = urls or [env.get("HF_ENDPOINT") or _HUB]
+        urls = [tree.get("endpoint") or env.get("HF_ENDPOINT") or _HUB]
+    else:
+        urls = [value for value in tree.values() if isinstance(value, str) and value.startswith("http")]
     off = tree.get("enabled") is False or tree.get("backend") == "off" or tree.get("web_search") is False
     for name, value in tree.items():
         if name.endswith("_env") and value and not off:
@@ -310,7 +337,10 @@ def _origin(url: str) -> str:
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:
     for key in path:
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
+        if isinstance(tree, list) and key.isdecimal() and int(key) < len(tree):
+            tree = tree[int(key)]
+        else:
+            tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
 
 

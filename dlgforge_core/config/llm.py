@@ -328,6 +328,16 @@ _SECRET_PARAMETER = re.compile(
 )
 
 
+def check_port(url: str, name: str) -> None:
+    """Raise ValueError unless the port of an address, if any, is one."""
+    try:
+        port = urlsplit(url).port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError(f"the port in {name} is none; a port is a number from 1 to 65535")
+
+
 def check_base_url(url: str, name: str = "base_url") -> None:
     """Raise ValueError, never repeating a secret, unless `url` is an http(s) address that holds none."""
     if not re.fullmatch(r"https?://[^\s/?#]+([/?]\S*)?", url):
@@ -335,6 +345,7 @@ def check_base_url(url: str, name: str = "base_url") -> None:
         what = name if re.search("[@?]", url) else f"{name} = {url!r}"
         raise ValueError(f"{what} is not an address; it looks like 'http://host:8000/v1'")
     parts = urlsplit(url)
+    check_port(url, name)
     if "@" in parts.netloc:
         raise ValueError(f"{name} holds a password; put the key into an environment variable (api_key_env)")
     for parameter, _ in parse_qsl(parts.query, keep_blank_values=True):

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from dlgforge_core.common.hints import hint
 from dlgforge_core.config.base import ConfigModel, Seconds, VariableName
 from dlgforge_core.config.knowledge import EmbeddingConfig
+from dlgforge_core.config.llm import check_port
 from dlgforge_core.dialogue import MAX_SCORE
 
 FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "parquet")
@@ -140,6 +141,7 @@ class HfPushConfig(ConfigModel):
                 raise ValueError(
                     "endpoint must be a URL like https://hub.example.org, without a user or password in it"
                 )
+            check_port(self.endpoint, "endpoint")
         return self
 
 

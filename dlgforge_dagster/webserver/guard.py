@@ -14,6 +14,7 @@ Dagster runs GraphQL mutations that come by GET, or by POST without JSON, and lo
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -31,6 +32,7 @@ App = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Message]], Send
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _JSON = frozenset({"application/json", "application/graphql"})
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_BRACKETED = re.compile(r"\A\[[^\[\]]+\](?::\d*)?\Z")
 _NO_FRAMES = (
     (b"x-frame-options", b"SAMEORIGIN"),
     (b"content-security-policy", b"frame-ancestors 'self'"),
@@ -138,6 +140,8 @@ def _split(url: str) -> tuple[str, str, str] | None:
         parts = urlsplit(url.lower())
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
+        return None
+    if "[" in url and not _BRACKETED.search(parts.netloc):
         return None
     if not parts.hostname or parts.username is not None or parts.path or parts.query or parts.fragment:
         return None

@@ -94,12 +94,25 @@ ATTACKS = {
         "dialogues", tools={"enabled": True, "web_search": True, "web_search_url": "https://evil.example/s"}
     ),
     "hub": op("hf_dataset", enabled=True, repo_id="a/b", endpoint="https://evil.example"),
+    "hub with a scheme in capitals": op(
+        "hf_dataset", enabled=True, repo_id="a/b", endpoint="HTTPS://evil.example"
+    ),
+    "hub behind white space": op("hf_dataset", enabled=True, repo_id="a/b", endpoint=" https://evil.example"),
+    "hub with a port that is none": op(
+        "hf_dataset", enabled=True, repo_id="a/b", endpoint="https://huggingface.co:99999"
+    ),
+    "a port that is none": llm(base_url="https://api.openai.com:99999/v1"),
     "hub with another variable": op(
         "hf_dataset", enabled=True, repo_id="a/b", token_env="AWS_SECRET_ACCESS_KEY"
     ),
     "Ray": {"resources": {"ray": {"config": {"address": "ray://evil.example:10001"}}}},
     "Ray by a variable": {"resources": {"ray": {"config": {"address": {"env": "THEIRS"}}}}},
     "a prompt that holds a key": llm(agents={"qa_generator": {"instructions": {"env": "OPENAI_API_KEY"}}}),
+    "a list that holds a key": op("dialogues", judge={"reasons": ["clear", {"env": "HF_TOKEN"}]}),
+    "a name in a list that is a key": llm(
+        routing={"endpoints": [{"base_url": "https://api.openai.com/v1", "name": {"env": "HF_TOKEN"}}]}
+    ),
+    "languages that are keys": op("knowledge_index", languages=[{"env": "AWS_SECRET_ACCESS_KEY"}]),
     "a path that holds a key": op("seed_topics", path={"env": "AWS_SECRET_ACCESS_KEY"}),
     "a database that is a key": {
         "resources": {"store": {"config": {"postgres": {"dsn": {"env": "HF_TOKEN"}}}}}
@@ -115,6 +128,15 @@ ATTACKS = {
     "the same in another form": op("knowledge_index", path="http://2852039166/latest/x.txt"),
     "the same by IPv6": op("seed_topics", path="http://[::ffff:a9fe:a9fe]/x.txt"),
     "the same by name": op("knowledge_index", path="simplecache::http://metadata.google.internal/x.txt"),
+    "the environment by a path too long": op("knowledge_index", path="/proc/self/environ" + "/" * 5000),
+    "the same with dots": op("seed_topics", path="/" + "./" * 3000 + "proc/self/environ"),
+    "the same by way of another folder": op("seed_topics", path="/tmp/.." * 700 + "/proc/self/environ"),
+    "the environment put together of two": op("seed_topics", path="dir://proc/self/environ::file:///"),
+    "the same behind a cache": op("knowledge_index", path="simplecache::dir://proc/self/environ::file:///"),
+    "the environment first of two": op("seed_topics", path="file:///proc/self/environ::file:///tmp"),
+    "files that a list of theirs names": op(
+        "knowledge_index", path="reference://::https://evil.example/list.json"
+    ),
     "the environment behind a cache": op("seed_topics", path="simplecache::file:///proc/1/environ"),
 }
 
@@ -141,6 +163,10 @@ def test_a_launched_run_takes_no_key_elsewhere(config: dict[str, Any], monkeypat
         op("dialogues", tools={"enabled": True, "web_search": True}),
         op("dialogues", run={"total_samples": 2}),
         op("seed_topics", path="/srv/seeds"),
+        op("knowledge_index", path="zip://manuals::s3://bucket/all.zip"),
+        op("knowledge_index", path="/srv/process::files/proc"),
+        llm(agents={"qa_generator": {"instructions": "see reference:: /proc/x, " + "a/" * 50_000}}),
+        op("hf_dataset", enabled=True, repo_id="a/b", endpoint="HTTPS://huggingface.co/"),
         {"resources": {"ray": {"config": {"address": "auto", "workers": {"replicas": 3}}}}},
         {"resources": {"store": {"config": {"postgres": {"dsn": {"env": "DLGFORGE_POSTGRES_DSN"}}}}}},
     ],

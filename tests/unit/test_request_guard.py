@@ -114,7 +114,12 @@ def test_what_changes_something_elsewhere_is_guarded_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:3000", "127.0.0.1.evil.example", "localhost.evil.example:3000", ""]
+    "host",
+    [
+        *("evil.example", "evil.example:3000", "127.0.0.1.evil.example", "localhost.evil.example:3000", ""),
+        *("[::1].evil.example", "[::1]evil:3000", "evil[::1]", "127.0.0.1@evil.example"),
+        *("evil.example#localhost", "http://127.0.0.1", "localhost:99999"),
+    ],
 )
 def test_a_host_that_is_not_ours_is_refused_for_reading_too(host: str) -> None:
     for path in ("/", "/graphql?query={version}", "/logs/x/y.out", "/download_debug/x"):
