@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from dlgforge_core.config import ChecksConfig, validate
+from dlgforge_core.config import ChecksConfig, MarkupConfig, validate
 from dlgforge_core.config.asset_names import DIALOGUE_DATASET, DIALOGUES
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.verify import verify_dataset
@@ -115,7 +115,8 @@ def _reports(
         found = [findings_of(judged_dialogues(run_store, scope), (), thresholds, {PASS_RATE})]
         names -= {PASS_RATE}
     languages = {part.language for part in parts if part.done}
-    kept = kept_findings(run_store.database, scope, languages, thresholds, names)
+    markup = validate(MarkupConfig, record.config["markup"], "llm") if "markup" in record.config else None
+    kept = kept_findings(run_store.database, scope, languages, thresholds, names, markup)
     return run_checks(
         itertools.chain(found, kept),
         lambda: questions_of(run_store.database, scope),

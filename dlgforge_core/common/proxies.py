@@ -88,11 +88,11 @@ def _matches(
         try:
             network = ipaddress.ip_network(entry.split("%")[0], strict=False)
         except ValueError:
-            return False
+            return "*" in entry and fnmatchcase(name, entry)  # 192.168.1.*
         if isinstance(network, ipaddress.IPv6Network) and (mapped := network.network_address.ipv4_mapped):
             network = ipaddress.ip_network(f"{mapped}/{max(0, network.prefixlen - 96)}", strict=False)
         return address in network
-    entry = _plain(entry.removeprefix("*").removeprefix("."))
+    entry = _plain(entry.partition("/")[0].removeprefix("*").removeprefix("."))
     if "*" in entry or "?" in entry:
         return fnmatchcase(name, entry) or fnmatchcase(name, f"*.{entry}")
     return bool(entry) and (name == entry or name.endswith(f".{entry}"))

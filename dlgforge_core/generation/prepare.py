@@ -12,6 +12,7 @@ from dlgforge_core.config import (
     AgentsConfig,
     GenerationConfig,
     LlmConfig,
+    MarkupConfig,
     validate,
 )
 from dlgforge_core.config.backends import backend_of
@@ -99,6 +100,7 @@ def _plan(
             "agents": llm.agents.model_dump(mode="json"),
             "models": {role.value: model for role, model in models.items()},
             "source": asdict(source),
+            **({"markup": llm.markup.model_dump(mode="json")} if llm.markup != MarkupConfig() else {}),
         },
     )
     return PreparedRun(run_id, planning.fingerprint, generation, llm.agents, models, notes, source)

@@ -243,7 +243,7 @@ class Attempts:
         )
         kind, reason = refusal.kind, refusal.reason
         if refusal.blame is Blame.ENDPOINT or (
-            error.status in (401, 403, 404) and self._has_answered(slot, dialect, refusal)
+            error.status in (400, 401, 403, 404, 412) and self._has_answered(slot, dialect, refusal)
         ):
             self._failed(call, slot, counts, kind, reason)
         counts.failures[kind] += 1

@@ -123,7 +123,9 @@ class _Message:
             if name not in ("delta", "message") and value is not None:
                 self._choice[name] = value
         self._finished = self._finished or bool(choice.get("finish_reason"))
-        delta = choice.get("delta") or choice.get("message")
+        delta = choice.get("delta")
+        if not delta and "content" not in self._strings:  # at the end some repeat the message as a whole
+            delta = choice.get("message")
         for name, value in delta.items() if isinstance(delta, dict) else ():
             self._add_field(name, value)
 

@@ -42,7 +42,15 @@ _START = re.compile(
 _QUOTES_BEFORE = frozenset("\"'“‘«„(「『")
 _QUOTES_AFTER = frozenset("\"'”’»“).,;:?!」』")
 _WITHIN = re.compile(r"[^\W_][,;]?[ \t]\Z")
-_GOES_ON = re.compile(r"[ \t]{1,3}(?=[^\W\d_])[^A-Z\n][^\n]{0,120}[.?!。？！]|[ \t]?[,;:?!)]")
+_GOES_ON = re.compile(r"[ \t]{1,3}(?=[^\W\d_])[^A-Z\n][^\n]{0,120}[.?!:。？！]|[ \t]?[,;:?!)]")
+# What stands in a cell of a table, or is what a line of a list or of a glossary is about.
+_CELL = re.compile(r"\|[ \t]{0,8}\Z"), re.compile(r"[ \t]{0,8}\|")
+_TERM = (
+    re.compile(r"(?:^|\n)[ \t]{0,8}(?:(?:[-*+•]|\d{1,3}[.)])[ \t]{1,4})?\Z"),
+    re.compile(r"[ \t]?[:–—]|[ \t]-[ \t]"),
+)
+# Code without a fence: List<Thought> thoughts.
+_TYPE = re.compile(r"<[A-Z][a-z]\w*>")
 _ELLIPSIS = re.compile(rf"\s*(?:\.{{3}}|…)\s*</{_NAME}>", re.IGNORECASE)
 
 
@@ -190,6 +198,16 @@ class Markup:
         before, after = text[mark.start() - 1 : mark.start()], text[mark.end() : mark.end() + 1]
         if before in _QUOTES_BEFORE and after in _QUOTES_AFTER:
             return True
+        if before in ("*", "_") and after == before:
+            return True
+        if " " in token and _is_prose(text, mark):
+            return True
+        if before.isalnum() and mark.lastgroup == "open" and _TYPE.fullmatch(token):
+            return _last(f"</{token[1:]}", text) < mark.end()
+        if _stands_between(_CELL, text, mark):
+            return True
+        if mark.lastgroup == "token" and _stands_between(_TERM, text, mark):
+            return True
         if "|" in token or "｜" in token or token[0] in "]◁" or not before.isspace() or before == "\n":
             return False
         if mark.lastgroup == "open" and _ELLIPSIS.match(text, mark.end()):
@@ -197,6 +215,25 @@ class Markup:
         return bool(
             _WITHIN.search(text[max(0, mark.start() - 4) : mark.start()]) and _GOES_ON.match(text, mark.end())
         )
+
+
+def _is_prose(text: str, mark: re.Match[str]) -> bool:
+    """Whether words that may begin thinking are words like any other: nothing ends it."""
+    ends = (last for first, last in families.THINKING_PAIRS if first.lower() == mark[0].lower())
+    return any(_last(end, text) < mark.end() for end in ends)
+
+
+@lru_cache(maxsize=8)  # asked for each mark of a text
+def _last(mark: str, text: str) -> int:
+    """Where `mark` stands last in `text`; -1 without one."""
+    found = re.finditer(re.escape(mark), text, re.IGNORECASE)
+    return max((match.start() for match in found), default=-1)
+
+
+def _stands_between(sides: tuple[re.Pattern[str], re.Pattern[str]], text: str, mark: re.Match[str]) -> bool:
+    before, after = sides
+    head = text[max(0, mark.start() - 16) : mark.start()]
+    return bool(before.search(head) and after.match(text, mark.end()))
 
 
 @lru_cache(maxsize=1)

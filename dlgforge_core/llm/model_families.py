@@ -47,7 +47,7 @@ CONTROL_BRACKETS = (
 )
 """Names of control tokens in square brackets, capitals as they are: [INST], [/INST], [gMASK]."""
 
-CONTROL_LITERALS = ("]~!b[", "]~b]", "[e~[", "<<SYS>>", "<</SYS>>")
+CONTROL_LITERALS = ("]~!b[", "]~b]", "[e~[", "<<SYS>>", "<</SYS>>", "<endoftext|")
 """Control tokens of no common shape: MiniMax's, and Llama 2's around a system prompt."""
 
 ANSWERING_ROLES = ("assistant", "model", "chatbot", "bot", "gpt", "ai", "CHATBOT_TOKEN", "助手")

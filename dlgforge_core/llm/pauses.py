@@ -27,12 +27,17 @@ _PART = re.compile(
 _BETWEEN_PARTS = re.compile(r"\s{0,2}(?:,|and)?\s{0,2}")
 _NUMBER = re.compile(r"[+-]?\d{1,20}(?:\.\d{1,20})?")
 _ASKS = re.compile(
-    r"(?:re-?try|try again|wait|available again|resets?)\W{0,3}(?:again\W{0,2})?"
-    r"(?:after|in|for|at least|until|at)?\W{0,3}(?=\d)|请(?:在|等待)?\s?(?=\d)",
+    r"(?:re-?try(?: (?:your|the) request)?|try again|wait|available again|resets?|allowed)"
+    r"\W{0,3}(?:again\W{0,2})?"
+    r"(?:after|in|for|at least|until|at)?\W{0,3}(?=\d)|请(?:在|等待)?\s?(?=\d)"
+    r"|(?=(?<![\d.])\d{1,6}\s?(?:秒|分钟?|小时)[之以]?[后後])",
     re.IGNORECASE,
 )
 _GRPC = re.compile(r"retry_delay\W{1,6}seconds\W{1,4}(\d{1,9})")
-_FIELDS = frozenset({"retrydelay", "retryafter", "retryafterseconds", "retryafterms", "retryinseconds"})
+_FIELDS = frozenset(
+    {"retrydelay", "retryafter", "retryafterseconds", "retryafterms", "retryinseconds"}
+    | {"waitseconds", "estimatedtime", "resetseconds", "retryafterseconds"}
+)
 
 
 def pause_s(answer: HttpAnswer) -> float | None:
@@ -42,13 +47,16 @@ def pause_s(answer: HttpAnswer) -> float | None:
     """
     if (asked := retry_after_s(answer.headers)) is not None:
         return asked
-    for name, text in fields_of(answer.body):
+    fields = list(fields_of(answer.body))
+    for name, text in fields:
         squeezed = name.replace("_", "").replace("-", "").casefold()
         if squeezed in _FIELDS and (found := _seconds(text, ms=squeezed.endswith("ms"))) is not None:
             return found
-    if (in_words := _in_words(answer.body[:MAX_ERROR_BYTES].decode("utf-8", "replace"))) is not None:
+    texts = [text for _, text in fields] or [answer.body[:MAX_ERROR_BYTES].decode("utf-8", "replace")]
+    if (in_words := next((s for s in map(_in_words, texts) if s is not None), None)) is not None:
         return in_words
-    return _until_reset(answer.headers)
+    # OpenRouter repeats headers in the body.
+    return _until_reset({**{name.lower(): text for name, text in fields}, **answer.headers})
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -81,6 +89,10 @@ def _until_reset(headers: Mapping[str, str]) -> float | None:
     return min(resets.values(), default=None)
 
 
+# The IETF's draft: "default";r=0;t=33, or limit=100, remaining=0, reset=12 before.
+_STRUCTURED = re.compile(r"\b(?:t|reset)=(\d{1,9})\b")
+
+
 def _resets(headers: Mapping[str, str]) -> Iterator[tuple[str, float]]:
     for name, value in headers.items():
         lower = name.lower()
@@ -88,6 +100,8 @@ def _resets(headers: Mapping[str, str]) -> Iterator[tuple[str, float]]:
             seconds = _seconds(value)
             if seconds is not None:
                 yield lower, seconds
+        elif lower == "ratelimit" and (found := _STRUCTURED.search(value[:500])):
+            yield lower, min(float(found.group(1)), LONGEST_S)
 
 
 def _in_words(text: str) -> float | None:

@@ -22,6 +22,10 @@ class Blame(Enum):
     TOOL_CALL = auto()  # the model's tool call could not be read: ask without tools
 
 
+# Statuses with a meaning of their own, whatever the words beside them.
+_NO_FILTERS = frozenset({401, 402, 404, 405, 407, 408, 409, 425, 429})
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """The verdict on an error: whom to blame, how it is counted, and the words for it."""
@@ -41,7 +45,7 @@ def judge(error: ErrorAnswer, sent: bytes, *, pause_s: float | None, has_key: bo
     status, reason = STATUSES[own] if own is not None else error.status, str(error)
     if server_errors.is_context_overflow(error) and status in (400, 413, 422, 429, 500):
         return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)
-    if server_errors.is_content_filter(error) and status in (400, 403, 422, 451, 500):
+    if server_errors.is_content_filter(error) and 400 <= status <= 500 and status not in _NO_FILTERS:
         return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)
     # Ordinary limits speak of quotas and billing as well: only a code, and no time to try again, is final.
     if status == 429 and pause_s is None and Meaning.OUT_OF_CREDIT in error.meanings_of_codes():
@@ -55,7 +59,7 @@ def judge(error: ErrorAnswer, sent: bytes, *, pause_s: float | None, has_key: bo
             return Refusal(Blame.TOOL_CALL, FailureKind.TOOL_CALL, reason)
         if tool_calls.is_refusal(status, error.text):
             return Refusal(Blame.REQUEST, FailureKind.BAD_REQUEST, reason)
-    if status >= 500 or status in (408, 409, 425):
+    if status >= 500 or status in (408, 409, 424, 425, 499):
         return Refusal(Blame.ENDPOINT, FailureKind.SERVER_ERROR, reason)
     return _of_setup(error, status, reason, has_key, location)
 
@@ -68,14 +72,16 @@ def _is_limit_by_code(error: ErrorAnswer) -> bool:
 
 
 def _of_setup(error: ErrorAnswer, status: int, reason: str, has_key: bool, location: str) -> Refusal:
-    if status == 402:
+    if status == 402 or error.meaning is Meaning.OUT_OF_CREDIT:
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"the account cannot pay for it ({reason})")
     if status == 407:
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"a proxy on the way wants a login ({reason})")
-    if status in (401, 403):
+    if status in (401, 403) or (status in (400, 412) and error.meaning is Meaning.KEY):
         hint = "the key was refused" if has_key else "no key is set, and one is wanted"
         return Refusal(Blame.SETUP, FailureKind.KEY_REFUSED, f"{hint} ({reason})")
-    if status == 404 and server_errors.is_unknown_model(error):
+    if (status == 404 and server_errors.is_unknown_model(error)) or (
+        status == 400 and Meaning.UNKNOWN_MODEL in error.meanings_of_codes()
+    ):
         return Refusal(Blame.MODEL, FailureKind.UNKNOWN_MODEL, reason)
     if status in (404, 405) or 300 <= status < 400:
         hint = f", to {server_errors.excerpt(location)}" if location else ""

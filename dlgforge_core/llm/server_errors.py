@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from dlgforge_core.llm.transport import HttpAnswer
-from dlgforge_core.llm.vocabulary import CODES, STATUSES, WORDS, Meaning, squeeze
+from dlgforge_core.llm.vocabulary import CODES, NOT_MEANT, STATUSES, WORDS, Meaning, squeeze
 from dlgforge_core.printable import printable
 
 MAX_REASON_CHARS = 300
@@ -89,7 +89,7 @@ class ErrorAnswer:
     def meanings_of_codes(self) -> Iterator[Meaning]:
         """Yield what each of its codes means, as far as they are known."""
         for code in self.codes:
-            for name in (code, code.rpartition(".")[2]):
+            for name in (code, code.rpartition(".")[2], code.partition(".")[0]):
                 if meaning := CODES.get(squeeze(name)):
                     yield meaning
                     break
@@ -97,7 +97,10 @@ class ErrorAnswer:
 
 def meaning_of_words(text: str) -> Meaning | None:
     """Return what an error's words mean, by the first pattern that is found in them."""
-    return next((meaning for meaning, pattern in WORDS if pattern.search(text)), None)
+    for meaning, pattern in WORDS:
+        if pattern.search(text) and not (meaning in NOT_MEANT and NOT_MEANT[meaning].search(text)):
+            return meaning
+    return None
 
 
 def read_error(answer: HttpAnswer, words: Mapping[str, Meaning] | None = None) -> ErrorAnswer:
@@ -222,6 +225,7 @@ def _fields(data: Any) -> Iterator[tuple[str, str]]:
                 yield name, ".".join(str(part) for part in value[:20])
             elif isinstance(value, dict):
                 deeper.extend((str(k), v) for k, v in value.items() if k not in _ECHOES)
+                deeper.extend(_limits_in(value.get("headers")))
             elif isinstance(value, list):
                 deeper.extend((name, item) for item in value)
             elif isinstance(value, str | int | float) and not isinstance(value, bool):
@@ -234,6 +238,13 @@ def _fields(data: Any) -> Iterator[tuple[str, str]]:
         if not deeper:
             return
         level = deeper[:_MAX_TEXTS]
+
+
+def _limits_in(headers: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what headers that OpenRouter repeats in an error say of limits and pauses."""
+    for name, value in headers.items() if isinstance(headers, dict) else ():
+        if "ratelimit" in str(name).lower() or "retry" in str(name).lower():
+            yield str(name), value
 
 
 def fields_of(body: bytes) -> Iterator[tuple[str, str]]:
@@ -276,9 +287,10 @@ def excerpt(text: str | bytes) -> str:
 
 def is_context_overflow(error: ErrorAnswer) -> bool:
     """Whether a request was refused because it does not fit the model's context, or a minute's tokens."""
-    if error.status == 413 or error.meaning is Meaning.CONTEXT_OVERFLOW:
-        return True
-    return error.status == 429 and error.names("request too large")
+    if error.status == 429 and error.own_meaning is None:
+        # Limits of a minute speak of too many tokens as well.
+        return error.names("request too large") or Meaning.CONTEXT_OVERFLOW in error.meanings_of_codes()
+    return error.status == 413 or error.meaning is Meaning.CONTEXT_OVERFLOW
 
 
 def is_content_filter(error: ErrorAnswer) -> bool:

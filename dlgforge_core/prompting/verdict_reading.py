@@ -18,13 +18,14 @@ _SCALES = (5, MAX_SCORE, 100)
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 _NUMBER = re.compile(
-    r"[\s*_\"'(]{0,8}(?:score|rating)?[\s:=*_]{0,8}(?P<n>\d{1,3}(?:[.,]\d{1,4})?)\s{0,4}"
-    r"(?:(?:/|out\s+of|of)\s{0,4}(?P<scale>\d{1,3}(?:\.0{1,4})?)|(?P<percent>%)|points?)?"
-    r"(?:[\s*_\"').!]{0,8}|\s{0,4}[(:;,–—-].{0,300})",
+    r"[\s*_\"'(]{0,8}(?:score|rating)?[\s:=*_~≈]{0,8}(?P<n>\d{1,3}(?:[.,]\d{1,4})?)\s{0,4}"
+    r"(?:(?:/|out\s+of|of)\s{0,4}(?P<scale>\d{1,3}(?:\.0{1,4})?)|(?P<percent>%)|points?|\+)?"
+    r"(?:[\s*_\"').!]{0,8}|\s{0,4}[(:;,–—-].{0,300}|(?(scale)\s{1,4}[^\W\d].{0,300}|(?!)))",
     re.IGNORECASE | re.DOTALL,
 )
 _BETWEEN = re.compile(r"[,;|/\n]|\band\b", re.IGNORECASE)
 _NOT_IN_LABEL = re.compile(r"[\W_]+")
+_LIST_MARK = re.compile(r"\s*\(?\d{1,2}[.):]\s")
 _EXPLAINED = re.compile(r"[:(–—]|\s-\s")
 
 
@@ -109,7 +110,7 @@ def _texts(given: Any) -> Iterator[str]:
 
 
 def _label(text: str) -> str:
-    return _NOT_IN_LABEL.sub(" ", text).strip().casefold()
+    return _NOT_IN_LABEL.sub(" ", _LIST_MARK.sub("", text, count=1)).strip().casefold()
 
 
 def _comment(value: Any) -> str:

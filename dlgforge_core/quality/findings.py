@@ -16,9 +16,10 @@ from typing import Any
 
 import orjson
 
-from dlgforge_core.config import ChecksConfig
+from dlgforge_core.config import ChecksConfig, MarkupConfig
 from dlgforge_core.dialogue import MAX_SCORE, Dialogue
 from dlgforge_core.languages import base_code
+from dlgforge_core.llm.markup import Markup
 from dlgforge_core.quality.language import LanguageDetector
 from dlgforge_core.quality.leaks import PHRASES, leaks, messages_of
 
@@ -67,24 +68,34 @@ class CheckReport:
 
 
 def findings_of(
-    dialogues: Iterable[Dialogue], languages: Iterable[str], config: ChecksConfig, names: Collection[str]
+    dialogues: Iterable[Dialogue],
+    languages: Iterable[str],
+    config: ChecksConfig,
+    names: Collection[str],
+    markup: MarkupConfig | None = None,
 ) -> Findings:
     """Return what the checks in `names` find in some dialogues, in one pass.
 
     Memory does not grow with their number.
 
-    `languages` are those of the whole set, which the detector chooses from.
+    `languages` are those of the whole set, which the detector chooses from; `markup` is what the dialogues
+    were made with.
     """
     checks = [check(config, languages) for name, check in COLLECTORS.items() if name in names]
+    for check in checks:
+        if isinstance(check, _Leaks) and markup is not None:
+            check.markup = Markup(markup)
     for dialogue in dialogues:
         for check in checks:
             check.add(dialogue)
     return {check.name: check.to_json() for check in checks}
 
 
-def findings_key(languages: Iterable[str], config: ChecksConfig) -> bytes:
+def findings_key(languages: Iterable[str], config: ChecksConfig, markup: MarkupConfig | None = None) -> bytes:
     """Digest of all that findings depend on beside the dialogues: configuration, languages, and code."""
-    settings = [config.leak_words, config.pass_score, config.max_examples, sorted(set(languages))]
+    settings: list[Any] = [config.leak_words, config.pass_score, config.max_examples, sorted(set(languages))]
+    if markup is not None:
+        settings.append(markup.model_dump(mode="json"))
     return hashlib.blake2b(orjson.dumps([settings, _code()]), digest_size=16).digest()
 
 
@@ -246,6 +257,7 @@ class _Cut(Collector):
 
 class _Leaks(Collector):
     name = "no_leaks"
+    markup: Markup | None = None
     what = "dialogues repeat their instructions or give away their material"
 
     @property
@@ -254,7 +266,7 @@ class _Leaks(Collector):
 
     def add(self, dialogue: Dialogue) -> None:
         self.looked_at += 1
-        for turn, role, text, problem in leaks(dialogue, self.config.leak_words):
+        for turn, role, text, problem in leaks(dialogue, self.config.leak_words, self.markup):
             self.found(dialogue.plan.dialogue_id, turn, f"the {role} {problem}", text)
             break
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dlgforge_core.common.questions import normal_form
 from dlgforge_core.dialogue import Dialogue, Role, Turn
-from dlgforge_core.llm.markup import default_markup
+from dlgforge_core.llm.markup import Markup, default_markup
 from dlgforge_core.prompting.passage_marks import FRAME, QUOTE_MARK, names_material
 from dlgforge_core.prompting.phrases import phrase_pattern
 from dlgforge_core.prompting.templates import SHIPPED
@@ -21,17 +21,20 @@ def messages_of(dialogue: Dialogue) -> Iterator[tuple[int, str, str]]:
         yield number, "assistant", turn.assistant
 
 
-def leaks(dialogue: Dialogue, leak_words: int) -> Iterator[tuple[int, str, str, str]]:
+def leaks(
+    dialogue: Dialogue, leak_words: int, markup: Markup | None = None
+) -> Iterator[tuple[int, str, str, str]]:
     """(turn from 1, role, text, what it does) of every message that gives something away.
 
-    `leak_words` in a row, the same as in a persona's text, count as repeating it.
+    `leak_words` in a row, the same as in a persona's text, count as repeating it. `markup` knows what the
+    configuration adds to tags and tokens, and what of them it keeps.
     """
-    plan = dialogue.plan
+    plan, markup = dialogue.plan, markup or default_markup()
     secret = _shingles(plan.user_persona.description, leak_words)
     secret |= _shingles(plan.assistant_persona.description, leak_words)
     for number, role, text in messages_of(dialogue):
         problem = _of_material(dialogue, dialogue.turns[number - 1], role, text)
-        if mark := default_markup().leftover(text):
+        if mark := markup.leftover(text):
             problem = f"says {mark!r}, which models write around their thinking and turns"
         elif match := PHRASES.search(text):
             problem = f"says {match[0]!r}"

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import orjson
 
-from dlgforge_core.config import ChecksConfig
+from dlgforge_core.config import ChecksConfig, MarkupConfig
 from dlgforge_core.database.database import Database
 from dlgforge_core.quality.checks import Asked
 from dlgforge_core.quality.findings import Findings, findings_key, findings_of
@@ -45,6 +45,7 @@ def kept_findings(
     languages: Collection[str],
     config: ChecksConfig,
     names: Collection[str],
+    markup: MarkupConfig | None = None,
 ) -> Iterator[Findings]:
     """Yield what the checks in `names` find in each plan of a scope.
 
@@ -52,7 +53,7 @@ def kept_findings(
 
     Verdicts are those given while generating. Raises StoreError.
     """
-    same = findings_key(languages, config)
+    same = findings_key(languages, config, markup)
     with database.connection() as connection:
         for plan_id, done, last, kept_key, kept in connection.execute(
             scope.sql(_PLANS), scope.parameters
@@ -62,7 +63,7 @@ def kept_findings(
             found: Findings = kept if kept_key == key else {}
             if missing := [name for name in names if name not in found]:
                 dialogues = stream_dialogues(connection, replace(scope, plan_id=plan_id))
-                found |= findings_of(dialogues, languages, config, missing)
+                found |= findings_of(dialogues, languages, config, missing, markup)
                 connection.execute(_KEEP, (plan_id, key, orjson.dumps(found).decode()))
             yield found
 

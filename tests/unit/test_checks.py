@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlgforge_core.config import ChecksConfig, JudgeConfig
+from dlgforge_core.config import ChecksConfig, JudgeConfig, MarkupConfig
 from dlgforge_core.dialogue import (
     Dialogue,
     DialoguePlan,
@@ -32,7 +32,14 @@ from dlgforge_core.prompting import dialogue_prompts as prompts
 from dlgforge_core.prompting import verdict_prompts
 from dlgforge_core.quality import checks as quality_checks
 from dlgforge_core.quality.checks import CHECKS, CheckInfo, PartEnds, run_checks
-from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, CheckReport, Collector, findings_of
+from dlgforge_core.quality.findings import (
+    COLLECTORS,
+    PASS_RATE,
+    CheckReport,
+    Collector,
+    findings_key,
+    findings_of,
+)
 
 USER = Persona("u", "Careful buyer", "A careful buyer who asks about the price and then about the guarantee.")
 ASSISTANT = Persona(
@@ -248,6 +255,17 @@ def test_a_part_of_which_too_many_were_dropped_blocks_and_is_named() -> None:
     assert not report(good, PartEnds("en|none", 0, 4)).passed
     assert report(good, PartEnds("en|half", 10, 10)).passed
     assert not report(PartEnds("en|few", 1, 2)).passed
+
+
+def test_markup_that_is_kept_is_no_leak() -> None:
+    made = [dialogue([(GOOD[0], "Well, a sequence ends here.</s> And that is what I have to say about it.")])]
+    wrong = {
+        str(keep): findings_of(made, ["en"], ChecksConfig(), ["no_leaks"], keep)["no_leaks"]["wrong"]
+        for keep in (None, MarkupConfig(keep=["</s>"]), MarkupConfig(keep=["think"]))
+    }
+    assert list(wrong.values()) == [1, 0, 1]
+    keys = {findings_key([], ChecksConfig(), keep) for keep in (None, MarkupConfig(keep=["</s>"]))}
+    assert len(keys) == 2
 
 
 def test_chosen_checks_alone_are_run() -> None:

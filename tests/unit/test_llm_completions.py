@@ -240,3 +240,12 @@ def test_arguments_of_any_depth_are_told_to_the_model(depth: int) -> None:
         (call,) = read_completion(body.encode()).tool_calls
         assert call.problem
         assert call.arguments == {}
+
+
+def test_a_message_that_is_repeated_as_a_whole_at_the_end_counts_once() -> None:
+    def chunk(**fields: object) -> str:
+        return json.dumps({"choices": [{"index": 0, **fields}]})
+
+    whole = chunk(delta={}, message={"content": "Yes."}, finish_reason="stop")
+    for events in ((chunk(delta={"content": "Yes."}), whole), (whole,)):
+        assert read_completion(stream(*events)).text == "Yes."

@@ -151,6 +151,12 @@ def test_thinking_in_unusual_places(raw: str, message: str, reasoning: str) -> N
         "Use:\n```xml\n<think>x</think>\n<thought>a</thought>\n```\nand `<|eot_id|>`.",
         "The [PAD] token is used for padding.",
         "[link](https://example.org) [x] [[wiki]] <https://example.org/a|b>",
+        "| Token | Meaning |\n|---|---|\n| </s> | end |\n| <|im_end|> | the same |",
+        "- **</s>** ends a sequence\n- **<pad>** fills it",
+        "1. <bos>: beginning\n2. <eos>: end",
+        "Use List<Thought> thoughts = new ArrayList<>();",
+        "Here is my thought process: I first add, then multiply.",
+        "He wrote </s> in code: ```html\n<s>a</s>\n```",
         "« Combien ? » <<EOF 你好<世界>",
     ],
 )

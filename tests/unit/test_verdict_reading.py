@@ -43,10 +43,15 @@ def verdict(**fields: Any) -> Judgement:
         ),
         *(("8 (good)", 8), ("8 - good", 8), ([8], 8), ({"value": 8}, 8), ("0", 0), ("10/10", 10), (8.0, 8)),
         *(("8 points", 8), ("8.5/10", 9), ("8.", 8)),
+        *(("~8", 8), ("8+", 8), ("8/10 because 2/10 would be too few", 8)),
     ],
 )
 def test_a_score_that_is_plain_is_read(score: object, whole: int) -> None:
     assert verdict(score=score).score == whole
+
+
+def test_labels_may_be_numbered() -> None:
+    assert verdict(reasons=["1. Accurate", "2) too long"]).reasons == ("accurate", "too_long")
 
 
 @pytest.mark.parametrize(
