@@ -206,9 +206,11 @@ class Markup:
             return _last(f"</{token[1:]}", text) < mark.end()
         if _stands_between(_CELL, text, mark):
             return True
+        if "|" in token or "｜" in token or token[0] in "]◁":
+            return False
         if mark.lastgroup == "token" and _stands_between(_TERM, text, mark):
             return True
-        if "|" in token or "｜" in token or token[0] in "]◁" or not before.isspace() or before == "\n":
+        if not before.isspace() or before == "\n":
             return False
         if mark.lastgroup == "open" and _ELLIPSIS.match(text, mark.end()):
             return True

@@ -172,6 +172,8 @@ def test_ordinary_text_and_talk_about_markup_stay(text: str) -> None:
         ("Hello. <thought>", "<thought>"),
         ("So.</reasoning>", "</reasoning>"),
         ("a [|newrole|] b", "[|newrole|]"),
+        ("Hello.\n<|user|>: And then?", "<|user|>"),
+        ("Hello.\n[INST] And then?", "[INST]"),
         ("Hello.[/THINK]", "[/THINK]"),
     ],
 )
