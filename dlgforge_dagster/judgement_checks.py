@@ -75,5 +75,7 @@ def _report(run_store: RunStore, thresholds: ChecksConfig) -> CheckReport:
     found = findings_of(judged_dialogues(run_store, scope), (), thresholds, {PASS_RATE})
     (report,) = run_checks([found], tuple, run_store.outcomes(scope), thresholds, only=(PASS_RATE,))
     if not report.figures["verdicts"]:
-        return replace(report, passed=False, summary="the judges gave no verdict: `judgements` tells why")
+        return replace(
+            report, passed=False, summary="the judges gave no verdict: see the log of `judgements`"
+        )
     return report

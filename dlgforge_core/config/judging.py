@@ -62,7 +62,7 @@ class JudgeConfig(ConfigModel):
     )
     max_tokens: PositiveInt | None = Field(
         None,
-        description="Budget of one sitting in mode offline: stop cleanly, to go on another time, once it has "
+        description="Budget of one session in mode offline: stop cleanly, to go on another time, once it has "
         "used this many tokens (in and out).",
     )
     patience_s: Seconds = Field(

@@ -122,7 +122,7 @@ class AgentConfig(ConfigModel):
     top_p: Probability | None = Field(0.95, description="Nucleus sampling. Null: not sent.")
     max_tokens: PositiveInt | None = Field(512, description="Most tokens of one answer. Null: not sent.")
     instructions: str = Field(
-        "", description="What the role is told beside its task, at the end of its system prompt."
+        "", description="Further instructions for the role, put at the end of its system prompt."
     )
     extra_body: Annotated[dict[str, Any], AfterValidator(_extra_body)] = Field(
         {},

@@ -26,7 +26,7 @@ class ToolsConfig(ConfigModel):
         3, description="Rounds of tool calls for one answer; then it is asked for without tools."
     )
     result_chars: Annotated[int, Field(ge=200)] = Field(
-        4000, description="Most characters of one result as the model is told it."
+        4000, description="Most characters of one result that the model gets."
     )
     timeout_s: Seconds = Field(20.0, description="Time-out of one tool call.")
     web_search: bool = Field(False, description="Offer web_search, by Serper; needs `enabled` and a key.")

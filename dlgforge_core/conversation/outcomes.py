@@ -15,7 +15,7 @@ from dlgforge_core.dialogue import DropReason, Judgement, ToolEvent, Turn, TurnD
 NO_DETAILS = TurnDetails()
 
 
-class Refusal(StrEnum):
+class Rejection(StrEnum):
     """Why a question was not taken."""
 
     ASKED_BEFORE = "asked_before"
@@ -45,13 +45,13 @@ class Asked(_Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionRefused(_Plain):
+class QuestionRejected(_Plain):
     """A question that was not taken, and why; of a repeat what it is like, and how much."""
 
     kind: ClassVar[str] = "question_refused"
 
     question: str
-    why: Refusal
+    why: Rejection
     similarity: float = 0.0
     collides_with: str = ""
 
@@ -59,7 +59,7 @@ class QuestionRefused(_Plain):
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the inverse of `to_json`."""
         similarity, collides_with = data.get("similarity", 0.0), data.get("collides_with", "")
-        return cls(data["question"], Refusal(data["why"]), similarity, collides_with)
+        return cls(data["question"], Rejection(data["why"]), similarity, collides_with)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerRefused(_Plain):
+class AnswerRejected(_Plain):
     """An answer that cannot be used: it does nothing but repeat the passages."""
 
     kind: ClassVar[str] = "answer_refused"
@@ -191,11 +191,11 @@ class Failed:
 
 Outcome = (
     Asked
-    | QuestionRefused
+    | QuestionRejected
     | ToolsCalled
     | ToolResults
     | Answered
-    | AnswerRefused
+    | AnswerRejected
     | Judged
     | Unjudged
     | Failed
@@ -206,11 +206,11 @@ _KINDS: Mapping[str, type[Outcome]] = {
     cls.kind: cls
     for cls in (
         Asked,
-        QuestionRefused,
+        QuestionRejected,
         ToolsCalled,
         ToolResults,
         Answered,
-        AnswerRefused,
+        AnswerRejected,
         Judged,
         Unjudged,
         Failed,

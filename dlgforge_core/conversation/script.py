@@ -68,13 +68,13 @@ class Script:
             return None
         if progress.failure is not None:
             return Dropped(progress.failure.reason, progress.failure.detail)
-        refused = progress.refused
-        if len(refused) < self.question_attempts:
-            return Ask(state.index, refused, last=len(refused) + 1 == self.question_attempts)
-        last = refused[-1]
+        rejected = progress.rejected
+        if len(rejected) < self.question_attempts:
+            return Ask(state.index, rejected, last=len(rejected) + 1 == self.question_attempts)
+        last = rejected[-1]
         return Dropped(
             DropReason.DEDUP_EXHAUSTED,
-            f"turn {state.index + 1}: {len(refused)} questions in a row had been asked before, "
+            f"turn {state.index + 1}: {len(rejected)} questions in a row had been asked before, "
             f"last {last.question!r}, which is {last.similarity:.0%} like {last.collides_with!r}",
         )
 
@@ -83,23 +83,23 @@ class Script:
         if progress.answer is not None:
             return None
         assert progress.question is not None
-        turn, refused = state.index, progress.answers_refused
-        if refused >= ANSWER_ATTEMPTS:
+        turn, rejected = state.index, progress.answers_rejected
+        if rejected >= ANSWER_ATTEMPTS:
             return Dropped(
                 DropReason.INVALID_OUTPUT,
-                f"turn {turn + 1}: {refused} answers in a row did nothing but repeat the passages",
+                f"turn {turn + 1}: {rejected} answers in a row did nothing but repeat the passages",
             )
         if attempt.called is not None:
-            return CallTools(turn, refused, attempt.called, attempt.rounds)
+            return CallTools(turn, rejected, attempt.called, attempt.rounds)
         if not attempt.failures:
             offered = len(attempt.rounds) < self.tool_rounds
-            return Answer(turn, refused, progress.question, offered, attempt.rounds)
+            return Answer(turn, rejected, progress.question, offered, attempt.rounds)
         failure = attempt.failures[-1]
         if len(attempt.failures) == 1 and len(attempt.rounds) < self.tool_rounds:
             # With tools a model may say nothing that can be used, or find more than it can read.
             overflow = failure.reason is DropReason.CONTEXT_OVERFLOW and bool(attempt.rounds)
             if overflow or failure.reason is DropReason.INVALID_OUTPUT:
-                return Answer(turn, refused, progress.question, False, attempt.rounds, without_last=overflow)
+                return Answer(turn, rejected, progress.question, False, attempt.rounds, without_last=overflow)
         return Dropped(failure.reason, failure.detail)
 
     def _verdict(self, state: State) -> Step | None:

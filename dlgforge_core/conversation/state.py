@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from dlgforge_core.conversation.outcomes import (
     Amended,
     Answered,
-    AnswerRefused,
+    AnswerRejected,
     Asked,
     Committed,
     Failed,
     Judged,
     Outcome,
-    QuestionRefused,
+    QuestionRejected,
     ToolResults,
     ToolsCalled,
     Unjudged,
@@ -38,9 +38,9 @@ class TurnInProgress:
     """What is known of the turn that is not committed yet. `recorded` counts its outcomes."""
 
     recorded: int = 0
-    refused: tuple[QuestionRefused, ...] = ()
+    rejected: tuple[QuestionRejected, ...] = ()
     question: str | None = None
-    answers_refused: int = 0
+    answers_rejected: int = 0
     attempt: AnswerInProgress = AnswerInProgress()
     answer: Answered | None = None
     verdicts: tuple[Judged | Unjudged, ...] = ()
@@ -107,8 +107,8 @@ def _advanced(progress: TurnInProgress, outcome: Outcome) -> TurnInProgress:
     match outcome:
         case Asked(question):
             return replace(progress, recorded=n, question=question)
-        case QuestionRefused():
-            return replace(progress, recorded=n, refused=(*progress.refused, outcome))
+        case QuestionRejected():
+            return replace(progress, recorded=n, rejected=(*progress.rejected, outcome))
         case ToolsCalled():
             return replace(progress, recorded=n, attempt=replace(attempt, called=outcome))
         case ToolResults():
@@ -117,9 +117,9 @@ def _advanced(progress: TurnInProgress, outcome: Outcome) -> TurnInProgress:
             return replace(progress, recorded=n, attempt=replace(attempt, called=None, rounds=rounds))
         case Answered():
             return replace(progress, recorded=n, answer=outcome)
-        case AnswerRefused():
-            refused = progress.answers_refused + 1
-            return replace(progress, recorded=n, answers_refused=refused, attempt=AnswerInProgress())
+        case AnswerRejected():
+            rejected = progress.answers_rejected + 1
+            return replace(progress, recorded=n, answers_rejected=rejected, attempt=AnswerInProgress())
         case Judged() | Unjudged():
             return replace(progress, recorded=n, verdicts=(*progress.verdicts, outcome))
         case Failed() if progress.question is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dlgforge_core.conversation.outcomes import Failed, QuestionRefused, ToolResults, ToolsCalled, Unjudged
+from dlgforge_core.conversation.outcomes import Failed, QuestionRejected, ToolResults, ToolsCalled, Unjudged
 from dlgforge_core.dialogue import DropReason, Judgement, Turn
 
 
@@ -19,17 +19,17 @@ class ToolRound:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Have the user simulator ask; `refused` are its questions of this turn that were not taken."""
+    """Have the user simulator ask; `rejected` are its questions of this turn that were not taken."""
 
     turn: int
-    refused: tuple[QuestionRefused, ...] = ()
+    rejected: tuple[QuestionRejected, ...] = ()
     last: bool = False
     """There is no other attempt after this one."""
 
     @property
     def attempt(self) -> int:
         """Counts from 0."""
-        return len(self.refused)
+        return len(self.rejected)
 
     def failure(self, reason: DropReason, detail: str) -> Failed:
         """Return the outcome when its call cannot succeed."""

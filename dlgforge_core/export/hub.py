@@ -228,4 +228,4 @@ class _Hub:
             f"the token in {variable} see it?",
         }
         hint = hints.get(status) or ("try again later" if status in _PASSING else "see what it says")
-        return f"the hub at {where} refused the push ({status}): {hint}. It said: {answer.strip()[:500]}"
+        return f"the hub at {where} refused the push ({status}): {hint}. Its answer: {answer.strip()[:500]}"

@@ -13,13 +13,13 @@ from dlgforge_core.config import AgentsConfig, JudgeConfig
 from dlgforge_core.conversation.outcomes import (
     Amended,
     Answered,
-    AnswerRefused,
+    AnswerRejected,
     Asked,
     Committed,
     Judged,
     Outcome,
-    QuestionRefused,
-    Refusal,
+    QuestionRejected,
+    Rejection,
     ToolResults,
     Unjudged,
 )
@@ -62,7 +62,7 @@ from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.worker_store import Claim
 
-_WHY = {Refusal.ASKED_BEFORE: prompts.ASKED_BEFORE, Refusal.NAMES_MATERIAL: prompts.NAMES_MATERIAL}
+_WHY = {Rejection.ASKED_BEFORE: prompts.ASKED_BEFORE, Rejection.NAMES_MATERIAL: prompts.NAMES_MATERIAL}
 
 
 class DialogueStore(Protocol):
@@ -219,13 +219,13 @@ class DialogueRun:
         question = question_of(completion.text)
         grounded = self._context.grounding is not None
         if grounded and not step.last and names_material(question, self._plan.topic.topic):
-            return await self._record(QuestionRefused(question, Refusal.NAMES_MATERIAL))
+            return await self._record(QuestionRejected(question, Rejection.NAMES_MATERIAL))
         position = self._state.progress.recorded
         reservation = await self._context.store.reserve(self._plan.dialogue_id, step.turn, question, position)
         if reservation.accepted:
             return self._advance(Asked(question))
         similarity, collides_with = reservation.similarity, reservation.collides_with
-        return self._advance(QuestionRefused(question, Refusal.ASKED_BEFORE, similarity, collides_with))
+        return self._advance(QuestionRejected(question, Rejection.ASKED_BEFORE, similarity, collides_with))
 
     async def _asking(self, step: Ask) -> list[Message]:
         anchor = await self._anchored()
@@ -237,8 +237,8 @@ class DialogueRun:
             on_topic=anchor is None or anchor.on_topic,
             instructions=self._context.agents.qa_generator.instructions,
         )
-        for refused in step.refused:
-            messages = prompts.another_question(messages, refused.question, _WHY[refused.why])
+        for rejected in step.rejected:
+            messages = prompts.another_question(messages, rejected.question, _WHY[rejected.why])
         return messages
 
     async def _anchored(self) -> Anchor | None:
@@ -269,7 +269,7 @@ class DialogueRun:
             return tools_called(completion, step.rounds, keep_reasoning=keep_reasoning)
         answer = without_quotes(completion.text, grounded=anchor is not None)
         if not answer:
-            return AnswerRefused()
+            return AnswerRejected()
         hits = [*given, *await self._hits(step.rounds)]
         details = TurnDetails(
             evidence=evidence_of(

@@ -10,12 +10,12 @@ from dlgforge_core.llm.stats import CallStats, Counts
 
 # From well to bad. Each worker judges for itself; an endpoint is as bad as the worst that is said of it.
 _STATES = {"closed": "well", "half_open": "on trial", "open": "left alone"}
-_SAME_END_S = 30.0  # workers that were heard this long before the last one are of the same sitting
+_SAME_END_S = 30.0  # workers that were heard this long before the last one are of the same session
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointFigures:
-    """One endpoint over all sittings of a run.
+    """One endpoint over all sessions of a run.
 
     `seconds`: for how long any worker was at work, 0.0 when it is not known. `state`: "well", "on trial" or
     "left alone" at the end, with the reason; empty when no worker told one.
@@ -54,7 +54,7 @@ def endpoint_figures(workers: Iterable[Mapping[str, Any]]) -> list[EndpointFigur
 
 
 def _states(stats: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """State and reason by endpoint, as the workers of the latest sitting told them."""
+    """State and reason by endpoint, as the workers of the latest session told them."""
     published = [item for item in stats if item.get("endpoints")]
     last = max((item["updated_at"] for item in published), default=0.0)
     order = list(_STATES)

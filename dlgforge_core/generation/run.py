@@ -1,4 +1,4 @@
-"""One sitting of a run: start the work, report while it goes on, end it whatever happens."""
+"""One session of a run: start the work, report while it goes on, end it whatever happens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Runner(Work[WorkerResult], Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a sitting stands; rates are over this sitting, per second of wall clock."""
+    """Where a session stands; rates are over this session, per second of wall clock."""
 
     progress: Progress
     elapsed_s: float
@@ -56,7 +56,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What a sitting came to. `calls` counts this run's calls over all its sittings."""
+    """What a session came to. `calls` counts this run's calls over all its sessions."""
 
     run_id: str
     progress: Progress
@@ -106,7 +106,7 @@ def generate(
 
 @contextlib.contextmanager
 def _reason_kept(store: RunStore, run_id: str) -> Iterator[None]:
-    """Whatever ends the sitting before its time is written down with the run, and raised again."""
+    """Whatever ends the session before its time is written down with the run, and raised again."""
     try:
         yield
     except BaseException as error:

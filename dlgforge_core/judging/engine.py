@@ -25,7 +25,7 @@ from dlgforge_core.store.results import Scope
 
 @dataclass
 class Tally:
-    """What one judge did in this sitting. `kept` verdicts were there before and stand."""
+    """What one judge did in this session. `kept` verdicts were there before and stand."""
 
     kept: int = 0
     given: int = 0
@@ -85,7 +85,7 @@ class Engine:
     """Keeps the call slots busy with chains until there are none left. Belongs to one event loop.
 
     `put` returns once a verdict is durable. A verdict that cannot be had is counted, and tried again in the
-    next sitting; raises RunStoppedError when no endpoint can serve, and what `put` and `more` raise.
+    next session; raises RunStoppedError when no endpoint can serve, and what `put` and `more` raise.
     """
 
     def __init__(

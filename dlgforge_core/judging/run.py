@@ -1,4 +1,4 @@
-"""One sitting of offline judging: judge what is missing, report while it goes on, end it whatever happens."""
+"""One session of offline judging: judge what is missing, report while it goes on, end it whatever happens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _APPLICATION = "dlgforge judging"  # the name of its connections
 
 @dataclass(frozen=True, slots=True)
 class JudgingStatus:
-    """Where a sitting stands; rates are over this sitting, per second of wall clock."""
+    """Where a session stands; rates are over this session, per second of wall clock."""
 
     wanted: int
     judged: int
@@ -66,7 +66,7 @@ class JudgingStatus:
 
 @dataclass(frozen=True, slots=True)
 class JudgingReport:
-    """What a sitting came to. `tallies` are by judge key; `calls` are those of this sitting alone."""
+    """What a session came to. `tallies` are by judge key; `calls` are those of this session alone."""
 
     fingerprint: str
     judges: tuple[Judge, ...]
@@ -83,7 +83,7 @@ class JudgingReport:
 
     @property
     def given(self) -> int:
-        """Verdicts of this sitting."""
+        """Verdicts of this session."""
         return sum(tally.given for tally in self.tallies.values())
 
     @property
@@ -113,7 +113,7 @@ def judge_dialogues(
     """Judge the finished dialogues of a scope with every offline judge, as far as they are not judged yet.
 
     `endpoints` is called only when something is missing. Every verdict is kept as it comes: running again
-    goes on where this sitting ended. `on_wait` is told when another process judges the same, `refresh` gives
+    goes on where this session ended. `on_wait` is told when another process judges the same, `refresh` gives
     once the endpoints are there what tells where they are now, for servers that come back elsewhere.
     An interrupt (any exception raised in the calling thread) cuts the calls off. Raises ConfigError,
     RunStoppedError when no endpoint can serve, StoreError.
@@ -193,7 +193,7 @@ class _Watch:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What a sitting works with."""
+    """What a session works with."""
 
     store: RunStore
     config: JudgeConfig

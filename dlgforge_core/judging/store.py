@@ -215,7 +215,7 @@ def begin_judging(
 
 
 def finish_judging(connection: psycopg.Connection, dataset: str, fingerprint: str, judging_id: str) -> None:
-    """Note that a sitting came to its end by itself."""
+    """Note that a session came to its end by itself."""
     connection.execute(
         "UPDATE judgings SET finished_at = now() WHERE (dataset, fingerprint, judging_id) = (%s, %s, %s)",
         (dataset, fingerprint, judging_id),

@@ -60,7 +60,7 @@ def _detector(codes: tuple[str, ...]) -> Any:
         known = {language: _code(language) for language in Language.all()}
         if unknown := sorted(set(codes) - set(known.values())):
             raise ConfigError(
-                f"knowledge.languages: {', '.join(unknown)} cannot be told from other languages; "
+                f"knowledge.languages: {', '.join(unknown)} cannot be detected; "
                 "leave it out, or name it alone"
             )
         wanted = [language for language, code in known.items() if code in codes]

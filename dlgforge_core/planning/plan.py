@@ -185,7 +185,7 @@ def _unknown(language: str) -> str:
     meant = f"; did you mean {near.title()!r}?" if near else "."
     return (
         f"run.target_languages: no language is known as {language!r}{meant} "
-        "The roles are told it as it stands, and its texts are not checked"
+        "It goes into the prompts as it stands, and its texts are not checked"
     )
 
 

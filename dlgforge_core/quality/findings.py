@@ -304,16 +304,16 @@ class _Language(Collector):
                 self.found(dialogue.plan.dialogue_id, turn, problem, text)
 
     def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "not_told": self._undetected, "spoken": dict(self._spoken)}
+        return {**super().to_json(), "undetected": self._undetected, "spoken": dict(self._spoken)}
 
     def merge(self, data: Mapping[str, Any]) -> None:
         super().merge(data)
-        self._undetected += data["not_told"]
+        self._undetected += data["undetected"]
         self._spoken.update(data["spoken"])
 
     def figures(self) -> dict[str, int | float]:
         spoken = {f"messages_in_{language}": n for language, n in sorted(self._spoken.items())}
-        return {**super().figures(), "not_told": self._undetected, **spoken}
+        return {**super().figures(), "undetected": self._undetected, **spoken}
 
 
 class _PassRate(Collector):

@@ -1,4 +1,4 @@
-"""A sitting: work that goes on beside the caller's thread, is reported, and ends whatever happens."""
+"""A session: work that goes on beside the caller's thread, is reported, and ends whatever happens."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def report_while(
             elapsed_s = time.monotonic() - started
             if elapsed_s >= next_report_s:
                 report(elapsed_s)
-                # A long sitting reports ever more rarely, so that the event log stays bounded.
+                # A long session reports ever more rarely, so that the event log stays bounded.
                 next_report_s = elapsed_s + max(first_report_s, elapsed_s / 20)
         return work.result()
     except BaseException:

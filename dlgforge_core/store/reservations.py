@@ -12,7 +12,7 @@ import orjson
 import psycopg
 
 from dlgforge_core.common.questions import normal_form
-from dlgforge_core.conversation.outcomes import QuestionRefused, Refusal
+from dlgforge_core.conversation.outcomes import QuestionRejected, Rejection
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store.near_duplicates import (
     Marks,
@@ -167,7 +167,9 @@ class UnlikeQuestions:
 
 def _refused(row: Mapping[str, Any], result: Reservation) -> dict[str, Any]:
     """Return the row that records a refused question."""
-    outcome = QuestionRefused(row["question"], Refusal.ASKED_BEFORE, result.similarity, result.collides_with)
+    outcome = QuestionRejected(
+        row["question"], Rejection.ASKED_BEFORE, result.similarity, result.collides_with
+    )
     return {**row, "kind": outcome.kind, "data": outcome.to_json()}
 
 

@@ -223,7 +223,7 @@ def kill_and_resume(
 ) -> tuple[list[Kill], tuple[Call, ...]]:
     """Run the plan, killing its worker at each of `moments_s` (seconds after it connected); then finish.
 
-    Gives the kills, and the calls of the last sitting.
+    Gives the kills, and the calls of the last session.
     """
     kills: list[Kill] = []
     before = 0

@@ -44,7 +44,7 @@ def test_ten_kills_cost_the_calls_in_flight_and_no_more(store: RunStore) -> None
         # Every answer is durable before its dialogue makes the next call.
         assert len({call.dialogue_id for call in kill.in_flight}) == len(kill.in_flight)
     for session in sessions:
-        assert len(set(session)) == len(session), "no call is made twice in one sitting"
+        assert len(set(session)) == len(session), "no call is made twice in one session"
 
     # Every call was made once, and once more for each kill it was in flight at: exactly.
     made = Counter(call for session in sessions for call in session)

@@ -256,7 +256,7 @@ def test_when_no_worker_can_be_placed_it_is_said_and_ends(
     assert any("of 7 CPUs" in line for line in message)
 
 
-def test_a_second_sitting_of_the_same_run_shares_it(cluster: RaySession, store: RunStore) -> None:
+def test_a_second_session_of_the_same_run_shares_it(cluster: RaySession, store: RunStore) -> None:
     run = planned(store, 8, concurrency=2, max_open_dialogues=2)
     with simulated_endpoint(latency_s=0.1) as sim:
         first = runner(store, run, endpoint(sim), replicas=1)

@@ -48,7 +48,7 @@ def latest(store: RunStore, run: PreparedRun) -> dict[str, str]:
         return latest_judging(connection, "", run.fingerprint)
 
 
-def test_every_turn_is_judged_once_and_a_second_sitting_makes_no_call(store: RunStore) -> None:
+def test_every_turn_is_judged_once_and_a_second_session_makes_no_call(store: RunStore) -> None:
     with simulated_endpoint() as sim:
         run = generated(store, sim, 20, min_turns=1, max_turns=5)
         turns = store.progress(run.run_id).turns
@@ -244,7 +244,7 @@ def test_faults_are_counted_and_what_could_not_be_had_is_asked_for_again(store: 
         assert again.missing == 0
 
 
-def test_the_token_budget_ends_a_sitting_and_another_one_goes_on(store: RunStore) -> None:
+def test_the_token_budget_ends_a_session_and_another_one_goes_on(store: RunStore) -> None:
     with simulated_endpoint(latency_s=0.005) as sim:
         run = generated(store, sim, 12, n_turns=2)
         report = judge(store, run, judging(max_tokens=1_500, concurrency=2), endpoint(sim))

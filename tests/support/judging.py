@@ -56,7 +56,7 @@ def judge(
     first_report_s: float = 3.0,
     llm: LlmConfig = LLM,
 ) -> JudgingReport:
-    """One sitting on everything of the run's fingerprint."""
+    """One session on everything of the run's fingerprint."""
     return judge_dialogues(
         store,
         Scope(fingerprint=run.fingerprint),

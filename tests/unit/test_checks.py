@@ -285,7 +285,7 @@ def test_low_scores_fail_the_pass_rate_and_the_lowest_are_shown() -> None:
 def test_a_language_without_a_code_is_not_judged() -> None:
     report = reports([dialogue(language="Klingon")])["language"]
     assert report.passed
-    assert report.figures["not_told"] == 6
+    assert report.figures["undetected"] == 6
 
 
 @given(st.integers(1, 9))

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from dlgforge_core.config import AgentsConfig, JudgeConfig, ToolsConfig
-from dlgforge_core.conversation.outcomes import Asked, Outcome, QuestionRefused, Refusal, outcome_from
+from dlgforge_core.conversation.outcomes import Asked, Outcome, QuestionRejected, Rejection, outcome_from
 from dlgforge_core.conversation.script import Script
 from dlgforge_core.conversation.state import State, fold
 from dlgforge_core.conversation.steps import Done
@@ -49,7 +49,7 @@ class Store:
 
     async def reserve(self, dialogue_id: str, turn_index: int, question: str, position: int) -> Reservation:
         if not self.outcomes:
-            self._keep(turn_index, position, QuestionRefused(question, Refusal.ASKED_BEFORE, 1.0, "why"))
+            self._keep(turn_index, position, QuestionRejected(question, Rejection.ASKED_BEFORE, 1.0, "why"))
             return Reservation(False, "why", 1.0)
         self._keep(turn_index, position, Asked(question))
         return ACCEPTED

@@ -356,7 +356,7 @@ def test_only_the_languages_that_are_named_are_told_apart() -> None:
     assert detect_language(short, ["English", "fr-CA"]) == "en"
     assert detect_language("Le pain au levain demande du temps.", ["en"]) == "en"  # the only one there is
     assert detect_language("赤いボタンを押してください。赤いボタン", ["en", "fr"]) == ""
-    with pytest.raises(ConfigError, match=r"knowledge\.languages: am cannot be told from other languages"):
+    with pytest.raises(ConfigError, match=r"knowledge\.languages: am cannot be detected"):
         detect_language(short, ["en", "Amharic"])
 
 

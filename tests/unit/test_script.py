@@ -13,13 +13,13 @@ from dlgforge_core.config import GenerationConfig, validate
 from dlgforge_core.conversation.outcomes import (
     Amended,
     Answered,
-    AnswerRefused,
+    AnswerRejected,
     Asked,
     Committed,
     Judged,
     Outcome,
-    QuestionRefused,
-    Refusal,
+    QuestionRejected,
+    Rejection,
     ToolResults,
     ToolsCalled,
     Unjudged,
@@ -67,11 +67,11 @@ def outcomes_of(step: Step, pick: st.DataObject) -> Any:
         case CallTools():
             return ToolResults((EVENT,), (("c1", 0.25),))
         case Ask():
-            refused = QuestionRefused("Why?", pick.draw(st.sampled_from(Refusal)), 0.9, "why")
+            refused = QuestionRejected("Why?", pick.draw(st.sampled_from(Rejection)), 0.9, "why")
             possible: list[Outcome] = [Asked("Why?"), refused]
         case Answer():
             details = TurnDetails((EVIDENCE,), (EVENT,), "Hm.", True)
-            possible = [Answered("Because.", details), AnswerRefused(), *([CALLED] if step.offered else [])]
+            possible = [Answered("Because.", details), AnswerRejected(), *([CALLED] if step.offered else [])]
         case Judge(subject):
             possible = [Judged(subject, GOOD)]
         case _:
@@ -201,7 +201,7 @@ def test_a_question_or_answer_that_fails_does(reason: DropReason) -> None:
 
 
 def test_questions_that_were_asked_before_are_enough_at_some_point() -> None:
-    refused = QuestionRefused("Why?", Refusal.ASKED_BEFORE, 0.9, "why")
+    refused = QuestionRejected("Why?", Rejection.ASKED_BEFORE, 0.9, "why")
     steps = steps_of(Script(2), 1, refused, refused)
     assert steps[:2] == [Ask(0), Ask(0, (refused,), last=True)]
     end = steps[-1]

@@ -139,7 +139,7 @@ class RayRunner:
         self._outcome = self._outcome or Outcome.stopped(reason)
 
     def stats(self) -> Mapping[str, Any] | None:
-        """Return what the workers of this sitting have published, put together."""
+        """Return what the workers of this session have published, put together."""
         stats = self._store.worker_stats(self._spec.run.run_id)[self._earlier_workers :]
         return {"calls": [item for worker in stats for item in worker.get("calls", ())]}
 

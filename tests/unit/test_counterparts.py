@@ -1,0 +1,25 @@
+"""What is named in one module and filled in by another: nothing is forgotten on either side."""
+
+from __future__ import annotations
+
+from dlgforge_core.config.llm import AgentsConfig
+from dlgforge_core.config.saving import FORMATS as NAMES
+from dlgforge_core.dialogue import Role
+from dlgforge_core.export.formats import FORMATS
+from dlgforge_core.prompting.templates import MESSAGES
+from dlgforge_core.quality.checks import CHECKS
+from dlgforge_core.quality.findings import COLLECTORS
+
+
+def test_every_role_has_settings_and_messages() -> None:
+    roles = {role.value for role in Role}
+    assert set(AgentsConfig.model_fields) == roles
+    assert {role.value for role in MESSAGES} == roles
+
+
+def test_every_format_that_may_be_named_is_there() -> None:
+    assert set(FORMATS) == set(NAMES)
+
+
+def test_every_collector_is_a_check() -> None:
+    assert set(COLLECTORS) <= {check.name for check in CHECKS}
