@@ -66,16 +66,16 @@ _SET_BY = {
     "stream": "answers are read whole",
     "stream_options": "answers are read whole",
 }
-# Of these, what a server can do without: null leaves them out.
-_MAY_BE_NULL = frozenset(
+OPTIONAL_PARAMETERS = frozenset(
     {"temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "response_format", "stream"}
 )
+"""Parameters of ours that a server can do without: null leaves them out."""
 
 
 def _extra_body(value: dict[str, Any]) -> dict[str, Any]:
     # It is what is sent in any case.
     value = {name: given for name, given in value.items() if name != "stream" or given is not False}
-    set_here = {name for name, given in value.items() if given is not None or name not in _MAY_BE_NULL}
+    set_here = {name for name, given in value.items() if given is not None or name not in OPTIONAL_PARAMETERS}
     if taken := sorted(set_here & _SET_BY.keys()):
         reasons = "; ".join(f"{name}: {_SET_BY[name]}" for name in taken)
         raise ValueError(f"holds what dlgforge sets itself; leave it out ({reasons})")

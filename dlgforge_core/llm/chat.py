@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from dlgforge_core.config import AgentConfig
+from dlgforge_core.config.llm import OPTIONAL_PARAMETERS
 from dlgforge_core.llm import provider_state, tool_calls
 from dlgforge_core.llm.dialect import Dialect
 from dlgforge_core.llm.parameters import without_keywords
@@ -81,9 +82,9 @@ def request_body(
         if wanted := response_format(mode, schema):
             body["response_format"] = without_keywords(wanted, dialect.unsupported_keywords)
     body.update(agent.extra_body)
-    return orjson.dumps(
-        {name: value for name, value in body.items() if value is not None and name not in dialect.unsupported}
-    )
+    # What is null among ours is left out; any other null is the user's own, for the server to read.
+    left_out = {name for name in OPTIONAL_PARAMETERS if body.get(name) is None} | dialect.unsupported
+    return orjson.dumps({name: value for name, value in body.items() if name not in left_out})
 
 
 def without_system(messages: Sequence[Message]) -> list[Message]:
