@@ -48,6 +48,13 @@ class LoneJob:
                     return int(entry.name)
         raise AssertionError("there is no supervisor")
 
+    def supervised_by_others_than(self, pids: Sequence[int]) -> bool:
+        """Say whether the embedded Postgres has a supervisor that is none of these."""
+        try:
+            return self.supervisor() not in pids
+        except AssertionError:
+            return False
+
     def server(self) -> int:
         """Pid of the embedded Postgres."""
         pid = postmaster_pid(self.project.home)

@@ -239,7 +239,7 @@ def running_job(project: Project, llm: dict[str, Any], **run: Any) -> Iterator[t
             start_new_session=True,
         )
     try:
-        wait_until(lambda: job.poll() is not None or len(committed(store)) >= 4, 120, "turns are committed")
+        wait_until(lambda: job.poll() is not None or len(committed(store)) >= 4, 300, "turns are committed")
         assert job.poll() is None, (project.folder / "job.log").read_text()[-3000:]
         yield job, store, path
     finally:
