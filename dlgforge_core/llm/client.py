@@ -83,7 +83,7 @@ class LlmClient:
         self._attempts.on_answer = notify
 
     def before_call(self, permit: Callable[[], Awaitable[None]]) -> None:
-        """Have every request to an endpoint wait until `permit` returns."""
+        """Have every call for a dialogue wait until `permit` returns; trials of endpoints do not."""
         self._attempts.before_call = permit
 
     def health(self) -> list[EndpointHealth]:
