@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, AnyStr
 from urllib.parse import unquote, urlsplit
 
@@ -112,14 +113,15 @@ def _redacted(value: Any, secrets: list[str]) -> Any:
 def _pattern(secret: str, as_bytes: bool) -> re.Pattern[str]:
     """Compile what finds a secret in all its spellings, each character in any, in bytes read as Latin-1."""
     text = secret.encode().decode("latin-1") if as_bytes else secret
-    spellings = ["".join(map(_spellings, text))]
+    spellings = ["".join(_spellings(char, len(list(run))) for char, run in groupby(text))]
     if text == secret or as_bytes:
         spellings += [f"(?i:{secret.encode().hex()})", *_in_base64(secret.encode())]
     return re.compile("|".join(spellings))
 
 
 @lru_cache(maxsize=1024)
-def _spellings(char: str) -> str:
+def _spellings(char: str, count: int) -> str:
+    """Return a pattern of a character that comes `count` times in a row."""
     code = ord(char)
     percent = "".join(f"%(?:25){{0,{_DEPTH}}}{byte:02x}" for byte in char.encode())
     backslash = rf"\\{{1,{_BACKSLASHES}}}"
@@ -135,7 +137,9 @@ def _spellings(char: str) -> str:
         plain.append(r"\+")
     if char in _NAMED:
         coded.append(_NAMED[char])
-    return f"(?:{'|'.join(plain)}|(?i:{'|'.join(coded)}))"
+    if char == "\\" and count > 1:  # one quantifier: several in a row would try every way to share a long run
+        return rf"(?:\\{{{count},{(_BACKSLASHES + 1) * count}}}|(?i:{'|'.join(coded)}){{{count}}})"
+    return f"(?:{'|'.join(plain)}|(?i:{'|'.join(coded)}))" * count
 
 
 def _in_base64(secret: bytes) -> Iterable[str]:
