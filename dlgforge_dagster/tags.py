@@ -2,7 +2,7 @@
 
 RUN_ID_TAG = "dlgforge/run_id"
 FINGERPRINT_TAG = "dlgforge/fingerprint"
-# On a run whose process holds a lock for as long as it lives; see `alive`.
+# On a run whose process holds a lock for as long as it lives; see `liveness`.
 LIVENESS_TAG = "dlgforge/alive"
 NOTHING_TAG = "dlgforge/nothing_to_make"  # the partitions of the run have no topics, or no seed file
 JUDGED_TAG = "dlgforge/judged"  # `judgements` has judged in this run, under this fingerprint

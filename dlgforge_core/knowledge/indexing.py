@@ -65,7 +65,7 @@ def index_knowledge(
     if not config.path:
         return IndexReport()
     started = time.monotonic()
-    report_progress = _Teller(progress)
+    report_progress = _ProgressReporter(progress)
     folder = KnowledgeFolder(config.path, config.links)
     with database.connection() as connection, locked(connection, dataset):
         sources = _read_changes(connection, dataset, folder, config, report_progress)
@@ -105,7 +105,7 @@ def index_knowledge(
     )
 
 
-class _Teller:
+class _ProgressReporter:
     """Tells of progress, not too often."""
 
     def __init__(self, progress: Progress | None) -> None:
@@ -138,7 +138,7 @@ def _read_changes(
     dataset: str,
     folder: KnowledgeFolder,
     config: KnowledgeConfig,
-    report_progress: _Teller,
+    report_progress: _ProgressReporter,
 ) -> _Sources:
     """Read the files that changed, forget those that are gone; every file is a transaction."""
     listing = folder.listing()
@@ -257,7 +257,7 @@ def _build(
     index_id: str,
     settings: dict[str, Any],
     corpus: _Corpus,
-    report_progress: _Teller,
+    report_progress: _ProgressReporter,
 ) -> int:
     index = LexicalIndex.build(_texts(connection, dataset, corpus, report_progress))
     files = index.to_files()
@@ -267,7 +267,7 @@ def _build(
 
 
 def _texts(
-    connection: Connection, dataset: str, corpus: _Corpus, report_progress: _Teller
+    connection: Connection, dataset: str, corpus: _Corpus, report_progress: _ProgressReporter
 ) -> Iterator[tuple[str, str]]:
     """Text and language of every chunk, in order."""
     done = 0
@@ -291,7 +291,7 @@ def _embed_missing(
     corpus: _Corpus,
     config: EmbeddingConfig,
     endpoint: Endpoint | None,
-    report_progress: _Teller,
+    report_progress: _ProgressReporter,
 ) -> int:
     """Embed the texts that have no vector yet; returns how many. What was done stays when it fails."""
 
