@@ -513,7 +513,8 @@ def test_an_endpoint_that_always_fails_gives_up_a_call_only_when_attempts_are_sp
     with simulated_endpoint(latency_s=0.002, faults={"500": 0.5}) as sim:
         error = asyncio.run(main())
     assert error.reason is DropReason.ENDPOINT_ERROR
-    assert str(error).count("500: The server had an error") == 3
+    # Failures while the endpoint is found at fault cost no attempt, but are listed.
+    assert str(error).count("500: The server had an error") >= 3
 
 
 def test_empty_answers_are_asked_for_once_more_then_given_up() -> None:
