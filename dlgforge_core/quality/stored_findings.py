@@ -17,11 +17,12 @@ from dlgforge_core.store.results import Scope, stream_dialogues
 _PLANS = """
 WITH wanted AS ({wanted}),
 ended AS (
-    SELECT plan_id, count(*) AS done, extract(epoch FROM max(d.ended_at))::text AS last
-    FROM wanted JOIN dialogues d USING (plan_id)
+    SELECT plan_id, count(*) AS done, extract(epoch FROM max(d.ended_at))::text AS last,
+           coalesce(sum(u.verdicts), 0) AS unjudged
+    FROM wanted JOIN dialogues d USING (plan_id) LEFT JOIN unjudged u USING (dialogue_id)
     WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues GROUP BY plan_id
 )
-SELECT plan_id, done, last, c.key, c.findings
+SELECT plan_id, done, last, unjudged, c.key, c.findings
 FROM ended JOIN plans p USING (plan_id) LEFT JOIN check_findings c USING (plan_id)
 ORDER BY p.batch, p.language, plan_id
 """
@@ -47,19 +48,17 @@ def kept_findings(
     names: Collection[str],
     markup: MarkupConfig | None = None,
 ) -> Iterator[Findings]:
-    """Yield what the checks in `names` find in each plan of a scope.
-
-    A plan without changes is not looked at again.
+    """Yield what the checks in `names` find in each plan of a scope, anew where it has changed.
 
     Verdicts are those given while generating. Raises StoreError.
     """
     same = findings_key(languages, config, markup)
     with database.connection() as connection:
-        for plan_id, done, last, kept_key, kept in connection.execute(
+        for plan_id, done, last, unjudged, kept_key, kept in connection.execute(
             scope.sql(_PLANS), scope.parameters
         ).fetchall():
-            # Finished dialogues do not change; only others may come, or some be deleted.
-            key = hashlib.blake2b(orjson.dumps([done, last]), key=same, digest_size=16).digest()
+            # A finished dialogue may be given verdicts that it lacks; others may come, or some be deleted.
+            key = hashlib.blake2b(orjson.dumps([done, last, unjudged]), key=same, digest_size=16).digest()
             found: Findings = kept if kept_key == key else {}
             if missing := [name for name in names if name not in found]:
                 dialogues = stream_dialogues(connection, replace(scope, plan_id=plan_id))

@@ -17,7 +17,7 @@ from dlgforge_core.quality.stored_findings import kept_findings, questions_of
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from tests.support.runs import planned, spec, work
-from tests.support.simulated_endpoint import SimulatedEndpoint
+from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
 LANGUAGES = ["en", "fr"]
 
@@ -122,6 +122,27 @@ def test_findings_are_kept_while_they_are_true(
     assert len(looked_at) == expected
     assert next(r for r in after if r.name == "schema").figures["looked_at"] == left
     assert after == anew(store, scope, **config)
+
+
+@pytest.mark.parametrize("granularity", ["turn", "conversation"])
+def test_verdicts_that_a_finished_dialogue_is_given_later_count(
+    store: RunStore, looked_at: list[str], granularity: Any
+) -> None:
+    judge = JudgeConfig(granularity=granularity)
+    with simulated_endpoint(faults={"bad_json": 0.7}) as sim:
+        prepared = planned(store, 12, judge=judge)
+        work(spec(store, prepared, Endpoint("simulated", sim.base_url)))
+        scope = Scope(fingerprint=prepared.fingerprint)
+        assert store.progress(prepared.run_id).unjudged
+        before = reports(store, scope)
+        sim.configure(faults={})
+        work(spec(store, planned(store, 12, judge=judge), Endpoint("simulated", sim.base_url)))
+    assert not store.progress(prepared.run_id).unjudged
+    after = reports(store, scope)
+    assert after == anew(store, scope) != before
+    del looked_at[:]
+    assert reports(store, scope) == after
+    assert looked_at == []
 
 
 def test_a_threshold_may_change_without_another_look(
