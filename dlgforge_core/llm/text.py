@@ -24,8 +24,8 @@ def is_garbage(text: str) -> bool:
     """Whether more than a tenth of `text` is no character of any text, or it has no letter or digit."""
     if not any(c.isalnum() for c in text):
         return True
-    if text.isascii() and text.isprintable():
-        return False
+    if "\ufffd" not in text and text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+        return False  # nothing odd, seen without looking at each character
     odd = sum(
         1
         for c in text
