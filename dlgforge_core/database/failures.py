@@ -33,7 +33,6 @@ _REMEDIES: Mapping[str, tuple[str, bool]] = {
     "57P02": (_STARTING, True),
     "57P03": (_STARTING, True),
     "25006": (_READ_ONLY, True),
-    "58030": (_DAMAGED, True),
     "58": (_DAMAGED, True),
     "XX001": (_DAMAGED, False),
     "XX002": ("an index of it is damaged: REINDEX it, and see the server's log", False),
@@ -61,7 +60,7 @@ def store_error(error: Exception, dsn: str, settings: PostgresConfig) -> StoreEr
             f"{where}: {problem}; a statement took longer than {limit}: see what keeps the server busy, or "
             "raise the limit"
         )
-    remedy, transient = _REMEDIES.get(code) or _REMEDIES.get(code[:2]) or ("", True)
+    remedy, transient = _remedy(code)
     return StoreError(f"{where}: {problem}{'; ' if remedy else ''}{remedy}", transient=transient)
 
 
@@ -75,8 +74,11 @@ def shown_cause(error: Exception) -> Exception | None:
 
 def remedy_for(sqlstate: str) -> str:
     """Return what would help after a failure with this SQLSTATE, of those that no query mends; else empty."""
-    remedy, _ = _REMEDIES.get(sqlstate) or _REMEDIES.get(sqlstate[:2]) or ("", True)
-    return remedy
+    return _remedy(sqlstate)[0]
+
+
+def _remedy(sqlstate: str) -> tuple[str, bool]:
+    return _REMEDIES.get(sqlstate) or _REMEDIES.get(sqlstate[:2]) or ("", True)
 
 
 def connection_error(dsn: str, error: Exception, timeout_s: float) -> StoreError:
@@ -104,8 +106,12 @@ def _first_line(error: Exception, dsn: str) -> str:
     """Return what the server reported, without its statement and details, which may be long."""
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     text = primary or next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    password = _values(dsn).get("password")
-    return (text.replace(password, "***") if password else text) or type(error).__name__
+    return _without_password(text, _values(dsn)) or type(error).__name__
+
+
+def _without_password(text: str, values: Mapping[str, str]) -> str:
+    password = values.get("password")
+    return text.replace(password, "***") if password else text
 
 
 def connection_problem(
@@ -136,5 +142,4 @@ def connection_problem(
     if "refused" in text or "No such file or directory" in text:
         return "no server listens there; start it, or correct host and port in the DSN", True
     line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
-    password = values.get("password")
-    return (line.replace(password, "***") if password else line), True
+    return _without_password(line, values), True
