@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 from dlgforge_core.dialogue import DropReason, Judgement, ToolEvent, Turn, TurnDetails
 
@@ -202,20 +202,7 @@ Outcome = (
 )
 """What is recorded of a turn in progress."""
 
-_KINDS: Mapping[str, type[Outcome]] = {
-    cls.kind: cls
-    for cls in (
-        Asked,
-        QuestionRejected,
-        ToolsCalled,
-        ToolResults,
-        Answered,
-        AnswerRejected,
-        Judged,
-        Unjudged,
-        Failed,
-    )
-}
+_KINDS: Mapping[str, type[Outcome]] = {cls.kind: cls for cls in get_args(Outcome)}
 
 
 def outcome_from(kind: str, data: Mapping[str, Any]) -> Outcome:
