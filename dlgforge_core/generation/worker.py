@@ -14,7 +14,7 @@ from typing import Any
 from dlgforge_core.config import AgentsConfig, GenerationConfig
 from dlgforge_core.conversation.outcomes import Amended, Committed, Judged, Outcome, Unjudged
 from dlgforge_core.conversation.script import Script
-from dlgforge_core.conversation.steps import Done, Dropped, End
+from dlgforge_core.conversation.steps import Dropped
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import LeaseLostError, RunRefusedError, RunStoppedError
 from dlgforge_core.generation.dialogue_run import DialogueContext, DialogueRun
@@ -188,28 +188,28 @@ class Worker:
         return False
 
     async def _carry(self, item: Claim | _Held) -> None:
+        if isinstance(item, _Held):
+            dialogue_id, run = item.dialogue_id, item.run
+            work = run.go_on_without(item.error)
+        else:
+            dialogue_id = item.plan.dialogue_id
+            run = DialogueRun(self._context, item, functools.partial(self._saw, dialogue_id))
+            work = run.run()
         try:
-            if isinstance(item, _Held):
-                dialogue_id, run = item.dialogue_id, item.run
-            else:
-                dialogue_id = item.plan.dialogue_id
-                run = DialogueRun(self._context, item, functools.partial(self._saw, dialogue_id))
-            try:
-                end = await (run.go_on_without(item.error) if isinstance(item, _Held) else run.run())
-            except RequestRefusedError as error:
-                # Taken for this dialogue's own once it is known that not every request is refused.
-                self._held[dialogue_id] = _Held(dialogue_id, run, error)
-                self._go_on(self._is_its_own)
-            else:
-                await self._ended(dialogue_id, end)
-                self._counts.done += end == Done() and not run.reviews
+            end = await work
+            if isinstance(end, Dropped):
+                await self._drop(dialogue_id, end)
+            elif not run.reviews:
+                self._counts.done += 1
+        except RequestRefusedError as error:
+            # Taken for this dialogue's own once it is known that not every request is refused.
+            self._held[dialogue_id] = _Held(dialogue_id, run, error)
+            self._go_on(self._is_its_own)
         except LeaseLostError:
             self._counts.lost += 1
             self._lease_in_doubt.set()
 
-    async def _ended(self, dialogue_id: str, end: End) -> None:
-        if not isinstance(end, Dropped):
-            return
+    async def _drop(self, dialogue_id: str, end: Dropped) -> None:
         _log.info("dialogue %s is dropped: %s: %s", dialogue_id, end.reason, end.detail)
         await self._store.drop(dialogue_id, end.reason, end.detail)
         if self._context.grounding is not None:
