@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlgforge_core.common.secrets import (
+    _pattern,
     address_secrets,
     can_be_secret,
     holds_secret,
@@ -138,6 +139,17 @@ keys = st.text(st.characters(codec="ascii", exclude_categories=["Cc", "Zs"]), mi
 def test_any_key_is_found_in_any_text(key: str, before: str, after: str) -> None:
     for spelt in spellings(key).values():
         assert holds_secret(f"{before}{spelt}{after}", [key]), spelt
+
+
+@given(
+    keys.filter(can_be_secret),
+    st.lists(st.sampled_from(["%41", "&#65;", "&AMP;", "\\", "+", "%", "& ", "Q&A"])),
+)
+@settings(max_examples=25, deadline=None)
+def test_texts_without_codes_are_read_like_all_others(key: str, parts: list[str]) -> None:
+    for spelt in spellings(key).values():
+        text = spelt.join(["", *parts, ""])
+        assert redact(text, key) == _pattern(key.strip(), False, coded=True).sub("***", text)
 
 
 # Addresses
