@@ -80,7 +80,7 @@ def _take_up(
 
 
 def _perhaps_dead(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """Run that are under way, and those that failed of late without run retries to start them again.
+    """Return the runs under way, and those that failed of late without run retries to start them again.
 
     For the code server that started a run may be the first to tell that its process died.
     """

@@ -29,13 +29,13 @@ class Backend:
     """
 
     check: Callable[[LlmConfig], None]
-    own_model: Callable[[LlmConfig], str]
-    weights: Callable[[LlmConfig], str]
+    own_model: Callable[[LlmConfig], str] = lambda llm: ""
+    weights: Callable[[LlmConfig], str] = lambda llm: ""
     starts_servers: bool
     """Else its endpoints can be checked before Ray starts."""
-    local_only: bool
+    local_only: bool = False
     """Whether only this machine reaches what it serves."""
-    serves_one_model: bool
+    serves_one_model: bool = False
     """Whether roles and judges can ask for no model but its own."""
     follows_question_kinds: bool
     """Whether its model can be asked for a sort of question; those that cannot are asked for any."""
@@ -113,21 +113,13 @@ _EMBEDDED = Backend(
 )
 _OPENAI = Backend(
     check=_check_openai,
-    own_model=lambda llm: "",
-    weights=lambda llm: "",
     starts_servers=False,
-    local_only=False,
-    serves_one_model=False,
     follows_question_kinds=True,
     reads_openai_base_url=True,
 )
 _VLLM_ATTACH = Backend(
     check=_check_vllm_attach,
-    own_model=lambda llm: "",
-    weights=lambda llm: "",
     starts_servers=False,
-    local_only=False,
-    serves_one_model=False,
     follows_question_kinds=True,
 )
 _VLLM_MANAGED = Backend(
@@ -135,7 +127,6 @@ _VLLM_MANAGED = Backend(
     own_model=lambda llm: llm.vllm.served_name,
     weights=_vllm_weights,
     starts_servers=True,
-    local_only=False,
     serves_one_model=True,
     follows_question_kinds=True,
 )

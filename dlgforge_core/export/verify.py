@@ -53,11 +53,8 @@ def verify_dataset(folder: Path) -> dict[str, int]:
 def _compare_twins(folder: Path, form: Format, counts: Mapping[str, int]) -> None:
     """Hold the JSONL files that stand beside Parquet files against those."""
     for twin in (folder / "data" / form.name).glob("*.jsonl"):
-        n, there = (
-            sum(1 for _ in _jsonl(twin, lambda record: form.problem(record, {}))),
-            counts.get(twin.stem),
-        )
-        if n != there:
+        n = sum(1 for _ in _jsonl(twin, lambda record: form.problem(record, {})))
+        if n != (there := counts.get(twin.stem)):
             raise DatasetError(f"{twin} has {n} rows, and the Parquet file beside it {there}")
 
 

@@ -139,7 +139,15 @@ def write_dataset(
             _without_passages(dialogue) if saving.passages == "none" else dialogue for dialogue in thinned
         )
         kept = (scrubber.dialogue(_with_judges(dialogue, judges)) for dialogue in shown)
-        _write_dialogues(kept, writing, saving, tool_definitions or {}, offered, seed_metadata, dataset)
+        context = FormatContext(
+            reasoning=saving.reasoning,
+            passages=saving.passages == "context",
+            definitions={name: dict(tool) for name, tool in (tool_definitions or {}).items()},
+            offered=offered,
+            seed_metadata=seed_metadata,
+            renamed=saving.output_columns,
+        )
+        _write_dialogues(kept, writing, saving, context, dataset)
         if dedup is not None:
             sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused
         if not dataset.dialogues.n_dialogues:
@@ -175,14 +183,12 @@ def _write_dialogues(
     dialogues: Iterator[Dialogue],
     writing: Path,
     saving: DatasetFilesConfig,
-    tool_definitions: Mapping[str, Mapping[str, Any]],
-    offered: Sequence[str],
-    seed_metadata: bool,
+    context: FormatContext,
     dataset: DatasetFigures,
 ) -> None:
     """Write each dialogue to the files of its split, in every format, and count it in `dataset`."""
     with contextlib.ExitStack() as stack:
-        sinks = _sinks(stack, writing, saving, tool_definitions, offered, seed_metadata)
+        sinks = _sinks(stack, writing, saving, context)
         for dialogue, split in _with_splits(dialogues, saving.splits, writing):
             for sink in sinks[split]:
                 sink.write(dialogue)
@@ -243,21 +249,8 @@ class _Sink(Protocol):
 
 
 def _sinks(
-    stack: contextlib.ExitStack,
-    folder: Path,
-    saving: DatasetFilesConfig,
-    definitions: Mapping[str, Mapping[str, Any]],
-    offered: Sequence[str],
-    seed_metadata: bool,
+    stack: contextlib.ExitStack, folder: Path, saving: DatasetFilesConfig, context: FormatContext
 ) -> dict[str, list[_Sink]]:
-    context = FormatContext(
-        reasoning=saving.reasoning,
-        passages=saving.passages == "context",
-        definitions={name: dict(definition) for name, definition in definitions.items()},
-        offered=offered,
-        seed_metadata=seed_metadata,
-        renamed=saving.output_columns,
-    )
     sinks: dict[str, list[_Sink]] = {}
     for split in saving.splits:
         for form in _formats(saving):

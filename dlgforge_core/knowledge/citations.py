@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from itertools import pairwise
 
 from dlgforge_core.knowledge.terms import terms
@@ -31,11 +30,11 @@ def support(answer: str, passage: str, language: str = "") -> float:
 
 
 def _support(sentence: str, words: set[str], pairs: set[tuple[str, str]], language: str) -> float:
-    stated: Sequence[str] = terms(sentence, language)
-    if len(stated) < _MIN_TERMS:
+    found = terms(sentence, language)
+    if len(found) < _MIN_TERMS:
         return 0.0
-    neighbours = list(pairwise(stated))
-    of_words = sum(word in words for word in stated) / len(stated)
+    neighbours = list(pairwise(found))
+    of_words = sum(word in words for word in found) / len(found)
     of_pairs = sum(pair in pairs for pair in neighbours) / len(neighbours)
     return (of_words + min(1.0, 2 * of_pairs)) / 2
 

@@ -64,8 +64,8 @@ class KnowledgeFolder:
         ]
         if not files:
             why = "holds no document" if found.exists else "does not exist"
-            reported = "".join(f"\n  {problem}" for problem in problems[:20])
-            raise KnowledgeError(f"{self.place} {why}; documents end in {', '.join(SUFFIXES)}{reported}")
+            listed = "".join(f"\n  {problem}" for problem in problems[:20])
+            raise KnowledgeError(f"{self.place} {why}; documents end in {', '.join(SUFFIXES)}{listed}")
         unknown = [file.name for file in found.files if not file.name.lower().endswith(SUFFIXES)]
         return FolderListing(files, unknown, problems)
 

@@ -213,8 +213,7 @@ class _Corpus:
         return sum(document.n_chunks for document in self.documents)
 
     def digest(self, settings: dict[str, Any]) -> str:
-        reported = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
-        digest = hashlib.sha256(reported)
+        digest = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS))
         digest.update(documents_to_json(self.documents))
         digest.update(self.chunk_ids)
         return digest.hexdigest()[:24]

@@ -13,6 +13,7 @@ import signal
 import struct
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -81,7 +82,7 @@ def _job(job: dict[str, Any], jobs: BinaryIO, answers: BinaryIO, seconds: float)
 
 
 @contextlib.contextmanager
-def _limited(seconds: float) -> Any:
+def _limited(seconds: float) -> Iterator[None]:
     """End this process when it takes more than so many seconds of a processor.
 
     The signal keeps its default, to end the process: a handler of Python's would wait for a library's C code.
@@ -110,8 +111,7 @@ def _answer(read: Any, name: str, *arguments: Any) -> bytes:
 
 
 def _reply(answers: BinaryIO, answer: bytes) -> None:
-    answers.write(LENGTH.pack(len(answer)))
-    answers.write(answer)
+    answers.write(frame(answer))
     answers.flush()
 
 

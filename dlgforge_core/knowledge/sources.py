@@ -46,14 +46,13 @@ class SourceSettings:
 
     def __init__(self, folder: KnowledgeFolder, config: KnowledgeConfig) -> None:
         always = [
-            *(
-                READER_VERSION,
-                DETECTION_VERSION,
-                folder.place,
-                config.chunk_chars,
-                config.chunk_overlap_chars,
-            ),
-            *(config.text_key, config.languages),
+            READER_VERSION,
+            DETECTION_VERSION,
+            folder.place,
+            config.chunk_chars,
+            config.chunk_overlap_chars,
+            config.text_key,
+            config.languages,
         ]
         self._always = hashlib.sha256(orjson.dumps(always)).hexdigest()[:12]
         limits = [config.encoding, config.limits.model_dump()]

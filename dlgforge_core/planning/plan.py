@@ -125,8 +125,13 @@ def plan_run(
     wanted = _select_languages(generation.run, languages)
     fallback = generation.run.fallback_language
     available = {batch.name: batch.languages for batch in chosen}
+    topics = {
+        (batch.name, language): topics_for(batch, language, fallback)
+        for batch in chosen
+        for language in wanted
+    }
     for language in wanted:
-        if not any(topics_for(batch, language, fallback) for batch in chosen):
+        if not any(topics[batch.name, language] for batch in chosen):
             has = "; ".join(f"{name} has {', '.join(known)}" for name, known in available.items())
             raise ConfigError(
                 f"run.target_languages names {language!r}, but no seed batch has topics in it ({has}); "
@@ -144,9 +149,9 @@ def plan_run(
         for language in wanted:
             if not (n_dialogues := shares[language]):
                 continue
-            if topics := topics_for(batch, language, fallback):
+            if found := topics[batch.name, language]:
                 plans.append(
-                    _plan(generation.run, fingerprint, personas, batch, language, n_dialogues, topics)
+                    _plan(generation.run, fingerprint, personas, batch, language, n_dialogues, found)
                 )
             else:
                 notes.append(

@@ -59,10 +59,6 @@ class SeedBatch:
         """The languages that have topics, in the order of the file."""
         return tuple(dict.fromkeys(topic.language for topic in self.topics))
 
-    def topics_in(self, language: str) -> tuple[SeedTopic, ...]:
-        """Return the topics of one language, in the order of the file."""
-        return tuple(topic for topic in self.topics if topic.language == language)
-
 
 def read_seeds(path: str = "", *, strict: bool = False) -> list[SeedBatch]:
     """Return the seed batch in the file at `path`, or with an empty path the shipped ones.

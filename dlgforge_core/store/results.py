@@ -203,7 +203,7 @@ def former_dialogues(connection: psycopg.Connection, fingerprint: str) -> int:
 
 
 def throughput(connection: psycopg.Connection, scope: Scope, buckets: int = 40) -> list[tuple[float, float]]:
-    """Turn committed a second over time: (seconds since the first turn, turns/s), evenly spaced."""
+    """Return turns a second over time: (seconds since the first turn, turns/s), evenly spaced."""
     rows = connection.execute(scope.sql(_THROUGHPUT), {**scope.parameters, "buckets": buckets}).fetchall()
     if not rows:
         return []

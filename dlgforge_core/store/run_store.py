@@ -213,7 +213,7 @@ class RunStore:
             )
 
     def progress(self, run_id: str) -> Progress:
-        """Count of the run's dialogues by outcome, and of the turns committed."""
+        """Count the run's dialogues by outcome, and the turns committed."""
         with self.connection() as connection:
             rows = connection.execute(
                 "SELECT d.status, d.drop_reason, p.language, count(*), sum(d.turns_done), "
@@ -297,7 +297,7 @@ class RunStore:
             return former_dialogues(connection, fingerprint)
 
     def throughput(self, scope: Scope | str) -> list[tuple[float, float]]:
-        """Turn committed a second over time: (seconds since the first turn, turns/s)."""
+        """Return turns committed a second over time: (seconds since the first turn, turns/s)."""
         with self.connection() as connection:
             return throughput(connection, _scope(scope))
 

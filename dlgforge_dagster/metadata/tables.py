@@ -27,7 +27,7 @@ def table(
 
 
 def count_table(name: str, figure: str, counts: Mapping[str, int]) -> dg.TableMetadataValue:
-    """Count by name, as a table."""
+    """Return counts by name, as a table."""
     return table([{name: key, figure: n} for key, n in sorted(counts.items())], {name: "", figure: "int"})
 
 

@@ -48,7 +48,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 def model_servers(project: Project) -> list[psutil.Process]:
-    """Process of an embedded model that belong to this project's jobs."""
+    """Return the processes of an embedded model that belong to this project's jobs."""
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         command = " ".join(process.info["cmdline"] or [])

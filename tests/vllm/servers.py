@@ -35,6 +35,6 @@ def settings(model: Path | str, **changes: object) -> VllmConfig:
 
 
 def vllm_processes() -> list[psutil.Process]:
-    """Process of vLLM below this one, its engines and workers included."""
+    """Return the processes of vLLM below this one, its engines and workers included."""
     below = [(process, command_line(process)) for process in psutil.Process().children(recursive=True)]
     return [process for process, message in below if "vllm serve" in message or message.startswith("VLLM::")]

@@ -108,8 +108,7 @@ def problem_with_borrowing(address: str) -> str:
 def _probe(address: str, env: Mapping[str, str] | None = None) -> tuple[str, bool]:
     """Why nothing of use answers there, and whether we were refused for want of the right token."""
     client, bare = address.startswith("ray://"), bare_address(address)
-    host, _, port = bare.rpartition(":")
-    if problem := tcp_problem(host.strip("[]"), int(port)):
+    if problem := tcp_problem(bare):
         return problem, False
     kind = "server for Ray's client" if client else "Ray head"
     try:

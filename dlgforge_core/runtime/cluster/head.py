@@ -44,10 +44,9 @@ class HeadWatch:
         self._stopping.set()
 
     def _watch(self) -> None:
-        host, _, port = self._address.rpartition(":")
         seen = time.monotonic()
         while not self._stopping.wait(LOOK_S):
-            problem = tcp_problem(host.strip("[]"), int(port))
+            problem = tcp_problem(self._address)
             now = time.monotonic()
             if not problem:
                 seen, self._lost = now, ""
@@ -58,10 +57,11 @@ class HeadWatch:
                 )
 
 
-def tcp_problem(host: str, port: int) -> str:
+def tcp_problem(address: str) -> str:
     """Why nothing can be reached at `host:port`; empty when something listens."""
+    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, port), TCP_TIMEOUT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), TCP_TIMEOUT_S).close()
     except OSError as error:
         return f"{error.strerror or error}"
     return ""

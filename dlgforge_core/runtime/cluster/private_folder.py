@@ -19,6 +19,7 @@ from dlgforge_core.errors import RayError
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _PREFIX = "dlgforge-ray-"
+_RANDOM_CHARS = 8  # that `mkdtemp` puts after it
 # Ray opens the folder that it is given to all: it is one below ours.
 _RAYS = "r"
 # What Ray makes of it: FOLDER/r/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store. A socket's
@@ -68,16 +69,16 @@ class PrivateFolder:
 
 def _new_folder() -> str:
     """Return a new folder that only this user enters, with a path short enough for Ray's sockets."""
-    set_by_user = [os.environ[name] for name in ("RAY_TMPDIR",) if os.environ.get(name)]
+    set_by_user = os.environ.get("RAY_TMPDIR")
+    most = _SOCKET_PATH_BYTES - len("/") - len(_PREFIX) - _RANDOM_CHARS - _RAYS_PART
     problems = []
-    for base in set_by_user or dict.fromkeys([tempfile.gettempdir(), "/tmp"]):
-        length = len(os.fsencode(os.path.abspath(base))) + 1 + len(_PREFIX) + 8 + _RAYS_PART
-        if length > _SOCKET_PATH_BYTES:
-            most = len(os.fsencode(os.path.abspath(base))) - (length - _SOCKET_PATH_BYTES)
+    for base in [set_by_user] if set_by_user else dict.fromkeys([tempfile.gettempdir(), "/tmp"]):
+        folder = os.path.abspath(base)
+        if len(os.fsencode(folder)) > most:
             problems.append(f"{base} is too long a path for Ray's sockets, which leave {most} bytes for it")
             continue
         try:
-            return tempfile.mkdtemp(prefix=_PREFIX, dir=os.path.abspath(base))  # mode 0700
+            return tempfile.mkdtemp(prefix=_PREFIX, dir=folder)  # mode 0700
         except OSError as error:
             problems.append(str(error))
     raise RayError(

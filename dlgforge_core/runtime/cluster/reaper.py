@@ -81,7 +81,7 @@ def start_time(pid: int) -> str:
 
 
 def _remains(markers: tuple[bytes, ...], known: dict[int, str]) -> Iterator[int]:
-    """Process of the cluster: those known by pid, and those that carry its mark in their environment."""
+    """Yield the processes of the cluster: known by pid, or with its mark in their environment."""
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue

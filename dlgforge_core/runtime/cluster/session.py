@@ -40,9 +40,9 @@ class RaySession:
 
     `ray.address` (which RAY_ADDRESS overrides) is `auto`, `local`, `host:port` or `ray://host:port`. With
     `auto` a cluster that this user's `ray start` left running on this machine, and that wants their token, is
-    used, else a local one is started if
-    `auto_start_local` says so. A cluster that was there before us is borrowed and is never shut down; neither
-    is a connection that this process had already. Use it as a context manager, or call `shutdown()`.
+    used, else a local one is started if `auto_start_local` says so. A cluster that was there before us is
+    borrowed and is never shut down; neither is a connection that this process had already. Use it as a
+    context manager, or call `shutdown()`.
     """
 
     def __init__(

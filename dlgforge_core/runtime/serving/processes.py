@@ -137,7 +137,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def _children() -> list[int]:
-    """Process whose parent is this one; as a subreaper that includes orphans of our server."""
+    """Return the processes whose parent is this one; as a subreaper that includes orphans of our server."""
     try:
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             return [int(pid) for pid in file.read().split()]

@@ -47,19 +47,15 @@ class OpenAiProvisioner:
         return endpoints_from_config(self._llm, self._env)
 
     def stop(self) -> None:
-        """Nothing was started."""
+        """Leave the servers alone: none was started."""
 
 
-class AttachProvisioner:
+class AttachProvisioner(OpenAiProvisioner):
     """Backend `vllm_attach`: the configured servers, each known to serve the models that are asked for."""
-
-    def __init__(self, llm: LlmConfig, env: Mapping[str, str]) -> None:
-        self._llm = llm
-        self._env = env
 
     def start(self, progress: Callable[[str], None]) -> list[Endpoint]:
         """Return the endpoints, checked. Raises BackendError that lists every bad one with its reason."""
-        endpoints = endpoints_from_config(self._llm, self._env)
+        endpoints = super().start(progress)
         models = sorted({self._llm.model_of(role) for role in Role})
         progress(f"checking {len(endpoints)} endpoints for {', '.join(models)}")
         problems = asyncio.run(check_endpoints(endpoints, models, ATTACH_TIMEOUT_S))
@@ -69,9 +65,6 @@ class AttachProvisioner:
                 + "\n".join(f"  {problem}" for problem in problems)
             )
         return endpoints
-
-    def stop(self) -> None:
-        """Nothing was started: servers that we attached to stay."""
 
 
 class EmbeddedProvisioner:

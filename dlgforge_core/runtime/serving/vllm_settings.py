@@ -23,9 +23,9 @@ def check_settings(config: VllmConfig) -> None:
     """Raise ConfigError for settings that no server could start or work with."""
     options = _options(config.extra_args)
     for option in options:
-        for beginning, settings in _SECRET.items():
+        for beginning, remedy in _SECRET.items():
             if option.startswith(beginning):
-                raise ConfigError(f"llm.vllm.extra_args holds {settings}")
+                raise ConfigError(f"llm.vllm.extra_args holds {remedy}")
         if option in _RESERVED:
             raise ConfigError(f"llm.vllm.extra_args holds {option}, which dlgforge sets; leave it out")
     gpus = config.num_gpus_per_replica
