@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlgforge_core.llm.stats import CallStats, Counts
+from dlgforge_core.generation.run import merged_calls
+from dlgforge_core.llm.stats import Counts
 
 # From well to bad. Each worker judges for itself; an endpoint is as bad as the worst that is said of it.
 _STATES = {"closed": "well", "half_open": "on trial", "open": "left alone"}
@@ -41,10 +42,7 @@ def endpoint_figures(workers: Iterable[Mapping[str, Any]]) -> list[EndpointFigur
     Reads `calls` and, where they are there, `endpoints` (health), `started_at` and `updated_at` (Unix time).
     """
     stats = list(workers)
-    calls = CallStats()
-    for item in stats:
-        calls.merge(CallStats.from_json(item.get("calls", ())))
-    counts, states, seconds = calls.by_endpoint(), _states(stats), _seconds(stats)
+    counts, states, seconds = merged_calls(stats).by_endpoint(), _states(stats), _seconds(stats)
     return [
         EndpointFigures(
             name, counts.get(name, Counts()), seconds, *states.get(name, ("", "")), _lessons(stats, name)
