@@ -12,15 +12,15 @@ from urllib.parse import urlsplit
 from dlgforge_core.common.hosts import is_loopback
 from dlgforge_core.errors import ConfigError
 
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _PORTS = {"http": 80, "https": 443}
 _SPLIT = re.compile(r"[\s,]+")
 _PORT = re.compile(r"(\[.*\]|[^:]*):(\d{1,5})")
 
 
 def proxy_for(url: str, env: Mapping[str, str] = os.environ) -> str | None:
-    """Return the address of the proxy for `url`, None without one.
-
-    This machine itself is never reached by one.
+    """Return the address of the proxy for `url`; None without one, and for this machine itself.
 
     It is in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY; NO_PROXY lists what is reached without. Small letters win.
     Raises ConfigError, which does not show the value, for a proxy that cannot be used.
@@ -72,9 +72,7 @@ def is_exempt(host: str, port: int | None, no_proxy: str) -> bool:
     return any(_matches(entry, name, address, port) for entry in _SPLIT.split(no_proxy) if entry)
 
 
-def _matches(
-    entry: str, name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None, port: int | None
-) -> bool:
+def _matches(entry: str, name: str, address: _Address | None, port: int | None) -> bool:
     if entry == "*":
         return True
     entry = entry.split("://", 1)[-1]
@@ -89,13 +87,19 @@ def _matches(
             network = ipaddress.ip_network(entry.split("%")[0], strict=False)
         except ValueError:
             return "*" in entry and fnmatchcase(name, entry)  # 192.168.1.*
-        if isinstance(network, ipaddress.IPv6Network) and (mapped := network.network_address.ipv4_mapped):
-            network = ipaddress.ip_network(f"{mapped}/{max(0, network.prefixlen - 96)}", strict=False)
-        return address in network
+        return _holds(network, address)
     entry = _plain(entry.partition("/")[0].removeprefix("*").removeprefix("."))
     if "*" in entry or "?" in entry:
         return fnmatchcase(name, entry) or fnmatchcase(name, f"*.{entry}")
     return bool(entry) and (name == entry or name.endswith(f".{entry}"))
+
+
+def _holds(network: _Network, address: _Address) -> bool:
+    """Whether a network holds an address; one of IPv4 that is written in IPv6 is both."""
+    if isinstance(network, ipaddress.IPv6Network) and (first := network.network_address.ipv4_mapped):
+        network = ipaddress.ip_network(f"{first}/{max(0, network.prefixlen - 96)}", strict=False)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return address in network or (mapped is not None and mapped in network)
 
 
 def _plain(name: str) -> str:
@@ -106,9 +110,8 @@ def _plain(name: str) -> str:
         return name
 
 
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address(name: str) -> _Address | None:
     try:
-        address = ipaddress.ip_address(name.split("%", maxsplit=1)[0])
+        return ipaddress.ip_address(name.split("%", maxsplit=1)[0])
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address

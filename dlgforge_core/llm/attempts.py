@@ -100,10 +100,9 @@ class Attempts:
             except Retry:
                 if not await self._is_fault_of_endpoints(call):
                     tried = "\n".join(f"  {reason}" for reason in call.reasons)
-                    excerpt_text = f"given up after {call.attempts} attempts:\n{tried}"
-                    raise CallError(
-                        DropReason.ENDPOINT_ERROR, excerpt_text, next(reversed(call.failed_at), "")
-                    ) from None
+                    message = f"given up after {call.attempts} attempts:\n{tried}"
+                    endpoint = next(reversed(call.failed_at), "")
+                    raise CallError(DropReason.ENDPOINT_ERROR, message, endpoint) from None
                 call.begin_again()
             else:
                 return reply
@@ -210,7 +209,7 @@ class Attempts:
     # Failures
 
     def _failed(self, call: Call, slot: Slot, counts: Counts, kind: FailureKind, reason: str) -> NoReturn:
-        """No answer, by fault of the endpoint or of the call: try again, elsewhere if possible."""
+        """Count a failure, of the endpoint or of the call, and try again, elsewhere if possible."""
         counts.failures[kind] += 1
         name = slot.endpoint.name
         self._note(call, slot, reason)
@@ -232,7 +231,7 @@ class Attempts:
         http: HttpAnswer,
         sent: bytes,
     ) -> NoReturn:
-        """Return an error, whatever status it came with: find out whose fault it is."""
+        """Find out whose fault an error is, whatever status it came with, and do what follows from it."""
         pause_s = pauses.pause_s(http)
         refusal = refusals.judge(
             error,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -51,18 +51,9 @@ class Dialect:
         return self.refusals[role][1]
 
     def copy(self) -> Dialect:
-        """Return a dialect to try something with."""
-        return Dialect(
-            self.token_parameter,
-            set(self.unsupported),
-            set(self.unsupported_keywords),
-            self.tools,
-            self.system_role,
-            self.json_mode,
-            answered=self.answered,
-            tools_worked=self.tools_worked,
-            state_fields=self.state_fields,
-            refused_state=self.refused_state,
+        """Return a dialect to ask for less with, on its own; what else is known it shares."""
+        return replace(
+            self, unsupported=set(self.unsupported), unsupported_keywords=set(self.unsupported_keywords)
         )
 
     def learn(self, other: Dialect) -> None:

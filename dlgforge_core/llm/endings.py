@@ -32,11 +32,11 @@ class Endings:
     def of(self, finish_reason: str, endpoint: str) -> AnswerEnd:
         """How an answer of this endpoint ended."""
         kind = self._own.get(squeeze(finish_reason)) or ending_of(finish_reason)
+        if kind not in (Ending.ERROR, Ending.UNKNOWN):
+            return AnswerEnd(kind)
         shown = excerpt(finish_reason)[:80]
         if kind is Ending.ERROR:
             return AnswerEnd(kind, FailureKind.ABORTED, f"the answer broke off (finish_reason {shown!r})")
-        if kind is not Ending.UNKNOWN:
-            return AnswerEnd(kind)
         if len(self._logged) < 100 and (endpoint, shown) not in self._logged:
             self._logged.add((endpoint, shown))
             _log.warning(

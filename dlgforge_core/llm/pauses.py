@@ -36,7 +36,7 @@ _ASKS = re.compile(
 _GRPC = re.compile(r"retry_delay\W{1,6}seconds\W{1,4}(\d{1,9})")
 _FIELDS = frozenset(
     {"retrydelay", "retryafter", "retryafterseconds", "retryafterms", "retryinseconds"}
-    | {"waitseconds", "estimatedtime", "resetseconds", "retryafterseconds"}
+    | {"waitseconds", "estimatedtime", "resetseconds"}
 )
 
 

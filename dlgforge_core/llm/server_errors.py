@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from dlgforge_core.common import bodies
 from dlgforge_core.llm.transport import HttpAnswer
 from dlgforge_core.llm.vocabulary import CODES, NOT_MEANT, STATUSES, WORDS, Meaning, squeeze
 from dlgforge_core.printable import printable
@@ -191,7 +192,7 @@ def _error_of(status: int, data: Any, words: Mapping[str, Meaning]) -> ErrorAnsw
 
     return ErrorAnswer(
         status,
-        excerpt(_message(outer, data)),
+        excerpt(_message(outer)),
         field_of("code"),
         field_of("type"),
         field_of("param"),
@@ -202,7 +203,7 @@ def _error_of(status: int, data: Any, words: Mapping[str, Meaning]) -> ErrorAnsw
     )
 
 
-def _message(outer: Any, data: Any) -> str:
+def _message(outer: Any) -> str:
     """Return what to show: the message, and one within it where a gateway repeats another server's."""
     if not isinstance(outer, dict):
         return str(outer)
@@ -267,10 +268,10 @@ def _json_within(text: str) -> Any:
 
 def _parsed(body: bytes) -> Any:
     try:
-        data = orjson.loads(body)
+        bodies.check_size(body)
+        return orjson.loads(body)
     except ValueError:
         return None
-    return data
 
 
 def _line(text: str) -> str:

@@ -66,9 +66,7 @@ class LatencyHistogram:
     def percentile(self, percent: float) -> float:
         """Return the latency in seconds that `percent` (0 to 100) of the calls did not exceed.
 
-        0.0 without calls.
-
-        Off by at most half a bucket, 4.5 %.
+        0.0 without calls. Off by at most half a bucket, 4.5 %.
         """
         wanted = self.count * percent / 100
         seen = 0

@@ -41,7 +41,7 @@ def turn_judge(
 def alternating(messages: Sequence[Message]) -> list[Message]:
     """Return the messages, with neighbours of one role in one, as many chat templates want it.
 
-    So it is where an earlier turn has no verdict.
+    There are such where an earlier turn has no verdict.
     """
     joined: list[Message] = []
     for message in messages:

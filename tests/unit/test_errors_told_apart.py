@@ -160,3 +160,9 @@ def test_a_parameter_named_like_a_filter_means_nothing() -> None:
     assert read_error(HttpAnswer(400, httpx.Headers(), b"unknown parameter: content_filter")).meaning is None
     blocked = read_error(HttpAnswer(400, httpx.Headers(), b"blocked by content filter"))
     assert blocked.meaning is Meaning.CONTENT_FILTER
+
+
+def test_a_200_with_very_many_values_is_not_looked_through_for_an_error() -> None:
+    many = b"[" + b"[]," * 500_000 + b"[]]"
+    assert error_within(b'{"error": "x", "data": []}') is not None
+    assert error_within(b'{"error": "x", "data": ' + many + b"}") is None

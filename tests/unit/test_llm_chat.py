@@ -34,6 +34,20 @@ def body(dialect: Dialect, *, schema: dict[str, object] | None = None) -> bytes:
     return request_body(dialect, AgentConfig(), "m", MESSAGES, seed=1, schema=schema)
 
 
+def test_a_copy_asks_for_less_on_its_own_and_knows_all_that_its_original_does() -> None:
+    dialect = Dialect("max_completion_tokens", {"seed"}, {"pattern"}, tools=False, system_role=False)
+    dialect.json_mode, dialect.tools_worked = JsonMode.JSON_OBJECT, True
+    copy = dialect.copy()
+    assert copy == dialect
+    copy.unsupported.add("top_p")
+    copy.unsupported_keywords.add("minimum")
+    assert (dialect.unsupported, dialect.unsupported_keywords) == ({"seed"}, {"pattern"})
+    dialect.answered.add(Role.JUDGE)
+    dialect.state_fields.add("reasoning_content")
+    assert copy.answered == {Role.JUDGE}
+    assert copy.state_fields == {"reasoning_content"}
+
+
 def test_newer_models_get_the_parameters_they_take() -> None:
     dialect = Dialect()
     refused = error(
