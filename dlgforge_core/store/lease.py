@@ -47,7 +47,7 @@ class Lease:
         )
 
     async def permit(self) -> None:
-        """Return when a call may be made; at once, as a rule."""
+        """Wait until a call may be made; as a rule that is at once."""
         self.look()
         while not self.holds:
             self._changed.clear()
