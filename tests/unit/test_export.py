@@ -76,7 +76,7 @@ def words(dialogue: Dialogue) -> list[str]:
     return [clean(text) for turn in dialogue.turns for text in (turn.user, turn.assistant)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(dialogues=st.lists(any_dialogue, min_size=1, max_size=4))
 @example(
     [make_dialogue(turns=(Turn(0, "a\ud800", "\u2028\r\n\x00\ufeff", Judgement(1, ("\udc00",), "\ud83d")),))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -55,8 +56,13 @@ ARROWS = {
 `config`."""
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield the modules that a file imports, wherever in it; of `from x import y` also `x.y`."""
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    """Return the modules that a file imports, wherever in it; of `from x import y` also `x.y`."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
