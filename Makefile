@@ -24,8 +24,9 @@ demo-vllm: $(VENV)/.installed vllm-cpu  ## the same on two managed vLLM servers,
 dev: $(VENV)/.installed  ## the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/python -m dlgforge_dagster.webserver.dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
-test: $(VENV)/.installed-dev  ## unit, integration and end-to-end tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev  ## unit, integration and end-to-end tests, on all cores; then those that need the machine to themselves
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not alone" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev chromium vllm-cpu  ## what takes longer: chaos, browser, real vLLM
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/chaos tests/browser tests/vllm

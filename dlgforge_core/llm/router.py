@@ -244,7 +244,7 @@ class Router:
             self._schedule_wake(now)
 
     def _schedule_wake(self, now: float) -> None:
-        """Wake up when a pause ends, or patience."""
+        """Wake up when a pause ends, or patience; at once where no call is left that could end a doubt."""
         times = [t.paused_until for t in self.trackers if t.paused_until > now]
         ends = [t.patience_ends(self.patience_s) for t in self.trackers]
         if None not in ends:
@@ -253,6 +253,8 @@ class Router:
             self._wake.cancel()
             self._wake = None
         times = [t for t in times if t > now]
+        if any(t.state is EndpointState.CLOSED and self._is_in_doubt(t, now) for t in self.trackers):
+            times.append(now)
         if times:
             loop = asyncio.get_running_loop()
             self._wake = loop.call_at(min(times) + 0.001, self._on_wake)

@@ -144,9 +144,10 @@ def test_never_more_in_flight_than_max_in_flight(sim: SimulatedEndpoint) -> None
 def test_all_slots_are_used_from_the_first_moments() -> None:
     async def main() -> None:
         async with client(at(sim)) as llm:
-            completions(await ask_many(llm, 640, 64))
+            completions(await ask_many(llm, 256, 64))
 
-    with simulated_endpoint(latency_s=0.2, slots=64) as sim:
+    # Long enough for a busy machine to fill the slots in a small part of it.
+    with simulated_endpoint(latency_s=1.0, slots=64) as sim:
         asyncio.run(main())
         stats = sim.stats()
     assert stats["in_flight_max"] == 64
@@ -355,6 +356,17 @@ def test_a_pause_of_hours_stops_at_once_and_is_named(sim: SimulatedEndpoint) -> 
         stated = asyncio.run(main())
     assert "a pause of 7200 s" in stated
     assert time.monotonic() - started < 10
+
+
+def test_a_pause_of_hours_is_tried_out_once_the_calls_beside_it_have_ended() -> None:
+    async def main() -> None:
+        async with client(at(sim, max_in_flight=2)) as llm:
+            completions(await asyncio.wait_for(ask_many(llm, 4, 2), 20))
+
+    reply = {"every": 2, "times": 1, "status": 429, "headers": {"retry-after": "3600"}, "body": {}}
+    with simulated_endpoint(latency_s=0.5, canned=[reply]) as sim:
+        asyncio.run(main())
+        assert sim.stats()["faults"]["canned"] == 1
 
 
 def test_a_wrong_key_stops_at_once_and_is_not_repeated() -> None:
