@@ -30,6 +30,8 @@ from tests.support.runs import MODEL, planned, spec
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 N = 16
 PLAN: dict[str, Any] = {"concurrency": 2, "max_open_dialogues": 2, "min_turns": 1, "max_turns": 3}
 

@@ -60,7 +60,7 @@ time.sleep(600)
 """
 
 
-pytestmark = pytest.mark.usefixtures("no_ray_address")
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("no_ray_address")]
 
 
 @pytest.fixture
