@@ -253,13 +253,16 @@ class DroppedDialogue:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """How the planned dialogues of a set ended."""
+    """How the planned dialogues of a set, and the spares that replace some of them, ended."""
 
     planned: int
     done: int
     drop_reasons: Mapping[str, int]
     drop_examples: Sequence[DroppedDialogue] = ()
     """Some of those dropped, of every reason first."""
+    spares: int = 0
+    unaccepted: int = 0
+    """Dialogues that were finished, and do not count."""
 
     @property
     def dropped(self) -> int:
@@ -267,6 +270,11 @@ class Outcomes:
         return sum(self.drop_reasons.values())
 
     @property
+    def ended(self) -> int:
+        """Dialogues that were finished, accepted or not, or dropped."""
+        return self.done + self.unaccepted + self.dropped
+
+    @property
     def unfinished(self) -> int:
-        """Dialogues that are neither done nor dropped."""
-        return self.planned - self.done - self.dropped
+        """Dialogues that have not ended."""
+        return self.planned + self.spares - self.ended

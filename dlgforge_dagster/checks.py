@@ -130,9 +130,7 @@ def _reports(
 def _ends(parts: Iterable[Part]) -> list[PartEnds]:
     """How the parts ended, by the names of their partitions."""
     return [
-        PartEnds(
-            dialogue_key(part.language, part.batch), part.done, part.planned - part.done - part.unfinished
-        )
+        PartEnds(dialogue_key(part.language, part.batch), part.done + part.unaccepted, part.dropped)
         for part in parts
     ]
 

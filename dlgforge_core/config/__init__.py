@@ -5,6 +5,7 @@ from these models (see `dlgforge_dagster.config`). Lists are written as plain de
 that Dagster's launchpad can show them.
 """
 
+from dlgforge_core.config.acceptance import ACCEPT_CHECKS, AcceptConfig
 from dlgforge_core.config.backends import BACKENDS, Backend, BackendName, backend_of
 from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Probability, Seconds, validate
 from dlgforge_core.config.checks import ChecksConfig
@@ -61,6 +62,7 @@ from dlgforge_core.config.saving import (
 from dlgforge_core.config.tools import ToolsConfig, web_search_key
 
 __all__ = [
+    "ACCEPT_CHECKS",
     "BACKENDS",
     "CALL_TIMEOUT_S",
     "EFFORT_KEYS",
@@ -68,6 +70,7 @@ __all__ = [
     "OFFLINE_KEYS",
     "QUESTION_KINDS",
     "SHIPPED_KNOWLEDGE",
+    "AcceptConfig",
     "ActorConfig",
     "ActorSize",
     "AgentConfig",

@@ -52,6 +52,14 @@ VariableName = Annotated[str, AfterValidator(_variable_name)]
 OptionalVariableName = Annotated[str, AfterValidator(lambda name: name and _variable_name(name))]
 
 
+class KeyedError(ValueError):
+    """What is wrong with a key, found by a model that holds it somewhere inside: `key` leads there."""
+
+    def __init__(self, key: tuple[str, ...], problem: str) -> None:
+        super().__init__(problem)
+        self.key = key
+
+
 class ConfigModel(BaseModel):
     """Base of all configuration models: unknown keys are errors, values are not coerced between types."""
 
@@ -82,8 +90,11 @@ def _problems(
     model: type[BaseModel], error: ValidationError, place: Callable[[tuple[int | str, ...]], str] | None
 ) -> Iterator[str]:
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"])
-        path = f"{place(item['loc'])}: {key or model.__name__}" if place is not None else key
+        loc = item["loc"]
+        if isinstance(keyed := item.get("ctx", {}).get("error"), KeyedError):
+            loc = (*loc, *keyed.key)
+        key = ".".join(str(part) for part in loc)
+        path = f"{place(loc)}: {key or model.__name__}" if place is not None else key
         value = item.get("input")
         if item["type"] == "extra_forbidden":
             known = _fields_at(model, item["loc"][:-1])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from dlgforge_core.config.base import ConfigModel
 from dlgforge_core.config.coverage import CoverageConfig
@@ -24,3 +26,8 @@ class GenerationConfig(ConfigModel):
     retrieval: RetrievalConfig = Field(
         default_factory=RetrievalConfig, description="How passages are found, where there is knowledge."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.run.accept.check(self.judge)
+        return self

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from dlgforge_core.config.acceptance import AcceptConfig
 from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
 from dlgforge_core.dialogue import DropReason
 
@@ -65,6 +66,7 @@ EFFORT_KEYS = frozenset(
         "max_concurrent_runs",
         "resume_run_id",
         "retry_dropped",
+        "max_attempts_per_sample",
         "distributed",
     }
 )
@@ -75,7 +77,19 @@ class RunConfig(ConfigModel):
 
     seed: int = Field(42, description="Random seed of the plan: the same inputs and seed give the same plan.")
     total_samples: PositiveInt = Field(
-        12, description="Dialogues for each seed batch, shared evenly among the target languages."
+        12,
+        description="Dialogues for each seed batch, shared evenly among the target languages. With `accept` "
+        "those that are accepted.",
+    )
+    accept: AcceptConfig = Field(
+        default_factory=AcceptConfig,
+        description="What a finished dialogue must be like to count. Unset: total_samples are planned, and "
+        "those that are not dropped come out.",
+    )
+    max_attempts_per_sample: Annotated[int, Field(ge=1, le=1000)] = Field(
+        16,
+        description="With `accept`: how many dialogues may be made for each one that is to be accepted, the "
+        "first included. A greater number takes a finished run up again.",
     )
     target_languages: list[str] = Field(
         ["en", "fr", "ar", "es"], description="Languages to generate, as they are named in the seed files."

@@ -21,6 +21,8 @@ PROCESSES = 744_111
 """That the process which works on something lives."""
 JUDGING = 744_112
 """Judging under one fingerprint with one judge."""
+ATTEMPTS = 744_113
+"""Taking dialogues up again that had ended, or replacing them, on resume; the only key of its lock."""
 ASSIGNMENTS = 744_120
 """Giving out documents under one fingerprint."""
 KNOWLEDGE = 744_121

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from dlgforge_core.config import AgentsConfig, JudgeConfig
+from dlgforge_core.conversation.acceptance import NONE_LACKING, Acceptance, Shortcomings
 from dlgforge_core.conversation.outcomes import (
     Amended,
     Answered,
@@ -21,7 +23,6 @@ from dlgforge_core.conversation.outcomes import (
     QuestionRejected,
     Rejection,
     ToolResults,
-    Unjudged,
 )
 from dlgforge_core.conversation.script import Script
 from dlgforge_core.conversation.steps import (
@@ -37,7 +38,8 @@ from dlgforge_core.conversation.steps import (
     ToolRound,
     Write,
 )
-from dlgforge_core.dialogue import DialoguePlan, Judgement, Role, Turn, TurnDetails
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Role, TurnDetails
+from dlgforge_core.generation.dialogue_store import DialogueStore
 from dlgforge_core.generation.grounding import Anchor, Grounding, evidence_of
 from dlgforge_core.generation.tool_rounds import (
     call_tools,
@@ -59,43 +61,9 @@ from dlgforge_core.prompting.verdict_prompts import alternating, verdict_schema
 from dlgforge_core.prompting.verdict_reading import judgement_from
 from dlgforge_core.scheduling.call_seed import call_seed
 from dlgforge_core.scheduling.call_slots import CallSlots
-from dlgforge_core.store.reservations import Reservation
 from dlgforge_core.store.worker_store import Claim
 
 _WHY = {Rejection.ASKED_BEFORE: prompts.ASKED_BEFORE, Rejection.NAMES_MATERIAL: prompts.NAMES_MATERIAL}
-
-
-class DialogueStore(Protocol):
-    """What a dialogue needs of the run state."""
-
-    async def reserve(self, dialogue_id: str, turn_index: int, question: str, position: int) -> Reservation:
-        """Take a question for the dialogue unless the dataset has it, or one like it."""
-        ...
-
-    async def record(self, dialogue_id: str, turn_index: int, position: int, outcome: Outcome) -> None:
-        """Keep an outcome; it is durable on return."""
-        ...
-
-    async def commit_turn(
-        self,
-        dialogue_id: str,
-        turn: Turn,
-        *,
-        final: bool,
-        judgement: Judgement | None = None,
-        unjudged: Sequence[Unjudged] = (),
-    ) -> None:
-        """Keep a turn and forget its outcomes, in one transaction."""
-        ...
-
-    async def amend(
-        self,
-        dialogue_id: str,
-        judgements: Mapping[int | None, Judgement],
-        unjudged: Sequence[Unjudged] = (),
-    ) -> None:
-        """Keep verdicts, by turn index or None, that a finished dialogue lacked."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -114,6 +82,7 @@ class DialogueContext:
     question_kinds: Sequence[str] = ()
     grounding: Grounding | None = None
     keep_reasoning: bool = False
+    acceptance: Acceptance | None = None
 
     @functools.cached_property
     def verdict_schema(self) -> dict[str, Any]:
@@ -140,6 +109,8 @@ class DialogueRun:
         self._state = claim.state
         self.reviews = claim.state.review > 0
         """Whether the dialogue was finished before, and lacks verdicts alone."""
+        self.accepted = True
+        """Whether the dialogue counts, once it is finished."""
         self._anchor: Anchor | None = None
         self._given: tuple[int, list[Hit]] = (-1, [])
         """The passages that the assistant was given for the question of a turn."""
@@ -173,11 +144,9 @@ class DialogueRun:
     async def _do(self, step: Step) -> Step:
         store, dialogue_id = self._context.store, self._plan.dialogue_id
         match step:
-            case Commit(turn, final, judgement, unjudged):
-                await store.commit_turn(
-                    dialogue_id, turn, final=final, judgement=judgement, unjudged=unjudged
-                )
-                return self._advance(Committed(turn))
+            case Commit():
+                await self._commit(step)
+                return self._advance(Committed(step.turn))
             case Amend(judgements, unjudged):
                 await store.amend(dialogue_id, judgements, unjudged)
                 return self._advance(Amended())
@@ -196,6 +165,26 @@ class DialogueRun:
             raise
         except CallError as error:
             return await self._record(step.failure(error.reason, str(error)))
+
+    async def _commit(self, step: Commit) -> None:
+        shortcomings = await self._shortcomings(step) if step.final else NONE_LACKING
+        await self._context.store.commit_turn(
+            self._plan.dialogue_id,
+            step.turn,
+            final=step.final,
+            judgement=step.judgement,
+            unjudged=step.unjudged,
+            shortcomings=shortcomings,
+        )
+        self.accepted = not shortcomings
+
+    async def _shortcomings(self, step: Commit) -> Shortcomings:
+        """Return what the dialogue lacks to be accepted, now that its last turn is there."""
+        if (acceptance := self._context.acceptance) is None:
+            return NONE_LACKING
+        dialogue = Dialogue(self._plan, (*self._state.turns, step.turn), step.judgement)
+        # On a thread: the first detection of a language loads its models.
+        return await asyncio.to_thread(acceptance.shortcomings, dialogue)
 
     async def _record(self, outcome: Outcome) -> Step:
         """Make an outcome durable, but for one that the next step folds away at once."""

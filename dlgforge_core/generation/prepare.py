@@ -59,6 +59,7 @@ def prepare_run(
 
     With `run.resume_run_id` the earlier run is taken up as it was planned. Dialogues that were dropped
     because an endpoint failed are to be tried again, and those that lack verdicts to be judged.
+    With `run.accept` samples that were given up after fewer attempts than are allowed today get another one.
     Raises ConfigError.
     """
     if generation.run.resume_run_id:
@@ -70,6 +71,10 @@ def prepare_run(
     reasons = {DropReason.ENDPOINT_ERROR, *map(DropReason, generation.run.retry_dropped)}
     retried = store.retry_dropped(run.run_id, reasons, changed=DEPEND_ON_SETUP, setup=setup)
     notes += [f"{n} dialogues that were dropped as {reason} are tried again" for reason, n in retried.items()]
+    if run.generation.run.accept.active and (
+        opened := store.open_spares(run.run_id, run.generation.run.max_attempts_per_sample)
+    ):
+        notes.append(f"{opened} samples that were given up are tried again")
     if again := store.judge_again(run.run_id):
         notes.append(f"{again} dialogues that lack verdicts are judged again")
     return replace(run, notes=tuple(notes), retried=sum(retried.values()), setup=setup)

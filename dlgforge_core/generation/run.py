@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,8 +12,11 @@ from dlgforge_core.errors import RunStoppedError, StoreError
 from dlgforge_core.generation.worker import WorkerResult
 from dlgforge_core.llm.stats import CallStats
 from dlgforge_core.scheduling.background import Work, duration, report_while
+from dlgforge_core.store.attempts import Shortfall
 from dlgforge_core.store.run_records import Progress
 from dlgforge_core.store.run_store import RunStore
+
+_SHORTFALLS_SHOWN = 10
 
 
 class Runner(Work[WorkerResult], Protocol):
@@ -39,14 +42,18 @@ class Status:
     def __str__(self) -> str:
         progress = self.progress
         drops = ", ".join(f"{reason} {n}" for reason, n in sorted(progress.drop_reasons.items()))
+        replaced = progress.unaccepted or progress.spares
         parts = [
-            f"{progress.done}/{progress.planned} dialogues done",
+            f"{progress.done}/{progress.planned} dialogues {'accepted' if replaced else 'done'}",
             f"{progress.turns} turns",
             f"{self.calls_per_s:.1f} calls/s",
             f"{self.tokens_per_s:.0f} tokens/s",
         ]
         if drops:
             parts.insert(1, f"dropped {progress.dropped} ({drops})")
+        if progress.unaccepted:
+            why = ", ".join(f"{name} {n}" for name, n in progress.shortcomings.items())
+            parts.insert(1, f"not accepted {progress.unaccepted} ({why})")
         if progress.unjudged:
             parts.append(f"{progress.unjudged} unjudged")
         if self.seconds_left is not None:
@@ -63,6 +70,20 @@ class RunReport:
     calls: CallStats
     elapsed_s: float
     stop_reason: str | None
+
+
+def shortfall_text(progress: Progress, shortfalls: Sequence[Shortfall]) -> str:
+    """Return where a run came to fewer accepted dialogues than were asked for, why, and what would help."""
+    lines = [
+        f"{short.samples} on {short.topic!r} ({short.language}, {short.batch}), after {short.attempts} "
+        f"attempts: {', '.join(f'{name} {n}' for name, n in short.reasons.items())}"
+        for short in shortfalls[:_SHORTFALLS_SHOWN]
+    ]
+    if len(shortfalls) > _SHORTFALLS_SHOWN:
+        lines.append("and others")
+    head = f"{progress.done} of {progress.planned} dialogues were accepted, of {progress.made} that were made"
+    remedy = "To go on, run the same again with a greater run.max_attempts_per_sample"
+    return "\n  ".join([f"{head}; not accepted in the end:", *lines, remedy])
 
 
 def generate(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlgforge_core.config import AgentsConfig, GenerationConfig
+from dlgforge_core.conversation.acceptance import Acceptance
 from dlgforge_core.conversation.outcomes import Amended, Committed, Judged, Outcome, Unjudged
 from dlgforge_core.conversation.script import Script
 from dlgforge_core.conversation.steps import Dropped
@@ -40,6 +41,7 @@ class WorkerCounts:
     turns: int = 0
     lost: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    unaccepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Worker:
         models: Mapping[Role, str],
         grounding: Grounding | None = None,
         toolbox: Toolbox | None = None,
+        acceptance: Acceptance | None = None,
     ) -> None:
         self._store = store
         self._client = client
@@ -94,6 +97,7 @@ class Worker:
             grounding=grounding,
             toolbox=toolbox,
             keep_reasoning=generation.run.keep_reasoning,
+            acceptance=acceptance,
         )
         slots = self._context.slots
         store.write_is_awaited = lambda: not slots.all_wanted
@@ -132,6 +136,7 @@ class Worker:
                 "turns": self._counts.turns,
                 "lost": self._counts.lost,
                 "dropped": dict(self._counts.dropped),
+                "unaccepted": self._counts.unaccepted,
                 "unjudged": dict(self._judging.unjudged),
             },
             "open": self._rolling.n_open,
@@ -199,6 +204,9 @@ class Worker:
             end = await work
             if isinstance(end, Dropped):
                 await self._drop(dialogue_id, end)
+            elif not run.accepted:
+                await self._gave_up(dialogue_id)
+                self._counts.unaccepted += 1
             elif not run.reviews:
                 self._counts.done += 1
         except RequestRefusedError as error:
@@ -212,10 +220,16 @@ class Worker:
     async def _drop(self, dialogue_id: str, end: Dropped) -> None:
         _log.info("dialogue %s is dropped: %s: %s", dialogue_id, end.reason, end.detail)
         await self._store.drop(dialogue_id, end.reason, end.detail)
-        if self._context.grounding is not None:
-            await self._context.grounding.release(dialogue_id)
+        await self._gave_up(dialogue_id)
         dropped = self._counts.dropped
         dropped[end.reason.value] = dropped.get(end.reason.value, 0) + 1
+
+    async def _gave_up(self, dialogue_id: str) -> None:
+        """Give back the document of a dialogue that does not count; its spare may be there to be claimed."""
+        if self._context.grounding is not None:
+            await self._context.grounding.release(dialogue_id)
+        if self._context.acceptance is not None:
+            self._rolling.replenished()
 
     def _saw(self, dialogue_id: str, outcome: Outcome | Committed | Amended) -> None:
         match outcome:

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from dlgforge_core.config import MarkupConfig, RoutingConfig
 from dlgforge_core.database.database import Database
+from dlgforge_core.generation.accepting import acceptance_of
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.tools import Toolbox
@@ -92,9 +93,19 @@ async def run_worker(
             max_dialogues=run.max_dialogues,
             setup=spec.run.setup,
             similarity_threshold=spec.run.generation.coverage.question_similarity_threshold,
+            attempts=run.max_attempts_per_sample if run.accept.active else 1,
         ) as store,
     ):
-        worker = Worker(store, client, spec.run.generation, spec.run.agents, spec.run.models, grounding, box)
+        worker = Worker(
+            store,
+            client,
+            spec.run.generation,
+            spec.run.agents,
+            spec.run.models,
+            grounding,
+            box,
+            acceptance_of(spec.run.generation, spec.markup),
+        )
         on_start(worker)
         following = asyncio.create_task(follow_endpoints(client, refresh)) if refresh is not None else None
         try:

@@ -18,7 +18,7 @@ CONTENT_VERSION = 2
 
 # Keys of `run` that decide how fast and how far a run goes, or are part of a plan's identity elsewhere.
 _RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages"}
-_COUNT_WHERE_SET = ("keep_reasoning", "fallback_language", "question_kinds")
+_COUNT_WHERE_SET = ("keep_reasoning", "fallback_language", "question_kinds", "accept")
 # Keys of `coverage` that say how documents are used.
 _GROUNDED_COVERAGE = {"doc_coverage_mode", "doc_coverage_epsilon", "doc_coverage_fraction"}
 # Keys of `retrieval.rerank` that say where its server is and how it is asked.
@@ -50,6 +50,7 @@ def content_config(
     the reranking model's when there is none.
     """
     run = generation.run.model_dump(mode="json", exclude=set(_RUN_KEYS_WITHOUT_EFFECT | _TURN_KEYS))
+    run["accept"] = generation.run.accept.model_dump(mode="json", exclude_defaults=True)
     for name in _COUNT_WHERE_SET:
         if not run[name]:
             del run[name]

@@ -9,6 +9,8 @@ without the ones before it.
 - **Turn counts** come from one uniform number each, by the inverse of the distribution's CDF, clamped to
   [min_turns, max_turns] (so the bounds take the tails' weight): `uniform`, every count alike; `poisson`, with
   the given mean; `exponential`, the value rounded to the nearest whole number, which keeps its mean.
+- **Spares**: a dialogue that takes the place of another is planned as that one was, under an id that is made
+  of the other's; so whatever is spread evenly over a plan stays so, however many are replaced.
 - **Extending**: neither a plan's id nor its dialogues depend on how many there are, so a greater
   `run.total_samples` continues the same plan.
 """
@@ -20,7 +22,7 @@ import json
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from dlgforge_core.common.hints import nearest
@@ -57,10 +59,15 @@ class Plan:
         """32 hex digits, the same on any machine for the same inputs."""
         return _hex([self.fingerprint, self.batch, self.batch_digest, self.language], 16)
 
-    def dialogue(self, ordinal: int) -> DialoguePlan:
-        """Return the dialogue number `ordinal`, from 0. Raises IndexError outside the plan."""
+    def dialogue(self, ordinal: int, attempt: int = 0) -> DialoguePlan:
+        """Return the dialogue number `ordinal`, from 0, or its spare number `attempt`.
+
+        Raises IndexError outside the plan.
+        """
         if not 0 <= ordinal < self.n_dialogues:
             raise IndexError(f"dialogue {ordinal} of a plan of {self.n_dialogues}")
+        if attempt > 0:
+            return spare_of(self.dialogue(ordinal, attempt - 1))
         return DialoguePlan(
             dialogue_id=self.dialogue_id(ordinal),
             ordinal=ordinal,
@@ -101,6 +108,16 @@ class Planning:
     def n_dialogues(self) -> int:
         """Dialogues in all plans together."""
         return sum(plan.n_dialogues for plan in self.plans)
+
+
+def spare_id(dialogue_id: str) -> str:
+    """Return the id of the dialogue that takes the place of another: 24 hex digits."""
+    return hashlib.blake2b(b"spare", key=dialogue_id.encode(), digest_size=12).hexdigest()
+
+
+def spare_of(plan: DialoguePlan) -> DialoguePlan:
+    """Return the dialogue that takes the place of another: the same but for its id, which seeds its calls."""
+    return replace(plan, dialogue_id=spare_id(plan.dialogue_id))
 
 
 def plan_run(

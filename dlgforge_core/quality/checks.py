@@ -65,14 +65,18 @@ class PartEnds:
     """How the dialogues of one part of a set ended: of a seed batch in one language, say."""
 
     name: str
-    done: int
+    finished: int
     dropped: int
+
+    @property
+    def ended(self) -> int:
+        """Dialogues that were finished, or dropped."""
+        return self.finished + self.dropped
 
     @property
     def drop_rate(self) -> float:
         """Share of dropped dialogues among those that ended."""
-        ended = self.done + self.dropped
-        return self.dropped / ended if ended else 0.0
+        return self.dropped / self.ended if self.ended else 0.0
 
 
 def run_checks(
@@ -128,8 +132,7 @@ def _short_key(question: str) -> int:
 
 def _drop_rate(outcomes: Outcomes, parts: Sequence[PartEnds], config: ChecksConfig) -> CheckReport:
     o, most = outcomes, config.max_drop_rate
-    ended = o.done + o.dropped
-    rate = o.dropped / ended if ended else 0.0
+    rate = o.dropped / o.ended if o.ended else 0.0
     reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(o.drop_reasons.items()))
     figures: dict[str, int | float] = {
         "planned": o.planned,
@@ -141,9 +144,12 @@ def _drop_rate(outcomes: Outcomes, parts: Sequence[PartEnds], config: ChecksConf
     }
     text = f"{o.done} of {o.planned} dialogues are done, {o.dropped} were dropped"
     text += f" ({reasons})" if reasons else ""
+    if o.unaccepted:
+        figures["unaccepted"] = o.unaccepted
+        text += f", {o.unaccepted} were not accepted"
     worst = max(parts, key=lambda part: part.drop_rate, default=None)
     if worst is not None and worst.dropped and len(parts) > 1:
-        text += f", {worst.dropped} of {worst.done + worst.dropped} in {worst.name}"
+        text += f", {worst.dropped} of {worst.ended} in {worst.name}"
         figures["worst_drop_rate"] = round(worst.drop_rate, 4)
     passed = o.done > 0 and rate <= most and not bad_parts(parts, config)
     examples = [
@@ -159,7 +165,5 @@ def bad_parts(parts: Iterable[PartEnds], config: ChecksConfig) -> list[PartEnds]
     A few dialogues tell nothing of their part; they count in the whole set's rate.
     """
     return [
-        part
-        for part in parts
-        if part.done + part.dropped >= _PART_COUNTS_FROM and part.drop_rate > config.max_drop_rate
+        part for part in parts if part.ended >= _PART_COUNTS_FROM and part.drop_rate > config.max_drop_rate
     ]

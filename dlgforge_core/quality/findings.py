@@ -91,6 +91,21 @@ def findings_of(
     return {check.name: check.to_json() for check in checks}
 
 
+def problems_of(
+    dialogue: Dialogue,
+    languages: Iterable[str],
+    names: Collection[str],
+    markup: MarkupConfig | None = None,
+) -> dict[str, str]:
+    """Return what is wrong with one dialogue, by check of those in `names`: the first thing of each."""
+    found = findings_of([dialogue], languages, ChecksConfig(max_examples=1), names, markup)
+    problems = {name: Finding(*data["examples"][0]) for name, data in found.items() if data["wrong"]}
+    return {
+        name: f"turn {finding.turn}: {finding.problem}" if finding.turn else finding.problem
+        for name, finding in problems.items()
+    }
+
+
 def findings_key(languages: Iterable[str], config: ChecksConfig, markup: MarkupConfig | None = None) -> bytes:
     """Digest of all that findings depend on beside the dialogues: configuration, languages, and code."""
     settings: list[Any] = [config.leak_words, config.pass_score, config.max_examples, sorted(set(languages))]

@@ -37,6 +37,9 @@ class Rolling(Generic[T]):
         self._changed = asyncio.Event()
         self._stopping = False
         self._draining = False
+        self._dry_at = float("-inf")
+        """When there was last less than was asked for."""
+        self._replenished = False
 
     @property
     def n_open(self) -> int:
@@ -52,22 +55,28 @@ class Rolling(Generic[T]):
         `finished` is asked when nothing is open and nothing came.
         """
         loop = asyncio.get_running_loop()
-        dry_at = float("-inf")  # when there was last less than was asked for
         while not self._stopping:
             self._changed.clear()
             room = self._most - len(self._open)
-            if room >= self._worthwhile and loop.time() - dry_at >= self._poll_s:
+            if room >= self._worthwhile and loop.time() - self._dry_at >= self._poll_s:
+                self._replenished = False
                 found = await more(room)
                 for item in found:
                     self._begin(item)
-                if len(found) < room:
-                    dry_at = loop.time()
+                if len(found) < room and not self._replenished:
+                    self._dry_at = loop.time()
                 if not self._open and await finished():
                     return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self._poll_s)
             if not self._open:
-                dry_at = float("-inf")
+                self._dry_at = float("-inf")
+
+    def replenished(self) -> None:
+        """Ask the source again at once: there may be more than it last had."""
+        self._dry_at = float("-inf")
+        self._replenished = True
+        self._changed.set()
 
     def stop(self, *, drain: bool = False) -> None:
         """Begin nothing more; with `drain` the calls under way are waited for, else they are cut off."""

@@ -57,7 +57,7 @@ _MIXED = "d.ordinal, p.language, p.batch, d.dialogue_id"
 
 _OUTCOMES = """
 WITH wanted AS ({wanted})
-SELECT d.status, d.drop_reason, count(*)
+SELECT d.status, d.drop_reason, count(*), count(*) FILTER (WHERE d.attempt > 0)
 FROM wanted JOIN dialogues d USING (plan_id)
 WHERE d.ordinal < wanted.n_dialogues GROUP BY 1, 2
 """
@@ -86,8 +86,9 @@ SELECT EXISTS (
 
 _PARTS = """
 WITH wanted AS ({wanted})
-SELECT p.batch, p.language, count(*), count(*) FILTER (WHERE d.status = 'done'),
-       count(*) FILTER (WHERE d.status = 'pending')
+SELECT p.batch, p.language, count(*) FILTER (WHERE d.attempt = 0), count(*) FILTER (WHERE d.status = 'done'),
+       count(*) FILTER (WHERE d.status = 'pending'), count(*) FILTER (WHERE d.status = 'dropped'),
+       count(*) FILTER (WHERE d.status = 'unaccepted')
 FROM wanted JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id)
 WHERE d.ordinal < wanted.n_dialogues GROUP BY 1, 2 ORDER BY 1, 2
 """
@@ -146,6 +147,13 @@ class Part:
     planned: int
     done: int
     unfinished: int
+    dropped: int = 0
+    unaccepted: int = 0
+
+    @property
+    def made(self) -> int:
+        """Dialogues that have ended, spares included."""
+        return self.done + self.unaccepted + self.dropped
 
 
 def parts(connection: psycopg.Connection, scope: Scope) -> list[Part]:
@@ -176,17 +184,19 @@ def stream_dialogues(
 def outcomes(connection: psycopg.Connection, scope: Scope) -> Outcomes:
     """How many dialogues were planned, finished, and dropped for which reason, with examples of these."""
     rows = connection.execute(scope.sql(_OUTCOMES), scope.parameters).fetchall()
-    drop_reasons = {reason: n for status, reason, n in rows if status == "dropped"}
+    drop_reasons = {reason: n for status, reason, n, _ in rows if status == "dropped"}
     examples: list[DroppedDialogue] = []
     if drop_reasons:
         values = {**scope.parameters, "examples": _N_DROP_EXAMPLES}
         found = connection.execute(scope.sql(_DROP_EXAMPLES), values).fetchall()
         examples = [DroppedDialogue(*row) for row in found]
     return Outcomes(
-        planned=sum(n for _, _, n in rows),
-        done=sum(n for status, _, n in rows if status == "done"),
+        planned=sum(n - spares for _, _, n, spares in rows),
+        done=sum(n for status, _, n, _ in rows if status == "done"),
         drop_reasons=drop_reasons,
         drop_examples=examples,
+        spares=sum(spares for _, _, _, spares in rows),
+        unaccepted=sum(n for status, _, n, _ in rows if status == "unaccepted"),
     )
 
 

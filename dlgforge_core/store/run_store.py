@@ -14,6 +14,7 @@ from dlgforge_core.database.database import Database
 from dlgforge_core.dialogue import Dialogue, DropReason, Outcomes, SeedTopic
 from dlgforge_core.planning.plan import Plan
 from dlgforge_core.planning.seeds import SeedBatch
+from dlgforge_core.store.attempts import Shortfall, open_spares, retry_dropped, shortfall
 from dlgforge_core.store.results import (
     Part,
     Scope,
@@ -24,7 +25,7 @@ from dlgforge_core.store.results import (
     stream_dialogues,
     throughput,
 )
-from dlgforge_core.store.run_records import Progress, RunRecord, run_id_of
+from dlgforge_core.store.run_records import Progress, RunRecord, progress, run_id_of
 from dlgforge_core.store.unjudged import judge_again, judge_fault
 from dlgforge_core.store.writes import storable
 
@@ -139,29 +140,19 @@ class RunStore:
         changed: Collection[DropReason] = (),
         setup: str = "",
     ) -> dict[str, int]:
-        """Make dialogues of the run that were dropped pending again; returns how many, by reason.
-
-        Those dropped for one of `reasons`, and of `changed` those that were dropped under another `setup`.
-
-        They begin afresh: with the drop their questions and their document were given back, and others may
-        have taken them since.
-        """
+        """`attempts.retry_dropped` of a run."""
         with self.connection() as connection:
-            rows = connection.execute(
-                "WITH dropped AS ("
-                "SELECT d.dialogue_id, d.drop_reason FROM run_plans rp JOIN dialogues d USING (plan_id) "
-                "WHERE rp.run_id = %s AND d.ordinal < rp.n_dialogues AND d.status = 'dropped' "
-                "AND (d.drop_reason = ANY(%s) OR d.drop_reason = ANY(%s) AND d.drop_setup <> %s) "
-                "FOR UPDATE OF d"
-                "), again AS ("
-                "UPDATE dialogues d SET status = 'pending', drop_reason = NULL, drop_detail = NULL, "
-                "drop_setup = NULL, turns_done = 0, ended_at = NULL FROM dropped x "
-                "WHERE d.dialogue_id = x.dialogue_id RETURNING d.dialogue_id, x.drop_reason"
-                "), gone AS (DELETE FROM turns t USING again a WHERE t.dialogue_id = a.dialogue_id) "
-                "SELECT drop_reason, count(*) FROM again GROUP BY 1 ORDER BY 1",
-                (run_id, _values(reasons), _values(changed), setup),
-            ).fetchall()
-        return {reason: int(n) for reason, n in rows}
+            return retry_dropped(connection, run_id, reasons, changed, setup)
+
+    def open_spares(self, run_id: str, attempts: int) -> int:
+        """`attempts.open_spares` of a run."""
+        with self.connection() as connection:
+            return open_spares(connection, run_id, attempts)
+
+    def shortfall(self, run_id: str) -> list[Shortfall]:
+        """`attempts.shortfall` of a run."""
+        with self.connection() as connection:
+            return shortfall(connection, run_id)
 
     def judge_again(self, run_id: str) -> int:
         """`unjudged.judge_again` of a run."""
@@ -215,36 +206,7 @@ class RunStore:
     def progress(self, run_id: str) -> Progress:
         """Count the run's dialogues by outcome, and the turns committed."""
         with self.connection() as connection:
-            rows = connection.execute(
-                "SELECT d.status, d.drop_reason, p.language, count(*), sum(d.turns_done), "
-                "sum(CASE d.status WHEN 'dropped' THEN d.turns_done ELSE d.n_turns END), "
-                "coalesce(sum(u.verdicts), 0), count(*) FILTER (WHERE u.again) "
-                "FROM run_plans rp JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id) "
-                "LEFT JOIN unjudged u USING (dialogue_id) "
-                "WHERE rp.run_id = %s AND d.ordinal < rp.n_dialogues GROUP BY 1, 2, 3",
-                (run_id,),
-            ).fetchall()
-        drops: dict[str, int] = {}
-        languages: dict[str, int] = {}
-        planned = turns = turns_planned = unjudged = again = 0
-        for status, reason, language, count, turns_done, turns_due, lacking, judged_again in rows:
-            unjudged, again = unjudged + int(lacking), again + judged_again
-            planned += count
-            turns, turns_planned = turns + int(turns_done), turns_planned + int(turns_due)
-            if status == "dropped":
-                drops[reason] = drops.get(reason, 0) + count
-            elif status == "done":
-                languages[language] = languages.get(language, 0) + count
-        return Progress(
-            planned=planned,
-            done=sum(languages.values()),
-            turns=turns,
-            turns_planned=turns_planned,
-            drop_reasons=drops,
-            unjudged=unjudged,
-            judged_again=again,
-            done_by_language=languages,
-        )
+            return progress(connection, run_id)
 
     def worker_stats(self, run_id: str) -> list[Mapping[str, Any]]:
         """Return what every worker of the run, past ones included, has counted."""
@@ -300,10 +262,6 @@ class RunStore:
         """Return turns committed a second over time: (seconds since the first turn, turns/s)."""
         with self.connection() as connection:
             return throughput(connection, _scope(scope))
-
-
-def _values(reasons: Collection[DropReason]) -> list[str]:
-    return [reason.value for reason in reasons]
 
 
 def _scope(scope: Scope | str) -> Scope:

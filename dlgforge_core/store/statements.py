@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dlgforge_core.database import lock_keys
+from dlgforge_core.store.attempts import SPARES
 
 # The advisory lock of a worker is held while it lives, and free when its connection is gone. It is taken
 # before the row can be seen, so that a worker without its lock is known to be dead.
@@ -128,7 +129,7 @@ _ROOM_UNDER_BUDGET = """
     SELECT greatest(0, least(%(limit)s, %(max_dialogues)s - (
         SELECT count(*) FROM run_plans rp JOIN dialogues d USING (plan_id)
         WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
-          AND (d.status = 'done' OR d.worker_id IS NOT NULL)))) AS n
+          AND (d.status IN ('done', 'unaccepted') OR d.worker_id IS NOT NULL)))) AS n
 """
 _ROOM = "SELECT %(limit)s::bigint AS n"
 
@@ -139,7 +140,8 @@ def claim(*, limited: bool) -> str:
 
 
 COUNTS = """
-SELECT count(*) FILTER (WHERE d.status = 'pending' OR u.again), count(*) FILTER (WHERE d.status = 'done')
+SELECT count(*) FILTER (WHERE d.status = 'pending' OR u.again AND d.status = 'done'),
+       count(*) FILTER (WHERE d.status IN ('done', 'unaccepted'))
 FROM run_plans rp JOIN dialogues d USING (plan_id) LEFT JOIN unjudged u USING (dialogue_id)
 WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
 """
@@ -263,17 +265,20 @@ SELECT op, NULL FROM owned
 """
 
 # A turn that is already there, written by the same worker, is this write, repeated.
-COMMIT_TURNS = """
+COMMIT_TURNS = (
+    """
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, turn_index int, user_text text, assistant_text text,
               judgement jsonb, details jsonb, final boolean, conversation jsonb, unjudged int, reason text,
-              detail text)
+              detail text, shortcomings jsonb, spare text)
 ),
-owned AS (
+ended AS (
     UPDATE dialogues d SET
         turns_done = i.turn_index + 1,
-        status = CASE WHEN i.final THEN 'done' ELSE 'pending' END,
+        status = CASE WHEN i.shortcomings IS NOT NULL THEN 'unaccepted' WHEN i.final THEN 'done'
+                      ELSE 'pending' END,
+        shortcomings = i.shortcomings,
         worker_id = CASE WHEN i.final THEN NULL ELSE d.worker_id END,
         judgement = i.conversation,
         ended_at = CASE WHEN i.final THEN now() END
@@ -282,21 +287,24 @@ owned AS (
       AND d.status = 'pending'
     RETURNING i.*
 ),
-folded AS (DELETE FROM outcomes f USING owned o WHERE f.dialogue_id = o.dialogue_id),
+folded AS (DELETE FROM outcomes f USING ended e WHERE f.dialogue_id = e.dialogue_id),
 lacking AS (
     INSERT INTO unjudged AS u (dialogue_id, verdicts, reason, detail)
-    SELECT dialogue_id, unjudged, reason, detail FROM owned WHERE unjudged > 0
+    SELECT dialogue_id, unjudged, reason, detail FROM ended WHERE unjudged > 0
     ON CONFLICT (dialogue_id) DO UPDATE
     SET verdicts = u.verdicts + excluded.verdicts, reason = excluded.reason, detail = excluded.detail
 ),
 committed AS (
     INSERT INTO turns (dialogue_id, turn_index, user_text, assistant_text, judgement, details, worker_id)
-    SELECT dialogue_id, turn_index, user_text, assistant_text, judgement, details, worker_id FROM owned
-)
-SELECT op, NULL FROM owned
+    SELECT dialogue_id, turn_index, user_text, assistant_text, judgement, details, worker_id FROM ended
+),"""
+    + SPARES
+    + """
+SELECT op, NULL FROM ended
 UNION ALL
 SELECT i.op, NULL FROM input i JOIN turns t USING (dialogue_id, turn_index) WHERE t.worker_id = i.worker_id
 """
+)
 
 # A dialogue that lacks no verdict any more, or is not to be judged again, is this write, repeated.
 AMEND_DIALOGUES = """
@@ -328,25 +336,30 @@ WHERE d.status = 'done' AND u.again IS NOT TRUE
 """
 
 # A dialogue that is already dropped is this write, repeated.
-DROP_DIALOGUES = """
+DROP_DIALOGUES = (
+    """
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
-        AS t (op int, worker_id int, dialogue_id text, reason text, detail text, setup text)
+        AS t (op int, worker_id int, dialogue_id text, reason text, detail text, setup text,
+              spare text)
 ),
-dropped AS (
+ended AS (
     UPDATE dialogues d SET status = 'dropped', drop_reason = i.reason, drop_detail = i.detail,
         drop_setup = i.setup, worker_id = NULL, ended_at = now()
     FROM input i
     WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.status = 'pending'
-    RETURNING i.op, d.dialogue_id
+    RETURNING i.op, d.dialogue_id, i.spare
 ),
-freed AS (DELETE FROM questions q USING dropped p WHERE q.dialogue_id = p.dialogue_id),
-cleared AS (DELETE FROM outcomes f USING dropped p WHERE f.dialogue_id = p.dialogue_id),
-forgotten AS (DELETE FROM unjudged u USING dropped p WHERE u.dialogue_id = p.dialogue_id)
-SELECT op, NULL FROM dropped
+freed AS (DELETE FROM questions q USING ended e WHERE q.dialogue_id = e.dialogue_id),
+cleared AS (DELETE FROM outcomes f USING ended e WHERE f.dialogue_id = e.dialogue_id),
+forgotten AS (DELETE FROM unjudged u USING ended e WHERE u.dialogue_id = e.dialogue_id),"""
+    + SPARES
+    + """
+SELECT op, NULL FROM ended
 UNION ALL
 SELECT i.op, NULL FROM input i JOIN dialogues d USING (dialogue_id) WHERE d.status = 'dropped'
 """
+)
 
 # For the connection that writes. Its statements are planned once, while tables may still be empty, and
 # must not go on reading whole tables when these have grown: every access is by key.

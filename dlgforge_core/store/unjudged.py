@@ -10,9 +10,10 @@ NO_VERDICT = "the judge has given no verdict yet that could be used"
 
 _JUDGE_AGAIN = """
 WITH lacking AS (
-    UPDATE unjudged u SET again = true, attempt = attempt + (NOT again)::int
+    UPDATE unjudged u SET again = true, attempt = u.attempt + (NOT u.again)::int
     FROM dialogues d JOIN run_plans rp USING (plan_id)
     WHERE rp.run_id = %(run)s AND d.dialogue_id = u.dialogue_id AND d.ordinal < rp.n_dialogues
+      AND d.status <> 'unaccepted'
     RETURNING 1
 )
 SELECT count(*) FROM lacking

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from dlgforge_core.common.questions import normal_form
+from dlgforge_core.conversation.acceptance import NONE_LACKING
 from dlgforge_core.conversation.outcomes import Outcome, Unjudged, outcome_from
 from dlgforge_core.conversation.state import State, fold
 from dlgforge_core.database.connection import AsyncConnection
@@ -43,7 +44,8 @@ class WorkerStore:
     Two connections: one holds the worker's lock and does claims and heartbeats, the other writes groups.
     A connection that breaks is opened again for up to `patience_s`; every write can be repeated, because
     it is keyed by dialogue, turn and worker. Then StoreError. `similarity_threshold` is the Jaccard
-    similarity from which questions count as near-copies; at 1 only exact repeats are refused.
+    similarity from which questions count as near-copies; at 1 only exact repeats are refused. `attempts`
+    are those at each sample; at 1 no dialogue is replaced.
     """
 
     def __init__(
@@ -57,13 +59,14 @@ class WorkerStore:
         max_dialogues: int | None = None,
         setup: str = "",
         similarity_threshold: float = 1.0,
+        attempts: int = 1,
     ) -> None:
         self.write_is_awaited: Callable[[], bool] = lambda: True
         """Whether somebody waits for the next write; if not, writes gather a little longer."""
         self.lease = Lease(lease_s)
         """Whether calls may be made for the dialogues that are claimed."""
         self._run_id = run_id
-        self._fingerprint = fingerprint
+        self._run = {"fingerprint": fingerprint, "attempts": attempts}
         self._lease_s = lease_s
         self._max_dialogues = max_dialogues
         self._setup = setup
@@ -244,10 +247,14 @@ class WorkerStore:
         final: bool,
         judgement: Judgement | None = None,
         unjudged: Sequence[Unjudged] = (),
+        shortcomings: Mapping[str, str] = NONE_LACKING,
     ) -> None:
-        """Accept a turn, and fold its outcomes away; with `final` the dialogue is finished."""
+        """Keep a turn, and fold its outcomes away; with `final` the dialogue is finished.
+
+        With `shortcomings` it is not accepted, and its spare is opened.
+        """
         await self._writer.submit(
-            writes.CommitTurn(self._worker_id, dialogue_id, turn, final, judgement, unjudged)
+            writes.CommitTurn(self._worker_id, dialogue_id, turn, final, judgement, unjudged, shortcomings)
         )
 
     async def amend(
@@ -260,7 +267,7 @@ class WorkerStore:
         await self._writer.submit(writes.AmendDialogue(self._worker_id, dialogue_id, judgements, unjudged))
 
     async def drop(self, dialogue_id: str, reason: DropReason, detail: str) -> None:
-        """Give a dialogue up, with the reason; its questions are free again."""
+        """Give a dialogue up, with the reason; its questions are free again, and its spare is opened."""
         await self._writer.submit(
             writes.DropDialogue(self._worker_id, dialogue_id, reason, detail[:2000], self._setup)
         )
@@ -270,7 +277,7 @@ class WorkerStore:
 
     async def _write_group(self, ops: Sequence[writes.Write]) -> Sequence[object]:
         async def run(connection: AsyncConnection) -> Sequence[object]:
-            return await writes.execute(connection, self._fingerprint, ops, self._unlike)
+            return await writes.execute(connection, self._run, ops, self._unlike)
 
         self.lease.writing(True)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -13,6 +13,7 @@ from dlgforge_core.common.questions import question_key
 from dlgforge_core.conversation.outcomes import Outcome, Unjudged
 from dlgforge_core.dialogue import DropReason, Judgement, Turn, TurnDetails
 from dlgforge_core.errors import LeaseLostError
+from dlgforge_core.planning.plan import spare_id
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store.reservations import Question, Reservation, UnlikeQuestions
 
@@ -59,7 +60,10 @@ class RecordOutcome:
 
 @dataclass(frozen=True, slots=True)
 class CommitTurn:
-    """Accept a turn and fold its outcomes away; with `final` the dialogue is finished, under `judgement`."""
+    """Keep a turn and fold its outcomes away; with `final` the dialogue is finished, under `judgement`.
+
+    With `shortcomings` it does not count, and its spare is opened.
+    """
 
     worker_id: int
     dialogue_id: str
@@ -67,6 +71,7 @@ class CommitTurn:
     final: bool
     judgement: Judgement | None
     unjudged: Sequence[Unjudged] = ()
+    shortcomings: Mapping[str, str] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """Return the columns of the statement's input that are its own."""
@@ -79,7 +84,13 @@ class CommitTurn:
             "final": self.final,
             "conversation": _verdict(self.judgement),
             **_lacking(self.unjudged),
+            **self._replaced(),
         }
+
+    def _replaced(self) -> dict[str, Any]:
+        if not self.shortcomings:
+            return {}
+        return {"shortcomings": storable(self.shortcomings), "spare": spare_id(self.dialogue_id)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,7 @@ class AmendDialogue:
 
 @dataclass(frozen=True, slots=True)
 class DropDialogue:
-    """Give a dialogue up, with the reason."""
+    """Give a dialogue up, with the reason; its spare is opened, where there are any."""
 
     worker_id: int
     dialogue_id: str
@@ -117,7 +128,12 @@ class DropDialogue:
 
     def row(self) -> dict[str, Any]:
         """Return the columns of the statement's input that are its own."""
-        return {"reason": self.reason.value, "detail": _storable(self.detail), "setup": self.setup}
+        return {
+            "reason": self.reason.value,
+            "detail": _storable(self.detail),
+            "setup": self.setup,
+            "spare": spare_id(self.dialogue_id),
+        }
 
 
 Write = ReserveQuestion | RecordOutcome | CommitTurn | AmendDialogue | DropDialogue
@@ -133,11 +149,13 @@ _STATEMENTS: Mapping[type[Write], str] = {
 
 async def execute(
     connection: psycopg.AsyncConnection,
-    fingerprint: str,
+    run: Mapping[str, object],
     ops: Sequence[Write],
     unlike: UnlikeQuestions | None = None,
 ) -> list[object]:
     """Carry the operations out in one transaction; returns their results, in order.
+
+    `run` is what the statements must know of it: `fingerprint`, and how many `attempts` a sample may take.
 
     It takes one round trip, and one more with questions among them where `unlike` refuses near-copies. A
     write whose worker no longer holds the lease has no effect, and a LeaseLostError for its result.
@@ -153,15 +171,15 @@ async def execute(
     if unlike is not None and ReserveQuestion in rows:
         questions = unlike.prepared(rows.pop(ReserveQuestion))
         kinds.remove(ReserveQuestion)
-        cursors, reserved = await _reserving(connection, fingerprint, unlike, questions, kinds, rows)
+        cursors, reserved = await _reserving(connection, run, unlike, questions, kinds, rows)
         for number, reservation in reserved.items():
             results[number] = reservation
     elif len(kinds) == 1:
-        cursors = [await _send(connection, fingerprint, kinds[0], rows)]
+        cursors = [await _send(connection, run, kinds[0], rows)]
     else:
         # Between two synchronisations a pipeline in autocommit mode is one transaction.
         async with connection.pipeline():
-            cursors = [await _send(connection, fingerprint, kind, rows) for kind in kinds]
+            cursors = [await _send(connection, run, kind, rows) for kind in kinds]
     for cursor in cursors:
         for number, result in await cursor.fetchall():
             results[number] = result
@@ -170,7 +188,7 @@ async def execute(
 
 async def _reserving(
     connection: psycopg.AsyncConnection,
-    fingerprint: str,
+    run: Mapping[str, object],
     unlike: UnlikeQuestions,
     questions: Sequence[Question],
     kinds: Sequence[type[Write]],
@@ -180,7 +198,7 @@ async def _reserving(
     try:
         async with connection.pipeline() as pipeline, connection.transaction():
             await unlike.lock(connection)  # first, so that rows are never held while waiting for it
-            cursors = [await _send(connection, fingerprint, kind, rows) for kind in kinds]
+            cursors = [await _send(connection, run, kind, rows) for kind in kinds]
             found = await unlike.find(connection, questions)
             await pipeline.sync()  # without it the server could not tell who stands still now
             return cursors, await unlike.reserve(connection, questions, await found.fetchall())
@@ -191,12 +209,12 @@ async def _reserving(
 
 async def _send(
     connection: psycopg.AsyncConnection,
-    fingerprint: str,
+    run: Mapping[str, object],
     kind: type[Write],
     rows: Mapping[type[Write], list[dict[str, Any]]],
 ) -> psycopg.AsyncCursor[tuple[int, object]]:
     # JSON, because arrays cost several times the CPU to encode, here and there.
-    parameters = {"rows": orjson.dumps(rows[kind]).decode(), "fingerprint": fingerprint}
+    parameters = {"rows": orjson.dumps(rows[kind]).decode(), **run}
     return await connection.execute(_STATEMENTS[kind].encode(), parameters, prepare=True)
 
 

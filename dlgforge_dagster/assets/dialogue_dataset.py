@@ -144,6 +144,13 @@ def _offered(record: RunRecord) -> list[str]:
 def _nothing_done(outcomes: Outcomes) -> str:
     """Why there is nothing to write, and what would help."""
     state = f"none of {outcomes.planned} planned dialogues is finished"
+    if outcomes.unaccepted:
+        return (
+            f"{state} and accepted; "
+            f"{outcomes.unaccepted} were not accepted, {outcomes.dropped} were dropped, "
+            "as the page of `dialogues` shows: loosen run.accept, or let more attempts be made "
+            "(run.max_attempts_per_sample); what was written before stays as it is"
+        )
     if not outcomes.dropped:
         return f"{state}: materialize `dialogues` until some are; what was written before stays as it is"
     reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(outcomes.drop_reasons.items()))

@@ -11,7 +11,7 @@ from dlgforge_core.config import GenerationConfig, LlmConfig, validate, web_sear
 from dlgforge_core.config.asset_names import DIALOGUES, KNOWLEDGE_INDEX, SEED_TOPICS
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
-from dlgforge_core.generation.run import Runner, RunReport, Status, generate
+from dlgforge_core.generation.run import Runner, RunReport, Status, generate, shortfall_text
 from dlgforge_core.generation.worker_thread import WorkerSpec, knowledge_access
 from dlgforge_core.knowledge.current import CurrentIndex, current_index
 from dlgforge_core.planning.seed_languages import topics_for
@@ -101,6 +101,8 @@ def _dialogues(
         report = _generate(context, run, run_store, ray, store, llm, settings, index)
     if report.stop_reason is not None:
         context.log.warning(f"stopped before the plan was complete: {report.stop_reason}")
+    if run.generation.run.accept.active and report.progress.shortfall:
+        context.log.warning(shortfall_text(report.progress, run_store.shortfall(run.run_id)))
     replicas = llm.replica_metrics()
     for replica in replicas:
         context.log.info(replica.line())

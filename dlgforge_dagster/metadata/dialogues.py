@@ -16,6 +16,7 @@ from dlgforge_core.knowledge.coverage import coverage_counts
 from dlgforge_core.quality.figures import DialogueFigures
 from dlgforge_core.runtime.serving.vllm_metrics import ReplicaMetrics
 from dlgforge_core.store.results import Scope
+from dlgforge_core.store.run_records import Progress
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.metadata.tables import count_table, table
 
@@ -33,7 +34,7 @@ def dialogues_metadata(
     figures = DialogueFigures.of(store.dialogues(scope))
     plots = overview_png(
         figures,
-        drop_reasons=progress.drop_reasons,
+        drop_reasons={**progress.drop_reasons, **_unaccepted(progress)},
         tokens_by_role={role: (c.prompt_tokens, c.completion_tokens) for role, c in roles.items()},
         throughput=store.throughput(scope),
     )
@@ -43,7 +44,7 @@ def dialogues_metadata(
         "dialogues_planned": progress.planned,
         "dialogues_done": progress.done,
         "dialogues_dropped": progress.dropped,
-        "drop_rate": progress.dropped / progress.planned if progress.planned else 0.0,
+        "drop_rate": progress.dropped / every if (every := progress.planned + progress.spares) else 0.0,
         "turns": progress.turns,
         "complete": progress.complete,
         "seconds": round(report.elapsed_s, 2),
@@ -60,6 +61,8 @@ def dialogues_metadata(
         metadata["mean_score"] = round(figures.mean_score, 3)
     metadata |= grounding_metadata(figures)
     metadata["done_by_language"] = count_table("language", "dialogues", progress.done_by_language)
+    if run.generation.run.accept.active:
+        metadata |= acceptance_metadata(store, run.run_id, progress)
     if progress.unjudged:
         metadata["unjudged"] = progress.unjudged
     if progress.drop_reasons:
@@ -70,6 +73,51 @@ def dialogues_metadata(
     if replicas:
         metadata["vllm_servers"] = _replica_table(replicas)
     return metadata
+
+
+def _unaccepted(progress: Progress) -> dict[str, int]:
+    return {"not accepted": progress.unaccepted} if progress.unaccepted else {}
+
+
+def acceptance_metadata(store: RunStore, run_id: str, progress: Progress) -> dict[str, Any]:
+    """Return how many dialogues were made for those that were accepted, and why the others were not."""
+    by_part = [
+        {
+            "language": part.language,
+            "seed batch": part.batch,
+            "planned": part.planned,
+            "made": part.made,
+            "accepted": part.done,
+        }
+        for part in store.parts(run_id)
+    ]
+    details: dict[str, Any] = {
+        "dialogues_made": progress.made,
+        "dialogues_accepted": progress.done,
+        "accepted_by_part": table(by_part),
+    }
+    why_not = {
+        **progress.shortcomings,
+        **{f"dropped: {name}": n for name, n in progress.drop_reasons.items()},
+    }
+    if why_not:
+        details["not_accepted_by_reason"] = count_table("reason", "dialogues", why_not)
+    if missing := progress.shortfall:
+        details["shortfall"] = missing
+        details["shortfall_by_topic"] = table(
+            [
+                {
+                    "language": short.language,
+                    "seed batch": short.batch,
+                    "topic": short.topic,
+                    "missing": short.samples,
+                    "attempts": short.attempts,
+                    "last for": ", ".join(f"{name} {n}" for name, n in short.reasons.items()),
+                }
+                for short in store.shortfall(run_id)
+            ]
+        )
+    return details
 
 
 def grounding_metadata(figures: DialogueFigures) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def test_too_many_drops_or_nothing_at_all_block() -> None:
 
 def test_a_part_of_which_too_many_were_dropped_blocks_and_is_named() -> None:
     def report(*parts: PartEnds) -> CheckReport:
-        done, dropped = sum(part.done for part in parts), sum(part.dropped for part in parts)
+        done, dropped = sum(part.finished for part in parts), sum(part.dropped for part in parts)
         outcomes = Outcomes(done + dropped, done, {"refused": dropped})
         (made,) = run_checks((), tuple, outcomes, ChecksConfig(), parts=parts, only={"drop_rate"})
         return made

@@ -37,6 +37,7 @@ ARROWS = {
         "llm",
         "planning",
         "prompting",
+        "quality",
         "scheduling",
         "store",
     },

@@ -156,3 +156,35 @@ def test_a_source_that_is_dry_for_a_while_is_asked_again() -> None:
         assert carried == [7]
 
     asyncio.run(main())
+
+
+def test_a_source_that_is_replenished_is_asked_at_once() -> None:
+    """Also where that happens while it is being asked: what it gives may be from before."""
+    source = Source(2)
+    carried: list[int] = []
+
+    async def more(room: int) -> Sequence[int]:
+        found = await source(room)
+        await asyncio.sleep(0.02)
+        return found
+
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def carry(item: int) -> None:
+            if item == 99:
+                await ended.wait()  # something is open: a source that ran dry would be left alone
+            elif item < 2:
+                await asyncio.sleep(0.01 * item)
+                source.left.append(item + 2)
+                rolling.replenished()
+            elif item == 3:
+                ended.set()
+            carried.append(item)
+
+        rolling = Rolling(carry, CallSlots(2), 8, poll_s=60.0)
+        rolling.add(99)
+        await asyncio.wait_for(rolling.run(more, finished), 2)
+
+    asyncio.run(main())
+    assert sorted(carried) == [0, 1, 2, 3, 99]

@@ -118,6 +118,7 @@ def add_counts(total: WorkerCounts, more: WorkerCounts) -> None:
     total.done += more.done
     total.turns += more.turns
     total.lost += more.lost
+    total.unaccepted += more.unaccepted
     for reason, n in more.dropped.items():
         total.dropped[reason] = total.dropped.get(reason, 0) + n
 
