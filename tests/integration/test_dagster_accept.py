@@ -35,7 +35,7 @@ def test_the_example_gives_exactly_what_it_asks_for_and_the_page_says_why_not_ot
     assert result.success
     materialized = result.asset_materializations_for_node("accepted__dialogues")
     (made,) = [one for one in materialized if one.partition is None]
-    figures = {name: value.value for name, value in made.metadata.items()}
+    figures: dict[str, Any] = {name: value.value for name, value in made.metadata.items()}
     assert figures["dialogues_planned"] == figures["dialogues_accepted"] == figures["dialogues_done"] == 12
     assert figures["complete"] is True
     parts = records(figures["accepted_by_part"])
