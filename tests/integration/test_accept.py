@@ -16,6 +16,7 @@ from dlgforge_core.planning.plan import plan_run
 from dlgforge_core.planning.seeds import read_seeds
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.metadata.dialogues import acceptance_metadata
+from tests.support.attempts import assert_exactly
 from tests.support.runs import LLM, planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
@@ -25,35 +26,6 @@ HALF = {"min_score": 6}
 
 def endpoint(sim: SimulatedEndpoint) -> Endpoint:
     return Endpoint("simulated", sim.base_url)
-
-
-def attempts(store: RunStore, run: PreparedRun) -> dict[tuple[str, int], list[str]]:
-    """Return how the attempts at each sample, by language and ordinal, ended, in their order."""
-    with store.connection() as connection:
-        rows = connection.execute(
-            "SELECT p.language, d.ordinal, d.attempt, d.status FROM run_plans rp "
-            "JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id) "
-            "WHERE rp.run_id = %s ORDER BY 1, 2, 3",
-            (run.run_id,),
-        ).fetchall()
-    found: dict[tuple[str, int], list[str]] = {}
-    for language, ordinal, attempt, status in rows:
-        made = found.setdefault((language, ordinal), [])
-        assert attempt == len(made)
-        made.append(status)
-    return found
-
-
-def assert_exactly(store: RunStore, run: PreparedRun, n: int) -> None:
-    """As many were accepted as were asked for, and no attempt was made after one that was."""
-    ended = attempts(store, run)
-    assert len(ended) == n
-    for made in ended.values():
-        assert made[-1] == "done"
-        assert set(made[:-1]) <= {"unaccepted", "dropped"}
-    progress = store.progress(run.run_id)
-    assert (progress.planned, progress.done, progress.pending) == (n, n, 0)
-    assert progress.made == sum(map(len, ended.values())) == n + progress.spares
 
 
 def assert_each_is_a_spare_of_its_sample(store: RunStore, run: PreparedRun) -> None:
