@@ -52,7 +52,7 @@ class AcceptConfig(ConfigModel):
         [], description="Labels, from judge.reasons, that no verdict may give."
     )
     min_dimensions: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
-        {}, description="Lowest value of a rubric's dimension, by name, that every verdict must give."
+        {}, description="By dimension of judge.rubric, the lowest mean rating."
     )
     checks: Annotated[list[str], AfterValidator(_checks)] = Field(
         [],
@@ -84,6 +84,17 @@ class AcceptConfig(ConfigModel):
             )
         for key in ("required_labels", "forbidden_labels"):
             self._check_names(key, getattr(self, key), judge.reasons, "label of judge.reasons")
+        # Where verdicts have no dimensions, none can be asked for.
+        rated = {dimension.name: dimension for dimension in getattr(judge, "rubric", ())}
+        self._check_names(
+            "min_dimensions", list(self.min_dimensions), list(rated), "dimension of judge.rubric"
+        )
+        for name, least in self.min_dimensions.items():
+            if least > rated[name].max:
+                raise KeyedError(
+                    ("run", "accept", "min_dimensions"),
+                    f"{name} = {least:g} is more than the rubric's scale has; use {rated[name].max} or less",
+                )
         if both := sorted({*self.required_labels} & {*self.forbidden_labels}):
             raise KeyedError(
                 ("run", "accept", "forbidden_labels"),
@@ -94,6 +105,5 @@ class AcceptConfig(ConfigModel):
     def _check_names(self, key: str, names: Sequence[str], known: Sequence[str], what: str) -> None:
         for name in names:
             if name not in known:
-                raise KeyedError(
-                    ("run", "accept", key), f"{name!r} is no {what}; {hint(name, known, 'choose from')}"
-                )
+                right = hint(name, known, "choose from") if known else "it has none"
+                raise KeyedError(("run", "accept", key), f"{name!r} is no {what}; {right}")

@@ -46,6 +46,12 @@ class Acceptance:
         accept, score = self.accept, dialogue.mean_score
         if accept.min_score is not None and score is not None and score < accept.min_score:
             found["min_score"] = f"the mean score is {score:.4g}, below {accept.min_score:g}"
+        for name, least in accept.min_dimensions.items():
+            rating = _mean_rating(dialogue, name)
+            if rating is None or rating < least:
+                found[f"min_dimensions: {name}"] = (
+                    "it was not rated" if rating is None else f"the mean is {rating:.4g}, below {least:g}"
+                )
         for place, verdict in verdicts.items():
             assert verdict is not None
             for name, problem in self._of_verdict(verdict):
@@ -70,11 +76,10 @@ class Acceptance:
             for label in accept.required_labels
             if label not in labels
         ]
-        dimensions: Mapping[str, float] = getattr(verdict, "dimensions", None) or {}
-        for name, least in accept.min_dimensions.items():
-            value = dimensions.get(name)
-            if value is None:
-                found.append((f"min_dimensions: {name}", f"has no value for {name}"))
-            elif value < least:
-                found.append((f"min_dimensions: {name}", f"has {name} {value:g}, below {least:g}"))
         return found
+
+
+def _mean_rating(dialogue: Dialogue, dimension: str) -> float | None:
+    rated = (getattr(verdict, "dimensions", {}) for verdict in dialogue.verdicts)
+    ratings = [float(dimensions[dimension]) for dimensions in rated if dimension in dimensions]
+    return sum(ratings) / len(ratings) if ratings else None

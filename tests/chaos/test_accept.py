@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 import pytest
@@ -28,6 +29,10 @@ PLAN: dict[str, Any] = {
 }
 
 
+def have_ended(store: RunStore, run_id: str, n: int) -> bool:
+    return store.progress(run_id).made >= n
+
+
 @pytest.mark.parametrize("workers", [4])
 def test_ten_kills_change_nothing_of_how_many_are_accepted_and_made(store: RunStore, workers: int) -> None:
     run = planned(store, **PLAN)
@@ -37,8 +42,9 @@ def test_ten_kills_change_nothing_of_how_many_are_accepted_and_made(store: RunSt
     ):
         alive = [stack.enter_context(driver(store, PLAN, sim=sim)) for _ in range(workers)]
         for nth in range(KILLS):
-            goal = 15 * (nth + 1)
-            wait_until(lambda goal=goal: store.progress(run.run_id).made >= goal, 60, f"{goal} have ended")
+            wait_until(
+                functools.partial(have_ended, store, run.run_id, 15 * (nth + 1)), 60, "some have ended"
+            )
             alive.pop(0).kill()
             alive.append(stack.enter_context(driver(store, PLAN, sim=sim)))
         before = store.progress(run.run_id)

@@ -149,6 +149,10 @@ def test_checks_of_single_dialogues_are_known_by_name() -> None:
             {"run": {"accept": {"forbidden_labels": ["clear"], "required_labels": ["clear"]}}},
             r"run\.accept\.forbidden_labels: clear is in required_labels as well",
         ),
+        (
+            {"run": {"accept": {"min_dimensions": {"depth": 3.0}}}},
+            r":3: run\.accept\.min_dimensions: 'depth' is no dimension of judge\.rubric; it has none",
+        ),
         ({"run": {"accept": {"checks": ["langauge"]}}}, r"run\.accept\.checks: 'langauge' .* 'language'"),
         ({"run": {"accept": {"min_scores": 5}}}, r"min_scores: unknown key; did you mean 'min_score'"),
         ({"run": {"accept": {"min_score": 11}}}, r"min_score = 11"),
