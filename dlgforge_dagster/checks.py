@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from dlgforge_core.config import ChecksConfig, MarkupConfig, validate
+from dlgforge_core.config import ChecksConfig, ConversationConfig, MarkupConfig, PromptsConfig, validate
 from dlgforge_core.config.asset_names import DIALOGUE_DATASET, DIALOGUES
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.verify import verify_dataset
@@ -16,6 +16,7 @@ from dlgforge_core.judging.results import judged_dialogues
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.quality.checks import CHECKS, DROP_RATE, PartEnds, run_checks
 from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, CheckReport, Findings, findings_of
+from dlgforge_core.quality.leaks import phrases_of
 from dlgforge_core.quality.stored_findings import kept_findings, questions_of
 from dlgforge_core.store.results import Part, Scope
 from dlgforge_core.store.run_records import RunRecord
@@ -116,7 +117,12 @@ def _reports(
         names -= {PASS_RATE}
     languages = {part.language for part in parts if part.done}
     markup = validate(MarkupConfig, record.config["markup"], "llm") if "markup" in record.config else None
-    kept = kept_findings(run_store.database, scope, languages, thresholds, names, markup)
+    made = record.config.get("generation", {})
+    phrases = phrases_of(
+        validate(PromptsConfig, made.get("prompts", {}), "prompts"),
+        validate(ConversationConfig, made.get("conversation", {}), "conversation"),
+    )
+    kept = kept_findings(run_store.database, scope, languages, thresholds, names, markup, phrases)
     return run_checks(
         itertools.chain(found, kept),
         lambda: questions_of(run_store.database, scope),

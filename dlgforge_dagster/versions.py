@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from dlgforge_core.config import Recipe
+from dlgforge_core.dialogue import Role
 from dlgforge_core.planning.fingerprint import CONTENT_VERSION, ContentSource, content_config
 from dlgforge_core.planning.personas import read_personas
 
@@ -43,6 +44,12 @@ def dialogues_version(recipe: Recipe) -> str:
     run = recipe.run
     others = [run.total_samples, list(run.target_languages), recipe.personas.path]
     return f"{CONTENT_VERSION}-{digest([content, others])}"
+
+
+def judgements_version(recipe: Recipe) -> str:
+    """Of `judgements`: the judge's section, and its own prompts where there are any."""
+    version, prompts = code_version(1, recipe.judge), recipe.prompts.of(Role.JUDGE)
+    return f"{version}-{digest(prompts)}" if prompts else version
 
 
 def digest(data: Any) -> str:

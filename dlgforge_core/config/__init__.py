@@ -42,6 +42,13 @@ from dlgforge_core.config.llm import (
     check_base_url,
 )
 from dlgforge_core.config.markup import MarkupConfig
+from dlgforge_core.config.prompts import (
+    ConversationConfig,
+    ExampleConfig,
+    ExamplesConfig,
+    PromptsConfig,
+    SystemPromptConfig,
+)
 from dlgforge_core.config.recipe import Recipe, check_apart, read_recipe, read_recipes
 from dlgforge_core.config.run import EFFORT_KEYS, QUESTION_KINDS, DistributedConfig, RunConfig, SpawnConfig
 from dlgforge_core.config.runtime import (
@@ -80,6 +87,7 @@ __all__ = [
     "BackendName",
     "ChecksConfig",
     "ConfigModel",
+    "ConversationConfig",
     "CoordinatorConfig",
     "CoverageConfig",
     "DatasetFilesConfig",
@@ -90,6 +98,8 @@ __all__ = [
     "EmbeddingBackend",
     "EmbeddingConfig",
     "EndpointConfig",
+    "ExampleConfig",
+    "ExamplesConfig",
     "FiltersConfig",
     "GenerationConfig",
     "HfPushConfig",
@@ -104,6 +114,7 @@ __all__ = [
     "PositiveInt",
     "PostgresConfig",
     "Probability",
+    "PromptsConfig",
     "RayConfig",
     "Recipe",
     "RerankConfig",
@@ -118,6 +129,7 @@ __all__ = [
     "SemanticDedupConfig",
     "SpawnConfig",
     "StoreConfig",
+    "SystemPromptConfig",
     "ToolsConfig",
     "UserSimulatorConfig",
     "VllmConfig",

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from dlgforge_core.common.templates import BadTemplateError, TextTemplate
 from dlgforge_core.config.base import ConfigModel
 from dlgforge_core.config.coverage import CoverageConfig
 from dlgforge_core.config.inputs import PersonasConfig
 from dlgforge_core.config.judging import JudgeConfig
 from dlgforge_core.config.knowledge import RetrievalConfig
+from dlgforge_core.config.prompts import (
+    ConversationConfig,
+    ExamplesConfig,
+    PromptsConfig,
+    check_attributes,
+    read_message,
+    read_system_prompt,
+)
 from dlgforge_core.config.run import RunConfig
 from dlgforge_core.config.tools import ToolsConfig
+from dlgforge_core.dialogue import Role
 
 
 class GenerationConfig(ConfigModel):
@@ -26,8 +37,33 @@ class GenerationConfig(ConfigModel):
     retrieval: RetrievalConfig = Field(
         default_factory=RetrievalConfig, description="How passages are found, where there is knowledge."
     )
+    prompts: PromptsConfig = Field(default_factory=PromptsConfig, description="What the roles are told.")
+    examples: ExamplesConfig = Field(
+        default_factory=ExamplesConfig, description="Exchanges as they should be, for the roles to see."
+    )
+    conversation: ConversationConfig = Field(
+        default_factory=ConversationConfig, description="What conversations are like."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.run.accept.check(self.judge)
         return self
+
+    @model_validator(mode="after")
+    def _attributes_are_drawn(self) -> Self:
+        known: Mapping[str, Any] = getattr(self, "attributes", {})
+        for keys, template in self.own_templates():
+            try:
+                check_attributes(template, known)
+            except BadTemplateError as error:
+                raise ValueError(f"{keys}: {error}") from None
+        return self
+
+    def own_templates(self) -> Iterator[tuple[str, TextTemplate]]:
+        """Yield the templates that the configuration has of its own, with their keys."""
+        for role in Role:
+            for message, text in self.prompts.of(role).items():
+                yield f"prompts.{role.value}.{message}", read_message(role, message, text)
+        for number, one in enumerate(self.conversation.system_prompts):
+            yield f"conversation.system_prompts.{number}.text", read_system_prompt(one.text)

@@ -18,6 +18,7 @@ from dlgforge_core.config.generation import GenerationConfig
 from dlgforge_core.config.inputs import SeedsConfig
 from dlgforge_core.config.knowledge import KnowledgeConfig
 from dlgforge_core.config.llm import LlmConfig
+from dlgforge_core.config.recipe_texts import with_texts
 from dlgforge_core.config.saving import SavingConfig
 from dlgforge_core.errors import ConfigError
 
@@ -106,13 +107,17 @@ def read_recipe(path: Path) -> Recipe:
         data = {}
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path}: the file is no mapping; it has sections like run, seeds, knowledge, llm")
+    data = with_texts(data, path, lambda loc: _found(root, loc))
     return validate(
-        Recipe, data, str(path), lambda loc: f"{path}:{line}" if (line := _line(root, loc)) else str(path)
+        Recipe, data, str(path), lambda loc: f"{path}:{line}" if (line := _found(root, loc)[0]) else str(path)
     )
 
 
-def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int | None:
-    """Return the line, from 1, of the key that `loc` leads to, or of the last one on the way to it."""
+def _found(node: yaml.Node | None, loc: tuple[int | str, ...]) -> tuple[int | None, yaml.Node | None]:
+    """Return the line, from 1, of the key that `loc` leads to, or of the last one on the way to it.
+
+    And the value of the key, where it is there.
+    """
     line = None
     for part in loc:
         found: yaml.Node | None = None
@@ -124,4 +129,4 @@ def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int | None:
             found = node.value[part]
             line = found.start_mark.line + 1
         node = found
-    return line
+    return line, node

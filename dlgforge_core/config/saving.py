@@ -188,6 +188,11 @@ class DatasetFilesConfig(ConfigModel):
         description="Where the texts of passages go: none: nowhere, documents are named alone; column: into "
         "turn_evidence of the Parquet files; context: also into openai_messages, before each question.",
     )
+    system: Literal["include", "none"] = Field(
+        "include",
+        description="Whether system messages are written, where dialogues have one: as the first message, in "
+        "ShareGPT as the column system.",
+    )
     card: CardConfig = Field(CardConfig(), description="What the dataset card says that only you know.")
     reasoning: bool = Field(
         False, description="Whether the Parquet files hold the assistant's reasoning, where it was kept."

@@ -58,6 +58,7 @@ class CardFacts:
     offered: Sequence[str] = ()
     plots: Sequence[str] = ()
     seed_metadata: bool = False
+    system: bool = False
 
     @property
     def tools(self) -> bool:
@@ -76,6 +77,7 @@ class CardFacts:
             renamed=saving.output_columns,
             roles=list(self.figures.models),
             seed_metadata=self.seed_metadata,
+            system=self.system,
         )
 
 

@@ -16,6 +16,7 @@ from dlgforge_core.export.records import parquet_record, sharegpt_judged_record,
 from dlgforge_core.export.schema import (
     COLUMN_TEXTS,
     SEED_METADATA,
+    SYSTEM,
     arrow_features,
     openai_features,
     parquet_schema,
@@ -30,7 +31,7 @@ class FormatContext:
     `tools`: the assistant had some, by `definitions` those called by name, by `offered` those it could call;
     `passages`: their texts stand before the questions; `renamed`: new names of columns; `roles`: those whose
     models are named; `siblings`: there are files of other formats, too; `seed_metadata`: the metadata of seed
-    topics is a column.
+    topics is a column; `system`: so are system messages, where a format has them apart.
     """
 
     reasoning: bool = False
@@ -38,6 +39,7 @@ class FormatContext:
     passages: bool = False
     siblings: bool = False
     seed_metadata: bool = False
+    system: bool = False
     definitions: Mapping[str, Record] = field(default_factory=dict)
     offered: Sequence[str] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
@@ -117,7 +119,8 @@ def _parquet_problem(record: Record, renamed: Mapping[str, str]) -> None:
 
 
 def _of_sharegpt(name: str, context: FormatContext) -> Sequence[str]:
-    return [*RENAMED_COLUMNS[name], *([SEED_METADATA] if context.seed_metadata else [])]
+    more = {SYSTEM: context.system, SEED_METADATA: context.seed_metadata}
+    return [*RENAMED_COLUMNS[name], *(column for column, there in more.items() if there)]
 
 
 def _schema(context: FormatContext) -> pa.Schema:
@@ -130,7 +133,9 @@ _ALL = (
         words="ShareGPT JSONL",
         columns=lambda context: _of_sharegpt("sharegpt", context),
         features=lambda context: sharegpt_features(_of_sharegpt("sharegpt", context), context.roles),
-        record=lambda dialogue, context: sharegpt_record(dialogue, seed_metadata=context.seed_metadata),
+        record=lambda dialogue, context: sharegpt_record(
+            dialogue, seed_metadata=context.seed_metadata, system=context.system
+        ),
         problem=sharegpt_problem,
     ),
     Format(
@@ -139,7 +144,7 @@ _ALL = (
         columns=lambda context: _of_sharegpt("sharegpt_judged", context),
         features=lambda context: sharegpt_features(_of_sharegpt("sharegpt_judged", context), context.roles),
         record=lambda dialogue, context: sharegpt_judged_record(
-            dialogue, seed_metadata=context.seed_metadata
+            dialogue, seed_metadata=context.seed_metadata, system=context.system
         ),
         problem=sharegpt_problem,
     ),

@@ -41,7 +41,14 @@ def openai_messages_record(
     return record
 
 
+def system_message(dialogue: Dialogue) -> list[Record]:
+    """Return the system message of a dialogue; nothing where it has none."""
+    text = dialogue.plan.system_prompt
+    return [{"role": "system", "content": text}] if text else []
+
+
 def _messages(dialogue: Dialogue, context: bool) -> Iterator[Record]:
+    yield from system_message(dialogue)
     for turn in dialogue.turns:
         yield {"role": "user", "content": in_context(turn) if context else turn.user}
         # A call after the other: which were made at once is not recorded, and in a row is always right.

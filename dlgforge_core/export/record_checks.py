@@ -20,13 +20,18 @@ def sharegpt_problem(record: dict[str, Any], renamed: Mapping[str, str]) -> str 
 
 
 def openai_problem(record: dict[str, Any]) -> str | None:
-    """Return what is wrong with a record: a user, calls with their results, an answer, turn by turn."""
+    """Return what is wrong with a record: a user, calls with their results, an answer, turn by turn.
+
+    A system message may stand before all of them.
+    """
     if unknown := set(record) - {"messages", "tools"}:
         return f"OpenAI takes no key {sorted(unknown)[0]!r}"
     tools = {tool["function"]["name"] for tool in record.get("tools", ())}
     expected, open_calls, seen = "user", dict[str, str](), set[str]()
     for place, message in enumerate(record["messages"]):
         role = message["role"]
+        if role == "system" and not place and isinstance(message["content"], str):
+            continue
         where = f"'messages'[{place}]"
         if role == "tool":
             if open_calls.pop(message["tool_call_id"], None) is None:
@@ -49,4 +54,5 @@ def openai_problem(record: dict[str, Any]) -> str | None:
             return f"{where}: 'messages' must be a list of 'role' and 'content'"
         if role != "tool":
             expected = "assistant" if role == "user" else "user"
-    return None if record["messages"] and expected == "user" else "the messages must end with an answer"
+    answered = any(message["role"] == "assistant" for message in record["messages"])
+    return None if answered and expected == "user" else "the messages must end with an answer"

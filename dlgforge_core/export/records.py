@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from dlgforge_core.dialogue import Dialogue, Evidence, ToolEvent, documents_of, topic_of
-from dlgforge_core.export.openai_messages import Record, arguments_json
-from dlgforge_core.export.schema import SEED_METADATA
+from dlgforge_core.export.openai_messages import Record, arguments_json, system_message
+from dlgforge_core.export.schema import SEED_METADATA, SYSTEM
 from dlgforge_core.export.scrub import last_part_if_absolute
 
 
-def sharegpt_record(dialogue: Dialogue, *, seed_metadata: bool = False) -> Record:
+def sharegpt_record(dialogue: Dialogue, *, seed_metadata: bool = False, system: bool = False) -> Record:
     """One line of ShareGPT JSONL: `conversations` of `from` (human, gpt) and `value`."""
     conversations = [
         {"from": who, "value": text}
@@ -24,14 +24,16 @@ def sharegpt_record(dialogue: Dialogue, *, seed_metadata: bool = False) -> Recor
         "conversations": conversations,
         **_about(dialogue),
         "models": {str(role): last_part_if_absolute(model) for role, model in dialogue.models.items()},
-        **(_seed_metadata(dialogue) if seed_metadata else {}),
+        **_of_plan(dialogue, seed_metadata, system),
     }
 
 
-def sharegpt_judged_record(dialogue: Dialogue, *, seed_metadata: bool = False) -> Record:
+def sharegpt_judged_record(
+    dialogue: Dialogue, *, seed_metadata: bool = False, system: bool = False
+) -> Record:
     """As `sharegpt_record`, with the judge's verdicts: on each turn, on the whole, and their mean."""
-    metadata = _seed_metadata(dialogue) if seed_metadata else {}
-    return {**sharegpt_record(dialogue), **_verdicts(dialogue), **metadata}
+    more = _of_plan(dialogue, seed_metadata, system)
+    return {**sharegpt_record(dialogue), **_verdicts(dialogue), **more}
 
 
 def parquet_record(dialogue: Dialogue, *, reasoning: bool = False, seed_metadata: bool = False) -> Record:
@@ -40,9 +42,12 @@ def parquet_record(dialogue: Dialogue, *, reasoning: bool = False, seed_metadata
     record = {
         "id": dialogue.plan.dialogue_id,
         "messages": [
-            {"role": role, "content": text}
-            for turn in turns
-            for role, text in (("user", turn.user), ("assistant", turn.assistant))
+            *system_message(dialogue),
+            *(
+                {"role": role, "content": text}
+                for turn in turns
+                for role, text in (("user", turn.user), ("assistant", turn.assistant))
+            ),
         ],
         **_about(dialogue),
         **_verdicts(dialogue),
@@ -56,6 +61,13 @@ def parquet_record(dialogue: Dialogue, *, reasoning: bool = False, seed_metadata
     if reasoning:
         record["turn_reasoning"] = [turn.details.reasoning for turn in turns]
     return {**record, **(_seed_metadata(dialogue) if seed_metadata else {})}
+
+
+def _of_plan(dialogue: Dialogue, seed_metadata: bool, system: bool) -> Record:
+    return {
+        **({SYSTEM: dialogue.plan.system_prompt} if system else {}),
+        **(_seed_metadata(dialogue) if seed_metadata else {}),
+    }
 
 
 def _seed_metadata(dialogue: Dialogue) -> Record:

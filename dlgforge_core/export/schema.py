@@ -10,6 +10,7 @@ import pyarrow as pa
 from dlgforge_core.dialogue import MAX_SCORE
 
 SEED_METADATA = "seed_metadata"
+SYSTEM = "system"
 _text = pa.string()
 
 
@@ -89,6 +90,7 @@ COLUMN_TEXTS = {
     "documents": "Documents that the questions were asked from, by name; empty without any.",
     "seed_id": "Id of the seed topic it was planned with.",
     "seed_batch": "Seed file the topic came from.",
+    SYSTEM: "The system message that the assistant was told; empty without one.",
     SEED_METADATA: "The `metadata` of its seed topic, as JSON; `{}` without any.",
     "user_persona": "Who the user simulator played.",
     "assistant_persona": "Who the assistant played.",
@@ -133,7 +135,7 @@ def sharegpt_features(columns: Iterable[str], roles: Iterable[str]) -> list[dict
     """`roles` are those whose models the records name."""
     messages = pa.list_(pa.struct([pa.field("from", _text), pa.field("value", _text)]))
     models = pa.struct([pa.field(role, _text) for role in sorted(roles)])
-    own = {"conversations": messages, "models": models, SEED_METADATA: _text}
+    own = {"conversations": messages, "models": models, SYSTEM: _text, SEED_METADATA: _text}
     return [
         {"name": name, **_card_type(own[name] if name in own else PARQUET_SCHEMA.field(name).type)}
         for name in columns

@@ -106,7 +106,7 @@ class Scrubber:
             n_calls += len(turn.details.tools)
         return replace(
             dialogue,
-            plan=replace(plan, topic=topic),
+            plan=replace(plan, topic=topic, system_prompt=self.text(plan.system_prompt)),
             turns=tuple(turns),
             judgement=self._judgement(dialogue.judgement),
             by_judge=tuple(map(self._verdict, dialogue.by_judge)),

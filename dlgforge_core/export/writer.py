@@ -105,6 +105,7 @@ def write_dataset(
     alpha: float | None = None,
     offered: Sequence[str] = (),
     seed_metadata: bool = False,
+    system: bool = False,
     secrets: Iterable[str] | None = None,
 ) -> DatasetSummary:
     """Write `dialogues` to `folder` as `saving` says, with a card, figures and plots beside them.
@@ -114,7 +115,8 @@ def write_dataset(
     `drop_reasons` counts the dialogues that were given up while generating, `tool_definitions` are the
     assistant's tools by name, `judges` those who judged when it was not the model that the dialogues name,
     `alpha` how far they agree, and `offered` names the tools that the assistant could call. With
-    `seed_metadata` the metadata of seed topics is a column of its own.
+    `seed_metadata` the metadata of seed topics is a column of its own; `system` says that dialogues may have
+    system messages.
     The texts of passages are those that the evidence of `dialogues` carries.
     What is in `secrets` (by default those in this process's environment) is struck out everywhere.
 
@@ -127,6 +129,7 @@ def write_dataset(
     whatever `dialogues` raises.
     """
     saving = saving or DatasetFilesConfig()
+    system = system and saving.system == "include"
     make_private(folder)
     sieve = Sieve(saving.filters, keep)
     dataset = DatasetFigures(by_split=_zeros(saving.splits), turns_by_split=_zeros(saving.splits))
@@ -135,9 +138,7 @@ def write_dataset(
     with writing_folder(folder) as writing:
         sifted = (dialogue for dialogue in dialogues if sieve(dialogue))
         thinned = sifted if dedup is None else dedup.filter(sifted)
-        shown = (
-            _without_passages(dialogue) if saving.passages == "none" else dialogue for dialogue in thinned
-        )
+        shown = (_shown(dialogue, saving) for dialogue in thinned)
         kept = (scrubber.dialogue(_with_judges(dialogue, judges)) for dialogue in shown)
         context = FormatContext(
             reasoning=saving.reasoning,
@@ -145,6 +146,7 @@ def write_dataset(
             definitions={name: dict(tool) for name, tool in (tool_definitions or {}).items()},
             offered=offered,
             seed_metadata=seed_metadata,
+            system=system,
             renamed=saving.output_columns,
         )
         _write_dialogues(kept, writing, saving, context, dataset)
@@ -164,6 +166,7 @@ def write_dataset(
             alpha=alpha,
             offered=offered,
             seed_metadata=seed_metadata,
+            system=system,
         )
         names += _write_about(writing, files, about, sieve.read)
         move_into_place(writing, folder, names, OURS)
@@ -203,6 +206,13 @@ def _with_judges(dialogue: Dialogue, judges: Sequence[str]) -> Dialogue:
         if judge := ", ".join(filter(None, named)):
             models[Role.JUDGE.value] = judge
     return replace(dialogue, models=models)
+
+
+def _shown(dialogue: Dialogue, saving: DatasetFilesConfig) -> Dialogue:
+    """`dialogue` without what `saving` leaves out of it."""
+    if saving.system == "none" and dialogue.plan.system_prompt:
+        dialogue = replace(dialogue, plan=replace(dialogue.plan, system_prompt=""))
+    return _without_passages(dialogue) if saving.passages == "none" else dialogue
 
 
 def _without_passages(dialogue: Dialogue) -> Dialogue:

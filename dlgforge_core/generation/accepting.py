@@ -7,6 +7,7 @@ import functools
 from dlgforge_core.config import GenerationConfig, MarkupConfig
 from dlgforge_core.conversation.acceptance import Acceptance, no_checks
 from dlgforge_core.quality.findings import problems_of
+from dlgforge_core.quality.leaks import phrases_of
 
 
 def acceptance_of(generation: GenerationConfig, markup: MarkupConfig) -> Acceptance | None:
@@ -16,6 +17,10 @@ def acceptance_of(generation: GenerationConfig, markup: MarkupConfig) -> Accepta
         return None
     languages = tuple(generation.run.target_languages)
     checks = functools.partial(
-        problems_of, languages=languages, names=frozenset(accept.checks), markup=markup
+        problems_of,
+        languages=languages,
+        names=frozenset(accept.checks),
+        markup=markup,
+        phrases=phrases_of(generation.prompts, generation.conversation),
     )
     return Acceptance(accept, generation.judge, checks if accept.checks else no_checks)

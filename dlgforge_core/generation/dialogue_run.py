@@ -7,10 +7,10 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from dlgforge_core.config import AgentsConfig, JudgeConfig
+from dlgforge_core.config import AgentsConfig, ExamplesConfig, JudgeConfig
 from dlgforge_core.conversation.acceptance import NONE_LACKING, Acceptance, Shortcomings
 from dlgforge_core.conversation.outcomes import (
     Amended,
@@ -56,6 +56,7 @@ from dlgforge_core.prompting import dialogue_prompts as prompts
 from dlgforge_core.prompting.model_output import question_of, without_quotes
 from dlgforge_core.prompting.passage_marks import names_material
 from dlgforge_core.prompting.quoting import quote_passages
+from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.prompting.verdict_evidence import chunks_shown, verdict_messages
 from dlgforge_core.prompting.verdict_prompts import alternating, verdict_schema
 from dlgforge_core.prompting.verdict_reading import judgement_from
@@ -83,6 +84,8 @@ class DialogueContext:
     grounding: Grounding | None = None
     keep_reasoning: bool = False
     acceptance: Acceptance | None = None
+    templates: Templates = SHIPPED
+    examples: ExamplesConfig = field(default_factory=ExamplesConfig)
 
     @functools.cached_property
     def verdict_schema(self) -> dict[str, Any]:
@@ -217,7 +220,7 @@ class DialogueRun:
         return self._advance(QuestionRejected(question, Rejection.ASKED_BEFORE, similarity, collides_with))
 
     async def _asking(self, step: Ask) -> list[Message]:
-        anchor = await self._anchored()
+        anchor, templates = await self._anchored(), self._context.templates
         messages = prompts.user_simulator(
             self._plan,
             self._state.turns,
@@ -225,9 +228,12 @@ class DialogueRun:
             evidence=quote_passages([anchor.evidence[step.turn].text]) if anchor is not None else "",
             on_topic=anchor is None or anchor.on_topic,
             instructions=self._context.agents.qa_generator.instructions,
+            examples=self._context.examples.of(self._plan, Role.USER_SIMULATOR),
+            templates=templates,
         )
         for rejected in step.rejected:
-            messages = prompts.another_question(messages, rejected.question, _WHY[rejected.why])
+            why = _WHY[rejected.why]
+            messages = prompts.another_question(self._plan, messages, rejected.question, why, templates)
         return messages
 
     async def _anchored(self) -> Anchor | None:
@@ -247,7 +253,10 @@ class DialogueRun:
             step.question,
             grounded=bool(given),
             passages=quote_passages([hit.chunk.text for hit in given]),
+            on_topic=anchor is None or anchor.on_topic,
             instructions=self._context.agents.kb_responder.instructions,
+            examples=self._context.examples.of(self._plan, Role.ASSISTANT),
+            templates=self._context.templates,
         )
         tools = self._toolbox().definitions if step.offered else None
         completion = await self._complete(
@@ -340,6 +349,7 @@ class DialogueRun:
             texts,
             whole=whole,
             instructions=context.agents.qa_judge.instructions,
+            templates=context.templates,
         )
         index = plan.n_turns if step.subject is None else step.subject
         async with context.slots.slot(context.script.remaining(self._state)):

@@ -23,6 +23,7 @@ from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.judge_watch import JudgeWatch
 from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.llm.client import LlmClient, RequestRefusedError
+from dlgforge_core.prompting.templates import Templates
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.scheduling.rolling import Rolling
 from dlgforge_core.store.unjudged import NO_VERDICT
@@ -98,6 +99,8 @@ class Worker:
             toolbox=toolbox,
             keep_reasoning=generation.run.keep_reasoning,
             acceptance=acceptance,
+            templates=Templates.of(generation.prompts),
+            examples=generation.examples,
         )
         slots = self._context.slots
         store.write_is_awaited = lambda: not slots.all_wanted

@@ -16,6 +16,7 @@ from dlgforge_core.judging.judges import Judge, Subject, messages_about, subject
 from dlgforge_core.judging.store import Finished, Verdict, finished_dialogues
 from dlgforge_core.llm.client import CallError, LlmClient
 from dlgforge_core.prompting import verdict_prompts as prompts
+from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.prompting.verdict_reading import judgement_from
 from dlgforge_core.scheduling.call_seed import call_seed
 from dlgforge_core.scheduling.call_slots import CallSlots
@@ -58,13 +59,14 @@ def chains(
     config: JudgeConfig,
     judges: Sequence[Judge],
     tallies: Mapping[str, Tally],
+    templates: Templates = SHIPPED,
 ) -> Iterator[Chain]:
     """Everything of a scope of `dataset` that a judge has not judged, or has judged when it read otherwise.
 
     What stands is counted into `tallies` on the way.
     """
     for dialogue in finished_dialogues(connection, dataset, scope, config, [judge.key for judge in judges]):
-        wanted = subjects(config, dialogue.plan, dialogue.turns, dialogue.texts)
+        wanted = subjects(config, dialogue.plan, dialogue.turns, dialogue.texts, templates)
         for judge in judges:
             standing: dict[int, Judgement] = {}
             for subject in wanted:
@@ -95,11 +97,13 @@ class Engine:
         put: Callable[[Verdict], Awaitable[object]],
         config: JudgeConfig,
         tallies: Mapping[str, Tally],
+        templates: Templates = SHIPPED,
     ) -> None:
         self._client = client
         self._put = put
         self._config = config
         self._tallies = tallies
+        self._templates = templates
         self._slots = slots
         self._schema = prompts.verdict_schema(config)
         self._read = functools.partial(judgement_from, judge=config)
@@ -149,7 +153,9 @@ class Engine:
         plan, judge = chain.dialogue.plan, chain.judge
         turns = [replace(turn, judgement=verdicts.get(turn.index)) for turn in chain.dialogue.turns]
         messages = messages_about(
-            subject.index, self._config, plan, turns, chain.dialogue.texts, judge.agent.instructions
+            *(subject.index, self._config, plan, turns, chain.dialogue.texts),
+            instructions=judge.agent.instructions,
+            templates=self._templates,
         )
         async with self._slots.slot(left):
             verdict, completion = await self._client.complete_json(

@@ -9,12 +9,13 @@ from typing import Any
 
 import orjson
 
-from dlgforge_core.config import AgentConfig, JudgeConfig, JudgeModelConfig, LlmConfig
+from dlgforge_core.config import AgentConfig, JudgeConfig, JudgeModelConfig, LlmConfig, PromptsConfig
 from dlgforge_core.config.backends import backend_of
 from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic, Turn
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.prompting import verdict_prompts as prompts
+from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.prompting.verdict_evidence import verdict_messages
 
 WHOLE = -1
@@ -62,12 +63,13 @@ class Subject:
     digest: bytes
 
 
-def judges_of(config: JudgeConfig, llm: LlmConfig) -> tuple[Judge, ...]:
-    """Return the offline judges, in the order of the configuration.
+def judges_of(config: JudgeConfig, llm: LlmConfig, prompts: PromptsConfig | None = None) -> tuple[Judge, ...]:
+    """Return the offline judges, in the order of the configuration; `prompts` are its own.
 
     Raises ConfigError when two of them would give the same verdicts, or the backend serves no such model.
     """
-    judges = tuple(_judge(config, llm, one) for one in config.judges or [JudgeModelConfig()])
+    own = prompts.of(Role.JUDGE) if prompts is not None else {}
+    judges = tuple(_judge(config, llm, one, own) for one in config.judges or [JudgeModelConfig()])
     names = [judge.name for judge in judges]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"judge.judges: {', '.join(twice)} names two judges; give each a `name` of its own")
@@ -88,7 +90,7 @@ def judges_of(config: JudgeConfig, llm: LlmConfig) -> tuple[Judge, ...]:
     return judges
 
 
-def _judge(config: JudgeConfig, llm: LlmConfig, one: JudgeModelConfig) -> Judge:
+def _judge(config: JudgeConfig, llm: LlmConfig, one: JudgeModelConfig, own: Mapping[str, str]) -> Judge:
     agent: AgentConfig = llm.agents.qa_judge
     changes = {
         "model": one.model or None,
@@ -97,29 +99,32 @@ def _judge(config: JudgeConfig, llm: LlmConfig, one: JudgeModelConfig) -> Judge:
     }
     agent = agent.model_copy(update={name: value for name, value in changes.items() if value is not None})
     model = agent.model or llm.model_of(Role.JUDGE)
-    return Judge(one.name or model, model, agent, _key(config, llm, agent, model))
+    return Judge(one.name or model, model, agent, _key(config, llm, agent, model, own))
 
 
-def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str) -> str:
+def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str, own: Mapping[str, str]) -> str:
     # A prompt made of fixed words stands for the prompts' version: nobody has to remember to raise a number.
     # It holds the reasons, too.
-    shown = {
-        "evidence": "passages" if config.show_evidence else "",
-        "instructions": agent.instructions,
-    }
+    evidence, told = "passages" if config.show_evidence else "", agent.instructions
+    turns, last = _SAMPLE_TURNS, _SAMPLE_TURNS[1]
     sample = [
-        prompts.conversation_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS, **shown),
-        prompts.turn_judge(_SAMPLE_PLAN, config, _SAMPLE_TURNS[:1], _SAMPLE_TURNS[1], **shown),
+        prompts.conversation_judge(_SAMPLE_PLAN, config, turns, evidence=evidence, instructions=told),
+        prompts.turn_judge(_SAMPLE_PLAN, config, turns[:1], last, evidence=evidence, instructions=told),
         prompts.verdict_schema(config),
     ]
     sampling: list[Any] = [agent.temperature, agent.top_p]
     if agent.extra_body:
         sampling.append(orjson.dumps(agent.extra_body, option=orjson.OPT_SORT_KEYS).decode())
-    return _digest([backend_of(llm.backend).weights(llm), model, sampling, config.granularity, sample]).hex()
+    parts = [backend_of(llm.backend).weights(llm), model, sampling, config.granularity, sample]
+    return _digest([*parts, dict(sorted(own.items()))] if own else parts).hex()
 
 
 def subjects(
-    config: JudgeConfig, plan: DialoguePlan, turns: Sequence[Turn], texts: Mapping[str, str]
+    config: JudgeConfig,
+    plan: DialoguePlan,
+    turns: Sequence[Turn],
+    texts: Mapping[str, str],
+    templates: Templates = SHIPPED,
 ) -> list[Subject]:
     """Return what is to be judged of a dialogue, in order. `texts` are those of its chunks, by id.
 
@@ -128,7 +133,8 @@ def subjects(
     """
     plain = [replace(turn, judgement=None) for turn in turns]
     indices = [WHOLE] if config.granularity == "conversation" else range(len(plain))
-    return [Subject(i, _digest(messages_about(i, config, plan, plain, texts))) for i in indices]
+    messages = {i: messages_about(i, config, plan, plain, texts, templates=templates) for i in indices}
+    return [Subject(i, _digest(prompt)) for i, prompt in messages.items()]
 
 
 def messages_about(
@@ -138,11 +144,14 @@ def messages_about(
     turns: Sequence[Turn],
     texts: Mapping[str, str],
     instructions: str = "",
+    templates: Templates = SHIPPED,
 ) -> list[Message]:
     """Return the prompt for a verdict on one turn, or with index WHOLE on the conversation."""
     whole = index == WHOLE
     seen = turns if whole else turns[: index + 1]
-    return verdict_messages(config, plan, seen, texts, whole=whole, instructions=instructions)
+    return verdict_messages(
+        config, plan, seen, texts, whole=whole, instructions=instructions, templates=templates
+    )
 
 
 def _digest(data: Any) -> bytes:

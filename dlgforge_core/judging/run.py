@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dlgforge_core.config import JudgeConfig, LlmConfig, MarkupConfig, RoutingConfig
+from dlgforge_core.config import JudgeConfig, LlmConfig, MarkupConfig, PromptsConfig, RoutingConfig
 from dlgforge_core.database.group_writer import GroupWriter
 from dlgforge_core.errors import RunStoppedError
 from dlgforge_core.judging.engine import Chain, Engine, Tally, chains
@@ -29,6 +29,7 @@ from dlgforge_core.llm.client import LlmClient
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.following import follow_endpoints
 from dlgforge_core.llm.stats import CallStats
+from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.scheduling.background import LoopThread, duration, report_while
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.store.results import Scope
@@ -107,6 +108,7 @@ def judge_dialogues(
     *,
     on_wait: Callable[[], None] = lambda: None,
     refresh: Callable[[], Callable[[], Sequence[Endpoint]] | None] = lambda: None,
+    prompts: PromptsConfig | None = None,
     poll_s: float = 0.5,
     first_report_s: float = 3.0,
 ) -> JudgingReport:
@@ -115,10 +117,12 @@ def judge_dialogues(
     `endpoints` is called only when something is missing. Every verdict is kept as it comes: running again
     goes on where this session ended. `on_wait` is told when another process judges the same, `refresh` gives
     once the endpoints are there what tells where they are now, for servers that come back elsewhere.
+    `prompts` are the configuration's own.
     An interrupt (any exception raised in the calling thread) cuts the calls off. Raises ConfigError,
     RunStoppedError when no endpoint can serve, StoreError.
     """
-    judges = judges_of(config, llm)
+    judges = judges_of(config, llm, prompts)
+    templates = Templates.of(prompts) if prompts is not None else SHIPPED
     tallies = {judge.key: Tally() for judge in judges}
     stopping = threading.Event()
     reader = store.database.reconnecting(_APPLICATION, config.patience_s, stopping)
@@ -128,7 +132,7 @@ def judge_dialogues(
             begun = reader.run(lambda c: begin_judging(c, store.dataset, fingerprint, judges))
             wanted, present = reader.run(lambda c: count_verdicts(c, scope, judges, config.granularity))
             started = time.monotonic()
-            todo = chains(reader, store.dataset, scope, config, judges, tallies)
+            todo = chains(reader, store.dataset, scope, config, judges, tallies, templates)
             first = next(todo, None)  # without it no endpoint is needed, and perhaps no server started
             calls = CallStats()
             stop_reason = None
@@ -141,6 +145,7 @@ def judge_dialogues(
                     tallies,
                     itertools.chain([first], todo),
                     stopping,
+                    templates,
                 )
                 session = _Session(work, tuple(endpoints()), refresh())
                 started = time.monotonic()
@@ -202,6 +207,7 @@ class _Work:
     tallies: Mapping[str, Tally]
     todo: Iterator[Chain]
     stopping: threading.Event
+    templates: Templates
 
 
 class _Session:
@@ -276,7 +282,7 @@ class _Session:
             if self._refresh is not None:
                 following = asyncio.create_task(follow_endpoints(client, self._refresh))
             try:
-                engine = Engine(client, slots, writer.submit, work.config, work.tallies)
+                engine = Engine(client, slots, writer.submit, work.config, work.tallies, work.templates)
                 client.on_answer(lambda: self._check_budget(engine, client.stats.tokens))
                 await engine.run(lambda n: list(itertools.islice(work.todo, n)))
             finally:

@@ -61,6 +61,7 @@ def content_config(
         **({"dataset": source.dataset} if source.dataset else {}),
         **({"tools": _tools(generation)} if generation.tools.enabled else {}),
         **(_grounding(generation, source.index_id) if source.index_id else {}),
+        **_words(generation, judged),
         "run": {**run, "turns": asdict(TurnCounts.from_config(generation.run))},
         "personas": asdict(personas),
         "judge": generation.judge.model_dump(mode="json", exclude=set(OFFLINE_KEYS)) if judged else None,
@@ -71,6 +72,18 @@ def content_config(
             "agents": {role.value: _agent(llm, role) for role in Role if judged or role is not Role.JUDGE},
         },
     }
+
+
+def _words(generation: GenerationConfig, judged: bool) -> dict[str, Any]:
+    """Return the configuration's own prompts, system messages and examples, where it has any."""
+    roles = [role for role in Role if judged or role is not Role.JUDGE]
+    prompts = {role.value: own for role in roles if (own := generation.prompts.of(role))}
+    sections = {
+        "prompts": prompts,
+        "system_prompts": [one.model_dump(mode="json") for one in generation.conversation.system_prompts],
+        "examples": generation.examples.model_dump(mode="json") if generation.examples.exchanges else None,
+    }
+    return {name: value for name, value in sections.items() if value}
 
 
 def _agent(llm: LlmConfig, role: Role) -> dict[str, Any]:

@@ -11,6 +11,8 @@ without the ones before it.
   the given mean; `exponential`, the value rounded to the nearest whole number, which keeps its mean.
 - **Spares**: a dialogue that takes the place of another is planned as that one was, under an id that is made
   of the other's; so whatever is spread evenly over a plan stays so, however many are replaced.
+- **System prompts** go round in cycles, too, in which each comes as often as its weight says; of few-shot
+  examples each dialogue gets as many different ones as asked for, and all come equally often.
 - **Extending**: neither a plan's id nor its dialogues depend on how many there are, so a greater
   `run.total_samples` continues the same plan.
 """
@@ -18,23 +20,22 @@ without the ones before it.
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from dlgforge_core.common.hints import nearest
-from dlgforge_core.config import GenerationConfig, LlmConfig, RunConfig
+from dlgforge_core.config import ConversationConfig, GenerationConfig, LlmConfig, RunConfig
 from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.languages import is_known, known_names
+from dlgforge_core.planning.draws import block_of, hex_digest, in_cycle, several_in_cycle, uniform
 from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource, content_fingerprint
 from dlgforge_core.planning.personas import Personas
 from dlgforge_core.planning.seed_languages import topics_for, unused_languages, unused_note
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.planning.turn_counts import TurnCounts
+from dlgforge_core.prompting.system_prompts import system_prompt_of
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,16 @@ class Plan:
     turns: TurnCounts
     topics: tuple[SeedTopic, ...]
     personas: Personas
+    system_prompts: tuple[str, ...] = ()
+    """A cycle of templates, in which each comes as often as its weight says."""
+    examples: tuple[int, ...] = ()
+    """The few-shot examples of which each dialogue gets `examples_each`."""
+    examples_each: int = 0
 
     @cached_property
     def plan_id(self) -> str:
         """32 hex digits, the same on any machine for the same inputs."""
-        return _hex([self.fingerprint, self.batch, self.batch_digest, self.language], 16)
+        return hex_digest([self.fingerprint, self.batch, self.batch_digest, self.language], 16)
 
     def dialogue(self, ordinal: int, attempt: int = 0) -> DialoguePlan:
         """Return the dialogue number `ordinal`, from 0, or its spare number `attempt`.
@@ -68,15 +74,20 @@ class Plan:
             raise IndexError(f"dialogue {ordinal} of a plan of {self.n_dialogues}")
         if attempt > 0:
             return spare_of(self.dialogue(ordinal, attempt - 1))
-        return DialoguePlan(
+        plan = DialoguePlan(
             dialogue_id=self.dialogue_id(ordinal),
             ordinal=ordinal,
             language=self.language,
-            n_turns=self.turns.at(_uniform(self._keys["turns"], ordinal)),
-            topic=self.topics[_in_cycle(self._keys["topic"], len(self.topics), ordinal)],
+            n_turns=self.turns.at(uniform(self._keys["turns"], ordinal)),
+            topic=self.topics[in_cycle(self._keys["topic"], len(self.topics), ordinal)],
             user_persona=self._persona("user", self.personas.user, ordinal),
             assistant_persona=self._persona("assistant", self.personas.assistant, ordinal),
+            examples=self._examples(ordinal) if self.examples_each else None,
         )
+        if not self.system_prompts:
+            return plan
+        template = in_cycle(self._keys["system_prompt"], len(self.system_prompts), ordinal)
+        return replace(plan, system_prompt=system_prompt_of(self.system_prompts[template], plan))
 
     def dialogue_id(self, ordinal: int) -> str:
         """Return the id of a dialogue: 24 hex digits."""
@@ -89,11 +100,17 @@ class Plan:
 
     @cached_property
     def _keys(self) -> dict[str, bytes]:
-        purposes = ("turns", "topic", "user", "assistant")
-        return {p: bytes.fromhex(_hex([self.seed, p, self.batch, self.language], 16)) for p in purposes}
+        purposes = ("turns", "topic", "user", "assistant", "system_prompt", "examples")
+        return {p: bytes.fromhex(hex_digest([self.seed, p, self.batch, self.language], 16)) for p in purposes}
 
     def _persona(self, role: str, personas: tuple[Persona, ...], ordinal: int) -> Persona:
-        return personas[_in_cycle(self._keys[role], len(personas), ordinal)]
+        return personas[in_cycle(self._keys[role], len(personas), ordinal)]
+
+    def _examples(self, ordinal: int) -> tuple[int, ...]:
+        if not self.examples:
+            return ()
+        drawn = several_in_cycle(self._keys["examples"], len(self.examples), ordinal, self.examples_each)
+        return tuple(self.examples[i] for i in drawn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +184,7 @@ def plan_run(
             if not (n_dialogues := shares[language]):
                 continue
             if found := topics[batch.name, language]:
-                plans.append(
-                    _plan(generation.run, fingerprint, personas, batch, language, n_dialogues, found)
-                )
+                plans.append(_plan(generation, fingerprint, personas, batch, language, n_dialogues, found))
             else:
                 notes.append(
                     f"seed batch {batch.name!r} has no topics in {language!r}: "
@@ -181,7 +196,7 @@ def plan_run(
 
 
 def _plan(
-    run: RunConfig,
+    generation: GenerationConfig,
     fingerprint: str,
     personas: Personas,
     batch: SeedBatch,
@@ -189,6 +204,7 @@ def _plan(
     n_dialogues: int,
     topics: tuple[SeedTopic, ...],
 ) -> Plan:
+    run, examples = generation.run, generation.examples
     return Plan(
         fingerprint=fingerprint,
         batch=batch.name,
@@ -199,7 +215,16 @@ def _plan(
         turns=TurnCounts.from_config(run),
         topics=topics,
         personas=personas,
+        system_prompts=_system_prompts(generation.conversation, language),
+        examples=tuple(examples.in_language(language)),
+        examples_each=examples.per_dialogue or 0 if examples.exchanges else 0,
     )
+
+
+def _system_prompts(conversation: ConversationConfig, language: str) -> tuple[str, ...]:
+    """Return a cycle of the system prompts that dialogues in a language may have."""
+    fit = [one for one in conversation.system_prompts if not one.languages or language in one.languages]
+    return tuple(fit[i].text for i in block_of([one.weight for one in fit])) if fit else ()
 
 
 def _unknown(language: str) -> str:
@@ -238,34 +263,3 @@ def _select_languages(run: RunConfig, languages: Sequence[str] | None) -> list[s
 def _shares(run: RunConfig) -> dict[str, int]:
     each, rest = divmod(run.total_samples, len(run.target_languages))
     return {language: each + (place < rest) for place, language in enumerate(run.target_languages)}
-
-
-def _hex(parts: list[str | int], n_bytes: int) -> str:
-    # JSON keeps the parts apart: ["ab", "c"] and ["a", "bc"] differ.
-    content = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(content.encode(), digest_size=n_bytes).hexdigest()
-
-
-def _uniform(key: bytes, ordinal: int) -> float:
-    """Return a number between 0 and 1, from 52 bits, so that rounding never reaches either end."""
-    digest = hashlib.blake2b(ordinal.to_bytes(8, "little"), key=key, digest_size=8).digest()
-    return float((int.from_bytes(digest, "little") >> 12) + 0.5) / float(1 << 52)
-
-
-def _in_cycle(key: bytes, size: int, ordinal: int) -> int:
-    """Which of `size` things comes at `ordinal`, when each comes once before any comes again."""
-    epoch, place = divmod(ordinal, size)
-    order = _order_of_few if size <= 1024 else _order_of_many
-    return order(key, size, epoch)[place]
-
-
-def _order(key: bytes, size: int, epoch: int) -> array[int]:
-    """Return a random order of range(size), by sorting random 64-bit numbers."""
-    stream = hashlib.shake_256(key + epoch.to_bytes(8, "little")).digest(8 * size)
-    numbers = struct.unpack(f"<{size}Q", stream)
-    return array("I", sorted(range(size), key=numbers.__getitem__))
-
-
-# Two caches, so that both are bounded in memory: 4 MiB, and 64 orders of a large batch.
-_order_of_few = lru_cache(maxsize=1024)(_order)
-_order_of_many = lru_cache(maxsize=64)(_order)

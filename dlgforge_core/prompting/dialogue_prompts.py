@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dlgforge_core.config import ExampleConfig
 from dlgforge_core.dialogue import DialoguePlan, Role, Turn
-from dlgforge_core.languages import in_language
 from dlgforge_core.llm.tool_calls import Message
-from dlgforge_core.prompting.parts import inline
+from dlgforge_core.prompting.parts import beginning, everywhere, inline, shown
 from dlgforge_core.prompting.quoting import neutralise
-from dlgforge_core.prompting.templates import SHIPPED
+from dlgforge_core.prompting.templates import SHIPPED, Templates
 
 ASKED_BEFORE = "asked_before"
 NAMES_MATERIAL = "names_material"
@@ -28,6 +28,8 @@ def user_simulator(
     evidence: str = "",
     on_topic: bool = True,
     instructions: str = "",
+    examples: Sequence[ExampleConfig] = (),
+    templates: Templates = SHIPPED,
 ) -> list[Message]:
     """Return the prompt for a question. Roles are turned round: what the assistant said comes as `user`.
 
@@ -35,29 +37,34 @@ def user_simulator(
     `kinds` say what sort of question each turn wants, this one's last; none: any. `evidence` is a quoted
     passage that the question should come from; with `on_topic` false it says nothing of the seed topic, which
     is then not spoken of. It is of this turn only and in the last message: earlier turns are told without
-    theirs, so prompts stay short, and only the last exchange is new to the server.
+    theirs, so prompts stay short, and only the last exchange is new to the server. `examples` are few-shot
+    examples.
     """
-    topic = inline(plan.topic.topic) if on_topic else ""
-    system = SHIPPED.render(
-        Role.USER_SIMULATOR,
+    role, common, topic = Role.USER_SIMULATOR, everywhere(plan), inline(plan.topic.topic) if on_topic else ""
+    few = shown(examples)
+    system = templates.render(
+        role,
         "system",
         topic=topic,
         persona=inline(plan.user_persona.description),
-        language=in_language(plan.language),
         kinds=bool(kinds),
         instructions=instructions,
+        system_prompt=plan.system_prompt,
+        examples=few,
+        **common,
     )
-    messages = [{"role": "system", "content": system}]
+    more = templates.render(role, "examples", examples=few, topic=topic, **common) if few else ""
+    messages = beginning(system, more)
     # An example in another language or variety, or about something else, would be followed.
     example = bool(plan.topic.question) and on_topic and plan.topic.language == plan.language
     if example:
-        request = SHIPPED.render(Role.USER_SIMULATOR, "example", topic=topic, kinds=bool(kinds))
+        request = templates.render(role, "example", topic=topic, kinds=bool(kinds), **common)
         messages.append({"role": "user", "content": request})
         messages.append({"role": "assistant", "content": neutralise(plan.topic.question or "")})
     answer = ""
     for number, kind in enumerate(kinds or [""] * (len(turns) + 1)):
-        request = SHIPPED.render(
-            Role.USER_SIMULATOR,
+        request = templates.render(
+            role,
             "question",
             answer=answer,
             evidence=evidence if number == len(turns) else "",
@@ -65,6 +72,7 @@ def user_simulator(
             kind=kind,
             example=example and not number,
             follows=bool(number),
+            **common,
         )
         messages.append({"role": "user", "content": request})
         if number < len(turns):
@@ -73,7 +81,13 @@ def user_simulator(
     return messages
 
 
-def another_question(messages: Sequence[Message], refused: str, why: str) -> list[Message]:
+def another_question(
+    plan: DialoguePlan,
+    messages: Sequence[Message],
+    refused: str,
+    why: str,
+    templates: Templates = SHIPPED,
+) -> list[Message]:
     """Return the same prompt, with the refused question and the request for another one.
 
     `why` is ASKED_BEFORE or NAMES_MATERIAL.
@@ -81,7 +95,7 @@ def another_question(messages: Sequence[Message], refused: str, why: str) -> lis
     return [
         *messages,
         {"role": "assistant", "content": refused},
-        {"role": "user", "content": SHIPPED.render(Role.USER_SIMULATOR, why)},
+        {"role": "user", "content": templates.render(Role.USER_SIMULATOR, why, **everywhere(plan))},
     ]
 
 
@@ -92,25 +106,33 @@ def assistant(
     *,
     grounded: bool = False,
     passages: str = "",
+    on_topic: bool = True,
     instructions: str = "",
+    examples: Sequence[ExampleConfig] = (),
+    templates: Templates = SHIPPED,
 ) -> list[Message]:
     """Return the conversation as the assistant sees it, ending with the question to answer.
 
     A `grounded` one is told what passages are, and gets those that were found before the question, for this
     turn only; see `user_simulator`. The question stays last: small models answer what they read last.
     """
-    system = SHIPPED.render(
-        Role.ASSISTANT,
+    role, common, few = Role.ASSISTANT, everywhere(plan), shown(examples)
+    system = templates.render(
+        role,
         "system",
         persona=inline(plan.assistant_persona.description),
-        language=in_language(plan.language),
         grounded=grounded,
         instructions=instructions,
+        system_prompt=plan.system_prompt,
+        topic=inline(plan.topic.topic) if on_topic else "",
+        examples=few,
+        **common,
     )
-    messages = [{"role": "system", "content": system}]
+    more = templates.render(role, "examples", examples=few, **common) if few else ""
+    messages = beginning(system, more)
     for turn in turns:
         messages.append({"role": "user", "content": turn.user})
         messages.append({"role": "assistant", "content": turn.assistant})
-    asked = SHIPPED.render(Role.ASSISTANT, "question", passages=passages, question=question)
+    asked = templates.render(role, "question", passages=passages, question=question, **common)
     messages.append({"role": "user", "content": asked})
     return messages

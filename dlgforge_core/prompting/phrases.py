@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from dlgforge_core.prompting.templates import MessageTemplate, Templates
+from jinja2 import nodes
+
+from dlgforge_core.common.templates import TextTemplate
 
 _WORDS = 6
 """Words in a row, from where a clause starts, that nobody says who does not repeat a template."""
 _WHOLE_MESSAGE_WORDS = 5
 _AFTER_VALUE_WORDS = 3
+_COMBINED_CONDITIONS = 8
 _LABEL_WORDS = 3
 _VALUE = "\x00"
 _ANY_VALUE = r"[^\n]{1,200}?"
@@ -23,22 +26,72 @@ _CLAUSE_END = re.compile(r"[.;?!\n]")
 _LABEL = re.compile(rf"(?:^|[.;?!\n])\s*([^.:;?!\n{_VALUE}]+:)\s*{_VALUE}")
 
 
-def phrase_pattern(templates: Templates) -> re.Pattern[str]:
-    """Return what finds a phrase of any of the templates.
+def phrase_pattern(templates: Iterable[TextTemplate], most: int) -> re.Pattern[str]:
+    """Return what finds one of the first `most` phrases of the templates.
 
     A phrase is the start of a clause, on into the next ones and past what varies, a label before what varies,
     or a message that is short and never varies.
     """
-    texts = dict.fromkeys(itertools.chain.from_iterable(map(_variants, templates.by_message.values())))
-    phrases = {phrase for text in texts for phrase in _phrases(text)}
+    texts = dict.fromkeys(itertools.chain.from_iterable(map(_variants, templates)))
+    found = dict.fromkeys(phrase for text in texts for phrase in _phrases(text))
+    phrases = itertools.islice(found, most)
     return re.compile(rf"\b(?:{'|'.join(sorted(phrases))})", re.IGNORECASE)
 
 
-def _variants(template: MessageTemplate) -> Iterator[str]:
+def _variants(template: TextTemplate) -> Iterator[str]:
     """Yield the texts of a template by what applies, with a mark in place of each value."""
-    choices = [(_VALUE, "") if name in template.conditions else (_VALUE,) for name in template.variables]
-    for values in itertools.product(*choices):
-        yield template.render(**dict(zip(template.variables, values, strict=True)))
+    conditions = list(_conditions(template.tree))
+    choices: Iterable[tuple[bool, ...]]
+    if len(conditions) <= _COMBINED_CONDITIONS:
+        choices = itertools.product((True, False), repeat=len(conditions))
+    else:  # each by itself, among all and among none
+        single = [tuple(i == j for j in range(len(conditions))) for i in range(len(conditions))]
+        choices = [*single, *(tuple(not value for value in choice) for choice in single)]
+    for choice in choices:
+        holds = dict(zip(conditions, choice, strict=True))
+        yield "".join(_texts_of(template.tree.body, holds))
+
+
+def _conditions(tree: nodes.Template) -> dict[str, None]:
+    """Return the conditions that decide which parts apply, each once, without a `not` before them."""
+    tests = [node.test for node in tree.find_all((nodes.If, nodes.CondExpr))]  # type: ignore[attr-defined]
+    return dict.fromkeys(_condition(test)[0] for test in tests)
+
+
+def _condition(test: nodes.Node) -> tuple[str, bool]:
+    """Return a condition's name, and what it is when the test holds."""
+    if isinstance(test, nodes.Not):
+        name, value = _condition(test.node)
+        return name, not value
+    return repr(test), True
+
+
+def _texts_of(parts: Iterable[nodes.Node], holds: Mapping[str, bool]) -> Iterator[str]:
+    for part in parts:
+        if isinstance(part, nodes.Output):
+            yield from _texts_of(part.nodes, holds)
+        elif isinstance(part, nodes.TemplateData):
+            yield part.data
+        elif isinstance(part, nodes.Const):
+            yield str(part.value)
+        elif isinstance(part, nodes.For):
+            yield from _texts_of(part.body, holds)
+        elif isinstance(part, nodes.If):
+            yield from _texts_of(_branch(part, holds), holds)
+        elif isinstance(part, nodes.CondExpr):
+            name, value = _condition(part.test)
+            chosen = part.expr1 if holds[name] == value else part.expr2
+            yield from _texts_of([chosen] if chosen is not None else [], holds)
+        else:
+            yield _VALUE
+
+
+def _branch(part: nodes.If, holds: Mapping[str, bool]) -> list[nodes.Node]:
+    for one in (part, *part.elif_):
+        name, value = _condition(one.test)
+        if holds[name] == value:
+            return one.body
+    return part.else_
 
 
 def _phrases(text: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from dlgforge_core.dialogue import DialoguePlan, Role, Turn, TurnDetails
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.prompting import verdict_prompts as prompts
 from dlgforge_core.prompting.quoting import quote_passages
+from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.prompting.tool_definitions import WEB_SEARCH
 
 
@@ -23,6 +24,7 @@ def verdict_messages(
     *,
     whole: bool,
     instructions: str = "",
+    templates: Templates = SHIPPED,
 ) -> list[Message]:
     """Return the prompt for a verdict on the `whole` of these turns, or on the last of them.
 
@@ -31,9 +33,14 @@ def verdict_messages(
     judged = turns if whole else turns[-1:]
     evidence = evidence_shown(judge, [turn.details for turn in judged], texts)
     if whole:
-        return prompts.conversation_judge(plan, judge, turns, evidence=evidence, instructions=instructions)
+        return prompts.conversation_judge(
+            plan, judge, turns, evidence=evidence, instructions=instructions, templates=templates
+        )
     return prompts.turn_judge(
-        plan, judge, turns[:-1], turns[-1], evidence=evidence, instructions=instructions
+        *(plan, judge, turns[:-1], turns[-1]),
+        evidence=evidence,
+        instructions=instructions,
+        templates=templates,
     )
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 from dlgforge_core.config import JudgeConfig
 from dlgforge_core.dialogue import MAX_SCORE, DialoguePlan, Judgement, Role, Turn, topic_of
-from dlgforge_core.languages import in_language
 from dlgforge_core.llm.tool_calls import Message
-from dlgforge_core.prompting.parts import inline
+from dlgforge_core.prompting.parts import beginning, everywhere, inline
 from dlgforge_core.prompting.quoting import quote
-from dlgforge_core.prompting.templates import SHIPPED
+from dlgforge_core.prompting.templates import SHIPPED, Templates
 
 
 def turn_judge(
@@ -22,19 +21,20 @@ def turn_judge(
     *,
     evidence: str = "",
     instructions: str = "",
+    templates: Templates = SHIPPED,
 ) -> list[Message]:
     """One verdict on the answer of a turn. `evidence` is quoted material behind it, of this turn only.
 
     Earlier turns come with their verdicts, so that each prompt begins with most of the one before.
     """
     about = topic_of(plan, [*before, turn])
-    system = _judge_system(plan, judge, about, evidence, instructions, whole=False)
-    messages = [{"role": "system", "content": system}]
+    system = _judge_system(plan, judge, about, evidence, instructions, templates, whole=False)
+    messages = beginning(system)
     for earlier in before:
         messages.append({"role": "user", "content": _exchange(earlier)})
         if earlier.judgement is not None:
             messages.append({"role": "assistant", "content": _verdict_text(earlier.judgement)})
-    messages.append({"role": "user", "content": _judged(evidence, [turn])})
+    messages.append({"role": "user", "content": _judged(plan, evidence, [turn], templates)})
     return messages
 
 
@@ -59,14 +59,12 @@ def conversation_judge(
     *,
     evidence: str = "",
     instructions: str = "",
+    templates: Templates = SHIPPED,
 ) -> list[Message]:
     """One verdict on the whole dialogue. `evidence` is quoted material behind its answers."""
     about = topic_of(plan, turns)
-    system = _judge_system(plan, judge, about, evidence, instructions, whole=True)
-    return [
-        {"role": "system", "content": system},
-        {"role": "user", "content": _judged(evidence, turns)},
-    ]
+    system = _judge_system(plan, judge, about, evidence, instructions, templates, whole=True)
+    return [*beginning(system), {"role": "user", "content": _judged(plan, evidence, turns, templates)}]
 
 
 def verdict_schema(judge: JudgeConfig) -> dict[str, Any]:
@@ -90,24 +88,34 @@ def verdict_schema(judge: JudgeConfig) -> dict[str, Any]:
 
 
 def _judge_system(
-    plan: DialoguePlan, judge: JudgeConfig, about: str, evidence: str, instructions: str, *, whole: bool
+    plan: DialoguePlan,
+    judge: JudgeConfig,
+    about: str,
+    evidence: str,
+    instructions: str,
+    templates: Templates,
+    *,
+    whole: bool,
 ) -> str:
-    return SHIPPED.render(
+    return templates.render(
         Role.JUDGE,
         "system",
         topic=inline(about),
-        language=in_language(plan.language),
         whole=whole,
         reasons=", ".join(judge.reasons),
         max_score=MAX_SCORE,
         evidence=bool(evidence),
         instructions=instructions,
+        system_prompt=quote(plan.system_prompt) if plan.system_prompt else "",
+        **everywhere(plan),
     )
 
 
-def _judged(evidence: str, turns: Sequence[Turn]) -> str:
+def _judged(plan: DialoguePlan, evidence: str, turns: Sequence[Turn], templates: Templates) -> str:
     exchanges = "\n\n".join(map(_exchange, turns))
-    return SHIPPED.render(Role.JUDGE, "exchanges", evidence=evidence, exchanges=exchanges)
+    return templates.render(
+        Role.JUDGE, "exchanges", evidence=evidence, exchanges=exchanges, **everywhere(plan)
+    )
 
 
 def _exchange(turn: Turn) -> str:

@@ -73,18 +73,20 @@ def findings_of(
     config: ChecksConfig,
     names: Collection[str],
     markup: MarkupConfig | None = None,
+    phrases: re.Pattern[str] = PHRASES,
 ) -> Findings:
     """Return what the checks in `names` find in some dialogues, in one pass.
 
     Memory does not grow with their number.
 
-    `languages` are those of the whole set, which the detector chooses from; `markup` is what the dialogues
-    were made with.
+    `languages` are those of the whole set, which the detector chooses from; `markup` and
+    `phrases`, those of their prompts, are what the dialogues were made with.
     """
     checks = [check(config, languages) for name, check in COLLECTORS.items() if name in names]
     for check in checks:
-        if isinstance(check, _Leaks) and markup is not None:
-            check.markup = Markup(markup)
+        if isinstance(check, _Leaks):
+            check.phrases = phrases
+            check.markup = Markup(markup) if markup is not None else None
     for dialogue in dialogues:
         for check in checks:
             check.add(dialogue)
@@ -96,9 +98,10 @@ def problems_of(
     languages: Iterable[str],
     names: Collection[str],
     markup: MarkupConfig | None = None,
+    phrases: re.Pattern[str] = PHRASES,
 ) -> dict[str, str]:
     """Return what is wrong with one dialogue, by check of those in `names`: the first thing of each."""
-    found = findings_of([dialogue], languages, ChecksConfig(max_examples=1), names, markup)
+    found = findings_of([dialogue], languages, ChecksConfig(max_examples=1), names, markup, phrases)
     problems = {name: Finding(*data["examples"][0]) for name, data in found.items() if data["wrong"]}
     return {
         name: f"turn {finding.turn}: {finding.problem}" if finding.turn else finding.problem
@@ -106,11 +109,16 @@ def problems_of(
     }
 
 
-def findings_key(languages: Iterable[str], config: ChecksConfig, markup: MarkupConfig | None = None) -> bytes:
+def findings_key(
+    languages: Iterable[str],
+    config: ChecksConfig,
+    markup: MarkupConfig | None = None,
+    phrases: re.Pattern[str] = PHRASES,
+) -> bytes:
     """Digest of all that findings depend on beside the dialogues: configuration, languages, and code."""
     settings: list[Any] = [config.leak_words, config.pass_score, config.max_examples, sorted(set(languages))]
-    if markup is not None:
-        settings.append(markup.model_dump(mode="json"))
+    settings += [markup.model_dump(mode="json")] if markup is not None else []
+    settings += [phrases.pattern] if phrases is not PHRASES else []
     return hashlib.blake2b(orjson.dumps([settings, _code()]), digest_size=16).digest()
 
 
@@ -273,6 +281,7 @@ class _Cut(Collector):
 class _Leaks(Collector):
     name = "no_leaks"
     markup: Markup | None = None
+    phrases = PHRASES
     what = "dialogues repeat their instructions or give away their material"
 
     @property
@@ -281,7 +290,7 @@ class _Leaks(Collector):
 
     def add(self, dialogue: Dialogue) -> None:
         self.looked_at += 1
-        for turn, role, text, problem in leaks(dialogue, self.config.leak_words, self.markup):
+        for turn, role, text, problem in leaks(dialogue, self.config.leak_words, self.markup, self.phrases):
             self.found(dialogue.plan.dialogue_id, turn, f"the {role} {problem}", text)
             break
 

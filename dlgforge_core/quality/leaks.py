@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from dlgforge_core.common.questions import normal_form
+from dlgforge_core.config import ConversationConfig, PromptsConfig
+from dlgforge_core.config.prompts import read_system_prompt
 from dlgforge_core.dialogue import Dialogue, Role, Turn
 from dlgforge_core.llm.markup import Markup, default_markup
 from dlgforge_core.prompting.passage_marks import FRAME, QUOTE_MARK, names_material
 from dlgforge_core.prompting.phrases import phrase_pattern
-from dlgforge_core.prompting.templates import SHIPPED
+from dlgforge_core.prompting.templates import SHIPPED, Templates
 
-PHRASES = phrase_pattern(SHIPPED)
+_MAX_PHRASES = 2000  # a message is searched for each of them
+PHRASES = phrase_pattern(SHIPPED.by_message.values(), _MAX_PHRASES)
+"""What finds a phrase of the shipped templates."""
+
+
+def phrases_of(prompts: PromptsConfig, conversation: ConversationConfig) -> re.Pattern[str]:
+    """Return what finds a phrase of the templates in use with a configuration."""
+    templates = Templates.of(prompts)
+    system_prompts = [read_system_prompt(one.text) for one in conversation.system_prompts]
+    if templates is SHIPPED and not system_prompts:
+        return PHRASES
+    return phrase_pattern([*templates.by_message.values(), *system_prompts], _MAX_PHRASES)
 
 
 def messages_of(dialogue: Dialogue) -> Iterator[tuple[int, str, str]]:
@@ -22,12 +36,15 @@ def messages_of(dialogue: Dialogue) -> Iterator[tuple[int, str, str]]:
 
 
 def leaks(
-    dialogue: Dialogue, leak_words: int, markup: Markup | None = None
+    dialogue: Dialogue,
+    leak_words: int,
+    markup: Markup | None = None,
+    phrases: re.Pattern[str] = PHRASES,
 ) -> Iterator[tuple[int, str, str, str]]:
     """(turn from 1, role, text, what it does) of every message that gives something away.
 
     `leak_words` in a row, the same as in a persona's text, count as repeating it. `markup` knows what the
-    configuration adds to tags and tokens, and what of them it keeps.
+    configuration adds to tags and tokens, and what of them it keeps; `phrases` are those of its templates.
     """
     plan, markup = dialogue.plan, markup or default_markup()
     secret = _shingles(plan.user_persona.description, leak_words)
@@ -36,7 +53,7 @@ def leaks(
         problem = _of_material(dialogue, dialogue.turns[number - 1], role, text)
         if mark := markup.leftover(text):
             problem = f"says {mark!r}, which models write around their thinking and turns"
-        elif match := PHRASES.search(text):
+        elif match := phrases.search(text):
             problem = f"says {match[0]!r}"
         elif secret and (shared := secret & _shingles(text, leak_words)):
             problem = f"says {min(shared)!r}, a persona's text"

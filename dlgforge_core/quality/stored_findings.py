@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from dlgforge_core.config import ChecksConfig, MarkupConfig
 from dlgforge_core.database.database import Database
 from dlgforge_core.quality.checks import Asked
 from dlgforge_core.quality.findings import Findings, findings_key, findings_of
+from dlgforge_core.quality.leaks import PHRASES
 from dlgforge_core.store.results import Scope, stream_dialogues
 
 _PLANS = """
@@ -47,12 +49,13 @@ def kept_findings(
     config: ChecksConfig,
     names: Collection[str],
     markup: MarkupConfig | None = None,
+    phrases: re.Pattern[str] = PHRASES,
 ) -> Iterator[Findings]:
     """Yield what the checks in `names` find in each plan of a scope, anew where it has changed.
 
     Verdicts are those given while generating. Raises StoreError.
     """
-    same = findings_key(languages, config, markup)
+    same = findings_key(languages, config, markup, phrases)
     with database.connection() as connection:
         for plan_id, done, last, unjudged, kept_key, kept in connection.execute(
             scope.sql(_PLANS), scope.parameters
@@ -62,7 +65,7 @@ def kept_findings(
             found: Findings = kept if kept_key == key else {}
             if missing := [name for name in names if name not in found]:
                 dialogues = stream_dialogues(connection, replace(scope, plan_id=plan_id))
-                found |= findings_of(dialogues, languages, config, missing, markup)
+                found |= findings_of(dialogues, languages, config, missing, markup, phrases)
                 connection.execute(_KEEP, (plan_id, key, orjson.dumps(found).decode()))
             yield found
 

@@ -57,7 +57,9 @@ def build_dialogue_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         deps=[dataset.key(DIALOGUES), dataset.key(JUDGEMENTS)],
         automation_condition=keep_fresh(judgements=dataset.key(JUDGEMENTS)),
-        code_version=code_version(3, _described(dataset.recipe.saving.files, dataset.recipe.description)),
+        code_version=code_version(
+            3, _described(dataset.recipe.saving.files, dataset.recipe.description), later=("system",)
+        ),
         required_resource_keys={"store"},
         description=dataset.description(
             "The finished dialogues as training data: JSONL of several kinds, and Parquet."
@@ -104,6 +106,7 @@ def _write(
                 alpha=alpha,
                 offered=_offered(record),
                 seed_metadata=run_store.has_seed_metadata(scope),
+                system=_has_system_prompts(record),
                 secrets=secrets_of(os.environ, _secret_variables(dataset, record)),
             )
     except EmptyDatasetError as error:
@@ -120,6 +123,12 @@ def _write(
     return dg.MaterializeResult(
         metadata={**dataset_metadata(summary, samples), "fingerprint": record.fingerprint[:16]}
     )
+
+
+def _has_system_prompts(record: RunRecord) -> bool:
+    """Whether the dialogues of a run may have system messages."""
+    conversation = record.config.get("generation", {}).get("conversation", {})
+    return bool(conversation.get("system_prompts"))
 
 
 def _described(saving: DatasetFilesConfig, description: str) -> DatasetFilesConfig:

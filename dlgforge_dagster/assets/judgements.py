@@ -29,7 +29,7 @@ from dlgforge_dagster.steps import (
     run_and_scope,
 )
 from dlgforge_dagster.tags import JUDGED_TAG, OWNERS
-from dlgforge_dagster.versions import code_version, digest
+from dlgforge_dagster.versions import digest, judgements_version
 
 _N_LOWEST = 5
 
@@ -54,7 +54,7 @@ def build_judgements(dataset: DatasetSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         deps=[dataset.key(DIALOGUES)],
         automation_condition=keep_fresh() if dataset.recipe.judge.mode == "offline" else None,
-        code_version=code_version(1, dataset.recipe.judge),
+        code_version=judgements_version(dataset.recipe),
         required_resource_keys=dataset.resource_keys,
         description=dataset.description(
             "Verdicts on finished dialogues by one or more judges, with `mode: offline`: each judges "
@@ -144,5 +144,6 @@ def _judge(
             endpoints,
             on_status,
             on_wait=lambda: context.log.info("waiting: another process judges the same with the same judges"),
+            prompts=dataset.recipe.prompts,
             refresh=lambda: llm.fleet.endpoints if llm.fleet is not None else None,
         )

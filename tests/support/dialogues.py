@@ -91,7 +91,8 @@ def judged(ordinal: int, *verdicts: Judgement | None) -> Dialogue:
 
 def write(folder: Path, dialogues: list[Dialogue], **settings: Any) -> DatasetSummary:
     saving = validate(DatasetFilesConfig, {"formats": ALL, **settings}, "saving")
-    return write_dataset(dialogues, folder, saving=saving)
+    system = any(dialogue.plan.system_prompt for dialogue in dialogues)
+    return write_dataset(dialogues, folder, saving=saving, system=system)
 
 
 def stats(folder: Path) -> dict[str, Any]:

@@ -201,7 +201,8 @@ def test_what_the_roles_are_told_leaks() -> None:
         for n in range(3)
     ]
     instructions += [
-        prompts.another_question([], "Q?", why) for why in (prompts.ASKED_BEFORE, prompts.NAMES_MATERIAL)
+        prompts.another_question(plan, [], "Q?", why)
+        for why in (prompts.ASKED_BEFORE, prompts.NAMES_MATERIAL)
     ]
     instructions += [prompts.assistant(plan, turns, "Q?", grounded=grounded) for grounded in (True, False)]
     instructions += [verdict_prompts.turn_judge(plan, JudgeConfig(), turns, turns[0], evidence="> x")]

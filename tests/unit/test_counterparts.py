@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dlgforge_core.config.llm import AgentsConfig
+from dlgforge_core.config.prompts import MESSAGES, VARIABLES, PromptsConfig
 from dlgforge_core.config.saving import FORMATS as NAMES
 from dlgforge_core.dialogue import Role
 from dlgforge_core.export.formats import FORMATS
-from dlgforge_core.prompting.templates import MESSAGES
 from dlgforge_core.quality.checks import CHECKS
 from dlgforge_core.quality.findings import COLLECTORS
 
@@ -14,7 +14,10 @@ from dlgforge_core.quality.findings import COLLECTORS
 def test_every_role_has_settings_and_messages() -> None:
     roles = {role.value for role in Role}
     assert set(AgentsConfig.model_fields) == roles
-    assert {role.value for role in MESSAGES} == roles
+    assert {role.value for role in MESSAGES} == set(PromptsConfig.model_fields) == roles
+    for role, messages in MESSAGES.items():
+        assert set(type(getattr(PromptsConfig(), role.value)).model_fields) == set(messages)
+        assert {name for names in messages.values() for name in names} <= set(VARIABLES)
 
 
 def test_every_format_that_may_be_named_is_there() -> None:

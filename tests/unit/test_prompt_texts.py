@@ -95,7 +95,9 @@ def _prompts() -> Iterator[tuple[str, list[Message]]]:
     ):
         yield (
             f"another question, {text}",
-            dialogue_prompts.another_question([{"role": "system", "content": "{{ x }}"}], "{{ q }}\n", why),
+            dialogue_prompts.another_question(
+                PLAN, [{"role": "system", "content": "{{ x }}"}], "{{ q }}\n", why
+            ),
         )
 
 

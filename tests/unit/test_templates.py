@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2.exceptions import SecurityError, UndefinedError
+from jinja2.exceptions import UndefinedError
 
+from dlgforge_core.common.templates import AnyItem, BadTemplateError, TextTemplate
+from dlgforge_core.config import ConversationConfig, PromptsConfig, SystemPromptConfig
+from dlgforge_core.config.prompts import MESSAGES, UserSimulatorPrompts
 from dlgforge_core.dialogue import Role
-from dlgforge_core.errors import ConfigError
-from dlgforge_core.prompting.phrases import phrase_pattern
-from dlgforge_core.prompting.templates import MESSAGES, SHIPPED, MessageTemplate, Templates
+from dlgforge_core.prompting.templates import SHIPPED
+from dlgforge_core.quality.leaks import PHRASES, phrases_of
+
+SAMPLES = {"topic": "doors", "kinds": True, "attributes": AnyItem(), "examples": [{"question": "Why?"}]}
 
 
-def made(source: str, *variables: str) -> MessageTemplate:
-    return MessageTemplate.read(source, variables, "mine.jinja")
+def made(source: str) -> TextTemplate:
+    return TextTemplate.read(source, SAMPLES)
 
 
 def test_every_template_is_of_a_message_and_the_other_way_round() -> None:
@@ -27,31 +32,68 @@ def test_every_template_is_of_a_message_and_the_other_way_round() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "problem"),
+    ("source", "line", "problem"),
     [
-        ("a\n{{ topik }}", r"mine\.jinja: there is no variable topik; this message has: topic"),
-        ("{% if persona %}a{% endif %}", "no variable persona"),
-        ("a\nb {{ topic", "mine.jinja, line 2: "),
-        ("a\n\n{% if topic %}", "mine.jinja, line 3: "),
-        ("{{ range(10) }}", "no variable range"),  # no functions at all
+        ("a\n{{ topik }}", 2, "no variable 'topik'; did you mean 'topic'"),
+        ("{% if persona %}a{% endif %}", 1, "no variable 'persona'; it may use: topic, kinds"),
+        ("{{ self }}", 1, "no variable 'self'"),
+        ("{{ loop.index }}", 1, "no variable 'loop'"),
+        ("a\nb {{ topic", 2, "unexpected end of template"),
+        ("a\n\n{% if topic %}", 3, "unexpected end of template"),
+        ("{{ range(10) }}", 1, "a call cannot be used"),
+        ("{{ topic.upper() }}", 1, "a call cannot be used"),
+        ("{{ topic|replace('', topic) }}", 1, "no filter 'replace'; there are: capitalize"),
+        ("{{ topic|uper }}", 1, "no filter 'uper'; did you mean 'upper'"),
+        ("{{ topic is divisibleby(2) }}", 1, "no test 'divisibleby'"),
+        ("{{ topic|items }}", 1, "'items' is for attributes"),
+        ("{% if 1 in kinds %}{% endif %}", 1, "cannot be filled in: argument of type 'bool'"),
+        # Behind values.
+        ("\n{{ topic.__class__.__mro__ }}", 2, "has no parts"),
+        ("{{ ''.__class__ }}", 1, "has no parts"),
+        ("{{ attributes.__class__ }}", 1, "has parts with names"),
+        ("{{ '{0.__class__}'.format(topic) }}", 1, "a call cannot be used"),
+        ("{% for e in examples %}{{ e.anser }}{% endfor %}", 1, "no part of e 'anser'; there are: question"),
+        # What costs time or memory, at once or when it is filled in.
+        ("{{ 10 ** 1000000000 }}", 1, "'pow' cannot be used"),
+        ("{{ 'x' * 1000000000 }}", 1, "'mul' cannot be used"),
+        ("{{ '%1000000000d' % 1 }}", 1, "'mod' cannot be used"),
+        ("{% set a = topic ~ topic %}", 1, "'assign' cannot be used"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}", 1, "cannot be used"),
+        ("{% for a in topic %}\n{% for b in topic %}{% endfor %}{% endfor %}", 1, "a loop in a loop"),
+        ("{% include 'x' %}", 1, "'include' cannot be used"),
+        ("{{ " + "(" * 5000 + "topic" + ")" * 5000 + " }}", 1, "nested too deeply"),
+        ("x" * 20_001, 1, "20,001 characters; a template may have 20,000"),
     ],
 )
-def test_a_template_that_cannot_work_says_where_and_what(source: str, problem: str) -> None:
-    with pytest.raises(ConfigError, match=problem):
-        made(source, "topic")
+def test_a_template_that_cannot_work_says_where_and_what(source: str, line: int, problem: str) -> None:
+    with pytest.raises(BadTemplateError, match=re.escape(problem)) as caught:
+        made(source)
+    assert caught.value.line == line
+
+
+def test_parts_and_loops_over_what_there_is() -> None:
+    template = made(
+        "{% for name, value in attributes|items %}{{ name }}: {{ value }}{{ '' if loop.last else ', ' }}"
+        "{% endfor %}\n{{ attributes.items }}{{ attributes['a b'] }}"
+        "{% if attributes.values == 'v' and topic in ['doors'] %}!{% endif %}"
+        "{% for one in examples %} {{ loop.index }} {{ one.question|upper }}{% endfor %}"
+    )
+    text = template.render(
+        topic="doors", examples=[{"question": "q"}], attributes={"items": "I", "a b": "B", "values": "v"}
+    )
+    assert text == "items: I, a b: B, values: v\nIB! 1 Q"
+    assert template.parts_of("attributes") == {"items": 2, "a b": 2, "values": 2}
+
+
+def test_a_text_that_grows_without_bound_is_none() -> None:
+    template = made("{% for one in examples %}{{ topic }}{% endfor %}")
+    with pytest.raises(ValueError, match="more than 4,000,000 characters"):
+        template.render(topic="x" * 100_000, examples=[{"question": ""}] * 50)
 
 
 def test_no_variable_is_left_out_in_silence() -> None:
     with pytest.raises(UndefinedError, match="topic"):
-        made("About {{ topic }}.", "topic").render()
-
-
-@pytest.mark.parametrize(
-    "source", ["{{ topic.__class__.__mro__ }}", "{{ ''.__class__ }}", "{{ '{0.__class__}'.format(topic) }}"]
-)
-def test_a_template_reaches_nothing_behind_its_values(source: str) -> None:
-    with pytest.raises(SecurityError):
-        made(source, "topic").render(topic="doors")
+        made("About {{ topic }}.").render()
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,9 +101,6 @@ def test_a_template_reaches_nothing_behind_its_values(source: str) -> None:
 def test_values_are_never_read_as_templates(text: str) -> None:
     rendered = SHIPPED.render(Role.ASSISTANT, "question", passages=text, question="Why?")
     assert rendered == (f"{text}\n\nWhy?" if text else "Why?")
-
-
-PHRASES = phrase_pattern(SHIPPED)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +149,8 @@ def test_a_reworded_template_is_guarded_by_its_own_words() -> None:
         "Play the one who asks{% if topic %} of {{ topic }}{% endif %}, never the expert.\n"
         "Character you are: {{ persona }}"
     )
-    template = made(source, "topic", "persona", "kinds")
-    pattern = phrase_pattern(Templates({(Role.USER_SIMULATOR, "system"): template}))
+    prompts = PromptsConfig(qa_generator=UserSimulatorPrompts(system=source))
+    pattern = phrases_of(prompts, ConversationConfig())
     texts = (
         "I am to play the one who asks of doors, never the expert.",
         "Play the one who asks, never the expert.",
@@ -122,4 +161,38 @@ def test_a_reworded_template_is_guarded_by_its_own_words() -> None:
         "Play the one who asks, never",
         "Character you are:",
     ]
-    assert not pattern.search("Ask me a short question about doors.")
+    assert not pattern.search("Write the user's side of a chat about doors.")  # not in use
+    assert pattern.search("Ask me a short question about doors.")
+
+
+def test_system_messages_and_every_branch_are_guarded() -> None:
+    source = (
+        "{% if attributes.tone == 'dry' %}Never waste a single word on greetings{% elif topic %}"
+        "Always greet warmly before you answer {{ topic }}{% else %}Close with a cheerful little "
+        "proverb{% endif %}. {{ 'Mention our yearly summer sale discount.' if persona else '' }}"
+        "{% for name in attributes %} Keep to the following trait at all times: {{ name }}{% endfor %}"
+    )
+    system = ConversationConfig(system_prompts=[SystemPromptConfig(text=source)])
+    pattern = phrases_of(PromptsConfig(), system)
+    for text in (
+        "I never waste a single word on greetings.",
+        "Always greet warmly before you answer doors",
+        "Close with a cheerful little proverb",
+        "Mention our yearly summer sale discount",
+        "Keep to the following trait at all times: dry",
+        "Write the user's side of a chat about doors.",
+    ):
+        assert pattern.search(text), text
+    assert phrases_of(PromptsConfig(), ConversationConfig()) is PHRASES
+
+
+def test_many_conditions_make_few_phrases() -> None:
+    names = ["topic", "persona", "language", "kinds", "instructions", "system_prompt"]
+    parts = [
+        f"{{% if {n} == '{i}' %}}Say the words number {i} of them aloud. {{% endif %}}"
+        for n in names
+        for i in range(10)
+    ]
+    prompts = PromptsConfig(qa_generator=UserSimulatorPrompts(system="".join(parts)))
+    pattern = phrases_of(prompts, ConversationConfig())
+    assert all(pattern.search(f"say the words number {i} of them aloud") for i in range(10))

@@ -1,0 +1,277 @@
+"""`prompts`, `examples` and `conversation`: what the roles are told, in words of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from dlgforge_core.common.hints import hint
+from dlgforge_core.common.templates import AnyItem, BadTemplateError, TextTemplate
+from dlgforge_core.config.base import ConfigModel, PositiveInt
+from dlgforge_core.dialogue import DialoguePlan, Role
+
+MAX_EXAMPLES = 100
+_SYSTEM = "system"
+_EXAMPLE = {"question": "Why?", "answer": "Because."}
+
+VARIABLES: Mapping[str, tuple[Any, str]] = {
+    "answer": ("text", "the assistant's last answer; empty before the first question"),
+    "attributes": (AnyItem(), "the dialogue's attributes by name, as in attributes.tone; empty without any"),
+    "evidence": ("text", "quoted passages; empty without any"),
+    "example": (True, "whether the user simulator was asked for an example before"),
+    "examples": ([_EXAMPLE], "the exchanges of `examples`, each with question and answer; empty without any"),
+    "exchanges": ("text", "what is to be judged, quoted"),
+    "follows": (True, "whether this is not the first question"),
+    "grounded": (True, "whether there are passages"),
+    "instructions": ("text", "llm.agents.<role>.instructions"),
+    "kind": ("text", "what sort of question this turn wants; empty: any"),
+    "kinds": (True, "whether questions are of certain sorts"),
+    "language": ("text", "the language to write in, by its name"),
+    "max_score": (10, "the best score"),
+    "passages": ("text", "quoted passages that were found for the question; empty without any"),
+    "persona": ("text", "how the role's persona behaves"),
+    "question": ("text", "the user's question"),
+    "reasons": ("text", "the labels that a verdict may give"),
+    "system_prompt": (
+        "text",
+        "the dialogue's system message, see conversation.system_prompts; empty without",
+    ),
+    "topic": ("text", "the topic; empty where the dialogue is led off it by its document"),
+    "whole": (True, "whether the whole conversation is judged, and not its last answer"),
+}
+"""The variables of templates: a sample of each one's values, and what it is.
+
+A variable that does not apply is empty or false.
+"""
+
+_EVERYWHERE = ("language", "attributes")
+MESSAGES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
+    Role.USER_SIMULATOR: {
+        _SYSTEM: ("topic", "persona", "kinds", "instructions", "system_prompt", "examples", *_EVERYWHERE),
+        "examples": ("examples", "topic", *_EVERYWHERE),
+        "example": ("topic", "kinds", *_EVERYWHERE),
+        "question": ("answer", "evidence", "topic", "kind", "example", "follows", *_EVERYWHERE),
+        "asked_before": _EVERYWHERE,
+        "names_material": _EVERYWHERE,
+    },
+    Role.ASSISTANT: {
+        _SYSTEM: ("persona", "grounded", "instructions", "system_prompt", "topic", "examples", *_EVERYWHERE),
+        "examples": ("examples", *_EVERYWHERE),
+        "question": ("passages", "question", *_EVERYWHERE),
+    },
+    Role.JUDGE: {
+        _SYSTEM: (
+            *("topic", "whole", "reasons", "max_score", "evidence", "instructions", "system_prompt"),
+            *_EVERYWHERE,
+        ),
+        "exchanges": ("evidence", "exchanges", *_EVERYWHERE),
+    },
+}
+"""The messages of each role's prompt that have a template, and the variables of each."""
+
+SYSTEM_PROMPT_VARIABLES = ("topic", "persona", *_EVERYWHERE)
+
+REQUIRED: Mapping[tuple[Role, str], tuple[str, ...]] = {
+    (Role.USER_SIMULATOR, "question"): ("answer",),
+    (Role.USER_SIMULATOR, "examples"): ("examples",),
+    (Role.ASSISTANT, "examples"): ("examples",),
+    (Role.ASSISTANT, "question"): ("question",),
+    (Role.JUDGE, "exchanges"): ("exchanges",),
+}
+"""Variables without which a message says nothing of what was said."""
+
+
+@lru_cache(maxsize=256)
+def read_message(role: Role, message: str, source: str) -> TextTemplate:
+    """Return the template of a role's message. Raises BadTemplateError."""
+    required = REQUIRED.get((role, message), ())
+    return TextTemplate.read(source, samples_of(MESSAGES[role][message]), required=required)
+
+
+@lru_cache(maxsize=256)
+def read_system_prompt(source: str) -> TextTemplate:
+    """Return the template of a system message. Raises BadTemplateError."""
+    return TextTemplate.read(source, samples_of(SYSTEM_PROMPT_VARIABLES))
+
+
+def samples_of(names: tuple[str, ...]) -> dict[str, Any]:
+    """Return a sample of each variable's values."""
+    return {name: VARIABLES[name][0] for name in names}
+
+
+def _message(role: Role, message: str, what: str) -> Any:
+    return Field(None, description=f"{what} Variables: {', '.join(MESSAGES[role][message])}.")
+
+
+class RolePrompts(ConfigModel):
+    """Own templates of one role's messages; what is left out is the shipped one."""
+
+    role: ClassVar[Role]
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _readable(cls, source: str | None, info: ValidationInfo) -> str | None:
+        message = str(info.field_name)
+        if source is not None:
+            check_message(cls.role, message, source)
+        return source
+
+    @property
+    def own(self) -> dict[str, str]:
+        """The templates that are set, by message."""
+        return {name: text for name in type(self).model_fields if (text := getattr(self, name)) is not None}
+
+
+def check_message(role: Role, message: str, source: str) -> TextTemplate:
+    """Return the template of a message. Raises ValueError, BadTemplateError among them."""
+    if not source.strip() and message != _SYSTEM:
+        raise ValueError("the template is empty; leave it out for the shipped one")
+    return read_message(role, message, source)
+
+
+_USER, _ASSISTANT, _JUDGE = Role.USER_SIMULATOR, Role.ASSISTANT, Role.JUDGE
+
+
+class UserSimulatorPrompts(RolePrompts):
+    """Own templates of the user simulator's messages."""
+
+    role = _USER
+    system: str | None = _message(_USER, "system", "Who it plays and how it writes. Empty: no such message.")
+    examples: str | None = _message(_USER, "examples", "The examples, at the end of the system message.")
+    example: str | None = _message(
+        _USER, "example", "The request that the seed topic's question stands as an answer to."
+    )
+    question: str | None = _message(
+        _USER, "question", "The assistant's answer, and the request for a question."
+    )
+    asked_before: str | None = _message(_USER, "asked_before", "Said of a question that was asked before.")
+    names_material: str | None = _message(
+        _USER, "names_material", "Said of a question that speaks of the passage it is made from."
+    )
+
+
+class AssistantPrompts(RolePrompts):
+    """Own templates of the assistant's messages."""
+
+    role = _ASSISTANT
+    system: str | None = _message(
+        _ASSISTANT, "system", "Who it is and how it answers. Empty: no such message."
+    )
+    examples: str | None = _message(_ASSISTANT, "examples", "The examples, at the end of the system message.")
+    question: str | None = _message(_ASSISTANT, "question", "The question, with passages.")
+
+
+class JudgePrompts(RolePrompts):
+    """Own templates of the judge's messages."""
+
+    role = _JUDGE
+    system: str | None = _message(_JUDGE, "system", "How it judges.")
+    exchanges: str | None = _message(_JUDGE, "exchanges", "What it judges.")
+
+
+class PromptsConfig(ConfigModel):
+    """Own templates of the roles' messages: Jinja2 texts or, in a recipe, {file: a file beside it}."""
+
+    qa_generator: UserSimulatorPrompts = Field(
+        default_factory=UserSimulatorPrompts, description="Messages of the user simulator."
+    )
+    kb_responder: AssistantPrompts = Field(
+        default_factory=AssistantPrompts, description="Messages of the assistant."
+    )
+    qa_judge: JudgePrompts = Field(default_factory=JudgePrompts, description="Messages of the judge.")
+
+    def of(self, role: Role) -> dict[str, str]:
+        """Return the role's own templates, by message."""
+        prompts: RolePrompts = getattr(self, role.value)
+        return prompts.own
+
+
+def check_attributes(template: TextTemplate, known: Collection[str]) -> None:
+    """Raise BadTemplateError when a template uses an attribute that the plan does not draw."""
+    for name, line in template.parts_of("attributes").items():
+        if name not in known:
+            otherwise = (
+                "the section `attributes` has" if known else "the section `attributes` has none; add it"
+            )
+            raise BadTemplateError(f"there is no attribute {name!r}; {hint(name, known, otherwise)}", line)
+
+
+class SystemPromptConfig(ConfigModel):
+    """A system message of the assistant, for a share of the dialogues."""
+
+    text: str = Field(
+        description="Its template; in a recipe, {file: a file beside it} will do. Empty: such a dialogue has "
+        f"none. Variables: {', '.join(SYSTEM_PROMPT_VARIABLES)}."
+    )
+    weight: Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False)] = Field(
+        1.0, description="How often it is drawn, against the others."
+    )
+    languages: list[str] = Field(
+        [], description="The target languages whose dialogues may have it. Empty: all."
+    )
+
+    @field_validator("text")
+    @classmethod
+    def _readable(cls, source: str) -> str:
+        read_system_prompt(source)
+        return source
+
+
+class ConversationConfig(ConfigModel):
+    """What conversations are like."""
+
+    system_prompts: Annotated[list[SystemPromptConfig], Field(max_length=100)] = Field(
+        [],
+        description="System messages, of which the plan draws one for each dialogue. The assistant is told "
+        "it, the judge is shown it, and it is exported.",
+    )
+
+
+ExampleText = Annotated[str, Field(min_length=1, max_length=8000)]
+
+
+class ExampleConfig(ConfigModel):
+    """An exchange as it should be."""
+
+    question: ExampleText = Field(description="What the user asks.")
+    answer: ExampleText = Field(description="What the assistant answers.")
+    language: str = Field("", description="The target language whose dialogues may have it. Empty: all.")
+
+
+class ExamplesConfig(ConfigModel):
+    """Few-shot examples: exchanges that the user simulator and the assistant are shown."""
+
+    exchanges: Annotated[list[ExampleConfig], Field(max_length=MAX_EXAMPLES)] = Field(
+        [], description="The examples."
+    )
+    per_dialogue: PositiveInt | None = Field(
+        None,
+        description="How many of them the plan draws for each dialogue. Unset: every dialogue has all, in "
+        "their order.",
+    )
+    shown_to: list[str] = Field(
+        [_USER.value, _ASSISTANT.value], description="The roles that see them: qa_generator, kb_responder."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ExamplesConfig:
+        known = (_USER.value, _ASSISTANT.value)
+        if unknown := [role for role in self.shown_to if role not in known]:
+            raise ValueError(f"shown_to names {unknown[0]!r}; choose from {', '.join(known)}")
+        if self.exchanges and not self.shown_to:
+            raise ValueError("shown_to is empty, so nobody would see them; name a role, or leave them out")
+        return self
+
+    def in_language(self, language: str) -> list[int]:
+        """Return which of the exchanges dialogues in a language may have."""
+        return [i for i, one in enumerate(self.exchanges) if one.language in ("", language)]
+
+    def of(self, plan: DialoguePlan, role: Role) -> list[ExampleConfig]:
+        """Return the examples that a role is shown in a dialogue."""
+        if not self.exchanges or role.value not in self.shown_to:
+            return []
+        numbers = self.in_language(plan.language) if plan.examples is None else plan.examples
+        return [self.exchanges[i] for i in numbers]

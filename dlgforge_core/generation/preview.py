@@ -1,0 +1,131 @@
+"""Preview of a recipe's prompts: what each role is told in the first dialogues of the plan, without a call.
+
+What models would write stands in parentheses.
+
+    python -m dlgforge_core.generation.preview recipes/mine.yaml --dialogues 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dlgforge_core.config import Recipe, read_recipe
+from dlgforge_core.dialogue import DialoguePlan, Role, Turn
+from dlgforge_core.errors import DlgforgeError
+from dlgforge_core.generation.dialogue_run import question_kinds
+from dlgforge_core.generation.prepare import with_question_kinds
+from dlgforge_core.llm.tool_calls import Message
+from dlgforge_core.planning.personas import read_personas
+from dlgforge_core.planning.plan import plan_run
+from dlgforge_core.planning.seed_folder import read_seed_batches
+from dlgforge_core.prompting import dialogue_prompts, verdict_prompts
+from dlgforge_core.prompting.quoting import quote_passages
+from dlgforge_core.prompting.templates import Templates
+from dlgforge_core.prompting.verdict_prompts import alternating
+
+_PASSAGE = "(a passage of the documents)"
+
+
+def planned(recipe: Recipe, n_dialogues: int) -> Iterator[DialoguePlan]:
+    """Yield the first dialogues of a recipe's plan, of each language and seed batch in turn.
+
+    Raises ConfigError and SeedError.
+    """
+    generation = with_question_kinds(recipe.generation, recipe.llm)
+    batches = read_seed_batches(recipe.seeds.path, strict=recipe.seeds.strict).batches
+    planning = plan_run(generation, recipe.llm, read_personas(generation.personas.path), batches)
+    rounds = itertools.zip_longest(*(plan.dialogues() for plan in planning.plans))
+    dialogues = (dialogue for one in rounds for dialogue in one if dialogue is not None)
+    return itertools.islice(dialogues, n_dialogues)
+
+
+def prompts_of(recipe: Recipe, plan: DialoguePlan, turn: int = 0) -> Iterator[tuple[Role, list[Message]]]:
+    """Yield what each role would be told in a turn, from 0. What models would have written is made up."""
+    generation = with_question_kinds(recipe.generation, recipe.llm)
+    templates, examples, agents = Templates.of(generation.prompts), generation.examples, recipe.llm.agents
+    turns = [Turn(i, f"(question {i + 1})", f"(answer {i + 1})") for i in range(turn + 1)]
+    passages = quote_passages([_PASSAGE]) if recipe.knowledge.path else ""
+    kinds = question_kinds(
+        generation.run.question_kinds or (), generation.run.seed, plan.dialogue_id, plan.n_turns
+    )
+    yield (
+        Role.USER_SIMULATOR,
+        dialogue_prompts.user_simulator(
+            plan,
+            turns[:-1],
+            kinds=kinds[: turn + 1],
+            evidence=passages,
+            instructions=agents.qa_generator.instructions,
+            examples=examples.of(plan, Role.USER_SIMULATOR),
+            templates=templates,
+        ),
+    )
+    yield (
+        Role.ASSISTANT,
+        dialogue_prompts.assistant(
+            plan,
+            turns[:-1],
+            turns[-1].user,
+            grounded=bool(passages),
+            passages=passages,
+            instructions=agents.kb_responder.instructions,
+            examples=examples.of(plan, Role.ASSISTANT),
+            templates=templates,
+        ),
+    )
+    if generation.judge.mode != "off":
+        judge = generation.judge
+        evidence = passages if judge.show_evidence else ""
+        told = agents.qa_judge.instructions
+        if judge.granularity == "conversation":
+            messages = verdict_prompts.conversation_judge(
+                plan, judge, turns, evidence=evidence, instructions=told, templates=templates
+            )
+        else:
+            messages = verdict_prompts.turn_judge(
+                *(plan, judge, turns[:-1], turns[-1]),
+                evidence=evidence,
+                instructions=told,
+                templates=templates,
+            )
+        yield Role.JUDGE, alternating(messages)
+
+
+def preview(recipe: Recipe, *, dialogues: int = 1, turn: int = 1) -> Iterator[str]:
+    """Yield the lines of a preview; `turn` counts from 1."""
+    for plan in planned(recipe, dialogues):
+        at = min(turn, plan.n_turns)
+        personas = f"user {plan.user_persona.name!r}, assistant {plan.assistant_persona.name!r}"
+        yield f"# dialogue {plan.dialogue_id}, {plan.language}, turn {at} of {plan.n_turns}"
+        yield f"# topic {plan.topic.topic!r}, {personas}"
+        for role, messages in prompts_of(recipe, plan, at - 1):
+            for message in messages:
+                yield f"\n## {role.value}, {message['role']}"
+                yield message["content"]
+        yield ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the preview of a recipe; returns 1, with the reason, when it cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m dlgforge_core.generation.preview", description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--dialogues", type=int, default=1, help="how many dialogues of the plan (1)")
+    parser.add_argument("--turn", type=int, default=1, help="of which turn, from 1 (1)")
+    given = parser.parse_args(arguments)
+    try:
+        for line in preview(
+            read_recipe(given.recipe), dialogues=max(0, given.dialogues), turn=max(1, given.turn)
+        ):
+            print(line)
+    except DlgforgeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

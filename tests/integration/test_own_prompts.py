@@ -1,0 +1,72 @@
+"""The recipe of own prompts, run: what the models are told, and what is exported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dlgforge_core.config import DatasetFilesConfig, LlmConfig, read_recipe
+from dlgforge_core.dialogue import Role
+from dlgforge_core.export.writer import write_dataset
+from dlgforge_core.generation.prepare import prepare_run
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.planning.seed_folder import read_seed_batches
+from dlgforge_core.store.run_store import RunStore
+from tests.support.dialogues import lines
+from tests.support.runs import spec, work
+from tests.support.simulated_endpoint import simulated_endpoint
+
+ROOT = Path(__file__).parents[2]
+MODELS = {role.value: f"model-of-{role.value}" for role in Role}
+
+
+def test_the_recipe_of_own_prompts(store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    recipe = read_recipe(ROOT / "examples/recipes/own_prompts.yaml")
+    agents = {role: {"model": model} for role, model in MODELS.items()}
+    llm = LlmConfig.model_validate(
+        {**recipe.llm.model_dump(include={"backend", "base_url"}), "agents": agents}
+    )
+    batches = read_seed_batches(recipe.seeds.path).batches
+    store.save_seed_batches(batches)
+    run = prepare_run(store, recipe.generation, llm, batches)
+    role_models = {model: role for role, model in MODELS.items()}
+    with simulated_endpoint(models=list(role_models), role_models=role_models, record_requests=1000) as sim:
+        work(spec(store, run, Endpoint("simulated", sim.base_url)))
+        requests = [request["body"] for request in sim.stats()["requests"]]
+    dialogues = list(store.dialogues(run.run_id))
+    halden = "You are the support assistant of Halden Books. Be brief, and never promise a refund."
+    ada = "You are Ada, who works in the shop of Halden Books. You answer in English, warmly."
+    told = {dialogue.plan.dialogue_id: dialogue.plan.system_prompt for dialogue in dialogues}
+    assert Counter(told.values()) == {halden: 6, ada: 2}
+    assert Counter(dialogue.plan.examples for dialogue in dialogues) == {(0,): 4, (1,): 4}
+
+    asked = {role: [r["messages"] for r in requests if r["model"] == MODELS[role]] for role in Role}
+    assert {role: len(prompts) for role, prompts in asked.items()} == dict.fromkeys(Role, 16)
+    assert all(prompt[0]["content"].startswith("Play a customer of") for prompt in asked[Role.USER_SIMULATOR])
+    systems = Counter(prompt[0]["content"].split("\n")[0] for prompt in asked[Role.ASSISTANT])
+    assert systems == {halden: 12, ada: 4}
+    assert all("\n> You are " in prompt[0]["content"] for prompt in asked[Role.JUDGE])
+    for prompts in (asked[Role.USER_SIMULATOR], asked[Role.ASSISTANT]):
+        first, second = ([prompt for prompt in prompts if is_second(prompt) == n] for n in (False, True))
+        assert len(first) == len(second) == 8
+        assert all(any(later[: len(one)] == one for one in first) for later in second)
+
+    saving = DatasetFilesConfig(formats=["openai_messages", "sharegpt"])
+    write_dataset(dialogues, tmp_path, saving=saving, system=True)
+    messages = lines(tmp_path / "data/openai_messages/train.jsonl")
+    assert [[m["role"] for m in row["messages"]] for row in messages] == [
+        ["system", "user", "assistant", "user", "assistant"]
+    ] * 8
+    assert [row["messages"][0]["content"] for row in messages] == list(told.values())
+    assert [row["system"] for row in lines(tmp_path / "data/sharegpt/train.jsonl")] == list(told.values())
+    again = prepare_run(store, recipe.generation, llm, batches)
+    assert (again.run_id, store.progress(again.run_id).pending) == (run.run_id, 0)
+    assert again.generation.prompts == recipe.prompts
+
+
+def is_second(prompt: list[dict[str, str]]) -> bool:
+    """Whether a prompt is of the second turn: it ends after one more exchange."""
+    return sum(message["role"] == "assistant" for message in prompt) == 1 + ("Ask" in prompt[1]["content"])
