@@ -89,6 +89,7 @@ def speak_arabic(store: RunStore) -> None:
                 )
 
 
+@pytest.mark.nightly
 def test_samples_in_arabic_read_from_right_to_left(tmp_path: Path, page: Page) -> None:
     project = Project(tmp_path)
     config = run_config({}, total_samples=2, target_languages=["ar"], n_turns=2)

@@ -129,6 +129,7 @@ def test_a_file_dropped_becomes_finished_dialogues_once(site: Site) -> None:
         assert sim.stats()["by_role"]["kb_responder"] == turns, "each dialogue is made once"
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("killed", ["the run", "everything"])
 def test_three_batches_in_four_languages_are_completed_whatever_is_killed(site: Site, killed: str) -> None:
     languages = ["en", "fr", "ar", "es"]

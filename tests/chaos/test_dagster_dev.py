@@ -43,6 +43,7 @@ def wait_for_turns(store: RunStore, n: int) -> None:
     wait_until(lambda: len(committed(store)) >= n, 60, "it goes on")
 
 
+@pytest.mark.nightly
 def test_a_killed_job_beside_dagster_dev_is_resumed_time_and_again(project: Project) -> None:
     with simulated_endpoint(latency_s=0.3, models=["m"], record_requests=10_000) as sim:
         config = config_of(project, sim, on_ray=False, total=60, n_turns=3)

@@ -295,7 +295,7 @@ def finishes(
     assert sim.stats()["calls"] <= 3 * 60 + 12
 
 
-@pytest.mark.parametrize("victim", ["job", "raylet"])
+@pytest.mark.parametrize("victim", ["job", pytest.param("raylet", marks=pytest.mark.nightly)])
 def test_after_kill_dash_nine_nothing_lives_on_and_running_again_completes(
     project: Project, victim: str
 ) -> None:
@@ -325,6 +325,7 @@ def test_after_kill_dash_nine_nothing_lives_on_and_running_again_completes(
         finishes(project, path, store, sim, before)
 
 
+@pytest.mark.nightly
 def test_when_the_head_is_lost_the_step_ends_in_order_and_goes_on_with_another(project: Project) -> None:
     with simulated_endpoint(latency_s=0.3, models=["m"]) as sim:
         llm = {"backend": "openai", "model": "m", "base_url": sim.base_url}
@@ -353,7 +354,7 @@ def test_when_the_head_is_lost_the_step_ends_in_order_and_goes_on_with_another(p
             assert job.poll() is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.nightly), signal.SIGTERM])
 def test_an_interrupted_job_tears_down_and_can_be_resumed(project: Project, number: signal.Signals) -> None:
     with simulated_endpoint(latency_s=0.3, models=["m"]) as sim:
         llm = {"backend": "openai", "model": "m", "base_url": sim.base_url}
@@ -378,6 +379,7 @@ def test_an_interrupted_job_tears_down_and_can_be_resumed(project: Project, numb
         finishes(project, path, store, sim, before)
 
 
+@pytest.mark.nightly
 def test_kill_dash_nine_of_a_distributed_job_takes_the_embedded_model_along(project: Project) -> None:
     llm = {
         "backend": "embedded",

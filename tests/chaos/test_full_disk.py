@@ -43,6 +43,7 @@ def fill(ballast: Path) -> None:
             return
 
 
+@pytest.mark.nightly
 def test_a_full_disk_ends_the_job_in_plain_words_and_with_a_status(project: Project) -> None:
     with simulated_endpoint(latency_s=0.1, models=["m"], record_requests=10_000) as sim:
         config = config_of(project, sim, on_ray=False, total=60, patience_s=5.0)

@@ -36,7 +36,11 @@ def nothing_is_left(job: LoneJob, parts: list[psutil.Process]) -> None:
     wait_until(lambda: not alive(parts), LEFT_BEHIND_S, f"all are gone ({alive(parts)})")
 
 
-@pytest.mark.parametrize("both", [False, True], ids=["supervisor", "supervisor and server"])
+@pytest.mark.parametrize(
+    "both",
+    [pytest.param(False, marks=pytest.mark.nightly), True],
+    ids=["supervisor", "supervisor and server"],
+)
 @pytest.mark.parametrize("on_ray", [False, True], ids=["in process", "on Ray"])
 def test_a_job_whose_postgres_loses_its_supervisor_goes_on(
     project: Project, on_ray: bool, both: bool

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.timeout(600)
 PARSER = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
 
 
-@pytest.mark.parametrize("parser", [PARSER, []], ids=["parser", "no_parser"])
+@pytest.mark.parametrize(
+    "parser", [pytest.param(PARSER, marks=pytest.mark.nightly), []], ids=["parser", "no_parser"]
+)
 def test_tool_calls(tool_llama: Path, store: RunStore, tmp_path: Path, parser: list[str]) -> None:
     (tmp_path / "bread.md").write_text("# Bread\n\nKnead the dough for ten minutes, until it is smooth.\n")
     index_id = index_knowledge(store.database, "", KnowledgeConfig(path=str(tmp_path))).index_id
