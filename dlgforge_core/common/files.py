@@ -259,7 +259,9 @@ def _bad_name(name: str) -> str:
 
 
 def _shown_name(name: str) -> str:
-    return _CONTROL.sub("\ufffd", name.encode("utf-8", "replace").decode())
+    r"""Return a name as messages show it: what is no text as \x80, so that two names are told apart."""
+    shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", shown)
 
 
 def _is_hidden(name: str) -> bool:

@@ -66,7 +66,6 @@ class EndpointTransport:
         self._chat_url = _below(base, "/chat/completions")
         self._models_url = _below(base, "/models")
         self._headers = _headers(endpoint, base)
-        self._secrets = endpoint.secrets
         connect = min(CONNECT_TIMEOUT_S, endpoint.timeout_s)
         # `pool` is aiohttp's time-out for getting a connection, making a new one included.
         self._timeout = {"connect": connect, "pool": None, "read": None, "write": None}
@@ -92,11 +91,11 @@ class EndpointTransport:
 
     def redact(self, text: str) -> str:
         """`text` without the key and other secrets."""
-        return redact(text, self._secrets)
+        return redact(text, self.endpoint.secrets)
 
     def _answer(self, response: httpx.Response, body: bytes) -> HttpAnswer:
         """Read the answer: what a model writes stays as it is, unless it holds a secret."""
-        secrets, leaked = self._secrets, False
+        secrets, leaked = self.endpoint.secrets, False
         if response.status_code != 200 or holds_secret(body, secrets):
             leaked = response.status_code == 200 and holds_secret(_written(body), secrets)
             body = redact_body(body, secrets)

@@ -94,7 +94,7 @@ def test_no_cluster_and_no_fallback(project: Project) -> None:
     output = fails(
         project,
         {"backend": "embedded"},
-        r"no Ray cluster runs on this machine and ray\.auto_start_local is false; set ray\.address",
+        r"no Ray cluster (to use )?runs on this machine and ray\.auto_start_local is false; set ray\.address",
         ray={"auto_start_local": False},
         RAY_TMPDIR=str(project.folder),  # where nobody has recorded a cluster
     )

@@ -105,6 +105,7 @@ def test_a_prompt_that_the_endpoint_never_answers_costs_its_dialogues_alone(proj
     assert "mushrooms" not in json.dumps(made)
 
 
+@pytest.mark.alone
 def test_the_job_with_the_embedded_model_makes_real_dialogues(project: Project) -> None:
     config = project.config(
         run_config(EMBEDDED, total_samples=2, target_languages=["en", "fr"], n_turns=2, concurrency=2)
@@ -161,6 +162,7 @@ def test_the_run_state_follows_the_dsn(project: Project) -> None:
     assert not (project.home / "postgres").exists(), "no embedded server is started beside it"
 
 
+@pytest.mark.alone
 def test_kill_dash_nine_leaves_no_model_server_and_the_same_command_finishes_the_plan(
     project: Project,
 ) -> None:

@@ -5,10 +5,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.job import DAGSTER, ROOT, Project
 from tests.support.datasets import load_dataset
 
 
+@pytest.mark.alone
 def test_the_grounded_recipe(tmp_path: Path) -> None:
     project = Project(tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")

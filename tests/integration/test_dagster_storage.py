@@ -98,7 +98,10 @@ def _run_and_read(home: Path) -> str | None:
 def test_the_embedded_server_keeps_runs_and_events(dagster_home: Path) -> None:
     dsn = _run_and_read(dagster_home)
     assert dsn is not None
-    assert str(dagster_home / ".dlgforge" / "postgres") in dsn
+    data = dagster_home / ".dlgforge" / "postgres"
+    assert (data / "PG_VERSION").exists()
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SHOW data_directory").fetchone() == (str(data),)
     ping_blocking(dsn, 5.0)
 
 
