@@ -83,6 +83,12 @@ REQUIRED: Mapping[tuple[Role, str], tuple[str, ...]] = {
 }
 """Variables without which a message says nothing of what was said."""
 
+FOR_DOCUMENTS: Mapping[tuple[Role, str], str] = {
+    (Role.USER_SIMULATOR, "question"): "evidence",
+    (Role.ASSISTANT, "question"): "passages",
+}
+"""The variable by which a message holds passages of documents, where there are any."""
+
 
 @lru_cache(maxsize=256)
 def read_message(role: Role, message: str, source: str) -> TextTemplate:
@@ -193,10 +199,8 @@ def check_attributes(template: TextTemplate, known: Collection[str]) -> None:
     """Raise BadTemplateError when a template uses an attribute that the plan does not draw."""
     for name, line in template.parts_of("attributes").items():
         if name not in known:
-            otherwise = (
-                "the section `attributes` has" if known else "the section `attributes` has none; add it"
-            )
-            raise BadTemplateError(f"there is no attribute {name!r}; {hint(name, known, otherwise)}", line)
+            there = hint(name, known, "there are") if known else "the configuration has no attributes"
+            raise BadTemplateError(f"there is no attribute {name!r}; {there}", line)
 
 
 class SystemPromptConfig(ConfigModel):

@@ -13,7 +13,14 @@ import yaml
 
 from dlgforge_core.common.templates import MAX_SOURCE_CHARS, BadTemplateError, TextTemplate
 from dlgforge_core.common.text_files import read_beside
-from dlgforge_core.config.prompts import MESSAGES, check_attributes, check_message, read_system_prompt
+from dlgforge_core.config.prompts import (
+    FOR_DOCUMENTS,
+    MESSAGES,
+    check_attributes,
+    check_message,
+    read_system_prompt,
+)
+from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
 
 FILE = "file"
@@ -29,7 +36,9 @@ def with_texts(data: Mapping[str, Any], path: Path, find: Lines) -> dict[str, An
     `find` tells the line and the node of a key. Raises ConfigError with one line for every problem.
     """
     attributes = data.get("attributes")
+    knowledge = data.get("knowledge")
     reader = _Reader(path, find, attributes if isinstance(attributes, Mapping) else {})
+    reader.documents = isinstance(knowledge, Mapping) and bool(knowledge.get("path"))
     made = {**data}
     if isinstance(prompts := data.get("prompts"), Mapping):
         made["prompts"] = reader.prompts(prompts)
@@ -43,6 +52,9 @@ def with_texts(data: Mapping[str, Any], path: Path, find: Lines) -> dict[str, An
 
 
 class _Reader:
+    documents = False
+    """Whether the dialogues draw on documents."""
+
     def __init__(self, path: Path, find: Lines, attributes: Collection[str]) -> None:
         self._attributes = attributes
         self._path = path
@@ -59,7 +71,14 @@ class _Reader:
                     text = self._text(own.get(message), keys, _check_of(role, message))
                     if text is not None:
                         made[role.value][message] = text
+                        self._check_documents(role, message, text, keys)
         return made
+
+    def _check_documents(self, role: Role, message: str, text: str, keys: Keys) -> None:
+        variable = FOR_DOCUMENTS.get((role, message))
+        if self.documents and variable and variable not in check_message(role, message, text).used:
+            problem = f"knowledge.path is set, and the template does not use {{{{ {variable} }}}}"
+            self._problem(keys, f"{problem}, so that the documents would not be seen")
 
     def system_prompts(self, given: list[Any]) -> list[Any]:
         return [
@@ -126,7 +145,7 @@ class _Reader:
         self.problems.append(f"{self._path}:{line}: {_dotted(keys)}: {text}")
 
 
-def _check_of(role: Any, message: str) -> _Check:
+def _check_of(role: Role, message: str) -> _Check:
     return lambda text: check_message(role, message, text)
 
 

@@ -73,6 +73,11 @@ def fingerprint(one: Recipe) -> str:
         ("conversation: {system_prompts: [{file: a.jinja, text: a}]}", "both `text` and `file`; keep one"),
         ("conversation: {system_prompts: [{text: a, weight: 0}]}", "weight = 0: "),
         ("conversation: {system_prompts: ['{{ attributes.tone }}']}", "there is no attribute 'tone'"),
+        (
+            "knowledge: {path: shipped}\nprompts:\n  kb_responder:\n    question: 'Q: {{ question }}'\n",
+            "mine.yaml:4: prompts.kb_responder.question: knowledge.path is set, and the template does not "
+            "use {{ passages }}",
+        ),
         ("examples: {exchanges: [{question: a}]}", "examples.exchanges.0.answer: missing"),
         ("examples: {shown_to: [qa_judge]}", "shown_to names 'qa_judge'; choose from qa_generator"),
     ],
