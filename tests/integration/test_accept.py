@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dlgforge_core.dialogue import DialoguePlan
+from dlgforge_core.errors import RunStoppedError
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.run import generate, shortfall_text
 from dlgforge_core.generation.worker_thread import WorkerThread
@@ -166,3 +167,15 @@ def test_without_acceptance_nothing_is_replaced(store: RunStore) -> None:
     assert progress.done + progress.dropped == progress.planned == 20
     assert progress.dropped > 0
     assert (progress.spares, progress.unaccepted) == (0, 0)
+
+
+def test_a_judge_that_never_works_stops_the_run_before_the_attempts_are_used_up(store: RunStore) -> None:
+    plan: dict[str, Any] = {"n_turns": 1, "accept": HALF, "concurrency": 2, "max_attempts_per_sample": 40}
+    with simulated_endpoint(faults={"bad_json": 1.0}) as sim:
+        run = planned(store, 2, **plan)
+        with pytest.raises(RunStoppedError, match="given no verdict yet"):
+            work(spec(store, run, endpoint(sim)))
+        assert 8 <= store.progress(run.run_id).made < 20
+        sim.configure(faults={})
+        work(spec(store, planned(store, 2, **plan), endpoint(sim)))
+    assert_exactly(store, run, 2)
