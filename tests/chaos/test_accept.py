@@ -33,7 +33,8 @@ def have_ended(store: RunStore, run_id: str, n: int) -> bool:
     return store.progress(run_id).made >= n
 
 
-@pytest.mark.parametrize("workers", [4])
+@pytest.mark.nightly
+@pytest.mark.parametrize("workers", [1, 4])
 def test_ten_kills_change_nothing_of_how_many_are_accepted_and_made(store: RunStore, workers: int) -> None:
     run = planned(store, **PLAN)
     with (
