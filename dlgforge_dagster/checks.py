@@ -23,6 +23,7 @@ from dlgforge_core.store.run_records import RunRecord
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
+from dlgforge_dagster.diversity_check import build_diversity_check
 from dlgforge_dagster.judgement_checks import build_judgement_checks
 from dlgforge_dagster.metadata.checks import check_metadata
 from dlgforge_dagster.partitions import PARTITION, RANGE_START, dialogue_key
@@ -31,7 +32,12 @@ from dlgforge_dagster.tags import NOTHING_TAG, RUN_ID_TAG
 
 def build_checks(dataset: DatasetSpec) -> list[dg.AssetChecksDefinition]:
     """Return the checks of a dataset."""
-    return [_dialogue_checks(dataset), build_judgement_checks(dataset), _files_valid(dataset)]
+    return [
+        _dialogue_checks(dataset),
+        build_judgement_checks(dataset),
+        _files_valid(dataset),
+        build_diversity_check(dataset),
+    ]
 
 
 def _dialogue_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:

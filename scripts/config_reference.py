@@ -44,7 +44,8 @@ PLACES = (
         config.ChecksConfig,
         "ops.dialogue_checks.config",
         "checks",
-        "The check of offline verdicts reads them at `ops.judgement_checks.config`.",
+        "The check of offline verdicts reads them at `ops.judgement_checks.config`, that of the dataset's "
+        "diversity at `ops.dataset_checks.config`.",
     ),
     Place(
         config.DatasetFilesConfig,

@@ -34,4 +34,19 @@ class ChecksConfig(ConfigModel):
         6, description=f"Score, 0 to {MAX_SCORE}, from which on a verdict is a pass."
     )
     min_pass_rate: Probability = Field(0.5, description="Smallest share of verdicts that are passes.")
+    max_opening_share: Probability | None = Field(
+        0.5,
+        description="Greatest share of a language's questions that begin with the same three words. As the "
+        "next two, of the dataset that was written, in languages with 20 questions or more. Null: off.",
+    )
+    min_distinct_2: Probability | None = Field(
+        None,
+        description="Smallest distinct-2 of a language's questions: different pairs of words in a row among "
+        "all, in a sample of at most 1,000 questions. What is usual depends on the language. Null: off.",
+    )
+    max_self_similarity: Probability | None = Field(
+        None,
+        description="Greatest mean similarity of two of a language's questions, measured as for "
+        "coverage.question_similarity_threshold. Null: off.",
+    )
     max_examples: NonNegativeInt = Field(5, description="Examples that a check shows of what it found.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,8 @@ import yaml
 
 from dlgforge_core.config.saving import DatasetFilesConfig
 from dlgforge_core.dialogue import MAX_SCORE
+from dlgforge_core.export.card_text import code, counted, plain, table
+from dlgforge_core.export.diversity_card import diversity_section
 from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED
 from dlgforge_core.export.formats import FORMATS, Format, FormatContext
 from dlgforge_core.export.language_tags import language_tag
@@ -131,10 +132,10 @@ def _features(form: Format, context: FormatContext) -> list[dict[str, Any]]:
 def _body(facts: CardFacts) -> Iterator[list[str]]:
     figures = facts.figures
     n, turns = figures.dialogues.n_dialogues, figures.dialogues.n_turns
-    yield [f"# {_plain(facts.title)}"]
+    yield [f"# {plain(facts.title)}"]
     yield [
-        f"{_count(n, 'dialogue')} with {_count(turns, 'turn')} (a question and its answer each), written by "
-        "language models and made with dlgforge. No person took part in them."
+        f"{counted(n, 'dialogue')} with {counted(turns, 'turn')} (a question and its answer each), written "
+        "by language models and made with dlgforge. No person took part in them."
     ]
     if description := facts.saving.card.description.strip():
         yield [description]
@@ -142,19 +143,20 @@ def _body(facts: CardFacts) -> Iterator[list[str]]:
     yield list(_made(facts))
     if figures.by_language:
         yield ["## Languages"]
-        yield _table(
+        yield table(
             ("language", "tag", "dialogues"),
             [
-                (_code(language), language_tag(language) or "none known", str(count))
+                (code(language), language_tag(language) or "none known", str(count))
                 for language, count in sorted(figures.by_language.items())
             ],
         )
+    yield from diversity_section(figures.diversity.to_json())
     yield ["## Splits"]
     yield _splits_text(facts)
-    yield _table(
+    yield table(
         ("split", "share asked", "dialogues", "turns"),
         [
-            (_code(split), f"{facts.saving.splits[split]:g}", str(count), str(figures.turns_by_split[split]))
+            (code(split), f"{facts.saving.splits[split]:g}", str(count), str(figures.turns_by_split[split]))
             for split, count in figures.by_split.items()
         ],
     )
@@ -175,14 +177,14 @@ def _made(facts: CardFacts) -> Iterator[str]:
     figures = facts.figures
     for role, text in _ROLES.items():
         if models := sorted(figures.models.get(role, ())):
-            yield f"- As {text}: {', '.join(map(_code, models))}."
+            yield f"- As {text}: {', '.join(map(code, models))}."
     for role in sorted(set(figures.models) - set(_ROLES)):
-        yield f"- {_code(role)}: {', '.join(map(_code, sorted(figures.models[role])))}."
+        yield f"- {code(role)}: {', '.join(map(code, sorted(figures.models[role])))}."
     mean = figures.dialogues.mean_score
     if mean is not None:
         verdicts = figures.dialogues.scores.total()
         yield (
-            f"- {_count(verdicts, 'verdict')} on {_count(figures.judged, 'dialogue')}, "
+            f"- {counted(verdicts, 'verdict')} on {counted(figures.judged, 'dialogue')}, "
             f"mean score {mean:.2f} of {MAX_SCORE}."
         )
         if len(facts.judges) > 1:
@@ -195,28 +197,28 @@ def _made(facts: CardFacts) -> Iterator[str]:
         yield "- Nothing was judged."
     if figures.off_topic:
         yield (
-            f"- {_count(figures.off_topic, 'dialogue')} went off the seed topic, to what the document "
+            f"- {counted(figures.off_topic, 'dialogue')} went off the seed topic, to what the document "
             "says: there `topic` is empty, and `documents` names it."
         )
     if figures.given:
         yield (
-            f"- Passages of {_count(len(figures.given), 'document')} were given. Answers written with some: "
+            f"- Passages of {counted(len(figures.given), 'document')} were given. Answers written with some: "
             f"{figures.dialogues.grounded_turns} of {figures.dialogues.n_turns}; answers that draw on them: "
             f"{figures.dialogues.cited_turns}."
         )
     for name, calls in sorted(figures.dialogues.tool_calls.items()):
-        yield f"- The tool {_code(name)} was called {_count(calls, 'time')}."
+        yield f"- The tool {code(name)} was called {counted(calls, 'time')}."
     for name, count in facts.refused.items():
-        text = _REFUSALS.get(name, f"were refused by the filter {_code(name)}")
-        yield f"- Left out by a filter: {_count(count, 'dialogue')} that {text}{_bound(facts, name)}."
+        text = _REFUSALS.get(name, f"were refused by the filter {code(name)}")
+        yield f"- Left out by a filter: {counted(count, 'dialogue')} that {text}{_bound(facts, name)}."
     for reason, count in sorted(facts.drop_reasons.items()):
-        yield f"- Given up while generating, {_code(reason)}: {_count(count, 'dialogue')}."
+        yield f"- Given up while generating, {code(reason)}: {counted(count, 'dialogue')}."
 
 
 def _bound(facts: CardFacts, name: str) -> str:
     if name == MIN_SCORE:
         return f" ({facts.saving.filters.min_score:g})"
-    return f" ({', '.join(map(_code, facts.saving.filters.labels))})" if name == REASONS else ""
+    return f" ({', '.join(map(code, facts.saving.filters.labels))})" if name == REASONS else ""
 
 
 def _splits_text(facts: CardFacts) -> list[str]:
@@ -249,9 +251,9 @@ def _columns(facts: CardFacts, name: str) -> list[str]:
     form, context = FORMATS[name], facts.format_context
     renamed = form.renamed(context)
     rows = [
-        (_code(renamed.get(column, column)), form.column_texts[column]) for column in form.columns(context)
+        (code(renamed.get(column, column)), form.column_texts[column]) for column in form.columns(context)
     ]
-    return _table(("column", "what it holds"), rows)
+    return table(("column", "what it holds"), rows)
 
 
 def _limits(facts: CardFacts) -> Iterator[str]:
@@ -274,7 +276,7 @@ def _limits(facts: CardFacts) -> Iterator[str]:
             "path of a machine is taken out of them. The ShareGPT files have no tool calls."
         )
     if unknown := sorted(name for name in figures.by_language if language_tag(name) is None):
-        yield f"No language tag is known for {', '.join(map(_code, unknown))}."
+        yield f"No language tag is known for {', '.join(map(code, unknown))}."
     if not facts.saving.card.license:
         yield "No licence is stated here: it follows from the models, the seed topics and the documents."
 
@@ -294,22 +296,3 @@ def _passage_limits(facts: CardFacts) -> Iterator[str]:
         yield "Results of the assistant's searches in the documents quote them, in any case."
     if len(facts.saving.splits) > 1:
         yield "Splits share documents and passages: only seed topics are kept apart."
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(text.split()))
-
-
-def _code(text: str) -> str:
-    """Return a name as inline code; nothing in it can end the code, the cell or the line."""
-    shown = "".join(c if c.isprintable() else " " for c in text).replace("`", "'").replace("|", "¦")
-    return f"`{shown.strip()[:200] or ' '}`"

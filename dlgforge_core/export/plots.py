@@ -14,7 +14,7 @@ from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.export.stats import DatasetFigures
 from dlgforge_core.quality.figures import DialogueFigures, length_of_class
 
-_BLUE, _ORANGE, _GREY = "#4f43dd", "#e8834a", "#8a8fa3"
+BLUE, ORANGE, GREY = "#4f43dd", "#e8834a", "#8a8fa3"
 _DPI = 80
 _COLOURS = 32
 _DOCUMENTS_SHOWN = 30
@@ -60,9 +60,9 @@ def coverage_png(uses: Sequence[int]) -> bytes:
 
 
 def _ranks(axes: Any, uses: Sequence[int]) -> None:
-    axes.fill_between(range(len(uses)), uses, step="post", alpha=0.35, color=_BLUE)
-    axes.step(range(len(uses)), uses, where="post", color=_BLUE)
-    axes.axhline(sum(uses) / len(uses), color=_ORANGE, linewidth=1.5, label="even")
+    axes.fill_between(range(len(uses)), uses, step="post", alpha=0.35, color=BLUE)
+    axes.step(range(len(uses)), uses, where="post", color=BLUE)
+    axes.axhline(sum(uses) / len(uses), color=ORANGE, linewidth=1.5, label="even")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("documents", fontsize=9)
     axes.legend(fontsize=9, frameon=False)
@@ -70,7 +70,7 @@ def _ranks(axes: Any, uses: Sequence[int]) -> None:
 
 
 def _spread(axes: Any, counts: Mapping[int, int]) -> None:
-    axes.bar(list(counts), list(counts.values()), color=_BLUE, width=0.8)
+    axes.bar(list(counts), list(counts.values()), color=BLUE, width=0.8)
     axes.set_xlabel("dialogues", fontsize=9)
     axes.set_ylabel("documents", fontsize=9)
     whole_numbers(axes.xaxis)
@@ -151,19 +151,19 @@ def _svg(title: str, draw: Callable[[Any], None], height: float) -> bytes:
 
 def _panel(axes: Any, title: str, draw: Callable[[Any], None]) -> None:
     axes.set_title(title, fontsize=11, loc="left")
-    axes.tick_params(labelsize=9, color=_GREY)
+    axes.tick_params(labelsize=9, color=GREY)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color(_GREY)
+        axes.spines[side].set_color(GREY)
     draw(axes)
 
 
 def _bars(axes: Any, counts: Mapping[str, int], unit: str) -> None:
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_DOCUMENTS_SHOWN]
     # By place and not by name: two names may be cut to the same label.
-    bars = axes.barh(range(len(most)), [count for _, count in most], color=_BLUE, height=0.7)
-    axes.set_yticks(range(len(most)), [_label(name) for name, _ in most])
+    bars = axes.barh(range(len(most)), [count for _, count in most], color=BLUE, height=0.7)
+    axes.set_yticks(range(len(most)), [label(name) for name, _ in most])
     axes.bar_label(bars, padding=3, fontsize=8)
     axes.margins(x=0.12)
     axes.invert_yaxis()
@@ -175,13 +175,13 @@ def _languages(axes: Any, dataset: DatasetFigures) -> None:
     most = sorted(dataset.by_language.items(), key=lambda item: (-item[1], item[0]))[:_DOCUMENTS_SHOWN]
     left = [0] * len(most)
     # In the order of the configuration, whatever dialogue came first.
-    for colour, split in zip((_BLUE, _ORANGE, _GREY) * len(dataset.by_split), dataset.by_split, strict=False):
+    for colour, split in zip((BLUE, ORANGE, GREY) * len(dataset.by_split), dataset.by_split, strict=False):
         if split not in dataset.language_by_split:
             continue
         counts = [dataset.language_by_split[split][language] for language, _ in most]
         axes.barh(range(len(most)), counts, left=left, color=colour, height=0.7, label=split)
         left = [a + b for a, b in zip(left, counts, strict=True)]
-    axes.set_yticks(range(len(most)), [_label(language) for language, _ in most])
+    axes.set_yticks(range(len(most)), [label(language) for language, _ in most])
     axes.invert_yaxis()
     axes.set_xlabel("dialogues", fontsize=9)
     # Beside the bars: there is room for it nowhere among them.
@@ -189,7 +189,8 @@ def _languages(axes: Any, dataset: DatasetFigures) -> None:
     whole_numbers(axes.xaxis)
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
+    """Return a name as a plot can show it."""
     # Control characters have no place in XML.
     shown = "".join(c if c.isprintable() else " " for c in name)
     return shown if len(shown) <= 40 else "…" + shown[-39:]
@@ -197,7 +198,7 @@ def _label(name: str) -> str:
 
 def nothing(axes: Any, text: str) -> None:
     """Say in a panel why it is empty."""
-    axes.text(0.5, 0.5, text, ha="center", va="center", color=_GREY, transform=axes.transAxes)
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, transform=axes.transAxes)
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -212,7 +213,7 @@ def whole_numbers(axis: Any) -> None:
 def _turn_counts(axes: Any, figures: DialogueFigures) -> None:
     if not figures.turn_counts:
         return nothing(axes, "no dialogues yet")
-    axes.bar(list(figures.turn_counts), list(figures.turn_counts.values()), color=_BLUE, width=0.8)
+    axes.bar(list(figures.turn_counts), list(figures.turn_counts.values()), color=BLUE, width=0.8)
     low, high = min(figures.turn_counts), max(figures.turn_counts)
     axes.set_xlim(low - 1, high + 1)
     axes.set_ylabel("dialogues", fontsize=9)
@@ -226,8 +227,8 @@ def _lengths(axes: Any, figures: DialogueFigures) -> None:
     if not figures.n_turns:
         return nothing(axes, "no messages yet")
     for counts, colour, label in (
-        (figures.user_lengths, _ORANGE, "user"),
-        (figures.assistant_lengths, _BLUE, "assistant"),
+        (figures.user_lengths, ORANGE, "user"),
+        (figures.assistant_lengths, BLUE, "assistant"),
     ):
         classes = range(min(counts) - 1, max(counts) + 2)
         lengths = [length_of_class(number) for number in classes]
@@ -253,8 +254,8 @@ def _scores(axes: Any, figures: DialogueFigures) -> None:
 
 def score_histogram(axes: Any, counts: Sequence[int], mean: float) -> None:
     """Verdicts by score, from 0 to MAX_SCORE, and their mean."""
-    axes.bar(range(MAX_SCORE + 1), counts, color=_BLUE, width=0.8)
-    axes.axvline(mean, color=_ORANGE, linewidth=1.5, label=f"mean {mean:.1f}")
+    axes.bar(range(MAX_SCORE + 1), counts, color=BLUE, width=0.8)
+    axes.axvline(mean, color=ORANGE, linewidth=1.5, label=f"mean {mean:.1f}")
     axes.set_xticks(range(0, MAX_SCORE + 1, 2))
     axes.set_ylabel("verdicts", fontsize=9)
     axes.legend(fontsize=9, frameon=False)
@@ -264,7 +265,7 @@ def score_histogram(axes: Any, counts: Sequence[int], mean: float) -> None:
 def _outcomes(axes: Any, figures: DialogueFigures, drop_reasons: Mapping[str, int]) -> None:
     named = {"done": figures.n_dialogues, **dict(sorted(drop_reasons.items(), key=lambda item: -item[1]))}
     labels = [name.replace("_", " ") for name in named]
-    bars = axes.barh(labels, list(named.values()), color=[_BLUE] + [_ORANGE] * len(drop_reasons), height=0.6)
+    bars = axes.barh(labels, list(named.values()), color=[BLUE] + [ORANGE] * len(drop_reasons), height=0.6)
     axes.bar_label(bars, padding=3, fontsize=9)
     axes.margins(x=0.15, y=0.4 / len(named))
     axes.set_xlim(left=0, right=None if any(named.values()) else 1)
@@ -279,8 +280,8 @@ def _tokens(axes: Any, tokens: Mapping[str, tuple[int, int]]) -> None:
         return nothing(axes, "no tokens were counted")
     roles = list(tokens)
     prompt = [tokens[role][0] for role in roles]
-    axes.barh(roles, prompt, color=_GREY, height=0.6, label="in")
-    axes.barh(roles, [tokens[role][1] for role in roles], left=prompt, color=_BLUE, height=0.6, label="out")
+    axes.barh(roles, prompt, color=GREY, height=0.6, label="in")
+    axes.barh(roles, [tokens[role][1] for role in roles], left=prompt, color=BLUE, height=0.6, label="out")
     axes.invert_yaxis()
     axes.legend(fontsize=9, frameon=False)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -293,8 +294,8 @@ def _throughput(axes: Any, series: Sequence[tuple[float, float]]) -> None:
     span = series[-1][0] + series[0][0]
     unit, name = (1.0, "s") if span < 180 else (60.0, "min") if span < 3 * 3600 else (3600.0, "h")
     times, rates = [at / unit for at, _ in series], [rate for _, rate in series]
-    axes.fill_between(times, rates, step="mid", alpha=0.35, color=_BLUE)
-    axes.step(times, rates, where="mid", color=_BLUE)
+    axes.fill_between(times, rates, step="mid", alpha=0.35, color=BLUE)
+    axes.step(times, rates, where="mid", color=BLUE)
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     axes.set_xlabel(f"time, {name}", fontsize=9)

@@ -9,6 +9,7 @@ from typing import Any
 
 from dlgforge_core.dialogue import Dialogue, topic_of
 from dlgforge_core.export.records import clean
+from dlgforge_core.quality.diversity import Diversity
 from dlgforge_core.quality.figures import DialogueFigures, length_of_class
 
 STATS_NAME = "dataset_stats.json"
@@ -20,6 +21,7 @@ class DatasetFigures:
     """What a dataset holds; add the dialogues one by one. Grows with the languages and documents alone."""
 
     dialogues: DialogueFigures = field(default_factory=DialogueFigures)
+    diversity: Diversity = field(default_factory=Diversity)
     by_language: Counter[str] = field(default_factory=Counter)
     by_split: Counter[str] = field(default_factory=Counter)
     turns_by_split: Counter[str] = field(default_factory=Counter)
@@ -39,6 +41,7 @@ class DatasetFigures:
         """Count one dialogue in."""
         language = clean(dialogue.plan.language)
         self.dialogues.add(dialogue)
+        self.diversity.add(dialogue, language)
         self.by_language[language] += 1
         self.by_split[split] += 1
         self.turns_by_split[split] += len(dialogue.turns)
@@ -78,6 +81,7 @@ class DatasetFigures:
                 "user": _lengths(figures.user_lengths, figures.user_chars, figures.n_turns),
                 "assistant": _lengths(figures.assistant_lengths, figures.assistant_chars, figures.n_turns),
             },
+            "diversity": self.diversity.to_json(),
             "scores": {
                 "mean": round(figures.mean_score, 4) if figures.mean_score is not None else None,
                 "verdicts": {str(score): count for score, count in sorted(figures.scores.items())},

@@ -29,7 +29,7 @@ def verify_dataset(folder: Path) -> dict[str, int]:
     Every format must hold the same number in each split, and no seed topic may be in two splits. Raises
     DatasetError naming file and line or column.
     """
-    stats = _stats(folder)
+    stats = read_stats(folder)
     renamed = stats.get("output_columns", {})
     counts: dict[str, dict[str, int]] = {}
     for name, form in FORMATS.items():
@@ -50,15 +50,8 @@ def verify_dataset(folder: Path) -> dict[str, int]:
     return {name: sum(by_split.values()) for name, by_split in counts.items()}
 
 
-def _compare_twins(folder: Path, form: Format, counts: Mapping[str, int]) -> None:
-    """Hold the JSONL files that stand beside Parquet files against those."""
-    for twin in (folder / "data" / form.name).glob("*.jsonl"):
-        n = sum(1 for _ in _jsonl(twin, lambda record: form.problem(record, {})))
-        if n != (there := counts.get(twin.stem)):
-            raise DatasetError(f"{twin} has {n} rows, and the Parquet file beside it {there}")
-
-
-def _stats(folder: Path) -> dict[str, Any]:
+def read_stats(folder: Path) -> dict[str, Any]:
+    """Return the statistics of a dataset folder; empty without any. Raises DatasetError."""
     try:
         stats = orjson.loads((folder / STATS_NAME).read_bytes())
     except FileNotFoundError:
@@ -66,6 +59,14 @@ def _stats(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DatasetError(f"{folder / STATS_NAME} cannot be read: {error}") from None
     return stats if isinstance(stats, dict) else {}
+
+
+def _compare_twins(folder: Path, form: Format, counts: Mapping[str, int]) -> None:
+    """Hold the JSONL files that stand beside Parquet files against those."""
+    for twin in (folder / "data" / form.name).glob("*.jsonl"):
+        n = sum(1 for _ in _jsonl(twin, lambda record: form.problem(record, {})))
+        if n != (there := counts.get(twin.stem)):
+            raise DatasetError(f"{twin} has {n} rows, and the Parquet file beside it {there}")
 
 
 def _compare(folder: Path, counts: Mapping[str, Mapping[str, int]], stats: Mapping[str, Any]) -> None:

@@ -79,6 +79,7 @@ class DatasetSummary:
     by_language: Mapping[str, int] = field(default_factory=dict)
     figures: DialogueFigures = field(default_factory=DialogueFigures)
     documents: Mapping[str, int] = field(default_factory=dict)
+    diversity: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Dedup(Protocol):
@@ -179,6 +180,7 @@ def write_dataset(
         by_language=dict(sorted(dataset.by_language.items())),
         figures=dataset.dialogues,
         documents=dict(sorted(dataset.given.items())),
+        diversity=dataset.diversity.to_json(),
     )
 
 

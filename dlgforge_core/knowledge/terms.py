@@ -16,6 +16,7 @@ from functools import lru_cache
 
 import Stemmer  # type: ignore[import-not-found]
 
+from dlgforge_core.common.words import run_pattern
 from dlgforge_core.knowledge.stopwords import stopwords
 
 # Raised whenever the same text would give other terms: indexes are built anew then.
@@ -30,12 +31,6 @@ _STEMMERS = {
     "ro": "romanian", "ru": "russian", "sr": "serbian", "es": "spanish", "sv": "swedish", "ta": "tamil",
     "tr": "turkish", "yi": "yiddish",
 }  # fmt: skip
-# Han, Kana, Bopomofo, Hangul, Thai, Lao, Burmese, Khmer; without their punctuation.
-_PAIRED = (
-    "\u0e00-\u0e4e\u0e80-\u0ecd\u1000-\u1049\u1050-\u109f\u1100-\u11ff\u1780-\u17d3\u17dc\u17dd"
-    "\u3005-\u3007\u3040-\u30fa\u30fc-\u312f\u3131-\u318e\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf"
-    "\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
-)
 _MARKS = {
     *range(0x0300, 0x0370),  # of Latin, Greek and Cyrillic letters
     *range(0x0591, 0x05BE), 0x05BF, 0x05C1, 0x05C2, 0x05C4, 0x05C5, 0x05C7,  # Hebrew points
@@ -51,34 +46,6 @@ _ARABIC_VOWELS = {mark: None for mark in _MARKS if 0x0610 <= mark <= 0x06ED and 
 # The article after "and": the stemmer knows the article only where the word begins.
 _ARABIC_AND = re.compile("^[وف](?=ال..|لل..)")
 _CACHED_WORDS = 100_000
-
-
-@lru_cache(maxsize=1)
-def _words() -> re.Pattern[str]:
-    # Python's \w has no combining marks, which are part of a word in Devanagari, Arabic and others.
-    marks = "".join(
-        f"{chr(first)}-{chr(last)}"
-        for first, last in _ranges(
-            code for code in range(0x300, 0x1F000) if unicodedata.category(chr(code)) in ("Mn", "Mc")
-        )
-    )
-    # ZWNJ and ZWJ stand inside Persian and Indic words. C++, C# and F# are words as well.
-    return re.compile(
-        rf"(?P<paired>[{_PAIRED}]+)|(?:(?![{_PAIRED}])[^\W_])(?:(?![{_PAIRED}])[^\W_]|[{marks}\u200c\u200d])*"
-        r"(?:\+\+(?!\w)|\#(?!\w))?"
-    )
-
-
-def _ranges(codes: Iterable[int]) -> Iterator[tuple[int, int]]:
-    first = last = -2
-    for code in codes:
-        if code != last + 1:
-            if last >= 0:
-                yield first, last
-            first = code
-        last = code
-    if last >= 0:
-        yield first, last
 
 
 def terms(text: str, language: str) -> list[str]:
@@ -101,7 +68,7 @@ def query_terms(query: str, languages: Iterable[str]) -> list[str]:
 
 def _terms_by_word(text: str, language: str) -> Iterator[tuple[str, ...]]:
     to_term = _to_term(language)
-    for match in _words().finditer(unicodedata.normalize("NFKC", text).casefold()):
+    for match in run_pattern().finditer(unicodedata.normalize("NFKC", text).casefold()):
         word = match[0]
         if match["paired"] is not None:
             yield (word,) if len(word) == 1 else tuple(word[i : i + 2] for i in range(len(word) - 1))

@@ -9,10 +9,12 @@ import dagster as dg
 import pyarrow as pa
 
 from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.export.diversity_plots import diversity_png
 from dlgforge_core.export.markdown import sample_markdown
 from dlgforge_core.export.plots import markdown_image, overview_png
 from dlgforge_core.export.schema import COLUMN_TEXTS, PARQUET_SCHEMA
 from dlgforge_core.export.writer import DatasetSummary
+from dlgforge_core.quality.diversity import MAX_N, TOP
 from dlgforge_dagster.metadata.dialogues import grounding_metadata
 from dlgforge_dagster.metadata.tables import count_table, table
 
@@ -33,11 +35,47 @@ def dataset_metadata(summary: DatasetSummary, samples: Iterable[Dialogue]) -> Ma
     return {
         **metadata,
         **grounding_metadata(figures),
+        **_diversity(summary.diversity),
         "samples": dg.MetadataValue.md(sample_markdown(samples)),
         "languages": count_table("language", "dialogues", summary.by_language),
         **_counts(summary),
         "folder": dg.MetadataValue.path(summary.folder.absolute()),
         "files": _file_table(summary),
+    }
+
+
+def _diversity(diversity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table and a plot; nothing where there is no question."""
+    rows = [
+        {"language": language, **row}
+        for language, part in diversity["by_language"].items()
+        if (row := _diversity_row(part))
+    ]
+    if not rows:
+        return {}
+    columns = {name: "" if name in ("language", "most frequent opening") else "float" for name in rows[0]}
+    picture = markdown_image(diversity_png(diversity), "plots of the dataset's diversity")
+    return {
+        "diversity": table(rows, columns | {"questions": "int", "openings": "int", "topics": "int"}),
+        "diversity_plots": dg.MetadataValue.md(picture),
+    }
+
+
+def _diversity_row(part: Mapping[str, Any]) -> dict[str, Any]:
+    questions, openings, topics = part["questions"], part["openings"], part["topics"]
+    if not questions["messages"]:
+        return {}
+    most = openings["top"][0] if openings["top"] else {"opening": "", "share": 0.0}
+    return {
+        "questions": questions["messages"],
+        **{f"distinct-{n}": questions[f"distinct_{n}"] for n in range(1, MAX_N + 1)},
+        "self-similarity": questions["self_similarity"],
+        "nearest": questions["nearest_similarity"],
+        "openings": openings["different"],
+        f"top {TOP} openings": openings["top_share"],
+        "topics": topics["different"],
+        f"top {TOP} topics": topics["top_share"],
+        "most frequent opening": f"{most['opening']} ({most['share']:.1%})",
     }
 
 
