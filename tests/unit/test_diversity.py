@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from dlgforge_core.common.questions import normal_form
 from dlgforge_core.config import ChecksConfig, Recipe, validate
 from dlgforge_core.config.asset_names import DIALOGUE_DATASET
 from dlgforge_core.dialogue import Dialogue, Turn
@@ -64,7 +65,7 @@ class TestFigures:
         texts = ["Why does it rain?", "Why does it snow?", "为什么下雨？", "Unlike any other"]
         found = similarities(texts)
         for (i, one), (j, other) in itertools.combinations(enumerate(texts), 2):
-            forms = [shingles(module.normal_form(text)) for text in (one, other)]
+            forms = [shingles(normal_form(text)) for text in (one, other)]
             assert found[i, j] == found[j, i] == pytest.approx(jaccard(*forms))
 
     @pytest.mark.parametrize(
