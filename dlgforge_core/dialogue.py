@@ -53,7 +53,7 @@ class Persona:
     description: str
 
 
-_WHERE_SET: Mapping[str, Any] = {"system_prompt": "", "examples": None}
+_WHERE_SET: Mapping[str, Any] = {"system_prompt": "", "examples": None, "attributes": {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,8 @@ class DialoguePlan:
     """The system message that the assistant is told, beside how it answers; "" without one."""
     examples: tuple[int, ...] | None = None
     """The few-shot examples that were drawn for it, by their number in the configuration; None: all."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """The values that were drawn for it of what varies from dialogue to dialogue, by name."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; what is absent leaves no trace."""
@@ -92,6 +94,7 @@ class DialoguePlan:
             assistant_persona=Persona(**data["assistant_persona"]),
             system_prompt=data.get("system_prompt", ""),
             examples=tuple(data["examples"]) if "examples" in data else None,
+            attributes=data.get("attributes", {}),
         )
 
 

@@ -151,9 +151,15 @@ def _place(place: Place) -> Iterator[str]:
 def _recipes() -> Iterator[str]:
     """Yield what a recipe may hold: sections told above, and keys of its own."""
     fields = config.Recipe.model_fields
-    sections = ", ".join(f"`{name}`" for name, field in fields.items() if _section_model(field))
+    told = config.GenerationConfig.model_fields
+    sections = ", ".join(
+        f"`{name}`" for name, field in fields.items() if _section_model(field) or name in told
+    )
     rows = [
-        row for name, field in fields.items() if not _section_model(field) for row in field_rows(name, field)
+        row
+        for name, field in fields.items()
+        if not _section_model(field) and name not in told
+        for row in field_rows(name, field)
     ]
     yield (
         "## Recipes\n\nA file `recipes/NAME.yaml` is a dataset of its own, with the assets "

@@ -6,6 +6,7 @@ that Dagster's launchpad can show them.
 """
 
 from dlgforge_core.config.acceptance import ACCEPT_CHECKS, AcceptConfig
+from dlgforge_core.config.attributes import AttributeCaseConfig, AttributeConfig
 from dlgforge_core.config.backends import BACKENDS, Backend, BackendName, backend_of
 from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Probability, Seconds, validate
 from dlgforge_core.config.checks import ChecksConfig
@@ -83,6 +84,8 @@ __all__ = [
     "AgentConfig",
     "AgentsConfig",
     "AssistantConfig",
+    "AttributeCaseConfig",
+    "AttributeConfig",
     "Backend",
     "BackendName",
     "ChecksConfig",

@@ -55,7 +55,7 @@ OptionalVariableName = Annotated[str, AfterValidator(lambda name: name and _vari
 class KeyedError(ValueError):
     """What is wrong with a key, found by a model that holds it somewhere inside: `key` leads there."""
 
-    def __init__(self, key: tuple[str, ...], problem: str) -> None:
+    def __init__(self, key: tuple[int | str, ...], problem: str) -> None:
         super().__init__(problem)
         self.key = key
 
@@ -145,13 +145,16 @@ def _kind(value: Any) -> str:
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Return the known keys of the model that `loc` leads to."""
     current: Any = model
+    named = False
     for part in loc:
-        if isinstance(part, int):
+        if isinstance(part, int) or named:  # an item of a list or a mapping
+            named = False
             continue
         field = current.model_fields.get(part)
         current = next(iter(_models_in(field.annotation)), None) if field else None
-        if current is None:
+        if field is None or current is None:
             return []
+        named = typing.get_origin(field.annotation) is dict
     return list(current.model_fields)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Self
 
 from pydantic import Field, model_validator
 
 from dlgforge_core.common.templates import BadTemplateError, TextTemplate
+from dlgforge_core.config.attributes import Attributes, check_drawable
 from dlgforge_core.config.base import ConfigModel
 from dlgforge_core.config.coverage import CoverageConfig
 from dlgforge_core.config.inputs import PersonasConfig
@@ -44,6 +45,9 @@ class GenerationConfig(ConfigModel):
     conversation: ConversationConfig = Field(
         default_factory=ConversationConfig, description="What conversations are like."
     )
+    attributes: Attributes = Field(
+        {}, description="What varies from dialogue to dialogue, by name: {tone: {values: [calm, angry]}}."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -52,10 +56,10 @@ class GenerationConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _attributes_are_drawn(self) -> Self:
-        known: Mapping[str, Any] = getattr(self, "attributes", {})
+        check_drawable(self.attributes)
         for keys, template in self.own_templates():
             try:
-                check_attributes(template, known)
+                check_attributes(template, self.attributes)
             except BadTemplateError as error:
                 raise ValueError(f"{keys}: {error}") from None
         return self

@@ -6,13 +6,15 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dlgforge_core.common.yaml_aliases import load_yaml
 from dlgforge_core.config.asset_names import MATERIALIZED, SEED_FILES
-from dlgforge_core.config.base import validate
+from dlgforge_core.config.attributes import COLUMN_PREFIX
+from dlgforge_core.config.base import KeyedError, validate
 from dlgforge_core.config.checks import ChecksConfig
 from dlgforge_core.config.generation import GenerationConfig
 from dlgforge_core.config.inputs import SeedsConfig
@@ -44,6 +46,17 @@ class Recipe(GenerationConfig):
         default_factory=ChecksConfig, description="What the dialogues must be like to pass."
     )
     llm: LlmConfig = Field(default_factory=LlmConfig, description="Where the text comes from.")
+
+    @model_validator(mode="after")
+    def _columns_apart(self) -> Self:
+        columns = {COLUMN_PREFIX + name for name in self.attributes}
+        for old, new in self.saving.output_columns.items():
+            if new in columns:
+                raise KeyedError(
+                    ("saving", "output_columns", old),
+                    f"{new!r} is the column of an attribute already; choose another name",
+                )
+        return self
 
     @property
     def generation(self) -> GenerationConfig:

@@ -62,6 +62,7 @@ def content_config(
         **({"tools": _tools(generation)} if generation.tools.enabled else {}),
         **(_grounding(generation, source.index_id) if source.index_id else {}),
         **_words(generation, judged),
+        **({"attributes": _attributes(generation)} if generation.attributes else {}),
         "run": {**run, "turns": asdict(TurnCounts.from_config(generation.run))},
         "personas": asdict(personas),
         "judge": generation.judge.model_dump(mode="json", exclude=set(OFFLINE_KEYS)) if judged else None,
@@ -84,6 +85,12 @@ def _words(generation: GenerationConfig, judged: bool) -> dict[str, Any]:
         "examples": generation.examples.model_dump(mode="json") if generation.examples.exchanges else None,
     }
     return {name: value for name, value in sections.items() if value}
+
+
+def _attributes(generation: GenerationConfig) -> dict[str, Any]:
+    """With the languages, over which together they are drawn."""
+    drawn = {name: one.model_dump(mode="json") for name, one in generation.attributes.items()}
+    return {"drawn": drawn, "languages": generation.run.target_languages}
 
 
 def _agent(llm: LlmConfig, role: Role) -> dict[str, Any]:

@@ -13,6 +13,8 @@ without the ones before it.
   of the other's; so whatever is spread evenly over a plan stays so, however many are replaced.
 - **System prompts** go round in cycles, too, in which each comes as often as its weight says; of few-shot
   examples each dialogue gets as many different ones as asked for, and all come equally often.
+- **Attributes** are drawn one after the other over a seed batch's languages in turn, so that each prefix has
+  their shares (see `attribute_draws`); they alone depend on the dialogues before.
 - **Extending**: neither a plan's id nor its dialogues depend on how many there are, so a greater
   `run.total_samples` continues the same plan.
 """
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from dlgforge_core.common.hints import nearest
@@ -29,6 +31,7 @@ from dlgforge_core.config import ConversationConfig, GenerationConfig, LlmConfig
 from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.languages import is_known, known_names
+from dlgforge_core.planning.attribute_draws import AttributeSequence
 from dlgforge_core.planning.draws import block_of, hex_digest, in_cycle, several_in_cycle, uniform
 from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource, content_fingerprint
 from dlgforge_core.planning.personas import Personas
@@ -59,6 +62,8 @@ class Plan:
     examples: tuple[int, ...] = ()
     """The few-shot examples of which each dialogue gets `examples_each`."""
     examples_each: int = 0
+    attributes: AttributeSequence | None = field(default=None, compare=False)
+    """What the attributes are drawn from, shared with the batch's other languages; None without any."""
 
     @cached_property
     def plan_id(self) -> str:
@@ -83,6 +88,7 @@ class Plan:
             user_persona=self._persona("user", self.personas.user, ordinal),
             assistant_persona=self._persona("assistant", self.personas.assistant, ordinal),
             examples=self._examples(ordinal) if self.examples_each else None,
+            attributes=self.attributes.of(self.language, ordinal) if self.attributes else {},
         )
         if not self.system_prompts:
             return plan
@@ -180,11 +186,13 @@ def plan_run(
     ]
     notes += [_unknown(language) for language in wanted if not is_known(language)]
     for batch in chosen:
+        attributes = _attributes(generation, batch)
         for language in wanted:
             if not (n_dialogues := shares[language]):
                 continue
             if found := topics[batch.name, language]:
-                plans.append(_plan(generation, fingerprint, personas, batch, language, n_dialogues, found))
+                plan = _plan(generation, fingerprint, personas, batch, language, n_dialogues, found)
+                plans.append(replace(plan, attributes=attributes))
             else:
                 notes.append(
                     f"seed batch {batch.name!r} has no topics in {language!r}: "
@@ -219,6 +227,16 @@ def _plan(
         examples=tuple(examples.in_language(language)),
         examples_each=examples.per_dialogue or 0 if examples.exchanges else 0,
     )
+
+
+def _attributes(generation: GenerationConfig, batch: SeedBatch) -> AttributeSequence | None:
+    """Return the attributes of a batch's dialogues, in all languages in which it has some."""
+    if not generation.attributes:
+        return None
+    run = generation.run
+    languages = [one for one in run.target_languages if topics_for(batch, one, run.fallback_language)]
+    key = bytes.fromhex(hex_digest([run.seed, "attributes", batch.name], 16))
+    return AttributeSequence(generation.attributes, key, languages)
 
 
 def _system_prompts(conversation: ConversationConfig, language: str) -> tuple[str, ...]:

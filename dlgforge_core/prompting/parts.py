@@ -24,8 +24,7 @@ def everywhere(plan: DialoguePlan) -> dict[str, Any]:
 
 def attributes_of(plan: DialoguePlan) -> Mapping[str, str]:
     """Return the dialogue's attributes as parts of sentences."""
-    attributes: Mapping[str, str] = getattr(plan, "attributes", {})
-    return {name: inline(value) for name, value in attributes.items()}
+    return {name: inline(value) for name, value in plan.attributes.items()}
 
 
 def shown(examples: Sequence[ExampleConfig]) -> list[dict[str, str]]:
