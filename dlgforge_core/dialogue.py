@@ -100,20 +100,45 @@ class DialoguePlan:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict: `score` from 0 to MAX_SCORE, `reasons` from the labels in the config."""
+    """A verdict: `score` from 0 to MAX_SCORE, `reasons` from the labels in the config.
+
+    By a rubric it has ratings: `dimensions`, by name, and whether question and answer are good enough.
+    """
 
     score: int
     reasons: tuple[str, ...]
     comment: str = ""
+    dimensions: Mapping[str, float] = field(default_factory=dict, hash=False)
+    question_ok: bool | None = None
+    answer_ok: bool | None = None
+
+    @property
+    def ratings(self) -> dict[str, Any] | None:
+        """What it says by a rubric, as plain data; None without one."""
+        if not self.dimensions:
+            return None
+        return {
+            "dimensions": dict(self.dimensions),
+            "question_ok": self.question_ok,
+            "answer_ok": self.answer_ok,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store and the exports."""
-        return {"score": self.score, "reasons": list(self.reasons), "comment": self.comment}
+        plain = {"score": self.score, "reasons": list(self.reasons), "comment": self.comment}
+        return {**plain, **(self.ratings or {})}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Judgement:
         """Return the inverse of `to_json`."""
-        return cls(int(data["score"]), tuple(data["reasons"]), data.get("comment", ""))
+        return cls(
+            int(data["score"]),
+            tuple(data["reasons"]),
+            data.get("comment", ""),
+            data.get("dimensions", {}),
+            data.get("question_ok"),
+            data.get("answer_ok"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +274,11 @@ class Dialogue:
             for index, judgement in (*judged, (None, self.judgement))
             if judgement is not None
         ]
+
+    def mean_rating(self, dimension: str) -> float | None:
+        """Return the mean rating in a dimension of a rubric; None when nothing was rated in it."""
+        ratings = [v.dimensions[dimension] for v in self.verdicts if dimension in v.dimensions]
+        return sum(ratings) / len(ratings) if ratings else None
 
     @property
     def mean_score(self) -> float | None:

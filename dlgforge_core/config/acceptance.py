@@ -84,8 +84,7 @@ class AcceptConfig(ConfigModel):
             )
         for key in ("required_labels", "forbidden_labels"):
             self._check_names(key, getattr(self, key), judge.reasons, "label of judge.reasons")
-        # Where verdicts have no dimensions, none can be asked for.
-        rated = {dimension.name: dimension for dimension in getattr(judge, "rubric", ())}
+        rated = {dimension.name: dimension for dimension in judge.rubric}
         self._check_names(
             "min_dimensions", list(self.min_dimensions), list(rated), "dimension of judge.rubric"
         )

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
+from dlgforge_core.config.rubric import RubricConfig
 
 # Settings of `judge` that say who judges afterwards and how hard to work on it. They have no part in what
 # is generated.
@@ -54,6 +55,13 @@ class JudgeConfig(ConfigModel):
         ],
         description="The labels a verdict may give as reasons.",
     )
+    rubric: RubricConfig = Field(
+        [],
+        description="Dimensions that a verdict rates, with whether question and answer are good enough to be "
+        "used. The score is not asked for then: it is the weighted mean of the ratings' shares of their "
+        "scales, from 0 to 10, rounded, halves up. Empty: the judge gives the score.",
+    )
+    show_persona: bool = Field(False, description="Tell the judge who user and assistant were to be.")
     judges: list[JudgeModelConfig] = Field(
         [], description="Who judges in mode offline, each on its own. Empty: llm.agents.qa_judge alone."
     )

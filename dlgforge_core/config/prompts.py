@@ -18,28 +18,37 @@ _SYSTEM = "system"
 _EXAMPLE = {"question": "Why?", "answer": "Because."}
 
 VARIABLES: Mapping[str, tuple[Any, str]] = {
+    "about": ("text", "what the dimension is a quality of: question, answer, or both"),
     "answer": ("text", "the assistant's last answer; empty before the first question"),
+    "assistant_persona": ("text", "who the assistant was to be; empty unless judge.show_persona"),
     "attributes": (AnyItem(), "the dialogue's attributes by name, as in attributes.tone; empty without any"),
+    "description": ("text", "what is looked at in the dimension; may be empty"),
     "evidence": ("text", "quoted passages; empty without any"),
     "example": (True, "whether the user simulator was asked for an example before"),
     "examples": ([_EXAMPLE], "the exchanges of `examples`, each with question and answer; empty without any"),
     "exchanges": ("text", "what is to be judged, quoted"),
     "follows": (True, "whether this is not the first question"),
     "grounded": (True, "whether there are passages"),
+    "highest": ("text", "the dimension's highest level"),
     "instructions": ("text", "llm.agents.<role>.instructions"),
     "kind": ("text", "what sort of question this turn wants; empty: any"),
     "kinds": (True, "whether questions are of certain sorts"),
     "language": ("text", "the language to write in, by its name"),
+    "levels": ("text", "what levels of the dimension mean; empty without any"),
+    "lowest": ("text", "the dimension's lowest level"),
     "max_score": (10, "the best score"),
+    "name": ("text", "the dimension's name, as the judge is to give it"),
     "passages": ("text", "quoted passages that were found for the question; empty without any"),
     "persona": ("text", "how the role's persona behaves"),
     "question": ("text", "the user's question"),
     "reasons": ("text", "the labels that a verdict may give"),
+    "rubric": ("text", "the dimensions of judge.rubric, a line each by `dimension`; empty without any"),
     "system_prompt": (
         "text",
         "the dialogue's system message, see conversation.system_prompts; empty without",
     ),
     "topic": ("text", "the topic; empty where the dialogue is led off it by its document"),
+    "user_persona": ("text", "who the user was to be; empty unless judge.show_persona"),
     "whole": (True, "whether the whole conversation is judged, and not its last answer"),
 }
 """The variables of templates: a sample of each one's values, and what it is.
@@ -65,8 +74,9 @@ MESSAGES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
     Role.JUDGE: {
         _SYSTEM: (
             *("topic", "whole", "reasons", "max_score", "evidence", "instructions", "system_prompt"),
-            *_EVERYWHERE,
+            *("rubric", "user_persona", "assistant_persona", *_EVERYWHERE),
         ),
+        "dimension": ("name", "about", "lowest", "highest", "description", "levels", *_EVERYWHERE),
         "exchanges": ("evidence", "exchanges", *_EVERYWHERE),
     },
 }
@@ -79,6 +89,7 @@ REQUIRED: Mapping[tuple[Role, str], tuple[str, ...]] = {
     (Role.USER_SIMULATOR, "examples"): ("examples",),
     (Role.ASSISTANT, "examples"): ("examples",),
     (Role.ASSISTANT, "question"): ("question",),
+    (Role.JUDGE, "dimension"): ("name",),
     (Role.JUDGE, "exchanges"): ("exchanges",),
 }
 """Variables without which a message says nothing of what was said."""
@@ -175,6 +186,7 @@ class JudgePrompts(RolePrompts):
 
     role = _JUDGE
     system: str | None = _message(_JUDGE, "system", "How it judges.")
+    dimension: str | None = _message(_JUDGE, "dimension", "A dimension of judge.rubric, in a line.")
     exchanges: str | None = _message(_JUDGE, "exchanges", "What it judges.")
 
 

@@ -11,6 +11,7 @@ from typing import Self
 import yaml
 from pydantic import Field, model_validator
 
+from dlgforge_core.common.hints import hint
 from dlgforge_core.common.yaml_aliases import load_yaml
 from dlgforge_core.config.asset_names import MATERIALIZED, SEED_FILES
 from dlgforge_core.config.attributes import COLUMN_PREFIX
@@ -21,6 +22,7 @@ from dlgforge_core.config.inputs import SeedsConfig
 from dlgforge_core.config.knowledge import KnowledgeConfig
 from dlgforge_core.config.llm import LlmConfig
 from dlgforge_core.config.recipe_texts import with_texts
+from dlgforge_core.config.rubric import dimension_names
 from dlgforge_core.config.saving import SavingConfig
 from dlgforge_core.errors import ConfigError
 
@@ -56,6 +58,20 @@ class Recipe(GenerationConfig):
                     ("saving", "output_columns", old),
                     f"{new!r} is the column of an attribute already; choose another name",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_filters(self) -> Self:
+        filters, names = self.saving.filters, dimension_names(self.judge.rubric)
+        none = "there is no judge.rubric; add one, or leave this out"
+        for name in filters.min_dimensions:
+            if name not in names:
+                known = hint(name, names, "choose from") if names else none
+                raise KeyedError(
+                    ("saving", "filters", "min_dimensions", name), f"no dimension of judge.rubric; {known}"
+                )
+        if filters.require_ok and not names:
+            raise KeyedError(("saving", "filters", "require_ok"), none)
         return self
 
     @property

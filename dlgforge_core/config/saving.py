@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from dlgforge_core.common.hints import hint
 from dlgforge_core.config.base import ConfigModel, Seconds, VariableName
@@ -58,6 +58,15 @@ Passages = Literal["none", "column", "context"]
 Score = Annotated[float, Field(ge=0.0, le=float(MAX_SCORE))]
 
 
+def _parts(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in ("question", "answer"):
+            raise ValueError(
+                f"{name!r} is neither question nor answer, of which a verdict says whether it is ok"
+            )
+    return names
+
+
 class FiltersConfig(ConfigModel):
     """Which finished dialogues stay out of the dataset, by the judge's verdicts."""
 
@@ -70,15 +79,34 @@ class FiltersConfig(ConfigModel):
     drop_reasons: list[str] = Field(
         [], description="Deprecated: the former name of judge_reasons, with which it is put together."
     )
+    min_dimensions: dict[str, float] = Field(
+        {},
+        description="By dimension of judge.rubric, the lowest mean rating: dialogues below it stay out. "
+        "Those not rated in a dimension count as unjudged.",
+    )
+    require_ok: Annotated[list[str], AfterValidator(_parts)] = Field(
+        [],
+        description="Dialogues with a verdict by the rubric that says that a question, or an answer, is not "
+        "good enough stay out.",
+    )
     keep_unjudged: bool = Field(True, description="Whether dialogues without any verdict are kept.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that is set, as plain data; keys of rubrics only where they are."""
+        unset = {name for name in ("min_dimensions", "require_ok") if not getattr(self, name)}
+        return {**self.model_dump(exclude={"drop_reasons", *unset}), "judge_reasons": self.labels}
 
     @property
     def labels(self) -> list[str]:
         """The judge's labels that keep a dialogue out, under either name of the key."""
         return list(dict.fromkeys([*self.judge_reasons, *self.drop_reasons]))
 
-    def notes(self, known: Sequence[str]) -> list[str]:
-        """Return a line for each of `judge_reasons` that is no label of the judge's, and for a former key."""
+    def notes(self, known: Sequence[str], dimensions: Sequence[str] = ()) -> list[str]:
+        """Return a line for each label or dimension that no verdict can have, and for a former key.
+
+        `known` are the judge's labels, `dimensions` those that verdicts rate.
+        """
         former = "saving.filters.drop_reasons is deprecated; it is called saving.filters.judge_reasons now"
         return [
             *([former] if self.drop_reasons else []),
@@ -87,6 +115,12 @@ class FiltersConfig(ConfigModel):
                 f"{hint(label, known, 'choose from')}"
                 for label in self.labels
                 if label not in known
+            ),
+            *(
+                f"saving.filters.min_dimensions: no verdict rates {name!r}; "
+                f"{hint(name, dimensions, 'choose from') if dimensions else 'there is no judge.rubric'}"
+                for name in self.min_dimensions
+                if name not in dimensions
             ),
         ]
 

@@ -47,7 +47,7 @@ class Acceptance:
         if accept.min_score is not None and score is not None and score < accept.min_score:
             found["min_score"] = f"the mean score is {score:.4g}, below {accept.min_score:g}"
         for name, least in accept.min_dimensions.items():
-            rating = _mean_rating(dialogue, name)
+            rating = dialogue.mean_rating(name)
             if rating is None or rating < least:
                 found[f"min_dimensions: {name}"] = (
                     "it was not rated" if rating is None else f"the mean is {rating:.4g}, below {least:g}"
@@ -77,9 +77,3 @@ class Acceptance:
             if label not in labels
         ]
         return found
-
-
-def _mean_rating(dialogue: Dialogue, dimension: str) -> float | None:
-    rated = (getattr(verdict, "dimensions", {}) for verdict in dialogue.verdicts)
-    ratings = [float(dimensions[dimension]) for dimensions in rated if dimension in dimensions]
-    return sum(ratings) / len(ratings) if ratings else None

@@ -60,6 +60,7 @@ class CardFacts:
     plots: Sequence[str] = ()
     seed_metadata: bool = False
     system: bool = False
+    dimensions: Sequence[str] = ()
 
     @property
     def tools(self) -> bool:
@@ -79,6 +80,7 @@ class CardFacts:
             roles=list(self.figures.models),
             seed_metadata=self.seed_metadata,
             system=self.system,
+            dimensions=self.dimensions,
         )
 
 
@@ -187,6 +189,12 @@ def _made(facts: CardFacts) -> Iterator[str]:
             f"- {counted(verdicts, 'verdict')} on {counted(figures.judged, 'dialogue')}, "
             f"mean score {mean:.2f} of {MAX_SCORE}."
         )
+        if ratings := figures.dialogues.ratings:
+            means = ", ".join(f"{code(name)} {rated.mean:.2f}" for name, rated in sorted(ratings.items()))
+            yield (
+                f"- Mean ratings by the rubric: {means}. Each verdict has its own in `dimensions`, and "
+                "whether question and answer are good enough in `question_ok` and `answer_ok`."
+            )
         if len(facts.judges) > 1:
             stated = "not defined" if facts.alpha is None else f"{facts.alpha:.3f}"
             yield (

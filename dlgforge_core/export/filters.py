@@ -11,6 +11,7 @@ from dlgforge_core.errors import DlgforgeError
 
 Predicate = Callable[[Dialogue], bool]
 UNJUDGED, MIN_SCORE, REASONS = "unjudged", "min_score", "judge_reasons"
+MIN_DIMENSIONS, REQUIRE_OK = "min_dimensions", "require_ok"
 SEMANTIC_DEDUP = "semantic_dedup"
 
 
@@ -29,6 +30,8 @@ class EmptyDatasetError(DlgforgeError):
             UNJUDGED: "no verdict, and saving.filters.keep_unjudged is false",
             MIN_SCORE: f"a mean score below saving.filters.min_score = {filters.min_score}",
             REASONS: f"a reason among saving.filters.judge_reasons = {filters.labels}",
+            MIN_DIMENSIONS: f"a mean rating below saving.filters.min_dimensions = {filters.min_dimensions}",
+            REQUIRE_OK: f"not good enough by saving.filters.require_ok = {filters.require_ok}",
             SEMANTIC_DEDUP: "opened like another one (saving.semantic_dedup)",
         }
         counts = "; ".join(
@@ -58,6 +61,8 @@ class Sieve:
             UNJUDGED: not self._filters.keep_unjudged,
             MIN_SCORE: self._filters.min_score is not None,
             REASONS: bool(self._labels),
+            MIN_DIMENSIONS: bool(self._filters.min_dimensions),
+            REQUIRE_OK: bool(self._filters.require_ok),
         }
         return [*(name for name, on in of_verdicts.items() if on), *(name for name, _ in self._keep)]
 
@@ -79,4 +84,17 @@ class Sieve:
             return MIN_SCORE
         if self._labels and any(self._labels & set(verdict.reasons) for verdict in dialogue.verdicts):
             return REASONS
+        return self._ratings(dialogue)
+
+    def _ratings(self, dialogue: Dialogue) -> str | None:
+        for dimension, floor in self._filters.min_dimensions.items():
+            rating = dialogue.mean_rating(dimension)
+            if rating is None and not self._filters.keep_unjudged:
+                return UNJUDGED
+            if rating is not None and rating < floor:
+                return MIN_DIMENSIONS
+        for part in self._filters.require_ok:
+            opinions = [v.question_ok if part == "question" else v.answer_ok for v in dialogue.verdicts]
+            if False in opinions:
+                return REQUIRE_OK
         return None

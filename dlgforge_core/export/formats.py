@@ -31,7 +31,8 @@ class FormatContext:
     `tools`: the assistant had some, by `definitions` those called by name, by `offered` those it could call;
     `passages`: their texts stand before the questions; `renamed`: new names of columns; `roles`: those whose
     models are named; `siblings`: there are files of other formats, too; `seed_metadata`: the metadata of seed
-    topics is a column; `system`: so are system messages, where a format has them apart.
+    topics is a column; `system`: so are system messages, where a format has them apart; `dimensions`: those
+    that verdicts rate.
     """
 
     reasoning: bool = False
@@ -44,6 +45,7 @@ class FormatContext:
     offered: Sequence[str] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     roles: Sequence[str] = ()
+    dimensions: Sequence[str] = ()
 
 
 Features = list[dict[str, Any]]
@@ -124,7 +126,7 @@ def _of_sharegpt(name: str, context: FormatContext) -> Sequence[str]:
 
 
 def _schema(context: FormatContext) -> pa.Schema:
-    return parquet_schema(context.reasoning, context.seed_metadata)
+    return parquet_schema(context.reasoning, context.seed_metadata, context.dimensions)
 
 
 _ALL = (
@@ -142,9 +144,14 @@ _ALL = (
         name="sharegpt_judged",
         words="ShareGPT JSONL with the judge's verdicts",
         columns=lambda context: _of_sharegpt("sharegpt_judged", context),
-        features=lambda context: sharegpt_features(_of_sharegpt("sharegpt_judged", context), context.roles),
+        features=lambda context: sharegpt_features(
+            _of_sharegpt("sharegpt_judged", context), context.roles, context.dimensions
+        ),
         record=lambda dialogue, context: sharegpt_judged_record(
-            dialogue, seed_metadata=context.seed_metadata, system=context.system
+            dialogue,
+            seed_metadata=context.seed_metadata,
+            system=context.system,
+            dimensions=context.dimensions,
         ),
         problem=sharegpt_problem,
     ),
@@ -165,7 +172,10 @@ _ALL = (
         columns=lambda context: _schema(context).names,
         features=lambda context: arrow_features(_schema(context)),
         record=lambda dialogue, context: parquet_record(
-            dialogue, reasoning=context.reasoning, seed_metadata=context.seed_metadata
+            dialogue,
+            reasoning=context.reasoning,
+            seed_metadata=context.seed_metadata,
+            dimensions=context.dimensions,
         ),
         problem=_parquet_problem,
         notes=_parquet_notes,

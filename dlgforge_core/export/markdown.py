@@ -42,7 +42,11 @@ def _sample(dialogue: Dialogue, max_chars: int) -> Iterator[str]:
 def _verdict(who: str, judgement: Judgement) -> str:
     reasons = ", ".join(escape_inline(reason, 60) for reason in judgement.reasons)
     comment = f" · {escape_inline(judgement.comment, 400)}" if judgement.comment.strip() else ""
-    return f"*{who}: {judgement.score}/{MAX_SCORE}* · {reasons}{comment}"
+    ratings = ", ".join(
+        f"{escape_inline(name, 60)} {value:g}" for name, value in judgement.dimensions.items()
+    )
+    rated = f" · {ratings}" if ratings else ""
+    return f"*{who}: {judgement.score}/{MAX_SCORE}* · {reasons}{rated}{comment}"
 
 
 def escape_markdown(text: str, max_chars: int) -> str:

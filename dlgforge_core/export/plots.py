@@ -39,6 +39,8 @@ def overview_png(
         ("Length of a message, characters", lambda axes: _lengths(axes, figures)),
         ("Judge's scores", lambda axes: _scores(axes, figures)),
     ]
+    if figures.ratings:
+        panels.append(("Mean ratings by the rubric", lambda axes: _ratings(axes, figures)))
     if drop_reasons is not None:
         panels.append(("Dialogues by outcome", lambda axes: _outcomes(axes, figures, drop_reasons)))
     if tokens_by_role is not None:
@@ -89,6 +91,9 @@ def dataset_plots(dataset: DatasetFigures) -> dict[str, bytes]:
     draw("lengths", "Length of a message, characters", lambda axes: _lengths(axes, figures))
     if figures.scores:
         draw("scores", "Judge's scores", lambda axes: _scores(axes, figures))
+    if figures.ratings:
+        height = 1.4 + 0.3 * len(figures.ratings)
+        draw("ratings", "Mean ratings by the rubric", lambda axes: _ratings(axes, figures), height)
     if dataset.reasons:
         draw("reasons", "Judge's reasons", lambda axes: _bars(axes, dataset.reasons, "verdicts"))
     if dataset.by_language:
@@ -260,6 +265,24 @@ def score_histogram(axes: Any, counts: Sequence[int], mean: float) -> None:
     axes.set_ylabel("verdicts", fontsize=9)
     axes.legend(fontsize=9, frameon=False)
     whole_numbers(axes.yaxis)
+
+
+def _ratings(axes: Any, figures: DialogueFigures) -> None:
+    """Means of each dimension, and with a thin line from the lowest to the highest rating that was given."""
+    rated = sorted(figures.ratings.items())
+    places = range(len(rated))
+    bars = axes.barh(places, [one.mean for _, one in rated], color=BLUE, height=0.6)
+    axes.hlines(
+        places,
+        [one.lowest for _, one in rated],
+        [one.highest for _, one in rated],
+        color=ORANGE,
+        linewidth=1.5,
+    )
+    axes.bar_label(bars, fmt="%.2f", label_type="center", fontsize=9, color="white")
+    axes.set_yticks(places, [name.replace("_", " ") for name, _ in rated])
+    axes.margins(x=0.1)
+    axes.invert_yaxis()
 
 
 def _outcomes(axes: Any, figures: DialogueFigures, drop_reasons: Mapping[str, int]) -> None:

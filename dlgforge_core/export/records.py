@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dlgforge_core.dialogue import Dialogue, Evidence, ToolEvent, documents_of, topic_of
+from dlgforge_core.dialogue import Dialogue, Evidence, Judgement, ToolEvent, documents_of, topic_of
 from dlgforge_core.export.openai_messages import Record, arguments_json, system_message
 from dlgforge_core.export.schema import SEED_METADATA, SYSTEM
 from dlgforge_core.export.scrub import last_part_if_absolute
@@ -29,15 +29,25 @@ def sharegpt_record(dialogue: Dialogue, *, seed_metadata: bool = False, system: 
 
 
 def sharegpt_judged_record(
-    dialogue: Dialogue, *, seed_metadata: bool = False, system: bool = False
+    dialogue: Dialogue,
+    *,
+    seed_metadata: bool = False,
+    system: bool = False,
+    dimensions: Sequence[str] = (),
 ) -> Record:
     """As `sharegpt_record`, with the judge's verdicts: on each turn, on the whole, and their mean."""
     more = _of_plan(dialogue, seed_metadata, system)
-    return {**sharegpt_record(dialogue), **_verdicts(dialogue), **more}
+    return {**sharegpt_record(dialogue), **_verdicts(dialogue, dimensions), **more}
 
 
-def parquet_record(dialogue: Dialogue, *, reasoning: bool = False, seed_metadata: bool = False) -> Record:
-    """One row of `parquet_schema(reasoning, seed_metadata)`."""
+def parquet_record(
+    dialogue: Dialogue,
+    *,
+    reasoning: bool = False,
+    seed_metadata: bool = False,
+    dimensions: Sequence[str] = (),
+) -> Record:
+    """One row of `parquet_schema(reasoning, seed_metadata, dimensions)`."""
     turns = dialogue.turns
     record = {
         "id": dialogue.plan.dialogue_id,
@@ -50,7 +60,7 @@ def parquet_record(dialogue: Dialogue, *, reasoning: bool = False, seed_metadata
             ),
         ],
         **_about(dialogue),
-        **_verdicts(dialogue),
+        **_verdicts(dialogue, dimensions),
         "turn_evidence": [[_evidence(item) for item in turn.details.evidence] for turn in turns],
         "turn_tools": [[_tool(event) for event in turn.details.tools] for turn in turns],
         "models": [
@@ -89,16 +99,33 @@ def _about(dialogue: Dialogue) -> Record:
     }
 
 
-def _verdicts(dialogue: Dialogue) -> Record:
+def _verdicts(dialogue: Dialogue, dimensions: Sequence[str]) -> Record:
     return {
         "score": dialogue.mean_score,
-        "turn_judgements": [t.judgement.to_json() if t.judgement else None for t in dialogue.turns],
-        "judgement": dialogue.judgement.to_json() if dialogue.judgement else None,
+        "turn_judgements": [_verdict(turn.judgement, dimensions) for turn in dialogue.turns],
+        "judgement": _verdict(dialogue.judgement, dimensions),
         "judge_verdicts": [
-            {"judge": one.judge, "turn_index": one.turn_index, **one.judgement.to_json()}
+            {
+                "judge": one.judge,
+                "turn_index": one.turn_index,
+                **(_verdict(one.judgement, dimensions) or {}),
+            }
             for one in dialogue.by_judge
         ],
     }
+
+
+def _verdict(judgement: Judgement | None, dimensions: Sequence[str]) -> Record | None:
+    """Return a verdict with ratings in these dimensions, null where it has none: every row has the same."""
+    if judgement is None:
+        return None
+    record = judgement.to_json()
+    for name in ("dimensions", "question_ok", "answer_ok"):
+        record.pop(name, None)
+    if dimensions:
+        record["dimensions"] = {name: judgement.dimensions.get(name) for name in dimensions}
+        record["question_ok"], record["answer_ok"] = judgement.question_ok, judgement.answer_ok
+    return record
 
 
 def _evidence(item: Evidence) -> Record:

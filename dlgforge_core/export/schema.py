@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,22 +18,12 @@ def _required(name: str, kind: Any) -> pa.Field[Any]:
     return pa.field(name, kind, nullable=False)
 
 
-_judgement = pa.struct(
-    [
-        _required("score", pa.int8()),
-        _required("reasons", pa.list_(_text)),
-        _required("comment", _text),
-    ]
-)
-_judge_verdict = pa.struct(
-    [
-        _required("judge", _text),
-        pa.field("turn_index", pa.int32()),
-        _required("score", pa.int8()),
-        _required("reasons", pa.list_(_text)),
-        _required("comment", _text),
-    ]
-)
+_verdict = [
+    _required("score", pa.int8()),
+    _required("reasons", pa.list_(_text)),
+    _required("comment", _text),
+]
+_judge = [_required("judge", _text), pa.field("turn_index", pa.int32())]
 _evidence = pa.struct(
     [
         _required("chunk_id", _text),
@@ -53,6 +43,26 @@ _tool = pa.struct(
         _required("error", _text),
     ]
 )
+
+
+def _verdict_columns(dimensions: Sequence[str]) -> list[pa.Field[Any]]:
+    """Return the columns with verdicts, which have ratings where a rubric has `dimensions`."""
+    verdict = list(_verdict)
+    if dimensions:
+        # A struct and no list of pairs: a floor is a condition on one of its fields.
+        rated = pa.struct([pa.field(name, pa.float64()) for name in dimensions])
+        verdict += [
+            pa.field("dimensions", rated),
+            pa.field("question_ok", pa.bool_()),
+            pa.field("answer_ok", pa.bool_()),
+        ]
+    return [
+        _required("turn_judgements", pa.list_(pa.struct(verdict))),
+        pa.field("judgement", pa.struct(verdict)),
+        _required("judge_verdicts", pa.list_(pa.struct([*_judge, *verdict]))),
+    ]
+
+
 # Lists of structs, no maps: pandas, DuckDB, Polars and Hugging Face `datasets` read them all alike.
 _FIELDS: list[pa.Field[Any]] = [
     _required("id", _text),
@@ -69,9 +79,7 @@ _FIELDS: list[pa.Field[Any]] = [
         pa.list_(pa.struct([_required("role", _text), _required("content", _text)])),
     ),
     pa.field("score", pa.float64()),
-    _required("turn_judgements", pa.list_(_judgement)),
-    pa.field("judgement", _judgement),
-    _required("judge_verdicts", pa.list_(_judge_verdict)),
+    *_verdict_columns(()),
     _required("turn_evidence", pa.list_(pa.list_(_evidence))),
     _required("turn_tools", pa.list_(pa.list_(_tool))),
     _required("models", pa.list_(pa.struct([_required("role", _text), _required("model", _text)]))),
@@ -109,10 +117,23 @@ COLUMN_TEXTS = {
 }
 
 
-def parquet_schema(reasoning: bool = False, seed_metadata: bool = False) -> pa.Schema:
-    """Return the schema of the Parquet files, with reasoning and seeds' metadata if asked for."""
+def parquet_schema(
+    reasoning: bool = False, seed_metadata: bool = False, dimensions: Sequence[str] = ()
+) -> pa.Schema:
+    """Return the schema of the Parquet files, with reasoning, seeds' metadata and ratings if asked for."""
     more = [*([_REASONING] if reasoning else []), *([_SEED_METADATA] if seed_metadata else [])]
-    return pa.schema([*_FIELDS, *more]) if more else PARQUET_SCHEMA
+    rated = {field.name: field for field in _verdict_columns(dimensions)}
+    fields = [rated.get(field.name, field) for field in _FIELDS]
+    return pa.schema([*fields, *more]) if more or dimensions else PARQUET_SCHEMA
+
+
+def rated_dimensions(schema: pa.Schema) -> list[str]:
+    """Return the dimensions that verdicts in a Parquet file rate."""
+    if "judgement" not in schema.names or not pa.types.is_struct(kind := schema.field("judgement").type):
+        return []
+    place = kind.get_field_index("dimensions")
+    rated = kind.field(place).type if place >= 0 else pa.null()
+    return [rated.field(i).name for i in range(rated.num_fields)] if pa.types.is_struct(rated) else []
 
 
 def arrow_features(schema: pa.Schema) -> list[dict[str, Any]]:
@@ -131,13 +152,16 @@ def openai_features(tools: bool) -> list[dict[str, Any]]:
     return arrow_features(pa.schema([PARQUET_SCHEMA.field("messages")]))
 
 
-def sharegpt_features(columns: Iterable[str], roles: Iterable[str]) -> list[dict[str, Any]]:
-    """`roles` are those whose models the records name."""
+def sharegpt_features(
+    columns: Iterable[str], roles: Iterable[str], dimensions: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """`roles` are those whose models the records name, `dimensions` those of a rubric."""
+    schema = parquet_schema(dimensions=dimensions)
     messages = pa.list_(pa.struct([pa.field("from", _text), pa.field("value", _text)]))
     models = pa.struct([pa.field(role, _text) for role in sorted(roles)])
     own = {"conversations": messages, "models": models, SYSTEM: _text, SEED_METADATA: _text}
     return [
-        {"name": name, **_card_type(own[name] if name in own else PARQUET_SCHEMA.field(name).type)}
+        {"name": name, **_card_type(own[name] if name in own else schema.field(name).type)}
         for name in columns
         if name != "models" or models.num_fields  # no dialogues, no roles
     ]

@@ -87,12 +87,28 @@ class DatasetFigures:
                 "verdicts": {str(score): count for score, count in sorted(figures.scores.items())},
                 "judged_dialogues": self.judged,
                 "reasons": _sorted(self.reasons),
+                **self._rubric(),
             },
             "models": {role: sorted(models) for role, models in sorted(self.models.items())},
             "documents": self._documents(),
             "tools": {
                 name: {"calls": count, "errors": self.tool_errors[name]}
                 for name, count in sorted(figures.tool_calls.items())
+            },
+        }
+
+    def _rubric(self) -> dict[str, Any]:
+        figures = self.dialogues
+        if not figures.ratings:
+            return {}
+        return {
+            "dimensions": {
+                name: {"mean": round(rated.mean, 4), "verdicts": rated.count}
+                for name, rated in sorted(figures.ratings.items())
+            },
+            **{
+                f"{part}_ok": {"yes": figures.opinions[part, True], "no": figures.opinions[part, False]}
+                for part in ("question", "answer")
             },
         }
 

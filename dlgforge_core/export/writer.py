@@ -107,6 +107,7 @@ def write_dataset(
     offered: Sequence[str] = (),
     seed_metadata: bool = False,
     system: bool = False,
+    dimensions: Sequence[str] = (),
     secrets: Iterable[str] | None = None,
 ) -> DatasetSummary:
     """Write `dialogues` to `folder` as `saving` says, with a card, figures and plots beside them.
@@ -148,6 +149,7 @@ def write_dataset(
             offered=offered,
             seed_metadata=seed_metadata,
             system=system,
+            dimensions=dimensions,
             renamed=saving.output_columns,
         )
         _write_dialogues(kept, writing, saving, context, dataset)
@@ -168,6 +170,7 @@ def write_dataset(
             offered=offered,
             seed_metadata=seed_metadata,
             system=system,
+            dimensions=dimensions,
         )
         names += _write_about(writing, files, about, sieve.read)
         move_into_place(writing, folder, names, OURS)
@@ -377,13 +380,7 @@ def _write_about(writing: Path, files: Sequence[DatasetFile], facts: CardFacts, 
     stats = {
         **dataset.to_json(),
         "read": read,
-        "filters": {
-            "settings": {
-                **saving.filters.model_dump(exclude={"drop_reasons"}),
-                "judge_reasons": saving.filters.labels,
-            },
-            "refused": dict(facts.refused),
-        },
+        "filters": {"settings": saving.filters.settings, "refused": dict(facts.refused)},
         "drop_reasons": dict(facts.drop_reasons),
         "judges": {"names": list(facts.judges), "alpha": facts.alpha},
         "splits": dict(saving.splits),

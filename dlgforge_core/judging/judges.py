@@ -21,15 +21,15 @@ from dlgforge_core.prompting.verdict_evidence import verdict_messages
 WHOLE = -1
 """The turn index of a verdict on the whole conversation."""
 
-_NOBODY = Persona(id="", name="", description="")
+_SOMEBODY = Persona(id="", name="name", description="description")
 _SAMPLE_PLAN = DialoguePlan(
     dialogue_id="",
     ordinal=0,
     language="en",
     n_turns=2,
     topic=SeedTopic(id="", language="en", topic="topic"),
-    user_persona=_NOBODY,
-    assistant_persona=_NOBODY,
+    user_persona=_SOMEBODY,
+    assistant_persona=_SOMEBODY,
 )
 _SAMPLE_TURNS = (Turn(0, "question", "answer"), Turn(1, "another question", "another answer"))
 
@@ -104,14 +104,16 @@ def _judge(config: JudgeConfig, llm: LlmConfig, one: JudgeModelConfig, own: Mapp
 
 def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str, own: Mapping[str, str]) -> str:
     # A prompt made of fixed words stands for the prompts' version: nobody has to remember to raise a number.
-    # It holds the reasons, too.
+    # It holds the reasons and the dimensions of a rubric, too, but for their weights.
     evidence, told = "passages" if config.show_evidence else "", agent.instructions
     turns, last = _SAMPLE_TURNS, _SAMPLE_TURNS[1]
-    sample = [
+    sample: list[Any] = [
         prompts.conversation_judge(_SAMPLE_PLAN, config, turns, evidence=evidence, instructions=told),
         prompts.turn_judge(_SAMPLE_PLAN, config, turns[:1], last, evidence=evidence, instructions=told),
         prompts.verdict_schema(config),
     ]
+    if config.rubric:
+        sample.append([dimension.weight for dimension in config.rubric])
     sampling: list[Any] = [agent.temperature, agent.top_p]
     if agent.extra_body:
         sampling.append(orjson.dumps(agent.extra_body, option=orjson.OPT_SORT_KEYS).decode())

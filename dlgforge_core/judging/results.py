@@ -6,20 +6,22 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import psycopg
 
 from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, JudgeVerdict
 from dlgforge_core.judging.agreement import Agreement, JudgeScores, agreement_of, merged_score
 from dlgforge_core.judging.judges import WHOLE
-from dlgforge_core.judging.store import fingerprint_of, latest_judging
+from dlgforge_core.judging.rating_agreement import DimensionFigures, dimension_figures
+from dlgforge_core.judging.store import fingerprint_of, judgement_of, latest_judging
 from dlgforge_core.store.results import Scope, stream_dialogues
 from dlgforge_core.store.run_store import RunStore
 
 _BATCH = 200
 
 _VERDICTS = """
-SELECT dialogue_id, turn_index, judge_key, score, reasons, comment FROM judgements
+SELECT dialogue_id, turn_index, judge_key, score, reasons, comment, ratings FROM judgements
 WHERE dialogue_id = ANY(%(ids)s) AND judge_key = ANY(%(keys)s)
 """
 
@@ -34,7 +36,7 @@ lowest AS (
 SELECT l.dialogue_id, l.turn_index, p.language, d.plan, t.user_text, t.assistant_text, (
     SELECT bool_or(o.details @> '{{"off_topic": true}}') FROM turns o WHERE o.dialogue_id = l.dialogue_id
 ), (
-    SELECT jsonb_agg(jsonb_build_array(j.judge_key, j.score, j.reasons, j.comment)
+    SELECT jsonb_agg(jsonb_build_array(j.judge_key, j.score, j.reasons, j.comment, j.ratings)
                      ORDER BY array_position(%(keys)s::text[], j.judge_key))
     FROM judgements j WHERE (j.dialogue_id, j.turn_index) = (l.dialogue_id, l.turn_index)
       AND j.judge_key = ANY(%(keys)s))
@@ -54,6 +56,38 @@ judged AS (
     GROUP BY j.dialogue_id, j.turn_index
 )
 SELECT scores, count(*) FROM judged GROUP BY scores
+"""
+
+# One row for each combination of ratings in a dimension.
+_RATINGS = """
+WITH wanted AS ({wanted}),
+rated AS (
+    SELECT r.key AS dimension, jsonb_agg(jsonb_build_array(j.judge_key, r.value)
+                                         ORDER BY array_position(%(keys)s::text[], j.judge_key)) AS ratings
+    FROM wanted JOIN dialogues d USING (plan_id) JOIN judgements j USING (dialogue_id),
+         jsonb_each(j.ratings -> 'dimensions') AS r
+    WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues AND j.judge_key = ANY(%(keys)s)
+    GROUP BY j.dialogue_id, j.turn_index, r.key
+)
+SELECT dimension, ratings, count(*) FROM rated GROUP BY 1, 2
+"""
+
+_DIMENSIONS_OFFLINE = """
+WITH wanted AS ({wanted})
+SELECT DISTINCT jsonb_object_keys(j.ratings -> 'dimensions')
+FROM wanted JOIN dialogues d USING (plan_id) JOIN judgements j USING (dialogue_id)
+WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues AND j.judge_key = ANY(%(keys)s)
+"""
+
+_DIMENSIONS_ONLINE = """
+WITH wanted AS ({wanted}),
+made AS (
+    SELECT dialogue_id, judgement FROM wanted JOIN dialogues d USING (plan_id)
+    WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues
+)
+SELECT jsonb_object_keys(judgement -> 'dimensions') FROM made
+UNION
+SELECT jsonb_object_keys(t.judgement -> 'dimensions') FROM made JOIN turns t USING (dialogue_id)
 """
 
 
@@ -79,14 +113,28 @@ def merged(judgements: Sequence[Judgement]) -> Judgement:
 
     Score: the mean, rounded to a whole number, halves up. Reasons: those that at least half of the judges
     name, or, where there is none, those named most often; by votes, then as first named. Comment: the first
-    judge's. Raises ValueError without any verdict.
+    judge's. Of a rubric, ratings: the mean in each dimension, not rounded; question and answer are good
+    enough where more than half of the judges say so. Raises ValueError without any verdict.
     """
     if not judgements:
         raise ValueError("there is no verdict to merge")
     votes = Counter(reason for judgement in judgements for reason in dict.fromkeys(judgement.reasons))
     needed = min(len(judgements) / 2, max(votes.values(), default=0))
     reasons = tuple(reason for reason, n in votes.most_common() if n >= needed)
-    return Judgement(merged_score([j.score for j in judgements]), reasons, judgements[0].comment)
+    names = dict.fromkeys(name for judgement in judgements for name in judgement.dimensions)
+    return Judgement(
+        merged_score([j.score for j in judgements]),
+        reasons,
+        judgements[0].comment,
+        {name: fmean(j.dimensions[name] for j in judgements if name in j.dimensions) for name in names},
+        _most([j.question_ok for j in judgements]),
+        _most([j.answer_ok for j in judgements]),
+    )
+
+
+def _most(opinions: Sequence[bool | None]) -> bool | None:
+    given = [opinion for opinion in opinions if opinion is not None]
+    return 2 * sum(given) > len(given) if given else None
 
 
 def with_judgements(
@@ -107,11 +155,11 @@ def with_judgements(
         rows = connection.execute(_VERDICTS, {"ids": ids, "keys": keys}).fetchall()
         rows.sort(key=lambda row: place[row[2]])
         found: dict[str, dict[int, list[JudgeVerdict]]] = {}
-        for dialogue_id, index, key, score, reasons, comment in rows:
+        for dialogue_id, index, key, *columns in rows:
             given = JudgeVerdict(
                 judges[key],
                 None if index == WHOLE else index,
-                Judgement(score, tuple(reasons), comment),
+                judgement_of(*columns),
             )
             found.setdefault(dialogue_id, {}).setdefault(index, []).append(given)
         for dialogue in batch:
@@ -161,9 +209,7 @@ def lowest_scores(
             topic="" if off_topic else DialoguePlan.from_json(plan).topic.topic,
             user=user or "",
             assistant=assistant or "",
-            verdicts={
-                key: Judgement(score, tuple(reasons), comment) for key, score, reasons, comment in verdicts
-            },
+            verdicts={key: judgement_of(*columns) for key, *columns in verdicts},
         )
         for dialogue_id, turn_index, language, plan, user, assistant, off_topic, verdicts in rows
     ]
@@ -174,6 +220,26 @@ def agreement(connection: psycopg.Connection, scope: Scope, judges: Mapping[str,
     keys = list(judges)
     rows = connection.execute(scope.sql(_COMBINATIONS), {**scope.parameters, "keys": keys}).fetchall()
     return agreement_of(list(judges.values()), ((_scores(row[0], len(keys)), row[1]) for row in rows))
+
+
+def rating_figures(
+    connection: psycopg.Connection, scope: Scope, judges: Mapping[str, str]
+) -> dict[str, DimensionFigures]:
+    """Return what judges (names by key) rated in each dimension of a rubric; empty without one."""
+    rows = connection.execute(scope.sql(_RATINGS), {**scope.parameters, "keys": list(judges)}).fetchall()
+    return dimension_figures(
+        (dimension, [(judges[key], float(value)) for key, value in ratings], count)
+        for dimension, ratings, count in rows
+    )
+
+
+def rated_dimensions(store: RunStore, scope: Scope) -> list[str]:
+    """Return the dimensions of the verdicts that count, see `judged_dialogues`; empty without a rubric."""
+    with store.connection() as connection:
+        judges = latest_judging(connection, store.dataset, fingerprint_of(connection, scope))
+        statement = _DIMENSIONS_OFFLINE if judges else _DIMENSIONS_ONLINE
+        rows = connection.execute(scope.sql(statement), {**scope.parameters, "keys": list(judges)}).fetchall()
+    return sorted(row[0] for row in rows)
 
 
 def _scores(coded: Sequence[int], n_judges: int) -> JudgeScores:

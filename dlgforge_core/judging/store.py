@@ -39,7 +39,7 @@ SELECT d.ordinal, d.plan, (
     FROM turns t WHERE t.dialogue_id = d.dialogue_id
 ), (
     SELECT jsonb_agg(jsonb_build_array(j.judge_key, j.turn_index, j.score, j.reasons,
-                                       encode(j.text_digest, 'hex')))
+                                       encode(j.text_digest, 'hex'), j.ratings))
     FROM judgements j WHERE j.dialogue_id = d.dialogue_id AND j.judge_key = ANY(%(keys)s)
 )
 FROM dialogues d
@@ -63,21 +63,29 @@ WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues AND j.judge_key = ANY
 
 # A dialogue that was deleted meanwhile needs no verdict.
 _PUT = """
-INSERT INTO judgements (dialogue_id, turn_index, judge_key, score, reasons, comment, text_digest)
-SELECT v.dialogue_id, v.turn_index, v.judge_key, v.score, v.reasons, v.comment, decode(v.digest, 'hex')
+INSERT INTO judgements (dialogue_id, turn_index, judge_key, score, reasons, comment, text_digest, ratings)
+SELECT v.dialogue_id, v.turn_index, v.judge_key, v.score, v.reasons, v.comment, decode(v.digest, 'hex'),
+       v.ratings
 FROM jsonb_to_recordset(%(rows)s::jsonb)
     AS v (dialogue_id text, turn_index int, judge_key text, score int, reasons text[], comment text,
-          digest text)
+          digest text, ratings jsonb)
 JOIN dialogues USING (dialogue_id)
 ON CONFLICT (dialogue_id, turn_index, judge_key) DO UPDATE
 SET score = excluded.score, reasons = excluded.reasons, comment = excluded.comment,
-    text_digest = excluded.text_digest, judged_at = now()
+    text_digest = excluded.text_digest, ratings = excluded.ratings, judged_at = now()
 """
 
 _LATEST = """
 SELECT judges FROM judgings WHERE dataset = %(dataset)s AND fingerprint = %(fingerprint)s
 ORDER BY finished_at DESC NULLS LAST, started_at DESC LIMIT 1
 """
+
+
+def judgement_of(
+    score: int, reasons: Sequence[str], comment: str, ratings: Mapping[str, Any] | None
+) -> Judgement:
+    """Return a verdict from its columns."""
+    return Judgement.from_json({"score": score, "reasons": reasons, "comment": comment, **(ratings or {})})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,7 @@ class Verdict:
             "turn_index": self.turn_index,
             "judge_key": self.judge_key,
             **storable(self.judgement.to_json()),
+            "ratings": self.judgement.ratings,
             "digest": self.digest.hex(),
         }
 
@@ -165,8 +174,8 @@ def _finished(
             turns=of_dialogue,
             texts={chunk: texts[chunk] for chunk in chunks if chunk in texts},
             verdicts={
-                (key, index): Kept(Judgement(score, tuple(reasons)), bytes.fromhex(digest))
-                for key, index, score, reasons, digest in verdicts or ()
+                (key, index): Kept(judgement_of(score, reasons, "", ratings), bytes.fromhex(digest))
+                for key, index, score, reasons, digest, ratings in verdicts or ()
             },
         )
 

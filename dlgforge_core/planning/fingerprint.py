@@ -7,7 +7,14 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dlgforge_core.config import EFFORT_KEYS, OFFLINE_KEYS, GenerationConfig, LlmConfig, MarkupConfig
+from dlgforge_core.config import (
+    EFFORT_KEYS,
+    OFFLINE_KEYS,
+    GenerationConfig,
+    JudgeConfig,
+    LlmConfig,
+    MarkupConfig,
+)
 from dlgforge_core.config.backends import backend_of
 from dlgforge_core.dialogue import Role
 from dlgforge_core.planning.personas import Personas
@@ -19,6 +26,7 @@ CONTENT_VERSION = 2
 # Keys of `run` that decide how fast and how far a run goes, or are part of a plan's identity elsewhere.
 _RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages"}
 _COUNT_WHERE_SET = ("keep_reasoning", "fallback_language", "question_kinds", "accept")
+_JUDGE_KEYS_WHERE_SET = ("rubric", "show_persona")
 # Keys of `coverage` that say how documents are used.
 _GROUNDED_COVERAGE = {"doc_coverage_mode", "doc_coverage_epsilon", "doc_coverage_fraction"}
 # Keys of `retrieval.rerank` that say where its server is and how it is asked.
@@ -65,7 +73,7 @@ def content_config(
         **({"attributes": _attributes(generation)} if generation.attributes else {}),
         "run": {**run, "turns": asdict(TurnCounts.from_config(generation.run))},
         "personas": asdict(personas),
-        "judge": generation.judge.model_dump(mode="json", exclude=set(OFFLINE_KEYS)) if judged else None,
+        "judge": _judge(generation.judge) if judged else None,
         "coverage": generation.coverage.model_dump(mode="json", exclude=_GROUNDED_COVERAGE),
         "llm": {
             "weights": backend_of(llm.backend).weights(llm),
@@ -97,6 +105,11 @@ def _agent(llm: LlmConfig, role: Role) -> dict[str, Any]:
     agent = llm.agents.of(role)
     unset = set() if agent.extra_body else {"extra_body"}
     return {**agent.model_dump(mode="json", exclude=unset), "model": llm.model_of(role)}
+
+
+def _judge(judge: JudgeConfig) -> dict[str, Any]:
+    content = judge.model_dump(mode="json", exclude=set(OFFLINE_KEYS))
+    return {key: value for key, value in content.items() if value or key not in _JUDGE_KEYS_WHERE_SET}
 
 
 def _tools(generation: GenerationConfig) -> dict[str, Any]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from dlgforge_core.config import JudgeConfig
-from dlgforge_core.dialogue import MAX_SCORE, DialoguePlan, Judgement, Role, Turn, topic_of
+from dlgforge_core.dialogue import MAX_SCORE, DialoguePlan, Judgement, Persona, Role, Turn, topic_of
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.prompting.parts import beginning, everywhere, inline
 from dlgforge_core.prompting.quoting import quote
+from dlgforge_core.prompting.rubric import ratings_schema, rubric_text
 from dlgforge_core.prompting.templates import SHIPPED, Templates
 
 
@@ -68,23 +71,27 @@ def conversation_judge(
 
 
 def verdict_schema(judge: JudgeConfig) -> dict[str, Any]:
-    """JSON schema of a verdict: a score from 0 to 10, and reasons from the configured labels."""
+    """JSON schema of a verdict: reasons from the configured labels, and a score or a rubric's ratings."""
+    properties = {
+        # What is said before the score is what it is given for.
+        "comment": {"type": "string", "maxLength": 160},
+        "reasons": {
+            "type": "array",
+            "items": {"type": "string", "enum": list(judge.reasons)},
+            "minItems": 1,
+            "maxItems": min(3, len(judge.reasons)),
+        },
+        **(ratings_schema(judge.rubric) if judge.rubric else _SCORE),
+    }
     return {
         "type": "object",
-        "properties": {
-            # What is said before the score is what it is given for.
-            "comment": {"type": "string", "maxLength": 160},
-            "reasons": {
-                "type": "array",
-                "items": {"type": "string", "enum": list(judge.reasons)},
-                "minItems": 1,
-                "maxItems": min(3, len(judge.reasons)),
-            },
-            "score": {"type": "integer", "minimum": 0, "maximum": MAX_SCORE},
-        },
-        "required": ["comment", "reasons", "score"],
+        "properties": properties,
+        "required": list(properties),
         "additionalProperties": False,
     }
+
+
+_SCORE: dict[str, Any] = {"score": {"type": "integer", "minimum": 0, "maximum": MAX_SCORE}}
 
 
 def _judge_system(
@@ -107,8 +114,15 @@ def _judge_system(
         evidence=bool(evidence),
         instructions=instructions,
         system_prompt=quote(plan.system_prompt) if plan.system_prompt else "",
+        rubric=rubric_text(judge.rubric, plan, templates),
+        user_persona=_persona(plan.user_persona) if judge.show_persona else "",
+        assistant_persona=_persona(plan.assistant_persona) if judge.show_persona else "",
         **everywhere(plan),
     )
+
+
+def _persona(persona: Persona) -> str:
+    return inline(f"{persona.name}. {persona.description}")
 
 
 def _judged(plan: DialoguePlan, evidence: str, turns: Sequence[Turn], templates: Templates) -> str:
@@ -124,4 +138,6 @@ def _exchange(turn: Turn) -> str:
 
 def _verdict_text(judgement: Judgement) -> str:
     reasons = ", ".join(f'"{reason}"' for reason in judgement.reasons)
+    if ratings := judgement.ratings:
+        return f'{{"reasons": [{reasons}], {orjson.dumps(ratings).decode()[1:]}'
     return f'{{"reasons": [{reasons}], "score": {judgement.score}}}'

@@ -9,20 +9,13 @@ from typing import Any
 
 from dlgforge_core.config import JudgeConfig
 from dlgforge_core.dialogue import MAX_SCORE, Judgement
+from dlgforge_core.prompting.rating_reading import first_of, read_rating, shown
+from dlgforge_core.prompting.rubric import read_ratings, rubric_score
 
 # Names that judges give to the fields, in small letters.
 _SCORE = ("score", "rating", "grade", "overall_score", "final_score")
 _REASONS = ("reasons", "reason", "labels", "label", "tags")
 _COMMENT = ("comment", "comments", "explanation", "rationale", "justification")
-_SCALES = (5, MAX_SCORE, 100)
-_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-
-_NUMBER = re.compile(
-    r"[\s*_\"'(]{0,8}(?:score|rating)?[\s:=*_~≈]{0,8}(?P<n>\d{1,3}(?:[.,]\d{1,4})?)\s{0,4}"
-    r"(?:(?:/|out\s+of|of)\s{0,4}(?P<scale>\d{1,3}(?:\.0{1,4})?)|(?P<percent>%)|points?|\+)?"
-    r"(?:[\s*_\"').!]{0,8}|\s{0,4}[(:;,–—-].{0,300}|(?(scale)\s{1,4}[^\W\d].{0,300}|(?!)))",
-    re.IGNORECASE | re.DOTALL,
-)
 _BETWEEN = re.compile(r"[,;|/\n]|\band\b", re.IGNORECASE)
 _NOT_IN_LABEL = re.compile(r"[\W_]+")
 _LIST_MARK = re.compile(r"\s*\(?\d{1,2}[.):]\s")
@@ -33,55 +26,41 @@ def judgement_from(data: Mapping[str, Any], judge: JudgeConfig) -> Judgement:
     """Return the verdict in an answer to the judge's prompt. Raises ValueError when it cannot be used.
 
     Read as well: a score as text ("8", "8/10", "80 %", "eight") or with a fraction, which is rounded; labels
-    in capitals, in one text, or with an explanation; names of fields in capitals.
+    in capitals, in one text, or with an explanation; names of fields in capitals. By a rubric the score is
+    that of its ratings, and one that the judge gives unasked is not looked at.
     """
     fields = _fields(data)
-    score = _score(_first(fields, _SCORE))
-    given = _first(fields, _REASONS)
+    ratings = read_ratings(data, judge.rubric) if judge.rubric else None
+    score = (
+        _score(first_of(fields, _SCORE))
+        if ratings is None
+        else rubric_score(judge.rubric, ratings.dimensions)
+    )
+    given = first_of(fields, _REASONS)
     labels = {_label(reason): reason for reason in judge.reasons}
     reasons = tuple(dict.fromkeys(_known(given, labels)))
     if not reasons:
-        raise ValueError(f"reasons must name some of: {', '.join(judge.reasons)}; not {_shown(given)}")
-    return Judgement(score, reasons, _comment(_first(fields, _COMMENT)))
+        raise ValueError(f"reasons must name some of: {', '.join(judge.reasons)}; not {shown(given)}")
+    comment = _comment(first_of(fields, _COMMENT))
+    if ratings is None:
+        return Judgement(score, reasons, comment)
+    return Judgement(score, reasons, comment, ratings.dimensions, ratings.question_ok, ratings.answer_ok)
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
     fields = {str(name).strip().lower().replace(" ", "_"): value for name, value in data.items()}
-    if _first(fields, _SCORE) is None:
+    if first_of(fields, _SCORE) is None:
         inner = [value for value in fields.values() if isinstance(value, dict)]
         if len(inner) == 1:  # {"verdict": {...}}
             return {**fields, **{str(name).strip().lower(): value for name, value in inner[0].items()}}
     return fields
 
 
-def _first(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    return next((fields[name] for name in names if fields.get(name) is not None), None)
-
-
 def _score(value: Any) -> int:
-    number = _number(value)
+    number = read_rating(value, MAX_SCORE)
     if number is None or not math.isfinite(number) or not 0 <= number <= MAX_SCORE:
-        raise ValueError(f"score must be a whole number from 0 to {MAX_SCORE}, not {_shown(value)}")
+        raise ValueError(f"score must be a whole number from 0 to {MAX_SCORE}, not {shown(value)}")
     return math.floor(number + 0.5)
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, dict):
-        value = _first(value, ("value", "score"))
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    if not isinstance(value, str):
-        return float(value) if abs(value) <= 1000 else None
-    if value.strip().lower() in _WORDS:
-        return _WORDS.index(value.strip().lower())
-    found = _NUMBER.fullmatch(value[:500])
-    if found is None:
-        return None
-    number = float(found["n"].replace(",", "."))
-    scale = 100 if found["percent"] else float(found["scale"] or MAX_SCORE)
-    return number * MAX_SCORE / scale if scale in _SCALES and number <= scale else None
 
 
 def _known(given: Any, labels: Mapping[str, str]) -> Iterator[str]:
@@ -117,8 +96,3 @@ def _comment(value: Any) -> str:
     if isinstance(value, list):
         value = " ".join(item for item in value if isinstance(item, str))
     return value if isinstance(value, str) else ""
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -8,10 +8,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from dlgforge_core.dialogue import Dialogue, Role
+from dlgforge_core.dialogue import Dialogue, Judgement, Role
 
 # Text lengths are counted in classes a quarter of an octave wide: few, and fine enough for a plot.
 _CLASSES_PER_OCTAVE = 4
+
+
+@dataclass
+class RatingFigures:
+    """Ratings of verdicts in one dimension of a rubric."""
+
+    count: int = 0
+    total: float = 0.0
+    lowest: float = math.inf
+    highest: float = -math.inf
+
+    def add(self, rating: float) -> None:
+        """Count one in."""
+        self.count += 1
+        self.total += rating
+        self.lowest, self.highest = min(self.lowest, rating), max(self.highest, rating)
+
+    @property
+    def mean(self) -> float:
+        """Mean of all."""
+        return self.total / self.count
 
 
 @dataclass
@@ -25,6 +46,10 @@ class DialogueFigures:
     """Verdicts by score; of several judges their rounded means."""
     score_total: float = 0.0
     """Of all verdicts, not rounded."""
+    ratings: dict[str, RatingFigures] = field(default_factory=dict)
+    """By dimension, where there is a rubric."""
+    opinions: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    """Verdicts by a rubric: how many say that the question, or the answer, is good enough, or is not."""
     user_lengths: Counter[int] = field(default_factory=Counter)
     assistant_lengths: Counter[int] = field(default_factory=Counter)
     grounded_turns: int = 0
@@ -57,8 +82,22 @@ class DialogueFigures:
             self.grounded_turns += bool(given)
             self.cited_turns += any(evidence.cited for evidence in given)
             self.tool_calls.update(event.name for event in turn.details.tools)
+        for verdict in dialogue.verdicts:
+            self._rated(verdict)
         self.scores.update(verdict.score for verdict in dialogue.verdicts)
         self.score_total += sum(dialogue.scores)
+
+    def _rated(self, verdict: Judgement) -> None:
+        for name, rating in verdict.dimensions.items():
+            self.ratings.setdefault(name, RatingFigures()).add(rating)
+        for part, opinion in (("question", verdict.question_ok), ("answer", verdict.answer_ok)):
+            if opinion is not None:
+                self.opinions[part, opinion] += 1
+
+    def share_ok(self, part: str) -> float | None:
+        """Share of verdicts that say that the `question` or the `answer` is good enough; None without any."""
+        yes, no = self.opinions[part, True], self.opinions[part, False]
+        return yes / (yes + no) if yes + no else None
 
     @property
     def mean_score(self) -> float | None:

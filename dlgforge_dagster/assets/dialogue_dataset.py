@@ -19,7 +19,7 @@ from dlgforge_core.dialogue import Outcomes
 from dlgforge_core.export.filters import EmptyDatasetError
 from dlgforge_core.export.scrub import secrets_of
 from dlgforge_core.export.writer import write_dataset
-from dlgforge_core.judging.results import agreement, judged_dialogues
+from dlgforge_core.judging.results import agreement, judged_dialogues, rated_dimensions
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.knowledge.embedding import blocking_embedder
 from dlgforge_core.knowledge.endpoints import embedding_endpoint
@@ -89,6 +89,7 @@ def _write(
     outcomes = run_store.outcomes(scope)
     if not outcomes.done:
         raise dg.Failure(_nothing_done(outcomes))
+    dimensions = rated_dimensions(run_store, scope)
     try:
         with _dedup(saving.semantic_dedup) as dedup:
             dialogues = judged_dialogues(run_store, scope)
@@ -107,6 +108,7 @@ def _write(
                 offered=_offered(record),
                 seed_metadata=run_store.has_seed_metadata(scope),
                 system=_has_system_prompts(record),
+                dimensions=dimensions,
                 secrets=secrets_of(os.environ, _secret_variables(dataset, record)),
             )
     except EmptyDatasetError as error:
@@ -117,7 +119,7 @@ def _write(
         context.log.info(f"{former} finished dialogues of former seeds, edited or gone since then, stay out")
     for name, count in summary.refused.items():
         context.log.info(f"{count} dialogues were left out by the filter {name}")
-    for note in saving.filters.notes(dataset.recipe.judge.reasons):  # a misspelt label refuses nothing
+    for note in saving.filters.notes(dataset.recipe.judge.reasons, dimensions):  # refuse nothing
         context.log.warning(note)
     samples = judged_dialogues(run_store, scope, limit=N_SAMPLES, mixed=True)
     return dg.MaterializeResult(

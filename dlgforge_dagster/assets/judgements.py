@@ -12,7 +12,7 @@ from pydantic import Field
 from dlgforge_core.config import JudgeConfig, validate
 from dlgforge_core.config.asset_names import DIALOGUES, JUDGEMENTS
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.judging.results import agreement, lowest_scores
+from dlgforge_core.judging.results import agreement, lowest_scores, rating_figures
 from dlgforge_core.judging.run import JudgingReport, JudgingStatus, judge_dialogues
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.results import Scope
@@ -102,10 +102,11 @@ def _judgements(
     with run_store.connection() as connection:
         found = agreement(connection, scope, names)
         lowest = lowest_scores(connection, scope, list(names), _N_LOWEST)
+        ratings = rating_figures(connection, scope, names)
     verdicts = {key: tally.kept + tally.given for key, tally in report.tallies.items()}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest([report.fingerprint, verdicts])),
-        metadata=judgements_metadata(report, found, lowest),
+        metadata=judgements_metadata(report, found, lowest, ratings),
     )
 
 

@@ -15,7 +15,7 @@ from dlgforge_core.export.plots import markdown_image, overview_png
 from dlgforge_core.export.schema import COLUMN_TEXTS, PARQUET_SCHEMA
 from dlgforge_core.export.writer import DatasetSummary
 from dlgforge_core.quality.diversity import MAX_N, TOP
-from dlgforge_dagster.metadata.dialogues import grounding_metadata
+from dlgforge_dagster.metadata.dialogues import grounding_metadata, rubric_metadata
 from dlgforge_dagster.metadata.tables import count_table, table
 
 
@@ -34,6 +34,7 @@ def dataset_metadata(summary: DatasetSummary, samples: Iterable[Dialogue]) -> Ma
         metadata["mean_score"] = round(figures.mean_score, 3)
     return {
         **metadata,
+        **rubric_metadata(figures),
         **grounding_metadata(figures),
         **_diversity(summary.diversity),
         "samples": dg.MetadataValue.md(sample_markdown(samples)),

@@ -59,6 +59,7 @@ def dialogues_metadata(
         metadata["stop_reason"] = report.stop_reason
     if figures.mean_score is not None:
         metadata["mean_score"] = round(figures.mean_score, 3)
+    metadata |= rubric_metadata(figures)
     metadata |= grounding_metadata(figures)
     metadata["done_by_language"] = count_table("language", "dialogues", progress.done_by_language)
     if run.generation.run.accept.active:
@@ -117,6 +118,30 @@ def acceptance_metadata(store: RunStore, run_id: str, progress: Progress) -> dic
                 for short in store.shortfall(run_id)
             ]
         )
+    return details
+
+
+def rubric_metadata(figures: DialogueFigures) -> dict[str, Any]:
+    """Return ratings by dimension, and how much is good enough; nothing without a rubric."""
+    if not figures.ratings:
+        return {}
+    details: dict[str, Any] = {
+        "ratings": table(
+            [
+                {
+                    "dimension": name,
+                    "mean": round(rated.mean, 3),
+                    "lowest": rated.lowest,
+                    "highest": rated.highest,
+                    "verdicts": rated.count,
+                }
+                for name, rated in sorted(figures.ratings.items())
+            ]
+        )
+    }
+    for part in ("question", "answer"):
+        if (share := figures.share_ok(part)) is not None:
+            details[f"{part}_ok_share"] = round(share, 4)
     return details
 
 

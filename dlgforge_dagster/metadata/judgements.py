@@ -13,18 +13,22 @@ from dlgforge_core.export.plots import markdown_image
 from dlgforge_core.judging.agreement import Agreement
 from dlgforge_core.judging.judges import WHOLE
 from dlgforge_core.judging.plots import judges_png
+from dlgforge_core.judging.rating_agreement import DimensionFigures
 from dlgforge_core.judging.results import LowScore
 from dlgforge_core.judging.run import JudgingReport
 from dlgforge_dagster.metadata.tables import table
 
 
 def judgements_metadata(
-    report: JudgingReport, found: Agreement, lowest: Sequence[LowScore]
+    report: JudgingReport,
+    found: Agreement,
+    lowest: Sequence[LowScore],
+    ratings: Mapping[str, DimensionFigures],
 ) -> Mapping[str, Any]:
     """Of a session of `judgements`. Plain numbers are plotted over time by Dagster itself."""
     total = report.calls.total()
     metadata: dict[str, Any] = {
-        "plots": dg.MetadataValue.md(markdown_image(judges_png(found), "scores of the judges")),
+        "plots": dg.MetadataValue.md(markdown_image(judges_png(found, ratings), "scores of the judges")),
         "judges": table(_judge_rows(report, found)),
         "verdicts": report.kept + report.given,
         "verdicts_given": report.given,
@@ -47,6 +51,8 @@ def judgements_metadata(
         metadata["alpha"] = round(found.alpha, 4)
     if found.pairs:
         metadata["agreement"] = table(_pair_rows(found))
+    if ratings:
+        metadata["ratings"] = table(_rating_rows(ratings, found.judges))
     if lowest:
         names = {judge.key: judge.name for judge in report.judges}
         metadata["lowest_scores"] = dg.MetadataValue.md(_lowest_markdown(lowest, names))
@@ -96,6 +102,20 @@ def _pair_rows(found: Agreement) -> list[dict[str, Any]]:
                 "within 1 point": "",
             }
         )
+    return rows
+
+
+def _rating_rows(ratings: Mapping[str, DimensionFigures], judges: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the mean rating of every judge by dimension, and how far several agree in it."""
+    rows = []
+    for name, figures in ratings.items():
+        row = {"dimension": name, **{judge: _shown(figures.mean_of(judge), 2) for judge in judges}}
+        if len(judges) > 1:
+            row |= {
+                "judged by several": str(figures.units),
+                "Krippendorff's alpha": _shown(figures.agreement.value(), 3),
+            }
+        rows.append(row)
     return rows
 
 

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from dlgforge_core.config import (
+    DatasetFilesConfig,
     GenerationConfig,
     KnowledgeConfig,
     LlmConfig,
@@ -145,3 +146,22 @@ def test_keys_that_came_later_leave_code_versions_as_they_were() -> None:
 
     assert version(KnowledgeConfig()) == "1-72db0f723ea9"
     assert version(KnowledgeConfig(encoding="latin1")) != version(KnowledgeConfig())
+
+
+def test_a_rubric_reaches_the_core_from_the_run_config_and_from_a_recipe() -> None:
+    rubric = [{"name": "depth", "about": "both", "levels": {"1": "poor"}, "weight": 2.0}]
+    wanted = validate(GenerationConfig, {"judge": {"rubric": rubric}}, "recipe")
+    seen: list[GenerationConfig] = []
+    for config in (config_class(GenerationConfig), config_class(wanted)):
+
+        def look(config: Any) -> None:
+            seen.append(validate(GenerationConfig, plain(config, GenerationConfig), "c"))
+
+        look.__annotations__["config"] = config
+        job = dg.GraphDefinition("g", node_defs=[dg.op(look)]).to_job()
+        given = {} if seen else {"ops": {"look": {"config": {"judge": {"rubric": rubric}}}}}
+        assert job.execute_in_process(run_config=given).success
+    assert seen == [wanted, wanted]
+    filters = validate(DatasetFilesConfig, {"filters": {"min_dimensions": {"depth": 3.0}}}, "saving")
+    made = config_class(filters)()
+    assert validate(DatasetFilesConfig, plain(made, DatasetFilesConfig), "c") == filters
