@@ -16,7 +16,7 @@ from dlgforge_core.config.knowledge import EmbeddingConfig
 from dlgforge_core.config.llm import check_port
 from dlgforge_core.dialogue import MAX_SCORE
 
-FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "parquet")
+FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "prompt_completion", "parquet")
 # The columns of the ShareGPT files, which `output_columns` may rename; `dlgforge_core.export` fills them.
 SHAREGPT_COLUMNS = (
     "id",
@@ -220,7 +220,8 @@ class DatasetFilesConfig(ConfigModel):
     passages: Passages = Field(
         "column",
         description="Where the texts of passages go: none: nowhere, documents are named alone; column: into "
-        "turn_evidence of the Parquet files; context: also into openai_messages, before each question.",
+        "turn_evidence of the Parquet files; context: also before each question of openai_messages and "
+        "prompt_completion.",
     )
     system: Literal["include", "none"] = Field(
         "include",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,11 @@ import pyarrow as pa
 from dlgforge_core.config.saving import RENAMED_COLUMNS
 from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.export.openai_messages import Record, openai_messages_record
+from dlgforge_core.export.prompt_completion import (
+    COLUMNS,
+    prompt_completion_problem,
+    prompt_completion_records,
+)
 from dlgforge_core.export.record_checks import openai_problem, sharegpt_problem
 from dlgforge_core.export.records import parquet_record, sharegpt_judged_record, sharegpt_record
 from dlgforge_core.export.schema import (
@@ -20,6 +25,7 @@ from dlgforge_core.export.schema import (
     arrow_features,
     openai_features,
     parquet_schema,
+    prompt_completion_features,
     sharegpt_features,
 )
 
@@ -57,19 +63,21 @@ class Format:
     """A format: JSONL, or Parquet where it has an Arrow `schema`.
 
     `words` say in the card what it is, and `notes` what else is to be known of it. `columns` and `features`
-    are before any renaming. `problem` says what is wrong with a record that was read back, or None; it may
-    raise KeyError, TypeError, ValueError and AttributeError as well.
+    are before any renaming. `records` are the rows of a dialogue: one, or several in a row that have its id
+    in the column `dialogue_column`. `problem` says what is wrong with a record that was read back, or None;
+    it may raise KeyError, TypeError, ValueError and AttributeError as well.
     """
 
     name: str
     words: str
     columns: Callable[[FormatContext], Sequence[str]]
     features: Callable[[FormatContext], Features]
-    record: Callable[[Dialogue, FormatContext], Record]
+    records: Callable[[Dialogue, FormatContext], Iterable[Record]]
     problem: Callable[[Record, Mapping[str, str]], str | None]
     notes: Callable[[FormatContext], Iterator[list[str]]] = lambda context: iter(())
     column_texts: Mapping[str, str] = field(default_factory=lambda: COLUMN_TEXTS)
     schema: Callable[[FormatContext], pa.Schema] | None = None
+    dialogue_column: str = ""
 
     @property
     def suffix(self) -> str:
@@ -84,20 +92,25 @@ class Format:
         """Return the path of a split's file in a dataset folder."""
         return f"data/{self.name}/{split}.{suffix or self.suffix}"
 
-    def written(self, dialogue: Dialogue, context: FormatContext) -> Record:
-        """Return the record of a dialogue, its columns renamed."""
-        record, names = self.record(dialogue, context), self.renamed(context)
-        return {names.get(key, key): value for key, value in record.items()} if names else record
+    def written(self, dialogue: Dialogue, context: FormatContext) -> Iterator[Record]:
+        """Yield the records of a dialogue, their columns renamed."""
+        names = self.renamed(context)
+        for record in self.records(dialogue, context):
+            yield {names.get(key, key): value for key, value in record.items()} if names else record
 
 
-def _openai_notes(context: FormatContext) -> Iterator[list[str]]:
+def _passage_notes(name: str, context: FormatContext) -> Iterator[list[str]]:
     if context.passages:
         yield [
-            "In `openai_messages` the passages that an answer was written from stand before the question, in",
+            f"In `{name}` the passages that an answer was written from stand before the question, in",
             "the same message: each between `<document>` and `</document>`, in the order they were given.",
             "Training on it teaches answering from context; put passages into your prompts in the same form.",
             "For the bare conversation use another configuration.",
         ]
+
+
+def _openai_notes(context: FormatContext) -> Iterator[list[str]]:
+    yield from _passage_notes("openai_messages", context)
     if context.tools:
         yield [
             "Every dialogue of `openai_messages` has the tools that the assistant could call, called or not. "
@@ -120,6 +133,19 @@ def _parquet_problem(record: Record, renamed: Mapping[str, str]) -> None:
     record["seed_id"]  # a KeyError is problem enough: the schema of the file beside it says the rest
 
 
+def _prompt_completion_notes(context: FormatContext) -> Iterator[list[str]]:
+    yield from _passage_notes("prompt_completion", context)
+    yield [
+        "`prompt_completion` has a row for each message of the assistant, and as its prompt all that came",
+        "before it: TRL's `SFTTrainer` learns the completion alone. Its `id` is the dialogue's.",
+    ]
+    if context.tools:
+        yield [
+            "There a tool call is a completion, and what the tool gave is part of the next prompt. Arguments "
+            "of calls are objects, as chat templates want them; the columns have the feature type `Json`."
+        ]
+
+
 def _of_sharegpt(name: str, context: FormatContext) -> Sequence[str]:
     more = {SYSTEM: context.system, SEED_METADATA: context.seed_metadata}
     return [*RENAMED_COLUMNS[name], *(column for column, there in more.items() if there)]
@@ -135,9 +161,9 @@ _ALL = (
         words="ShareGPT JSONL",
         columns=lambda context: _of_sharegpt("sharegpt", context),
         features=lambda context: sharegpt_features(_of_sharegpt("sharegpt", context), context.roles),
-        record=lambda dialogue, context: sharegpt_record(
-            dialogue, seed_metadata=context.seed_metadata, system=context.system
-        ),
+        records=lambda dialogue, context: [
+            sharegpt_record(dialogue, seed_metadata=context.seed_metadata, system=context.system)
+        ],
         problem=sharegpt_problem,
     ),
     Format(
@@ -147,12 +173,14 @@ _ALL = (
         features=lambda context: sharegpt_features(
             _of_sharegpt("sharegpt_judged", context), context.roles, context.dimensions
         ),
-        record=lambda dialogue, context: sharegpt_judged_record(
-            dialogue,
-            seed_metadata=context.seed_metadata,
-            system=context.system,
-            dimensions=context.dimensions,
-        ),
+        records=lambda dialogue, context: [
+            sharegpt_judged_record(
+                dialogue,
+                seed_metadata=context.seed_metadata,
+                system=context.system,
+                dimensions=context.dimensions,
+            )
+        ],
         problem=sharegpt_problem,
     ),
     Format(
@@ -160,23 +188,39 @@ _ALL = (
         words="OpenAI messages JSONL, for fine-tuning and chat templates",
         columns=lambda context: ["messages", *(["tools"] if context.tools else [])],
         features=lambda context: openai_features(context.tools),
-        record=lambda dialogue, context: openai_messages_record(
-            dialogue, context.definitions, offered=context.offered, context=context.passages
-        ),
+        records=lambda dialogue, context: [
+            openai_messages_record(
+                dialogue, context.definitions, offered=context.offered, context=context.passages
+            )
+        ],
         problem=lambda record, renamed: openai_problem(record),
         notes=_openai_notes,
+    ),
+    Format(
+        name="prompt_completion",
+        words="Prompt and completion JSONL, for supervised fine-tuning with TRL",
+        columns=lambda context: [*COLUMNS, *(["tools"] if context.tools else [])],
+        features=lambda context: prompt_completion_features(context.tools),
+        records=lambda dialogue, context: prompt_completion_records(
+            dialogue, context.definitions, offered=context.offered, context=context.passages
+        ),
+        problem=lambda record, renamed: prompt_completion_problem(record),
+        notes=_prompt_completion_notes,
+        dialogue_column="id",
     ),
     Format(
         name="parquet",
         words="Parquet with everything that is known of a dialogue",
         columns=lambda context: _schema(context).names,
         features=lambda context: arrow_features(_schema(context)),
-        record=lambda dialogue, context: parquet_record(
-            dialogue,
-            reasoning=context.reasoning,
-            seed_metadata=context.seed_metadata,
-            dimensions=context.dimensions,
-        ),
+        records=lambda dialogue, context: [
+            parquet_record(
+                dialogue,
+                reasoning=context.reasoning,
+                seed_metadata=context.seed_metadata,
+                dimensions=context.dimensions,
+            )
+        ],
         problem=_parquet_problem,
         notes=_parquet_notes,
         schema=_schema,

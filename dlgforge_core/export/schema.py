@@ -92,6 +92,8 @@ COLUMN_TEXTS = {
     "id": "Stable id of the dialogue.",
     "conversations": "The conversation: `from` is human or gpt, `value` is what was said.",
     "messages": "The conversation, by role, in order.",
+    "prompt": "All messages before the completion, by role, in order.",
+    "completion": "One message of the assistant: an answer, or a call of a tool.",
     "tools": "The tools that the assistant had in the dialogue, as OpenAI function definitions.",
     "language": "Language that was asked for, as the configuration names it; what was said may differ.",
     "topic": "Seed topic of the dialogue; empty when its document led it off that topic.",
@@ -150,6 +152,15 @@ def openai_features(tools: bool) -> list[dict[str, Any]]:
     if tools:
         return [{"name": "messages", "list": "json"}, {"name": "tools", "list": "json"}]
     return arrow_features(pa.schema([PARQUET_SCHEMA.field("messages")]))
+
+
+def prompt_completion_features(tools: bool) -> list[dict[str, Any]]:
+    """As `openai_features`, of a prompt and a completion, after the dialogue's id."""
+    head = [{"name": "id", "dtype": "string"}]
+    if tools:
+        return head + [{"name": name, "list": "json"} for name in ("prompt", "completion", "tools")]
+    messages = openai_features(tools)[0]
+    return head + [{**messages, "name": name} for name in ("prompt", "completion")]
 
 
 def sharegpt_features(

@@ -99,8 +99,12 @@ def _seeds(form: Format, path: Path, renamed: Mapping[str, str]) -> Iterator[str
         yield from _parquet(path, form.schema)
         return
     names = form.renamed(FormatContext(renamed=renamed))
+    before = None
     for record in _jsonl(path, lambda record: form.problem(record, names)):
-        yield record.get(names.get("seed_id", "seed_id"))
+        dialogue = record[form.dialogue_column] if form.dialogue_column else None
+        if dialogue is None or dialogue != before:
+            yield record.get(names.get("seed_id", "seed_id"))
+        before = dialogue
 
 
 def _jsonl(path: Path, problem_of: _Check) -> Iterator[dict[str, Any]]:

@@ -257,6 +257,9 @@ def _with_splits(
     spool.unlink()
 
 
+_Records = Callable[[Dialogue], Iterable[Record]]
+
+
 class _Sink(Protocol):
     def write(self, dialogue: Dialogue) -> None: ...
 
@@ -269,14 +272,14 @@ def _sinks(
     sinks: dict[str, list[_Sink]] = {}
     for split in saving.splits:
         for form in _formats(saving):
-            record = functools.partial(form.written, context=context)
+            records = functools.partial(form.written, context=context)
             path = folder / form.file_name(split)
             path.parent.mkdir(parents=True, exist_ok=True)
             made: list[_Sink] = []
             if form.schema is not None:
-                made.append(_ParquetSink(path, form.schema(context), record))
+                made.append(_ParquetSink(path, form.schema(context), records))
             if form.schema is None or _has_twin(form, saving):
-                made.append(_JsonlSink(folder / form.file_name(split, "jsonl"), record))
+                made.append(_JsonlSink(folder / form.file_name(split, "jsonl"), records))
             for sink in made:
                 stack.callback(sink.close)
             sinks.setdefault(split, []).extend(made)
@@ -293,27 +296,28 @@ def _has_twin(form: Format, saving: DatasetFilesConfig) -> bool:
 
 
 class _JsonlSink:
-    def __init__(self, path: Path, record: Callable[[Dialogue], Record]) -> None:
-        self._record = record
+    def __init__(self, path: Path, records: _Records) -> None:
+        self._records = records
         self._file = path.open("wb")
 
     def write(self, dialogue: Dialogue) -> None:
-        self._file.write(orjson.dumps(clean(self._record(dialogue)), option=orjson.OPT_APPEND_NEWLINE))
+        for record in self._records(dialogue):
+            self._file.write(orjson.dumps(clean(record), option=orjson.OPT_APPEND_NEWLINE))
 
     def close(self) -> None:
         self._file.close()
 
 
 class _ParquetSink:
-    def __init__(self, path: Path, schema: pa.Schema, record: Callable[[Dialogue], Record]) -> None:
-        self._record = record
+    def __init__(self, path: Path, schema: pa.Schema, records: _Records) -> None:
+        self._records = records
         self._schema = schema
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[Record] = []
         self._chars = 0
 
     def write(self, dialogue: Dialogue) -> None:
-        self._rows.append(clean(self._record(dialogue)))
+        self._rows.extend(map(clean, self._records(dialogue)))
         self._chars += sum(_size(turn) for turn in dialogue.turns)
         if len(self._rows) >= ROW_GROUP_ROWS or self._chars >= ROW_GROUP_CHARS:
             self._flush()

@@ -14,8 +14,8 @@ from dlgforge_core.export.verify import DatasetError, verify_dataset
 from tests.support.dialogues import header, lines, make_dialogue, write
 
 
-def _record(dialogue: Dialogue, context: FormatContext) -> Record:
-    return {"prompt": dialogue.turns[0].user, "completion": dialogue.turns[0].assistant}
+def _records(dialogue: Dialogue, context: FormatContext) -> list[Record]:
+    return [{"prompt": dialogue.turns[0].user, "completion": dialogue.turns[0].assistant}]
 
 
 PAIRS = Format(
@@ -23,7 +23,7 @@ PAIRS = Format(
     words="First questions and their answers",
     columns=lambda context: ["prompt", "completion"],
     features=lambda context: [{"name": name, "dtype": "string"} for name in ("prompt", "completion")],
-    record=_record,
+    records=_records,
     problem=lambda record, renamed: None if record["prompt"] else "the prompt is empty",
     notes=lambda context: iter([["Only first turns are in `pairs`."]]),
     column_texts={"prompt": "What was asked.", "completion": "What was answered."},
