@@ -228,6 +228,12 @@ class DatasetFilesConfig(ConfigModel):
         description="Whether system messages are written, where dialogues have one: as the first message, in "
         "ShareGPT as the column system.",
     )
+    tokenizer: str = Field(
+        "",
+        description="What counts the tokens in the statistics: a tokenizer.json, a folder that holds one, or "
+        "a model of the hub: owner/name or owner/name@revision. Empty: they are estimated, four bytes of "
+        "UTF-8 each.",
+    )
     card: CardConfig = Field(CardConfig(), description="What the dataset card says that only you know.")
     reasoning: bool = Field(
         False, description="Whether the Parquet files hold the assistant's reasoning, where it was kept."

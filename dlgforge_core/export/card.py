@@ -139,6 +139,13 @@ def _body(facts: CardFacts) -> Iterator[list[str]]:
         f"{counted(n, 'dialogue')} with {counted(turns, 'turn')} (a question and its answer each), written "
         "by language models and made with dlgforge. No person took part in them."
     ]
+    if turns:
+        words, tokens = figures.sizes.words, figures.sizes.tokens
+        yield [
+            f"Words: {words['user']} in the questions, {words['assistant']} in the answers. Tokens: "
+            f"{tokens['user']} and {tokens['assistant']}, {plain(figures.sizes.counted_by)}. In scripts "
+            "without spaces a character counts as a word."
+        ]
     if description := facts.saving.card.description.strip():
         yield [description]
     yield ["## How it was made"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from dlgforge_core.dialogue import Dialogue, topic_of
 from dlgforge_core.export.records import clean
+from dlgforge_core.export.token_counts import MessageSizes
 from dlgforge_core.quality.diversity import Diversity
 from dlgforge_core.quality.figures import DialogueFigures, length_of_class
 
@@ -22,6 +23,7 @@ class DatasetFigures:
 
     dialogues: DialogueFigures = field(default_factory=DialogueFigures)
     diversity: Diversity = field(default_factory=Diversity)
+    sizes: MessageSizes = field(default_factory=MessageSizes)
     by_language: Counter[str] = field(default_factory=Counter)
     by_split: Counter[str] = field(default_factory=Counter)
     turns_by_split: Counter[str] = field(default_factory=Counter)
@@ -42,6 +44,7 @@ class DatasetFigures:
         language = clean(dialogue.plan.language)
         self.dialogues.add(dialogue)
         self.diversity.add(dialogue, language)
+        self.sizes.add(dialogue)
         self.by_language[language] += 1
         self.by_split[split] += 1
         self.turns_by_split[split] += len(dialogue.turns)
@@ -81,6 +84,7 @@ class DatasetFigures:
                 "user": _lengths(figures.user_lengths, figures.user_chars, figures.n_turns),
                 "assistant": _lengths(figures.assistant_lengths, figures.assistant_chars, figures.n_turns),
             },
+            "words_and_tokens": self.sizes.to_json(),
             "diversity": self.diversity.to_json(),
             "scores": {
                 "mean": round(figures.mean_score, 4) if figures.mean_score is not None else None,

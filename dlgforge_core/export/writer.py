@@ -42,6 +42,7 @@ from dlgforge_core.export.records import clean
 from dlgforge_core.export.scrub import Scrubber, last_part_if_absolute, machine_folders, secrets_of
 from dlgforge_core.export.splits import SplitAssigner
 from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
+from dlgforge_core.export.token_counts import MessageSizes, token_counter
 from dlgforge_core.quality.figures import DialogueFigures
 
 # A row group is held in memory until it is written: this many rows, or about this much text.
@@ -80,6 +81,7 @@ class DatasetSummary:
     figures: DialogueFigures = field(default_factory=DialogueFigures)
     documents: Mapping[str, int] = field(default_factory=dict)
     diversity: Mapping[str, Any] = field(default_factory=dict)
+    sizes: MessageSizes = field(default_factory=MessageSizes)
 
 
 class Dedup(Protocol):
@@ -127,14 +129,18 @@ def write_dataset(
     `folder` and then moved into place: readers never see half a file, and a failure leaves the old dataset.
     The dataset takes the place of the one before: its files of formats and splits that are no longer written
     are removed; other files in `folder` stay. Of two writers at once the later one wins, with all its files.
-    Raises EmptyDatasetError when no dialogue is left to write, OSError when the folder cannot be written, and
-    whatever `dialogues` raises.
+    Raises ConfigError when the tokenizer of `saving` cannot be had, EmptyDatasetError when no dialogue is
+    left to write, OSError when the folder cannot be written, and whatever `dialogues` raises.
     """
     saving = saving or DatasetFilesConfig()
     system = system and saving.system == "include"
     make_private(folder)
     sieve = Sieve(saving.filters, keep)
-    dataset = DatasetFigures(by_split=_zeros(saving.splits), turns_by_split=_zeros(saving.splits))
+    dataset = DatasetFigures(
+        by_split=_zeros(saving.splits),
+        turns_by_split=_zeros(saving.splits),
+        sizes=MessageSizes(token_counter(saving.tokenizer)),
+    )
     known = secrets_of(os.environ) if secrets is None else set(secrets)
     scrubber = Scrubber(known, machine_folders(folder))
     with writing_folder(folder) as writing:
@@ -184,6 +190,7 @@ def write_dataset(
         figures=dataset.dialogues,
         documents=dict(sorted(dataset.given.items())),
         diversity=dataset.diversity.to_json(),
+        sizes=dataset.sizes,
     )
 
 

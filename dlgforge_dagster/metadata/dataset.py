@@ -29,6 +29,9 @@ def dataset_metadata(summary: DatasetSummary, samples: Iterable[Dialogue]) -> Ma
         "turns": figures.n_turns,
         "mean_turns": round(figures.mean_turns, 3),
         "characters": figures.user_chars + figures.assistant_chars,
+        "words": summary.sizes.words.total(),
+        "tokens": summary.sizes.tokens.total(),
+        "tokens_are": summary.sizes.counted_by,
     }
     if figures.mean_score is not None:
         metadata["mean_score"] = round(figures.mean_score, 3)
