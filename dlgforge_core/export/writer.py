@@ -15,39 +15,31 @@ those for the configuration `parquet`.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from dlgforge_core.config.saving import DatasetFilesConfig
-from dlgforge_core.dialogue import Dialogue, Role, Turn
+from dlgforge_core.dialogue import Dialogue, Role
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
 from dlgforge_core.export.filters import SEMANTIC_DEDUP, EmptyDatasetError, Predicate, Sieve
 from dlgforge_core.export.folder import make_private, move_into_place, writing_folder
-from dlgforge_core.export.formats import FORMATS, Format, FormatContext
-from dlgforge_core.export.openai_messages import Record
+from dlgforge_core.export.formats import FORMATS, FormatContext
 from dlgforge_core.export.plots import dataset_plots
 from dlgforge_core.export.records import clean
 from dlgforge_core.export.scrub import Scrubber, last_part_if_absolute, machine_folders, secrets_of
+from dlgforge_core.export.sinks import formats_of, has_twin, open_sinks
 from dlgforge_core.export.splits import SplitAssigner
 from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
 from dlgforge_core.export.token_counts import MessageSizes, token_counter
 from dlgforge_core.quality.figures import DialogueFigures
 
-# A row group is held in memory until it is written: this many rows, or about this much text.
-ROW_GROUP_ROWS = 2_000
-ROW_GROUP_CHARS = 16_000_000
 _SPOOL_NAME = "spool"
 # What an earlier writing may have left and this one did not write.
 OURS = (
@@ -203,7 +195,7 @@ def _write_dialogues(
 ) -> None:
     """Write each dialogue to the files of its split, in every format, and count it in `dataset`."""
     with contextlib.ExitStack() as stack:
-        sinks = _sinks(stack, writing, saving, context)
+        sinks = open_sinks(stack, writing, saving, context)
         for dialogue, split in _with_splits(dialogues, saving.splits, writing):
             for sink in sinks[split]:
                 sink.write(dialogue)
@@ -264,97 +256,12 @@ def _with_splits(
     spool.unlink()
 
 
-_Records = Callable[[Dialogue], Iterable[Record]]
-
-
-class _Sink(Protocol):
-    def write(self, dialogue: Dialogue) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def _sinks(
-    stack: contextlib.ExitStack, folder: Path, saving: DatasetFilesConfig, context: FormatContext
-) -> dict[str, list[_Sink]]:
-    sinks: dict[str, list[_Sink]] = {}
-    for split in saving.splits:
-        for form in _formats(saving):
-            records = functools.partial(form.written, context=context)
-            path = folder / form.file_name(split)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            made: list[_Sink] = []
-            if form.schema is not None:
-                made.append(_ParquetSink(path, form.schema(context), records))
-            if form.schema is None or _has_twin(form, saving):
-                made.append(_JsonlSink(folder / form.file_name(split, "jsonl"), records))
-            for sink in made:
-                stack.callback(sink.close)
-            sinks.setdefault(split, []).extend(made)
-    return sinks
-
-
-def _formats(saving: DatasetFilesConfig) -> list[Format]:
-    return [FORMATS[name] for name in saving.formats]
-
-
-def _has_twin(form: Format, saving: DatasetFilesConfig) -> bool:
-    """Whether the rows of Parquet files are written as JSONL, too, for `load_dataset`."""
-    return form.schema is not None and len(saving.formats) > 1
-
-
-class _JsonlSink:
-    def __init__(self, path: Path, records: _Records) -> None:
-        self._records = records
-        self._file = path.open("wb")
-
-    def write(self, dialogue: Dialogue) -> None:
-        for record in self._records(dialogue):
-            self._file.write(orjson.dumps(clean(record), option=orjson.OPT_APPEND_NEWLINE))
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _ParquetSink:
-    def __init__(self, path: Path, schema: pa.Schema, records: _Records) -> None:
-        self._records = records
-        self._schema = schema
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._rows: list[Record] = []
-        self._chars = 0
-
-    def write(self, dialogue: Dialogue) -> None:
-        self._rows.extend(map(clean, self._records(dialogue)))
-        self._chars += sum(_size(turn) for turn in dialogue.turns)
-        if len(self._rows) >= ROW_GROUP_ROWS or self._chars >= ROW_GROUP_CHARS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows, self._chars = [], 0
-
-    def close(self) -> None:
-        try:
-            self._flush()
-        finally:
-            self._writer.close()
-
-
-def _size(turn: Turn) -> int:
-    """About how many characters of a turn a row group holds."""
-    details = turn.details
-    tools = sum(len(event.result) + len(event.error) + 200 for event in details.tools)
-    passages = sum(len(evidence.text) + 200 for evidence in details.evidence)
-    return len(turn.user) + len(turn.assistant) + len(details.reasoning) + tools + passages
-
-
 def _files(writing: Path, saving: DatasetFilesConfig, dataset: DatasetFigures) -> list[DatasetFile]:
     """Return the files to keep: those of splits that hold something."""
     splits = [split for split, count in dataset.by_split.items() if count]
-    forms = _formats(saving)
+    forms = formats_of(saving)
     found = [(form.name, split, form.file_name(split)) for form in forms for split in splits]
-    twins = [form for form in forms if _has_twin(form, saving)]
+    twins = [form for form in forms if has_twin(form, saving)]
     found += [(form.name, split, form.file_name(split, "jsonl")) for form in twins for split in splits]
     return [
         DatasetFile(

@@ -29,7 +29,7 @@ from dlgforge_core.dialogue import (
     TurnDetails,
 )
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.export import writer
+from dlgforge_core.export import sinks
 from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED, EmptyDatasetError
 from dlgforge_core.export.formats import FORMATS, FormatContext
 from dlgforge_core.export.scrub import MAX_TOOL_TEXT_CHARS, Scrubber, secrets_of
@@ -498,5 +498,5 @@ def test_ten_thousand_dialogues_in_bounded_memory(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    assert writer.ROW_GROUP_ROWS < 10_000
+    assert sinks.ROW_GROUP_ROWS < 10_000
     assert int(done.stdout) < 120, "MiB more than for 200"

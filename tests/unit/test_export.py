@@ -23,7 +23,7 @@ from markdown_it import MarkdownIt
 from dlgforge_core.config.saving import JUDGED_COLUMNS, SHAREGPT_COLUMNS, DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue, Judgement, Turn
 from dlgforge_core.export import folder as folder_module
-from dlgforge_core.export import writer
+from dlgforge_core.export import sinks
 from dlgforge_core.export.filters import EmptyDatasetError
 from dlgforge_core.export.markdown import escape_markdown, sample_markdown
 from dlgforge_core.export.records import clean
@@ -325,7 +325,7 @@ class TestWholeOrNotAtAll:
 
 
 def test_memory_does_not_grow_with_the_dialogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "ROW_GROUP_CHARS", 200_000)
+    monkeypatch.setattr(sinks, "ROW_GROUP_CHARS", 200_000)
 
     def peak(n: int) -> int:
         tracemalloc.start()

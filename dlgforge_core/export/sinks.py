@@ -1,0 +1,116 @@
+"""Files of a dataset while they are written: a row, or a group of rows, at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dlgforge_core.config.saving import DatasetFilesConfig
+from dlgforge_core.dialogue import Dialogue, Turn
+from dlgforge_core.export.formats import FORMATS, Format, FormatContext
+from dlgforge_core.export.openai_messages import Record
+from dlgforge_core.export.records import clean
+
+# A row group is held in memory until it is written: this many rows, or about this much text.
+ROW_GROUP_ROWS = 2_000
+ROW_GROUP_CHARS = 16_000_000
+
+
+Records = Callable[[Dialogue], Iterable[Record]]
+
+
+class Sink(Protocol):
+    """What writes dialogues to a file."""
+
+    def write(self, dialogue: Dialogue) -> None:
+        """Write the rows of a dialogue."""
+        ...
+
+    def close(self) -> None:
+        """Write what is held back, and close the file."""
+        ...
+
+
+def open_sinks(
+    stack: contextlib.ExitStack, folder: Path, saving: DatasetFilesConfig, context: FormatContext
+) -> dict[str, list[Sink]]:
+    """Open the files of every format for each split in `folder`; `stack` closes them."""
+    sinks: dict[str, list[Sink]] = {}
+    for split in saving.splits:
+        for form in formats_of(saving):
+            records = functools.partial(form.written, context=context)
+            path = folder / form.file_name(split)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made: list[Sink] = []
+            if form.schema is not None:
+                made.append(_ParquetSink(path, form.schema(context), records))
+            if form.schema is None or has_twin(form, saving):
+                made.append(_JsonlSink(folder / form.file_name(split, "jsonl"), records))
+            for sink in made:
+                stack.callback(sink.close)
+            sinks.setdefault(split, []).extend(made)
+    return sinks
+
+
+def formats_of(saving: DatasetFilesConfig) -> list[Format]:
+    """Return the formats to write."""
+    return [FORMATS[name] for name in saving.formats]
+
+
+def has_twin(form: Format, saving: DatasetFilesConfig) -> bool:
+    """Whether the rows of Parquet files are written as JSONL, too, for `load_dataset`."""
+    return form.schema is not None and len(saving.formats) > 1
+
+
+class _JsonlSink:
+    def __init__(self, path: Path, records: Records) -> None:
+        self._records = records
+        self._file = path.open("wb")
+
+    def write(self, dialogue: Dialogue) -> None:
+        for record in self._records(dialogue):
+            self._file.write(orjson.dumps(clean(record), option=orjson.OPT_APPEND_NEWLINE))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _ParquetSink:
+    def __init__(self, path: Path, schema: pa.Schema, records: Records) -> None:
+        self._records = records
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._rows: list[Record] = []
+        self._chars = 0
+
+    def write(self, dialogue: Dialogue) -> None:
+        self._rows.extend(map(clean, self._records(dialogue)))
+        self._chars += sum(_size(turn) for turn in dialogue.turns)
+        if len(self._rows) >= ROW_GROUP_ROWS or self._chars >= ROW_GROUP_CHARS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._chars = [], 0
+
+    def close(self) -> None:
+        try:
+            self._flush()
+        finally:
+            self._writer.close()
+
+
+def _size(turn: Turn) -> int:
+    """About how many characters of a turn a row group holds."""
+    details = turn.details
+    tools = sum(len(event.result) + len(event.error) + 200 for event in details.tools)
+    passages = sum(len(evidence.text) + 200 for evidence in details.evidence)
+    return len(turn.user) + len(turn.assistant) + len(details.reasoning) + tools + passages
