@@ -177,6 +177,8 @@ class TurnDetails:
     reasoning: str = ""
     off_topic: bool = False
     """The passages say nothing of the seed topic, and the roles were not told of it."""
+    call_reasoning: tuple[str, ...] = ()
+    """The part of `reasoning` that came with each of the tool calls; empty where none did."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; empty when there is nothing."""
@@ -196,6 +198,7 @@ class TurnDetails:
             ),
             tools=tuple(ToolEvent(**item) for item in data.get("tools", ())),
             reasoning=data.get("reasoning", ""),
+            call_reasoning=tuple(data.get("call_reasoning", ())),
             off_topic=data.get("off_topic", False),
         )
 

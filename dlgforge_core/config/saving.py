@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -54,6 +54,7 @@ LICENSES = tuple(_LICENSES.split())
 _SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
+Reasoning = Literal["none", "column", "field", "tags"]
 Passages = Literal["none", "column", "context"]
 Score = Annotated[float, Field(ge=0.0, le=float(MAX_SCORE))]
 
@@ -123,6 +124,15 @@ class FiltersConfig(ConfigModel):
                 if name not in dimensions
             ),
         ]
+
+
+def _reasoning(value: Any) -> Reasoning:
+    if isinstance(value, bool):
+        return "column" if value else "none"
+    if value not in get_args(Reasoning):
+        raise ValueError(f"reasoning must be one of {', '.join(get_args(Reasoning))}, or true or false")
+    form: Reasoning = value
+    return form
 
 
 class CardConfig(ConfigModel):
@@ -235,8 +245,13 @@ class DatasetFilesConfig(ConfigModel):
         "UTF-8 each.",
     )
     card: CardConfig = Field(CardConfig(), description="What the dataset card says that only you know.")
-    reasoning: bool = Field(
-        False, description="Whether the Parquet files hold the assistant's reasoning, where it was kept."
+    # Any, as Dagster has no type for a word or a truth value.
+    reasoning: Annotated[Any, AfterValidator(_reasoning)] = Field(
+        "none",
+        description="Where the assistant's reasoning goes, if run.keep_reasoning kept it. none: nowhere; "
+        "column: into the column turn_reasoning of the Parquet files; field: also into reasoning_content of "
+        "each assistant message of openai_messages, prompt_completion and Parquet; tags: instead between "
+        "<think> and </think> before the text, in all formats. true is column, false is none.",
     )
 
     @field_validator("formats")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dlgforge_core.config.saving import RENAMED_COLUMNS
+from dlgforge_core.config.saving import RENAMED_COLUMNS, Reasoning
 from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.export.openai_messages import Record, openai_messages_record
 from dlgforge_core.export.prompt_completion import (
@@ -41,7 +41,7 @@ class FormatContext:
     that verdicts rate.
     """
 
-    reasoning: bool = False
+    reasoning: Reasoning = "none"
     tools: bool = False
     passages: bool = False
     siblings: bool = False
@@ -109,8 +109,17 @@ def _passage_notes(name: str, context: FormatContext) -> Iterator[list[str]]:
         ]
 
 
+def _reasoning_notes(name: str, context: FormatContext) -> Iterator[list[str]]:
+    if context.reasoning == "field":
+        yield [
+            f"In `{name}` what the assistant thought before an answer or a call is in `reasoning_content` of",
+            "the message, where chat templates of reasoning models look for it; empty where there was none.",
+        ]
+
+
 def _openai_notes(context: FormatContext) -> Iterator[list[str]]:
     yield from _passage_notes("openai_messages", context)
+    yield from _reasoning_notes("openai_messages", context)
     if context.tools:
         yield [
             "Every dialogue of `openai_messages` has the tools that the assistant could call, called or not. "
@@ -135,6 +144,7 @@ def _parquet_problem(record: Record, renamed: Mapping[str, str]) -> None:
 
 def _prompt_completion_notes(context: FormatContext) -> Iterator[list[str]]:
     yield from _passage_notes("prompt_completion", context)
+    yield from _reasoning_notes("prompt_completion", context)
     yield [
         "`prompt_completion` has a row for each message of the assistant, and as its prompt all that came",
         "before it: TRL's `SFTTrainer` learns the completion alone. Its `id` is the dialogue's.",
@@ -162,7 +172,12 @@ _ALL = (
         columns=lambda context: _of_sharegpt("sharegpt", context),
         features=lambda context: sharegpt_features(_of_sharegpt("sharegpt", context), context.roles),
         records=lambda dialogue, context: [
-            sharegpt_record(dialogue, seed_metadata=context.seed_metadata, system=context.system)
+            sharegpt_record(
+                dialogue,
+                seed_metadata=context.seed_metadata,
+                system=context.system,
+                reasoning=context.reasoning,
+            )
         ],
         problem=sharegpt_problem,
     ),
@@ -178,6 +193,7 @@ _ALL = (
                 dialogue,
                 seed_metadata=context.seed_metadata,
                 system=context.system,
+                reasoning=context.reasoning,
                 dimensions=context.dimensions,
             )
         ],
@@ -187,10 +203,14 @@ _ALL = (
         name="openai_messages",
         words="OpenAI messages JSONL, for fine-tuning and chat templates",
         columns=lambda context: ["messages", *(["tools"] if context.tools else [])],
-        features=lambda context: openai_features(context.tools),
+        features=lambda context: openai_features(context.tools, context.reasoning),
         records=lambda dialogue, context: [
             openai_messages_record(
-                dialogue, context.definitions, offered=context.offered, context=context.passages
+                dialogue,
+                context.definitions,
+                offered=context.offered,
+                context=context.passages,
+                reasoning=context.reasoning,
             )
         ],
         problem=lambda record, renamed: openai_problem(record),
@@ -200,9 +220,13 @@ _ALL = (
         name="prompt_completion",
         words="Prompt and completion JSONL, for supervised fine-tuning with TRL",
         columns=lambda context: [*COLUMNS, *(["tools"] if context.tools else [])],
-        features=lambda context: prompt_completion_features(context.tools),
+        features=lambda context: prompt_completion_features(context.tools, context.reasoning),
         records=lambda dialogue, context: prompt_completion_records(
-            dialogue, context.definitions, offered=context.offered, context=context.passages
+            dialogue,
+            context.definitions,
+            offered=context.offered,
+            context=context.passages,
+            reasoning=context.reasoning,
         ),
         problem=lambda record, renamed: prompt_completion_problem(record),
         notes=_prompt_completion_notes,

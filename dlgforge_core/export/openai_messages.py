@@ -8,7 +8,9 @@ from typing import Any
 
 import orjson
 
+from dlgforge_core.config.saving import Reasoning
 from dlgforge_core.dialogue import Dialogue, Role, ToolEvent, Turn
+from dlgforge_core.export.reasoning import answer_reasoning, call_reasoning, with_reasoning
 from dlgforge_core.prompting.quoting import quote
 
 Record = dict[str, Any]
@@ -27,15 +29,16 @@ def openai_messages_record(
     *,
     offered: Sequence[str] = (),
     context: bool = False,
+    reasoning: Reasoning = "none",
 ) -> Record:
     """One line of JSONL: `messages`, and `tools` where there were any; no other key, as OpenAI takes none.
 
     `offered` names the tools that the assistant had, so that a dialogue in which it called none says so,
     too. `definitions` are the tools by name; one that was called and is not among them is described by the
     arguments it was called with. With `context` the passages of a turn stand before its question, see
-    `in_context`.
+    `in_context`. `reasoning` says where that of the assistant goes.
     """
-    record: Record = {"messages": list(_messages(dialogue, context))}
+    record: Record = {"messages": list(_messages(dialogue, context, reasoning))}
     if tools := tool_definitions(dialogue, definitions or {}, offered):
         record["tools"] = tools
     return record
@@ -47,16 +50,18 @@ def system_message(dialogue: Dialogue) -> list[Record]:
     return [{"role": "system", "content": text}] if text else []
 
 
-def _messages(dialogue: Dialogue, context: bool) -> Iterator[Record]:
+def _messages(dialogue: Dialogue, context: bool, form: Reasoning) -> Iterator[Record]:
     yield from system_message(dialogue)
     for turn in dialogue.turns:
         yield {"role": "user", "content": in_context(turn) if context else turn.user}
         # A call after the other: which were made at once is not recorded, and in a row is always right.
-        for event in turn.details.tools:
+        for number, event in enumerate(turn.details.tools):
             # Empty and not left out: chat templates join the contents of all messages, or measure them.
-            yield {"role": "assistant", "content": "", "tool_calls": [_call(event)]}
+            message = {"role": "assistant", "content": "", "tool_calls": [_call(event)]}
+            yield with_reasoning(message, call_reasoning(turn.details, number), form)
             yield {"role": "tool", "tool_call_id": event.call_id, "content": tool_content(event)}
-        yield {"role": "assistant", "content": turn.assistant}
+        answer = {"role": "assistant", "content": turn.assistant}
+        yield with_reasoning(answer, answer_reasoning(turn.details), form)
 
 
 def in_context(turn: Turn) -> str:

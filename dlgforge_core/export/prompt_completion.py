@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dlgforge_core.config.saving import Reasoning
 from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.export.openai_messages import Record, openai_messages_record
 
@@ -20,6 +21,7 @@ def prompt_completion_records(
     *,
     offered: Sequence[str] = (),
     context: bool = False,
+    reasoning: Reasoning = "none",
 ) -> Iterator[Record]:
     """Yield a row for each message of the assistant: `completion` is that message, `prompt` all before it.
 
@@ -27,7 +29,9 @@ def prompt_completion_records(
     to write it. Arguments of calls are objects, as chat templates want them. For the options see
     `openai_messages_record`.
     """
-    record = openai_messages_record(dialogue, definitions, offered=offered, context=context)
+    record = openai_messages_record(
+        dialogue, definitions, offered=offered, context=context, reasoning=reasoning
+    )
     messages = [_with_objects(message) for message in record["messages"]]
     tools = {"tools": record["tools"]} if "tools" in record else {}
     for place, message in enumerate(messages):

@@ -6,18 +6,29 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dlgforge_core.dialogue import Dialogue, Evidence, Judgement, ToolEvent, documents_of, topic_of
+from dlgforge_core.config.saving import Reasoning
+from dlgforge_core.dialogue import Dialogue, Evidence, Judgement, ToolEvent, Turn, documents_of, topic_of
 from dlgforge_core.export.openai_messages import Record, arguments_json, system_message
+from dlgforge_core.export.reasoning import in_tags, with_reasoning
 from dlgforge_core.export.schema import SEED_METADATA, SYSTEM
 from dlgforge_core.export.scrub import last_part_if_absolute
 
 
-def sharegpt_record(dialogue: Dialogue, *, seed_metadata: bool = False, system: bool = False) -> Record:
+def sharegpt_record(
+    dialogue: Dialogue,
+    *,
+    seed_metadata: bool = False,
+    system: bool = False,
+    reasoning: Reasoning = "none",
+) -> Record:
     """One line of ShareGPT JSONL: `conversations` of `from` (human, gpt) and `value`."""
     conversations = [
         {"from": who, "value": text}
         for turn in dialogue.turns
-        for who, text in (("human", turn.user), ("gpt", turn.assistant))
+        for who, text in (
+            ("human", turn.user),
+            ("gpt", in_tags(turn.assistant, turn.details.reasoning, reasoning)),
+        )
     ]
     return {
         "id": dialogue.plan.dialogue_id,
@@ -33,17 +44,18 @@ def sharegpt_judged_record(
     *,
     seed_metadata: bool = False,
     system: bool = False,
+    reasoning: Reasoning = "none",
     dimensions: Sequence[str] = (),
 ) -> Record:
     """As `sharegpt_record`, with the judge's verdicts: on each turn, on the whole, and their mean."""
     more = _of_plan(dialogue, seed_metadata, system)
-    return {**sharegpt_record(dialogue), **_verdicts(dialogue, dimensions), **more}
+    return {**sharegpt_record(dialogue, reasoning=reasoning), **_verdicts(dialogue, dimensions), **more}
 
 
 def parquet_record(
     dialogue: Dialogue,
     *,
-    reasoning: bool = False,
+    reasoning: Reasoning = "none",
     seed_metadata: bool = False,
     dimensions: Sequence[str] = (),
 ) -> Record:
@@ -53,11 +65,7 @@ def parquet_record(
         "id": dialogue.plan.dialogue_id,
         "messages": [
             *system_message(dialogue),
-            *(
-                {"role": role, "content": text}
-                for turn in turns
-                for role, text in (("user", turn.user), ("assistant", turn.assistant))
-            ),
+            *(message for turn in turns for message in _exchange(turn, reasoning)),
         ],
         **_about(dialogue),
         **_verdicts(dialogue, dimensions),
@@ -68,9 +76,15 @@ def parquet_record(
             for role, model in dialogue.models.items()
         ],
     }
-    if reasoning:
+    if reasoning in ("column", "field"):
         record["turn_reasoning"] = [turn.details.reasoning for turn in turns]
     return {**record, **(_seed_metadata(dialogue) if seed_metadata else {})}
+
+
+def _exchange(turn: Turn, form: Reasoning) -> tuple[Record, Record]:
+    # Tool calls are a column of their own: what was thought before them stands before the answer.
+    answer = {"role": "assistant", "content": turn.assistant}
+    return {"role": "user", "content": turn.user}, with_reasoning(answer, turn.details.reasoning, form)
 
 
 def _of_plan(dialogue: Dialogue, seed_metadata: bool, system: bool) -> Record:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from dlgforge_core.config.saving import Reasoning
 from dlgforge_core.dialogue import MAX_SCORE
+from dlgforge_core.export.reasoning import FIELD
 
 SEED_METADATA = "seed_metadata"
 SYSTEM = "system"
@@ -84,6 +86,7 @@ _FIELDS: list[pa.Field[Any]] = [
     _required("turn_tools", pa.list_(pa.list_(_tool))),
     _required("models", pa.list_(pa.struct([_required("role", _text), _required("model", _text)]))),
 ]
+_MESSAGE = [_required("role", _text), _required("content", _text)]
 _REASONING = _required("turn_reasoning", pa.list_(_text))
 _SEED_METADATA = _required(SEED_METADATA, _text)
 PARQUET_SCHEMA = pa.schema(_FIELDS)
@@ -120,13 +123,28 @@ COLUMN_TEXTS = {
 
 
 def parquet_schema(
-    reasoning: bool = False, seed_metadata: bool = False, dimensions: Sequence[str] = ()
+    reasoning: Reasoning = "none", seed_metadata: bool = False, dimensions: Sequence[str] = ()
 ) -> pa.Schema:
     """Return the schema of the Parquet files, with reasoning, seeds' metadata and ratings if asked for."""
-    more = [*([_REASONING] if reasoning else []), *([_SEED_METADATA] if seed_metadata else [])]
-    rated = {field.name: field for field in _verdict_columns(dimensions)}
-    fields = [rated.get(field.name, field) for field in _FIELDS]
+    more = [
+        *([_REASONING] if reasoning in ("column", "field") else []),
+        *([_SEED_METADATA] if seed_metadata else []),
+    ]
+    changed = {field.name: field for field in (*_verdict_columns(dimensions), _messages(reasoning))}
+    fields = [changed.get(field.name, field) for field in _FIELDS]
     return pa.schema([*fields, *more]) if more or dimensions else PARQUET_SCHEMA
+
+
+def _messages(reasoning: Reasoning) -> pa.Field[Any]:
+    more = [pa.field(FIELD, _text)] if reasoning == "field" else []
+    return _required("messages", pa.list_(pa.struct([*_MESSAGE, *more])))
+
+
+def reasoning_form(schema: pa.Schema) -> Reasoning:
+    """Return where a Parquet file has reasoning apart from the text."""
+    if "turn_reasoning" not in schema.names:
+        return "none"
+    return "field" if schema.field("messages").equals(_messages("field")) else "column"
 
 
 def rated_dimensions(schema: pa.Schema) -> list[str]:
@@ -147,19 +165,19 @@ def arrow_features(schema: pa.Schema) -> list[dict[str, Any]]:
     return [{"name": field.name, **_card_type(field.type)} for field in schema]
 
 
-def openai_features(tools: bool) -> list[dict[str, Any]]:
+def openai_features(tools: bool, reasoning: Reasoning = "none") -> list[dict[str, Any]]:
     """With `tools` messages differ in their keys: they are of the type `json` then."""
     if tools:
         return [{"name": "messages", "list": "json"}, {"name": "tools", "list": "json"}]
-    return arrow_features(pa.schema([PARQUET_SCHEMA.field("messages")]))
+    return arrow_features(pa.schema([_messages(reasoning)]))
 
 
-def prompt_completion_features(tools: bool) -> list[dict[str, Any]]:
+def prompt_completion_features(tools: bool, reasoning: Reasoning = "none") -> list[dict[str, Any]]:
     """As `openai_features`, of a prompt and a completion, after the dialogue's id."""
     head = [{"name": "id", "dtype": "string"}]
     if tools:
         return head + [{"name": name, "list": "json"} for name in ("prompt", "completion", "tools")]
-    messages = openai_features(tools)[0]
+    messages = openai_features(tools, reasoning)[0]
     return head + [{**messages, "name": name} for name in ("prompt", "completion")]
 
 

@@ -121,6 +121,7 @@ class Scrubber:
                 evidence=tuple(map(self._evidence, details.evidence)),
                 tools=tuple(self._tool(event, n_calls + i) for i, event in enumerate(details.tools)),
                 reasoning=self.tool_text(details.reasoning),
+                call_reasoning=tuple(map(self.tool_text, details.call_reasoning)),
             )
         return replace(
             turn,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.formats import FORMATS, Format, FormatContext
-from dlgforge_core.export.schema import SEED_METADATA, rated_dimensions
+from dlgforge_core.export.schema import SEED_METADATA, rated_dimensions, reasoning_form
 from dlgforge_core.export.stats import STATS_NAME
 
 # What is wrong with one record of a file, or None.
@@ -126,7 +126,7 @@ def _parquet(path: Path, schema_of: Callable[[FormatContext], pa.Schema]) -> Ite
             names = file.schema_arrow.names
             schema = schema_of(
                 FormatContext(
-                    reasoning="turn_reasoning" in names,
+                    reasoning=reasoning_form(file.schema_arrow),
                     seed_metadata=SEED_METADATA in names,
                     dimensions=rated_dimensions(file.schema_arrow),
                 )

@@ -42,6 +42,7 @@ from dlgforge_core.dialogue import Dialogue, DialoguePlan, Role, TurnDetails
 from dlgforge_core.generation.dialogue_store import DialogueStore
 from dlgforge_core.generation.grounding import Anchor, Grounding, evidence_of
 from dlgforge_core.generation.tool_rounds import (
+    call_reasoning_of,
     call_tools,
     events_of,
     prompt_of,
@@ -275,6 +276,7 @@ class DialogueRun:
             ),
             tools=events_of(step.rounds),
             reasoning=reasoning_of(step.rounds, completion) if keep_reasoning else "",
+            call_reasoning=call_reasoning_of(step.rounds) if keep_reasoning else (),
             off_topic=anchor is not None and not anchor.on_topic,
         )
         return Answered(answer, details)

@@ -55,6 +55,16 @@ def events_of(rounds: Sequence[ToolRound]) -> tuple[ToolEvent, ...]:
     return tuple(event for one in rounds for event in one.results.events)
 
 
+def call_reasoning_of(rounds: Sequence[ToolRound]) -> tuple[str, ...]:
+    """Return what was thought before each call of all rounds, at the first of those made at once."""
+    thoughts = [
+        "" if number else one.called.reasoning
+        for one in rounds
+        for number, _ in enumerate(one.results.events)
+    ]
+    return tuple(thoughts) if any(thoughts) else ()
+
+
 def reasoning_of(rounds: Sequence[ToolRound], completion: Completion) -> str:
     """Return the reasoning of all rounds and of the answer."""
     parts = (*(one.called.reasoning for one in rounds), completion.reasoning)

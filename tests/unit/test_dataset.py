@@ -71,7 +71,7 @@ class TestLoading:
         for name in formats:
             loaded = load_dataset(folder, name, tmp_path / "cache")
             assert {split: rows.num_rows for split, rows in loaded.items()} == summary.by_split
-            expected = list(FORMATS[name].columns(FormatContext(reasoning=True, tools=n_tools > 0)))
+            expected = list(FORMATS[name].columns(FormatContext(reasoning="column", tools=n_tools > 0)))
             if name == "parquet":
                 assert sorted(loaded["train"].column_names) == sorted(expected)
             else:

@@ -158,7 +158,7 @@ class TestTools:
         assert not any("Let me think" in text for _, text in everything(tmp_path))
         write(tmp_path, [grounded(0)], reasoning=True)
         table = pq.read_table(tmp_path / "data/parquet/train.parquet")
-        assert table.schema.equals(parquet_schema(True))
+        assert table.schema.equals(parquet_schema("column"))
         assert table["turn_reasoning"].to_pylist() == [["Let me think."] * 2]
         assert verify_dataset(tmp_path)["parquet"] == 1
 
