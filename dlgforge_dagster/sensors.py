@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from dlgforge_core.common.secrets import shown_address
+from dlgforge_core.config import SeedsConfig, validate
 from dlgforge_core.config.asset_names import DIALOGUES, SEED_TOPICS
 from dlgforge_core.errors import ConfigError, SeedError
 from dlgforge_core.planning.seed_folder import (
@@ -79,10 +80,11 @@ def build_new_seed_batches(dataset: DatasetSpec, jobs: Jobs) -> dg.SensorDefinit
             return _shipped(context, dataset)
         try:
             run_config = {} if dataset.name else _run_config()
+            seeds = _seeds_of(dataset, run_config)
             files = list_seed_files(location)
         except (ConfigError, SeedError) as error:
             return dg.SkipReason(str(error))
-        return _look(context, dataset, store, location, files, run_config)
+        return _look(context, dataset, store, location, files, run_config, seeds)
 
     return new_seed_batches
 
@@ -94,6 +96,7 @@ def _look(
     location: str,
     files: Sequence[SeedFile],
     run_config: Mapping[str, Any],
+    seeds: SeedsConfig,
 ) -> dg.SensorResult:
     """Each content once: the run keys are made of the content's digest."""
     before = _read_cursor(context.cursor)
@@ -118,7 +121,7 @@ def _look(
             cursor[file.name] = seen
         else:
             looked_into += 1
-            digest, batch, problem = _read(location, file)
+            digest, batch, problem = _read(location, file, seeds)
             cursor[file.name] = _Seen(file.state, digest or seen.digest, done=True)
             if batch is not None and digest != seen.digest:
                 read.append(batch)
@@ -202,10 +205,18 @@ def _shipped(context: dg.SensorEvaluationContext, dataset: DatasetSpec) -> dg.Se
     )
 
 
-def _read(location: str, file: SeedFile) -> tuple[str, SeedBatch | None, str]:
+def _seeds_of(dataset: DatasetSpec, run_config: Mapping[str, Any]) -> SeedsConfig:
+    """Return how `seed_topics` of the runs reads files. Raises ConfigError."""
+    of_seeds = run_config.get("ops", {}).get(dataset.op(SEED_TOPICS), {}).get("config", {})
+    data = {**dataset.recipe.seeds.model_dump(), **of_seeds}
+    return validate(SeedsConfig, data, f"ops.{dataset.op(SEED_TOPICS)}.config")
+
+
+def _read(location: str, file: SeedFile, config: SeedsConfig) -> tuple[str, SeedBatch | None, str]:
     """Digest of the content, the batch in it, and what is wrong when there is none."""
     try:
-        batch = parse_seed_batch(file.name, read_seed_bytes(location, file), label=file.name)
+        data = read_seed_bytes(location, file)
+        batch = parse_seed_batch(file.name, data, label=file.name, config=config)
     except SeedError as error:
         return "", None, str(error)
     return hashlib.sha256(batch.digest.encode()).hexdigest()[:16], batch, ""

@@ -13,7 +13,7 @@ from dlgforge_core.config.checks import ChecksConfig
 from dlgforge_core.config.coverage import CoverageConfig
 from dlgforge_core.config.environment import addresses_replaced, llm_from_environment
 from dlgforge_core.config.generation import GenerationConfig
-from dlgforge_core.config.inputs import PersonasConfig, SeedsConfig
+from dlgforge_core.config.inputs import PersonasConfig, SeedColumnsConfig, SeedsConfig
 from dlgforge_core.config.judging import OFFLINE_KEYS, JudgeConfig, JudgeModelConfig
 from dlgforge_core.config.knowledge import (
     SHIPPED_KNOWLEDGE,
@@ -128,6 +128,7 @@ __all__ = [
     "RunConfig",
     "SavingConfig",
     "Seconds",
+    "SeedColumnsConfig",
     "SeedsConfig",
     "SemanticDedupConfig",
     "SpawnConfig",

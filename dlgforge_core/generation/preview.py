@@ -36,7 +36,7 @@ def planned(recipe: Recipe, n_dialogues: int) -> Iterator[DialoguePlan]:
     Raises ConfigError and SeedError.
     """
     generation = with_question_kinds(recipe.generation, recipe.llm)
-    batches = read_seed_batches(recipe.seeds.path, strict=recipe.seeds.strict).batches
+    batches = read_seed_batches(recipe.seeds.path, strict=recipe.seeds.strict, config=recipe.seeds).batches
     planning = plan_run(generation, recipe.llm, read_personas(generation.personas.path), batches)
     rounds = itertools.zip_longest(*(plan.dialogues() for plan in planning.plans))
     dialogues = (dialogue for one in rounds for dialogue in one if dialogue is not None)

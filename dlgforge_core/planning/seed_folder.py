@@ -10,8 +10,16 @@ from pathlib import Path
 from dlgforge_core.common.files import Folder, FoundFile
 from dlgforge_core.common.secrets import shown_address, shown_error
 from dlgforge_core.common.yaml_source import MAX_FILE_BYTES
+from dlgforge_core.config import SeedsConfig
 from dlgforge_core.errors import SeedError
-from dlgforge_core.planning.seeds import SUFFIXES, SeedBatch, batch_name, parse_seed_batch, read_seeds
+from dlgforge_core.planning.seeds import (
+    DEFAULT,
+    SUFFIXES,
+    SeedBatch,
+    batch_name,
+    parse_seed_batch,
+    read_seeds,
+)
 
 SEED_FOLDER_ENV = "DLGFORGE_SEED_FOLDER"
 
@@ -44,16 +52,18 @@ class SeedReading:
         return [*self.unusable.values(), *(problem for batch in self.batches for problem in batch.problems)]
 
 
-def read_seed_batches(place: str, *, strict: bool = False, only: str | None = None) -> SeedReading:
+def read_seed_batches(
+    place: str, *, strict: bool = False, only: str | None = None, config: SeedsConfig = DEFAULT
+) -> SeedReading:
     """Return the seed batches at a place, or `only` the one of this name.
 
-    A place is a file, a folder of .yaml, .yml and .jsonl files, or a folder's address that fsspec knows;
-    empty: the shipped topics. Files of a folder that cannot be used, or would share one batch name, are left
-    out. Raises SeedError, naming every such file, when none is left, or with `strict`, where the first bad
-    entry of a file fails it too.
+    A place is a file, a folder of seed files, or a folder's address that fsspec knows; empty: the shipped
+    topics. Of `config` the columns of tables count. Files of a folder that cannot be used, or would share one
+    batch name, are left out. Raises SeedError, naming every such file, when none is left, or with `strict`,
+    where the first bad entry of a file fails it too.
     """
     if "://" not in place and not (place and Path(place).is_dir()):
-        return SeedReading(tuple(_named(read_seeds(place, strict=strict), only)))
+        return SeedReading(tuple(_named(read_seeds(place, strict=strict, config=config), only)))
     found, unreadable = _listing(place)
     files = [file for file in found if only in (None, file.batch)]
     if not files and only is not None:
@@ -71,9 +81,8 @@ def read_seed_batches(place: str, *, strict: bool = False, only: str | None = No
             continue
         label = f"{folder}/{file.name}"
         try:
-            batches.append(
-                parse_seed_batch(file.name, read_seed_bytes(place, file), label=label, strict=strict)
-            )
+            data = read_seed_bytes(place, file)
+            batches.append(parse_seed_batch(file.name, data, label=label, strict=strict, config=config))
         except SeedError as error:
             unusable[file.name] = str(error)
     if unusable and (strict or not batches):

@@ -1,42 +1,49 @@
 """Seed topics, read from files: one file is one seed batch.
 
 YAML is a mapping language -> topic -> list of questions (a topic may have none). JSONL has one topic a line:
-`language` and `topic`, and if wanted `id`, `question` and `metadata`. Every pair of topic and question is one
-seed topic. What is wrong with a file is said with its line; the good lines are kept unless `strict` is set.
+`language` and `topic`, and if wanted `id`, `question` and `metadata`. JSON, CSV, TSV and Parquet are tables:
+a topic a row, in the columns that `seeds.columns` names; what else is there is metadata. Every pair of topic
+and question is one seed topic. What is wrong with a file is told with its line; good ones are kept unless
+`strict` is set.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from dlgforge_core.common import yaml_source
 from dlgforge_core.common.hints import hint
-from dlgforge_core.common.invisible import is_visible, skeleton, tidy
-from dlgforge_core.common.yaml_source import Listing, Node, Scalar, bad_character, shown
+from dlgforge_core.common.invisible import skeleton, tidy
+from dlgforge_core.common.yaml_source import Listing, Node, Scalar, shown
+from dlgforge_core.config import SeedsConfig
 from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.errors import SeedError
+from dlgforge_core.planning.seed_entries import (
+    MAX_ID_CHARS,
+    MAX_QUESTION_CHARS,
+    MAX_TOPIC_CHARS,
+    BadEntryError,
+    check_metadata,
+    json_object,
+    language_of,
+    text_of,
+    topic_of_row,
+)
+from dlgforge_core.planning.seed_tables import TABLE_SUFFIXES, Table, normalised, read_table
 
-SUFFIXES = (".yaml", ".yml", ".jsonl")
-MAX_LINE_BYTES = 1024 * 1024
-MAX_TOPIC_CHARS = 500
-MAX_QUESTION_CHARS = 10_000
-MAX_ID_CHARS = 200
+SUFFIXES = (".yaml", ".yml", ".jsonl", *TABLE_SUFFIXES)
+DEFAULT = SeedsConfig()
 _MAX_PROBLEMS = 100
 _PROBLEMS_SHOWN = 20
 _MAX_NAME_CHARS = 80
-_LINE_KEYS = ("id", "language", "topic", "question", "metadata")
-_LANGUAGE = re.compile(r"[^\W\d_][\w ()'-]{0,58}[\w)]?")  # a code, or a dialect by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +67,29 @@ class SeedBatch:
         return tuple(dict.fromkeys(topic.language for topic in self.topics))
 
 
-def read_seeds(path: str = "", *, strict: bool = False) -> list[SeedBatch]:
+def read_seeds(path: str = "", *, strict: bool = False, config: SeedsConfig = DEFAULT) -> list[SeedBatch]:
     """Return the seed batch in the file at `path`, or with an empty path the shipped ones.
 
     For a folder or an address there is `seed_folder.read_seed_batches`. Raises SeedError.
     """
-    return [read_seed_file(path, strict=strict)] if path else _shipped_seeds(strict)
+    return [read_seed_file(path, strict=strict, config=config)] if path else _shipped_seeds(strict)
 
 
-def read_seed_file(path: str | Path, *, strict: bool = False) -> SeedBatch:
-    """Return the seed batch in one file.
+def read_seed_file(path: str | Path, *, strict: bool = False, config: SeedsConfig = DEFAULT) -> SeedBatch:
+    """Return the seed batch in one file; `config` says which columns of a table hold what.
 
     Raises SeedError when the file cannot be read, has no good topic, or, with `strict`, has any problem.
     """
     where = Path(path)
     if not where.exists():
         raise SeedError(f"{where}: no such file or folder")
-    return parse_seed_batch(where.name, yaml_source.read_bytes(where), label=str(where), strict=strict)
+    data = yaml_source.read_bytes(where)
+    return parse_seed_batch(where.name, data, label=str(where), strict=strict, config=config)
 
 
-def parse_seed_batch(file_name: str, data: bytes, *, label: str = "", strict: bool = False) -> SeedBatch:
+def parse_seed_batch(
+    file_name: str, data: bytes, *, label: str = "", strict: bool = False, config: SeedsConfig = DEFAULT
+) -> SeedBatch:
     """Return the seed batch in the content of a file called `file_name`, wherever it was fetched from.
 
     `label` names the file in messages. Raises SeedError as `read_seed_file` does.
@@ -88,12 +98,14 @@ def parse_seed_batch(file_name: str, data: bytes, *, label: str = "", strict: bo
     suffix = Path(file_name).suffix.lower()
     if suffix not in SUFFIXES:
         raise SeedError(f"{label}: not a seed file; seed files end in {', '.join(SUFFIXES)}")
-    data = yaml_source.normalise(data, label)
+    data = normalised(file_name, data, label)
     reader = _Reader(label, batch_name(file_name))
-    if suffix == ".jsonl":
+    if suffix in TABLE_SUFFIXES:
+        reader.take_table(read_table(file_name, data, label), config)
+    elif suffix == ".jsonl":
         for number, line in enumerate(data.split(b"\n"), start=1):
             if line.strip():
-                reader.take_line(number, line)
+                reader.take_line(number, line, config)
     else:
         reader.take_document(yaml_source.parse_yaml(data, label))
     problems = reader.all_problems()
@@ -103,11 +115,20 @@ def parse_seed_batch(file_name: str, data: bytes, *, label: str = "", strict: bo
         raise SeedError(_summary(f"{label} has bad entries, and strict is set", problems))
     return SeedBatch(
         name=reader.batch,
-        digest=yaml_source.content_digest(data),
+        digest=_digest(data, config if suffix in (".jsonl", *TABLE_SUFFIXES) else DEFAULT),
         topics=tuple(reader.topics),
         problems=problems,
         places=reader.places,
     )
+
+
+def _digest(data: bytes, config: SeedsConfig) -> str:
+    """Return the digest of a content; other columns make other topics of it."""
+    digest = yaml_source.content_digest(data)
+    if not config.mapped:
+        return digest
+    mapping = {**config.columns.model_dump(), "of rows": config.language}
+    return yaml_source.content_digest(f"{digest} {json.dumps(mapping, sort_keys=True)}".encode())
 
 
 def batch_name(file_name: str) -> str:
@@ -140,10 +161,6 @@ def _summary(head: str, problems: tuple[str, ...]) -> str:
     return "\n  ".join([f"{head}:", *lines])
 
 
-class _Bad(Exception):
-    """An entry that cannot be used; the message says key, value and what would be right."""
-
-
 @dataclass
 class _Reader:
     """Collects the topics of one file and what was wrong with the rest."""
@@ -156,6 +173,8 @@ class _Reader:
     lines_by_id: dict[str, int] = field(default_factory=dict)
     lines_by_look: dict[tuple[str, str, str], int] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
+    unit: str = "line"
+    """What numbers count."""
 
     def all_problems(self) -> tuple[str, ...]:
         if not self.unlisted:
@@ -164,28 +183,52 @@ class _Reader:
 
     def problem(self, line: int, text: str) -> None:
         if len(self.problems) < _MAX_PROBLEMS:
-            self.problems.append(f"{self.label}:{line}: {text}")
+            self.problems.append(f"{self._place(line)}: {text}")
         else:
             self.unlisted += 1
 
-    def take_line(self, number: int, line: bytes) -> None:
+    def _place(self, number: int) -> str:
+        return f"{self.label}:{number}" if self.unit == "line" else f"{self.label}: {self.unit} {number}"
+
+    def take_table(self, table: Table, config: SeedsConfig) -> None:
+        """Read the rows of a table."""
+        self.unit = table.unit
+        if table.columns is not None:
+            _check_columns(table.columns, config, self._place(1) if table.unit == "line" else self.label)
+        for row in table.rows:
+            if row.problem:
+                self.problem(row.number, row.problem)
+            else:
+                self.take_row(row.number, row.values, config)
+
+    def take_row(self, number: int, values: Mapping[str, Any], config: SeedsConfig) -> None:
+        """Read one row of a table."""
+        try:
+            self._add(number, *topic_of_row(values, config))
+        except BadEntryError as bad:
+            self.problem(number, str(bad))
+
+    def take_line(self, number: int, line: bytes, config: SeedsConfig) -> None:
         """One line of JSONL."""
         try:
-            data = _json_object(line)
+            if config.mapped:
+                self.take_row(number, json_object(line, known=()), config)
+                return
+            data = json_object(line)
             metadata = data.get("metadata")
             if metadata is not None:
-                _check_metadata(metadata)
+                check_metadata(metadata)
             self._add(
                 number,
-                _language(data.get("language")),
-                _text("topic", data.get("topic"), MAX_TOPIC_CHARS),
+                language_of(data.get("language")),
+                text_of("topic", data.get("topic"), MAX_TOPIC_CHARS),
                 None
                 if data.get("question") is None
-                else _text("question", data["question"], MAX_QUESTION_CHARS),
-                None if data.get("id") is None else _text("id", data["id"], MAX_ID_CHARS),
+                else text_of("question", data["question"], MAX_QUESTION_CHARS),
+                None if data.get("id") is None else text_of("id", data["id"], MAX_ID_CHARS),
                 metadata,
             )
-        except _Bad as bad:
+        except BadEntryError as bad:
             self.problem(number, str(bad))
 
     def take_document(self, root: Node) -> None:
@@ -197,13 +240,13 @@ class _Reader:
             )
         for key, topics in self._unrepeated(root, "language"):
             try:
-                language = _language(key.text)
+                language = language_of(key.text)
                 if not isinstance(topics, yaml_source.Mapping) or not topics.pairs:
-                    raise _Bad(
+                    raise BadEntryError(
                         f"{language} is {_kind(topics)}; it must be a mapping topic -> list of questions "
                         "(a topic without questions is written `topic:`)"
                     )
-            except _Bad as bad:
+            except BadEntryError as bad:
                 self.problem(key.line, str(bad))
                 continue
             for topic, questions in self._unrepeated(topics, f"{language}: topic"):
@@ -211,8 +254,8 @@ class _Reader:
 
     def _take_topic(self, language: str, key: Scalar, questions: Node) -> None:
         try:
-            topic = _text("topic", key.text, MAX_TOPIC_CHARS)
-        except _Bad as bad:
+            topic = text_of("topic", key.text, MAX_TOPIC_CHARS)
+        except BadEntryError as bad:
             self.problem(key.line, f"{language}: {bad}")
             return
         if isinstance(questions, Scalar) and questions.text is None:
@@ -228,7 +271,7 @@ class _Reader:
             try:
                 question = _yaml_question(item) if questions.items else None
                 self._add(item.line, language, topic, question)
-            except _Bad as bad:
+            except BadEntryError as bad:
                 self.problem(item.line, f"{language}: {shown(topic)}: {bad}")
 
     def _unrepeated(self, mapping: yaml_source.Mapping, what: str) -> Iterable[tuple[Scalar, Node]]:
@@ -261,81 +304,29 @@ class _Reader:
             first = self.lines_by_look.get(look)
             self.lines_by_look.setdefault(look, line)
         if (first := self.lines_by_id.get(id, first)) is not None:
-            raise _Bad(f"id = {shown(id)}: line {first} is the same topic or has the same id")
+            raise BadEntryError(f"id = {shown(id)}: {self.unit} {first} is the same topic or has the same id")
         self.lines_by_id[id] = line
-        self.places.setdefault(language, f"{self.label}:{line}")
+        self.places.setdefault(language, self._place(line))
         self.topics.append(SeedTopic(id, language, topic, question, self.batch, metadata or {}))
 
 
-def _json_object(line: bytes) -> dict[str, Any]:
-    if len(line) > MAX_LINE_BYTES:
-        raise _Bad(f"the line has {len(line)} bytes; a line may have {MAX_LINE_BYTES} at most")
-    try:
-        line.decode("utf-8")
-        data = orjson.loads(line)
-    except UnicodeDecodeError as error:
-        raise _Bad(f"byte 0x{line[error.start]:02x} is not UTF-8; write the line in UTF-8") from None
-    except orjson.JSONDecodeError as error:
-        raise _Bad(f"not valid JSON: {error.msg} at column {error.colno}") from None
-    if not isinstance(data, dict):
-        raise _Bad(
-            f"{shown(data)} is no object; a line looks like "
-            '{"language": "en", "topic": "home repair", "question": "..."}'
+def _check_columns(columns: Sequence[str], config: SeedsConfig, place: str) -> None:
+    """Raise SeedError when a table lacks a column that it must have, or that is named."""
+    for key, name in config.columns.model_dump().items():
+        needed = key == "topic" or (key == "language" and not config.language)
+        if name in columns or not (needed or name != key):
+            continue
+        more = ", or set seeds.language" if key == "language" else ""
+        raise SeedError(
+            f"{place}: there is no column {shown(name)} for the {key}; {hint(name, columns, 'there are')}; "
+            f"name the right one in seeds.columns.{key}{more}"
         )
-    for key in data:
-        if key not in _LINE_KEYS:
-            raise _Bad(f"{shown(key)}: unknown key; {hint(key, _LINE_KEYS)}")
-    return data
-
-
-def _language(value: object) -> str:
-    language = _text("language", value, MAX_ID_CHARS)
-    if not _LANGUAGE.fullmatch(language):
-        raise _Bad(
-            f"language = {shown(language)} is not a language; it looks like 'en', 'pt-BR' or 'Gulf Arabic'"
-        )
-    return language
-
-
-def _text(key: str, value: object, max_chars: int) -> str:
-    if value is None:
-        raise _Bad(f"{key} is missing; it must be text")
-    if not isinstance(value, str):
-        raise _Bad(f"{key} = {shown(value)} is not text; put it in quotes")
-    if bad := bad_character(value):
-        raise _Bad(f"{key} {bad}")
-    # One form of each accented letter, so that the same topic has the same id whatever wrote the file.
-    text = unicodedata.normalize("NFC", value).strip()
-    if not text:
-        raise _Bad(f"{key} = {shown(value)} is empty; it must be text")
-    if not is_visible(text):
-        raise _Bad(f"{key} = {ascii(text)[:60]} has no character that can be seen; it must be text")
-    if len(text) > max_chars:
-        raise _Bad(f"{key} has {len(text)} characters; it may have {max_chars} at most")
-    return text
 
 
 def _yaml_question(item: Node) -> str:
     if not isinstance(item, Scalar):
-        raise _Bad(f"a question is {_kind(item)}; put a question that holds ': ' in quotes")
-    return _text("question", item.text, MAX_QUESTION_CHARS)
-
-
-def _check_metadata(value: object) -> None:
-    if not isinstance(value, dict):
-        raise _Bad(f"metadata = {shown(value)} is no object; it must be an object")
-    # Walked without recursion: the parser allows more levels than Python's stack.
-    waiting: list[object] = [value]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            waiting.extend([*part.keys(), *part.values()])
-        elif isinstance(part, list):
-            waiting.extend(part)
-        elif isinstance(part, str) and "\0" in part:
-            raise _Bad("metadata holds the control character U+0000; remove it")
-        elif isinstance(part, float) and not math.isfinite(part):  # pragma: no cover - orjson refuses these
-            raise _Bad("metadata holds a number that is not finite")
+        raise BadEntryError(f"a question is {_kind(item)}; put a question that holds ': ' in quotes")
+    return text_of("question", item.text, MAX_QUESTION_CHARS)
 
 
 def _kind(node: Node) -> str:

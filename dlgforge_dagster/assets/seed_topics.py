@@ -53,7 +53,7 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         kinds={"yaml", "postgres"},
         owners=OWNERS,
         deps=[dataset.key(SEED_FILES)],
-        code_version=code_version(1, dataset.recipe.seeds),
+        code_version=code_version(1, dataset.recipe.seeds, later=("columns", "language")),
         required_resource_keys={"store"},
         description=dataset.description(
             "What the dialogues are about: topics read from the seed files, one seed batch a file."
@@ -69,7 +69,7 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         only = seed_batch_of(context.run.tags)
         location = seeds.path if dataset.name else seed_location(seeds.path)
         try:
-            found = read_seed_batches(location, strict=seeds.strict, only=only)
+            found = read_seed_batches(location, strict=seeds.strict, only=only, config=seeds)
         except SeedError as error:
             raise dg.Failure(str(error)) from None
         batches = found.batches

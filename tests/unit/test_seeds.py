@@ -286,9 +286,9 @@ def test_paths_that_hold_no_seeds(tmp_path: Path) -> None:
         read_seed_batches(str(tmp_path))
     with pytest.raises(SeedError, match="no such file or folder"):
         read_seed_batches(str(tmp_path / "nowhere"))
-    (tmp_path / "seeds.csv").write_text("en,cooking")
+    (tmp_path / "seeds.txt").write_text("en,cooking")
     with pytest.raises(SeedError, match=r"not a seed file; seed files end in \.yaml"):
-        read_seed_file(tmp_path / "seeds.csv")
+        read_seed_file(tmp_path / "seeds.txt")
 
 
 def test_batch_names() -> None:
@@ -315,7 +315,10 @@ yaml_like = st.lists(
 decodable = st.text(st.characters(exclude_categories=["Cs"]), max_size=300) | yaml_like.map("".join)
 
 
-@given(st.sampled_from(["a.yaml", "a.jsonl"]), st.binary(max_size=300) | decodable.map(str.encode))
+@given(
+    st.sampled_from(["a.yaml", "a.jsonl", "a.csv", "a.tsv", "a.json", "a.parquet"]),
+    st.binary(max_size=300) | decodable.map(str.encode),
+)
 @settings(deadline=None)
 def test_any_content_is_read_or_refused(name: str, data: bytes) -> None:
     try:
