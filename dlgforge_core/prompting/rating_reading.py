@@ -9,17 +9,18 @@ from typing import Any
 _SCALES = (5.0, 10.0, 100.0)
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _NUMBER = re.compile(
-    r"[\s*_\"'(]{0,8}(?:score|rating)?[\s:=*_~≈]{0,8}(?P<n>\d{1,3}(?:[.,]\d{1,4})?)\s{0,4}"
-    r"(?:(?:/|out\s+of|of)\s{0,4}(?P<scale>\d{1,3}(?:\.0{1,4})?)|(?P<percent>%)|points?|\+)?"
+    r"[\s*_\"'(]{0,8}(?:score|rating)?[\s:=*_~≈]{0,8}(?P<n>\d{1,4}(?:[.,]\d{1,4})?)\s{0,4}"
+    r"(?:(?:/|out\s+of|of)\s{0,4}(?P<scale>\d{1,4}(?:\.0{1,4})?)|(?P<percent>%)|points?|\+)?"
     r"(?:[\s*_\"').!]{0,8}|\s{0,4}[(:;,–—-].{0,300}|(?(scale)\s{1,4}[^\W\d].{0,300}|(?!)))",
     re.IGNORECASE | re.DOTALL,
 )
 
 
-def read_rating(value: Any, most: float) -> float | None:
-    """Return the rating in a field, where `most` is the best there is; None when it cannot be told.
+def read_rating(value: Any, most: float, least: float = 0) -> float | None:
+    """Return the rating in a field, on a scale from `least` to `most`; None when it cannot be told.
 
-    Read as well: text ("8", "8/10", "80 %", "eight"), a list of one, an object that holds it.
+    Read as well: text ("8", "8/10", "80 %", "eight"), a list of one, an object that holds it. What
+    is rated on another scale is told only where this one begins at 0 or 1: of others a share says too little.
     """
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -36,7 +37,11 @@ def read_rating(value: Any, most: float) -> float | None:
         return None
     number = float(found["n"].replace(",", "."))
     scale = 100.0 if found["percent"] else float(found["scale"] or most)
-    return number * most / scale if scale in (*_SCALES, most) and number <= scale else None
+    if number > scale:
+        return None
+    if scale == most and not found["percent"]:
+        return number
+    return number * most / scale if scale in _SCALES and least in (0, 1) else None
 
 
 def first_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -167,7 +167,7 @@ def _value(dimension: DimensionConfig, value: Any) -> float | None:
             value = float(signed[1]) * (1 if "+" in value else -1)
         elif _RANGE.match(value):
             return None
-    number = read_rating(value, dimension.max)
+    number = read_rating(value, dimension.max, dimension.min)
     if number is None or not math.isfinite(number) or not dimension.min <= number <= dimension.max:
         return None
     return number

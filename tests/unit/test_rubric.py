@@ -27,6 +27,7 @@ from dlgforge_core.judging.results import merged
 from dlgforge_core.llm.structured import parse
 from dlgforge_core.planning.fingerprint import content_config
 from dlgforge_core.planning.personas import read_personas
+from dlgforge_core.prompting.rating_reading import read_rating
 from dlgforge_core.prompting.rubric import rubric_score
 from dlgforge_core.prompting.verdict_prompts import conversation_judge, turn_judge, verdict_schema
 from dlgforge_core.prompting.verdict_reading import judgement_from
@@ -136,6 +137,28 @@ def test_ratings_are_read_whatever_their_form(data: dict[str, Any]) -> None:
         parse(f"Here you are:\n```json\n{json.dumps(data)}\n```", lambda found: judgement_from(found, JUDGE))
         == READ
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most", "rating"),
+    [
+        ("0", -5, 0, 0.0),
+        ("-2/0", -5, 0, None),
+        ("80 %", -5, 0, None),
+        ("50 %", -2, 2, None),
+        ("5/10", -2, 2, None),
+        ("2/2", -2, 2, 2.0),
+        ("80 %", 1, 5, 4.0),
+        ("8/10", 0, 5, 4.0),
+        ("70 %", 0, 100, 70.0),
+        ("1000", 0, 1000, 1000.0),
+        ("900/1000", 0, 1000, 900.0),
+    ],
+)
+def test_shares_are_ratings_where_a_scale_begins_at_nothing(
+    value: str, least: int, most: int, rating: float | None
+) -> None:
+    assert read_rating(value, most, least) == rating
 
 
 def test_a_levels_words_and_a_fraction_are_ratings() -> None:
