@@ -16,6 +16,7 @@ from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJ
 from dlgforge_core.export.formats import FORMATS, Format, FormatContext
 from dlgforge_core.export.language_tags import language_tag
 from dlgforge_core.export.records import clean
+from dlgforge_core.export.schema import attribute_columns
 from dlgforge_core.export.scrub import MAX_TOOL_TEXT_CHARS
 from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
 
@@ -61,6 +62,7 @@ class CardFacts:
     seed_metadata: bool = False
     system: bool = False
     dimensions: Sequence[str] = ()
+    attributes: Sequence[str] = ()
 
     @property
     def tools(self) -> bool:
@@ -81,6 +83,7 @@ class CardFacts:
             seed_metadata=self.seed_metadata,
             system=self.system,
             dimensions=self.dimensions,
+            attributes=self.attributes,
         )
 
 
@@ -265,9 +268,8 @@ def _loading(facts: CardFacts) -> Iterator[list[str]]:
 def _columns(facts: CardFacts, name: str) -> list[str]:
     form, context = FORMATS[name], facts.format_context
     renamed = form.renamed(context)
-    rows = [
-        (code(renamed.get(column, column)), form.column_texts[column]) for column in form.columns(context)
-    ]
+    texts = {**form.column_texts, **attribute_columns(context.attributes)}
+    rows = [(code(renamed.get(column, column)), texts[column]) for column in form.columns(context)]
     return table(("column", "what it holds"), rows)
 
 

@@ -23,6 +23,7 @@ from dlgforge_core.export.schema import (
     SEED_METADATA,
     SYSTEM,
     arrow_features,
+    attribute_columns,
     openai_features,
     parquet_schema,
     prompt_completion_features,
@@ -37,8 +38,8 @@ class FormatContext:
     `tools`: the assistant had some, by `definitions` those called by name, by `offered` those it could call;
     `passages`: their texts stand before the questions; `renamed`: new names of columns; `roles`: those whose
     models are named; `siblings`: there are files of other formats, too; `seed_metadata`: the metadata of seed
-    topics is a column; `system`: so are system messages, where a format has them apart; `dimensions`: those
-    that verdicts rate.
+    topics is a column; `system`: so are system messages, where a format has them apart; `attributes`: those
+    that are columns; `dimensions`: those that verdicts rate.
     """
 
     reasoning: Reasoning = "none"
@@ -47,6 +48,7 @@ class FormatContext:
     siblings: bool = False
     seed_metadata: bool = False
     system: bool = False
+    attributes: Sequence[str] = ()
     definitions: Mapping[str, Record] = field(default_factory=dict)
     offered: Sequence[str] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
@@ -158,11 +160,12 @@ def _prompt_completion_notes(context: FormatContext) -> Iterator[list[str]]:
 
 def _of_sharegpt(name: str, context: FormatContext) -> Sequence[str]:
     more = {SYSTEM: context.system, SEED_METADATA: context.seed_metadata}
-    return [*RENAMED_COLUMNS[name], *(column for column, there in more.items() if there)]
+    known = [*RENAMED_COLUMNS[name], *(column for column, there in more.items() if there)]
+    return [*known, *attribute_columns(context.attributes)]
 
 
 def _schema(context: FormatContext) -> pa.Schema:
-    return parquet_schema(context.reasoning, context.seed_metadata, context.dimensions)
+    return parquet_schema(context.reasoning, context.seed_metadata, context.dimensions, context.attributes)
 
 
 _ALL = (
@@ -177,6 +180,7 @@ _ALL = (
                 seed_metadata=context.seed_metadata,
                 system=context.system,
                 reasoning=context.reasoning,
+                attributes=context.attributes,
             )
         ],
         problem=sharegpt_problem,
@@ -195,6 +199,7 @@ _ALL = (
                 system=context.system,
                 reasoning=context.reasoning,
                 dimensions=context.dimensions,
+                attributes=context.attributes,
             )
         ],
         problem=sharegpt_problem,
@@ -243,6 +248,7 @@ _ALL = (
                 reasoning=context.reasoning,
                 seed_metadata=context.seed_metadata,
                 dimensions=context.dimensions,
+                attributes=context.attributes,
             )
         ],
         problem=_parquet_problem,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.config.saving import Reasoning
 from dlgforge_core.dialogue import Dialogue, Evidence, Judgement, ToolEvent, Turn, documents_of, topic_of
 from dlgforge_core.export.openai_messages import Record, arguments_json, system_message
@@ -20,6 +21,7 @@ def sharegpt_record(
     seed_metadata: bool = False,
     system: bool = False,
     reasoning: Reasoning = "none",
+    attributes: Sequence[str] = (),
 ) -> Record:
     """One line of ShareGPT JSONL: `conversations` of `from` (human, gpt) and `value`."""
     conversations = [
@@ -35,7 +37,7 @@ def sharegpt_record(
         "conversations": conversations,
         **_about(dialogue),
         "models": {str(role): last_part_if_absolute(model) for role, model in dialogue.models.items()},
-        **_of_plan(dialogue, seed_metadata, system),
+        **_of_plan(dialogue, seed_metadata, system, attributes),
     }
 
 
@@ -46,9 +48,10 @@ def sharegpt_judged_record(
     system: bool = False,
     reasoning: Reasoning = "none",
     dimensions: Sequence[str] = (),
+    attributes: Sequence[str] = (),
 ) -> Record:
     """As `sharegpt_record`, with the judge's verdicts: on each turn, on the whole, and their mean."""
-    more = _of_plan(dialogue, seed_metadata, system)
+    more = _of_plan(dialogue, seed_metadata, system, attributes)
     return {**sharegpt_record(dialogue, reasoning=reasoning), **_verdicts(dialogue, dimensions), **more}
 
 
@@ -58,8 +61,9 @@ def parquet_record(
     reasoning: Reasoning = "none",
     seed_metadata: bool = False,
     dimensions: Sequence[str] = (),
+    attributes: Sequence[str] = (),
 ) -> Record:
-    """One row of `parquet_schema(reasoning, seed_metadata, dimensions)`."""
+    """One row of `parquet_schema(reasoning, seed_metadata, dimensions, attributes)`."""
     turns = dialogue.turns
     record = {
         "id": dialogue.plan.dialogue_id,
@@ -78,7 +82,7 @@ def parquet_record(
     }
     if reasoning in ("column", "field"):
         record["turn_reasoning"] = [turn.details.reasoning for turn in turns]
-    return {**record, **(_seed_metadata(dialogue) if seed_metadata else {})}
+    return {**record, **_of_plan(dialogue, seed_metadata, False, attributes)}
 
 
 def _exchange(turn: Turn, form: Reasoning) -> tuple[Record, Record]:
@@ -87,10 +91,11 @@ def _exchange(turn: Turn, form: Reasoning) -> tuple[Record, Record]:
     return {"role": "user", "content": turn.user}, with_reasoning(answer, turn.details.reasoning, form)
 
 
-def _of_plan(dialogue: Dialogue, seed_metadata: bool, system: bool) -> Record:
+def _of_plan(dialogue: Dialogue, seed_metadata: bool, system: bool, attributes: Sequence[str]) -> Record:
     return {
         **({SYSTEM: dialogue.plan.system_prompt} if system else {}),
         **(_seed_metadata(dialogue) if seed_metadata else {}),
+        **{COLUMN_PREFIX + name: dialogue.plan.attributes.get(name) for name in attributes},
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.config.saving import Reasoning
 from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.export.reasoning import FIELD
@@ -122,13 +123,22 @@ COLUMN_TEXTS = {
 }
 
 
+def attribute_columns(attributes: Iterable[str]) -> dict[str, str]:
+    """Return the columns of attributes, and what they hold."""
+    return {COLUMN_PREFIX + name: f"The dialogue's attribute `{name}`." for name in attributes}
+
+
 def parquet_schema(
-    reasoning: Reasoning = "none", seed_metadata: bool = False, dimensions: Sequence[str] = ()
+    reasoning: Reasoning = "none",
+    seed_metadata: bool = False,
+    dimensions: Sequence[str] = (),
+    attributes: Sequence[str] = (),
 ) -> pa.Schema:
-    """Return the schema of the Parquet files, with reasoning, seeds' metadata and ratings if asked for."""
+    """Return the schema of the Parquet files, with reasoning, seeds' metadata and the like if asked for."""
     more = [
         *([_REASONING] if reasoning in ("column", "field") else []),
         *([_SEED_METADATA] if seed_metadata else []),
+        *(pa.field(column, _text) for column in attribute_columns(attributes)),
     ]
     changed = {field.name: field for field in (*_verdict_columns(dimensions), _messages(reasoning))}
     fields = [changed.get(field.name, field) for field in _FIELDS]
@@ -190,10 +200,14 @@ def sharegpt_features(
     models = pa.struct([pa.field(role, _text) for role in sorted(roles)])
     own = {"conversations": messages, "models": models, SYSTEM: _text, SEED_METADATA: _text}
     return [
-        {"name": name, **_card_type(own[name] if name in own else schema.field(name).type)}
+        {"name": name, **_card_type(own[name] if name in own else _type_of(name, schema))}
         for name in columns
         if name != "models" or models.num_fields  # no dialogues, no roles
     ]
+
+
+def _type_of(column: str, schema: pa.Schema) -> Any:
+    return _text if column.startswith(COLUMN_PREFIX) else schema.field(column).type
 
 
 def _card_type(kind: Any) -> dict[str, Any]:

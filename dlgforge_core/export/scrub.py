@@ -106,7 +106,12 @@ class Scrubber:
             n_calls += len(turn.details.tools)
         return replace(
             dialogue,
-            plan=replace(plan, topic=topic, system_prompt=self.text(plan.system_prompt)),
+            plan=replace(
+                plan,
+                topic=topic,
+                system_prompt=self.text(plan.system_prompt),
+                attributes={name: self.text(value) for name, value in plan.attributes.items()},
+            ),
             turns=tuple(turns),
             judgement=self._judgement(dialogue.judgement),
             by_judge=tuple(map(self._verdict, dialogue.by_judge)),

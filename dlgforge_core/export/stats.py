@@ -38,6 +38,7 @@ class DatasetFigures:
     tool_errors: Counter[str] = field(default_factory=Counter)
     judged: int = 0
     off_topic: int = 0
+    by_attribute: dict[str, Counter[str]] = field(default_factory=dict)
 
     def add(self, dialogue: Dialogue, split: str) -> None:
         """Count one dialogue in."""
@@ -51,6 +52,8 @@ class DatasetFigures:
         self.language_by_split.setdefault(split, Counter())[language] += 1
         self.judged += bool(dialogue.verdicts)
         self.off_topic += not topic_of(dialogue.plan, dialogue.turns)
+        for name, value in dialogue.plan.attributes.items():
+            self.by_attribute.setdefault(name, Counter())[value] += 1
         for verdict in dialogue.verdicts:
             self.reasons.update(verdict.reasons)
         for role, model in dialogue.models.items():
@@ -71,6 +74,11 @@ class DatasetFigures:
             "turns": figures.n_turns,
             "off_topic": self.off_topic,
             "by_language": _sorted(self.by_language),
+            **(
+                {"by_attribute": {name: _sorted(n) for name, n in sorted(self.by_attribute.items())}}
+                if self.by_attribute
+                else {}
+            ),
             "by_split": {
                 split: {
                     "dialogues": count,

@@ -10,6 +10,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.formats import FORMATS, Format, FormatContext
 from dlgforge_core.export.schema import SEED_METADATA, rated_dimensions, reasoning_form
@@ -129,6 +130,9 @@ def _parquet(path: Path, schema_of: Callable[[FormatContext], pa.Schema]) -> Ite
                     reasoning=reasoning_form(file.schema_arrow),
                     seed_metadata=SEED_METADATA in names,
                     dimensions=rated_dimensions(file.schema_arrow),
+                    attributes=[
+                        name.removeprefix(COLUMN_PREFIX) for name in names if name.startswith(COLUMN_PREFIX)
+                    ],
                 )
             )
             if not file.schema_arrow.equals(schema):

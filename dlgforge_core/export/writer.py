@@ -102,19 +102,18 @@ def write_dataset(
     seed_metadata: bool = False,
     system: bool = False,
     dimensions: Sequence[str] = (),
+    attributes: Sequence[str] = (),
     secrets: Iterable[str] | None = None,
 ) -> DatasetSummary:
     """Write `dialogues` to `folder` as `saving` says, with a card, figures and plots beside them.
 
     `keep` are named predicates that say which dialogues are written, asked once for each, in order, after
-    the filters of `saving`; `dedup` thins out what is left.
-    `drop_reasons` counts the dialogues that were given up while generating, `tool_definitions` are the
-    assistant's tools by name, `judges` those who judged when it was not the model that the dialogues name,
-    `alpha` how far they agree, and `offered` names the tools that the assistant could call. With
-    `seed_metadata` the metadata of seed topics is a column of its own; `system` says that dialogues may have
-    system messages.
-    The texts of passages are those that the evidence of `dialogues` carries.
-    What is in `secrets` (by default those in this process's environment) is struck out everywhere.
+    the filters of `saving`; `dedup` thins out what is left. `drop_reasons` counts the dialogues that
+    were given up, `tool_definitions` are the assistant's tools by name, `judges` those who judged when it was
+    not the model that they name, `alpha` how far they agree, `offered` the tools that could be called. With
+    `seed_metadata` the metadata of seed topics is a column of its own, and so is each of `attributes`;
+    `system` says that dialogues may have system messages. The texts of passages are those that the evidence
+    of `dialogues` carries. What is in `secrets` (by default this process's) is struck out everywhere.
 
     `dialogues` is read once; with more than one split it is kept on disk between. Memory grows with the seed
     topics, languages and documents, not with the dialogues. Files are written in a temporary folder inside
@@ -148,6 +147,7 @@ def write_dataset(
             seed_metadata=seed_metadata,
             system=system,
             dimensions=dimensions,
+            attributes=attributes,
             renamed=saving.output_columns,
         )
         _write_dialogues(kept, writing, saving, context, dataset)
@@ -169,6 +169,7 @@ def write_dataset(
             seed_metadata=seed_metadata,
             system=system,
             dimensions=dimensions,
+            attributes=attributes,
         )
         names += _write_about(writing, files, about, sieve.read)
         move_into_place(writing, folder, names, OURS)

@@ -102,6 +102,8 @@ def preview(recipe: Recipe, *, dialogues: int = 1, turn: int = 1) -> Iterator[st
         personas = f"user {plan.user_persona.name!r}, assistant {plan.assistant_persona.name!r}"
         yield f"# dialogue {plan.dialogue_id}, {plan.language}, turn {at} of {plan.n_turns}"
         yield f"# topic {plan.topic.topic!r}, {personas}"
+        if plan.attributes:
+            yield f"# {', '.join(f'{name} {value!r}' for name, value in plan.attributes.items())}"
         for role, messages in prompts_of(recipe, plan, at - 1):
             for message in messages:
                 yield f"\n## {role.value}, {message['role']}"

@@ -89,8 +89,10 @@ class _EvenDraws:
             self._begin()
         self._position += 1
         beside = [self._together.setdefault(pair, [0] * len(self._values)) for pair in others.items()]
-        surplus = {i: self._surplus(i, beside) for i in self._possible()}
-        least = [i for i, value in surplus.items() if value == min(surplus.values())]
+        seen = sum(map(sum, beside))
+        surplus = {i: self._surplus(i, beside, seen) for i in self._possible()}
+        lowest = min(surplus.values())
+        least = [i for i, value in surplus.items() if value == lowest]
         chosen = least[random % len(least)]
         self._due[self._deadline(chosen)] -= 1
         self._taken[chosen] += 1
@@ -121,9 +123,9 @@ class _EvenDraws:
     def _deadline(self, i: int) -> int:
         return -(-(self._taken[i] + 1) * self._period // self._shares[i])
 
-    def _surplus(self, i: int, beside: Sequence[Sequence[int]]) -> int:
+    def _surplus(self, i: int, beside: Sequence[Sequence[int]], seen: int) -> int:
         """How much more often than its share says a value has come together with the others."""
-        return sum(counts[i] * self._period - sum(counts) * self._shares[i] for counts in beside)
+        return sum(counts[i] for counts in beside) * self._period - seen * self._shares[i]
 
 
 def whole_shares(weights: Sequence[float]) -> list[int]:

@@ -93,6 +93,13 @@ FROM wanted JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id)
 WHERE d.ordinal < wanted.n_dialogues GROUP BY 1, 2 ORDER BY 1, 2
 """
 
+_ATTRIBUTES = """
+WITH wanted AS ({wanted})
+SELECT a.key, a.value, count(*) FILTER (WHERE d.attempt = 0), count(*) FILTER (WHERE d.status = 'done')
+FROM wanted JOIN dialogues d USING (plan_id), jsonb_each_text(d.plan -> 'attributes') AS a
+WHERE d.ordinal < wanted.n_dialogues GROUP BY 1, 2 ORDER BY 1, 2
+"""
+
 # At most %(buckets)s of them, and few enough that each has some turns in it.
 _THROUGHPUT = """
 WITH wanted AS ({wanted}),
@@ -159,6 +166,14 @@ class Part:
 def parts(connection: psycopg.Connection, scope: Scope) -> list[Part]:
     """How each seed batch and language of a scope stands."""
     return [Part(*row) for row in connection.execute(scope.sql(_PARTS), scope.parameters).fetchall()]
+
+
+def attribute_counts(connection: psycopg.Connection, scope: Scope) -> dict[str, dict[str, tuple[int, int]]]:
+    """How many dialogues were planned and kept, by attribute and value."""
+    counts: dict[str, dict[str, tuple[int, int]]] = {}
+    for name, value, planned, kept in connection.execute(scope.sql(_ATTRIBUTES), scope.parameters):
+        counts.setdefault(name, {})[value] = (planned, kept)
+    return counts
 
 
 def stream_dialogues(

@@ -18,6 +18,7 @@ from dlgforge_core.store.attempts import Shortfall, open_spares, retry_dropped, 
 from dlgforge_core.store.results import (
     Part,
     Scope,
+    attribute_counts,
     former_dialogues,
     has_seed_metadata,
     outcomes,
@@ -247,6 +248,11 @@ class RunStore:
         """Whether the seed topic of any finished dialogue of a scope or run has metadata."""
         with self.connection() as connection:
             return has_seed_metadata(connection, _scope(scope))
+
+    def attribute_counts(self, scope: Scope | str) -> dict[str, dict[str, tuple[int, int]]]:
+        """How many dialogues of a scope or run were planned and kept, by attribute and value."""
+        with self.connection() as connection:
+            return attribute_counts(connection, _scope(scope))
 
     def parts(self, scope: Scope | str) -> list[Part]:
         """How each seed batch and language of a scope or run stands."""

@@ -109,6 +109,7 @@ def _write(
                 seed_metadata=run_store.has_seed_metadata(scope),
                 system=_has_system_prompts(record),
                 dimensions=dimensions,
+                attributes=sorted(record.config.get("generation", {}).get("attributes", {})),
                 secrets=secrets_of(os.environ, _secret_variables(dataset, record)),
             )
     except EmptyDatasetError as error:

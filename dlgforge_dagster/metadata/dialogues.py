@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from dlgforge_core.export.attribute_plot import attributes_png
 from dlgforge_core.export.markdown import sample_markdown
 from dlgforge_core.export.plots import coverage_png, markdown_image, overview_png
 from dlgforge_core.generation.endpoint_figures import EndpointFigures, endpoint_figures
@@ -64,6 +65,8 @@ def dialogues_metadata(
     metadata["done_by_language"] = count_table("language", "dialogues", progress.done_by_language)
     if run.generation.run.accept.active:
         metadata |= acceptance_metadata(store, run.run_id, progress)
+    if run.generation.attributes:
+        metadata |= attribute_metadata(store, run)
     if progress.unjudged:
         metadata["unjudged"] = progress.unjudged
     if progress.drop_reasons:
@@ -143,6 +146,22 @@ def rubric_metadata(figures: DialogueFigures) -> dict[str, Any]:
         if (share := figures.share_ok(part)) is not None:
             details[f"{part}_ok_share"] = round(share, 4)
     return details
+
+
+def attribute_metadata(store: RunStore, run: PreparedRun) -> dict[str, Any]:
+    """Return how many dialogues were planned, and kept, of each value of each attribute."""
+    found = store.attribute_counts(run.run_id)
+    counts = {
+        name: {value: found.get(name, {}).get(value, (0, 0)) for value in attribute.values}
+        for name, attribute in run.generation.attributes.items()
+    }
+    rows = [
+        {"attribute": name, "value": value, "planned": planned, "kept": kept}
+        for name, values in counts.items()
+        for value, (planned, kept) in values.items()
+    ]
+    plot = markdown_image(attributes_png(counts), "dialogues by attribute, planned and kept")
+    return {"attributes": table(rows), "attributes_plot": dg.MetadataValue.md(plot)}
 
 
 def grounding_metadata(figures: DialogueFigures) -> dict[str, Any]:

@@ -92,7 +92,8 @@ def judged(ordinal: int, *verdicts: Judgement | None) -> Dialogue:
 def write(folder: Path, dialogues: list[Dialogue], **settings: Any) -> DatasetSummary:
     saving = validate(DatasetFilesConfig, {"formats": ALL, **settings}, "saving")
     system = any(dialogue.plan.system_prompt for dialogue in dialogues)
-    return write_dataset(dialogues, folder, saving=saving, system=system)
+    attributes = sorted({name for dialogue in dialogues for name in dialogue.plan.attributes})
+    return write_dataset(dialogues, folder, saving=saving, system=system, attributes=attributes)
 
 
 def stats(folder: Path) -> dict[str, Any]:
