@@ -138,6 +138,29 @@ def test_what_is_wrong_is_told_where_it_can_be_seen(watch: Watch) -> None:
     assert reported(watch.tick()) == []
 
 
+def test_tables_are_read_by_the_columns_that_the_run_config_names(
+    watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.yaml"
+    seeds: dict[str, object] = {"columns": {"topic": "Subject"}, "language": "fr"}
+    path.write_text(yaml.safe_dump({"ops": {"seed_topics": {"config": seeds}}}))
+    monkeypatch.setenv("DLGFORGE_RUN_CONFIG", str(path))
+    (watch.folder / "tickets.csv").write_text("Subject,Channel\nun colis perdu,mail\n")
+    (watch.folder / "bad.tsv").write_text("Subjekt\tChannel\nun colis\tmail\n")
+    result = watch.settled()
+    assert keys(result) == ["fr|tickets"]
+    (problem,) = reported(result)
+    assert problem.startswith(
+        "bad.tsv:1: there is no column 'Subject' for the topic; did you mean 'Subjekt'?"
+    )
+    seeds["columns"] = {"topik": "Subject"}
+    path.write_text(yaml.safe_dump({"ops": {"seed_topics": {"config": seeds}}}))
+    with dg.build_sensor_context(instance=watch.instance) as context:
+        skipped = watch._sensor(context, store=StoreResource(postgres={"dsn": watch._dsn}))
+    assert isinstance(skipped, dg.SkipReason)
+    assert "columns.topik: unknown key; did you mean 'topic'?" in str(skipped.skip_message)
+
+
 def test_the_job_of_a_partition_indexes_the_documents_of_its_recipe(tmp_path: Path) -> None:
     recipes = tmp_path / "recipes"
     recipes.mkdir()
