@@ -29,6 +29,8 @@ from dlgforge_core.llm.endpoints import Endpoint
 from tests.support.ports import closed_port
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
+pytestmark = pytest.mark.alone
+
 SCHEMA = {
     "type": "object",
     "properties": {"score": {"type": "integer", "minimum": 0, "maximum": 10}, "comment": {"type": "string"}},

@@ -31,6 +31,8 @@ from tests.support.simulated.options import Options
 from tests.support.simulated.schema import fill
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
+pytestmark = pytest.mark.alone
+
 USER = "You are a user simulator: ask one question about gardens."
 ASSISTANT = "You are a helpful assistant. Answer the user."
 SCHEMA = {
