@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
@@ -115,3 +117,15 @@ def test_no_module_is_longer_than_a_reader_can_hold() -> None:
     assert len(lengths) > 100
     too_long = {str(path.relative_to(ROOT.parent)): n for path, n in lengths.items() if n > MAX_LINES}
     assert not too_long, f"split along a seam what has more than {MAX_LINES} lines: {too_long}"
+
+
+def test_a_worker_loads_no_library_that_it_does_not_use() -> None:
+    """Each takes memory in every worker."""
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, dlgforge_core.generation.worker; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "dlgforge_core.llm.client" in loaded
+    assert not {"pyarrow", "matplotlib", "lingua", "ray", "datasets"} & set(loaded)
