@@ -88,6 +88,8 @@ def _keys(value: Any) -> Iterator[str]:
 
 def without_keywords(value: Any, keywords: Sequence[str] | set[str]) -> Any:
     """Return a schema without these keywords, at any depth."""
+    if not keywords:
+        return value
     if isinstance(value, dict):
         return {k: without_keywords(item, keywords) for k, item in value.items() if k not in keywords}
     if isinstance(value, list):
