@@ -6,8 +6,6 @@ import functools
 
 from dlgforge_core.config import GenerationConfig, MarkupConfig
 from dlgforge_core.conversation.acceptance import Acceptance, no_checks
-from dlgforge_core.quality.findings import problems_of
-from dlgforge_core.quality.leaks import phrases_of
 
 
 def acceptance_of(generation: GenerationConfig, markup: MarkupConfig) -> Acceptance | None:
@@ -15,6 +13,10 @@ def acceptance_of(generation: GenerationConfig, markup: MarkupConfig) -> Accepta
     accept = generation.run.accept
     if not accept.active:
         return None
+    # A quarter of a second at the start of each worker, for those alone that accept.
+    from dlgforge_core.quality.findings import problems_of
+    from dlgforge_core.quality.leaks import phrases_of
+
     languages = tuple(generation.run.target_languages)
     checks = functools.partial(
         problems_of,
