@@ -101,18 +101,23 @@ def bad_character(text: str) -> str | None:
     return None
 
 
-def parse_yaml(data: bytes, label: str) -> Node:
-    """Return the one document in `data`, which `normalise` has seen.
-
-    Raises SeedError, naming the line, for anything that is not plain YAML in UTF-8.
-    """
+def decoded(data: bytes, label: str) -> str:
+    """Return the content of a file as text. Raises SeedError, naming the line, where it is not UTF-8."""
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SeedError(
             f"{label}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
         ) from None
+
+
+def parse_yaml(data: bytes, label: str) -> Node:
+    """Return the one document in `data`, which `normalise` has seen.
+
+    Raises SeedError, naming the line, for anything that is not plain YAML in UTF-8.
+    """
+    text = decoded(data, label)
     if found := _CONTROL.search(text):
         line = text.count("\n", 0, found.start()) + 1
         raise SeedError(f"{label}:{line}: the line {bad_character(found.group())}")

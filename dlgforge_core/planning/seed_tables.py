@@ -56,13 +56,7 @@ def read_table(file_name: str, data: bytes, label: str) -> Table:
 
 def _csv(data: bytes, label: str, delimiter: str) -> Table:
     """Read a table whose first line names the columns; without a `delimiter` that line shows it."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SeedError(
-            f"{label}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from None
+    text = yaml_source.decoded(data, label)
     head = text.lstrip("\n").partition("\n")[0]
     delimiter = delimiter or max(_DELIMITERS, key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -105,14 +99,9 @@ def _csv_rows(reader: Any, columns: tuple[str, ...]) -> Iterator[Row]:
 
 
 def _json(data: bytes, label: str) -> list[Any]:
+    yaml_source.decoded(data, label)  # so that what is not UTF-8 is named as in other files
     try:
-        data.decode("utf-8")
         found = orjson.loads(data)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SeedError(
-            f"{label}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from None
     except orjson.JSONDecodeError as error:
         raise SeedError(
             f"{label}:{error.lineno}: not valid JSON: {error.msg} at column {error.colno}"
