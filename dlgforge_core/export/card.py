@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -45,45 +45,35 @@ _REFUSALS = {
 class CardFacts:
     """What a card is made of.
 
-    `files` gives, by format, the path of the file that `load_dataset` reads for each split; `offered` the
-    tools that the assistant had.
+    `files` gives, by format, the path of the file that `load_dataset` reads for each split; `context` is what
+    the formats were written with.
     """
 
     title: str
     figures: DatasetFigures
     saving: DatasetFilesConfig
+    context: FormatContext
     files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
     drop_reasons: Mapping[str, int] = field(default_factory=dict)
     judges: Sequence[str] = ()
     alpha: float | None = None
-    offered: Sequence[str] = ()
     plots: Sequence[str] = ()
-    seed_metadata: bool = False
-    system: bool = False
-    dimensions: Sequence[str] = ()
-    attributes: Sequence[str] = ()
 
     @property
     def tools(self) -> bool:
         """Whether the assistant had tools, called or not."""
-        return bool(self.offered or self.figures.dialogues.tool_calls)
+        return bool(self.context.offered or self.figures.dialogues.tool_calls)
 
     @property
     def format_context(self) -> FormatContext:
-        """What of the dataset its formats depend on."""
-        saving = self.saving
-        return FormatContext(
-            reasoning=saving.reasoning,
+        """What of the dataset its formats depend on, now that all dialogues are known."""
+        return replace(
+            self.context,
             tools=self.tools,
-            passages=saving.passages == "context" and bool(self.figures.passage_texts),
-            siblings=len(saving.formats) > 1,
-            renamed=saving.output_columns,
+            passages=self.context.passages and bool(self.figures.passage_texts),
+            siblings=len(self.saving.formats) > 1,
             roles=list(self.figures.models),
-            seed_metadata=self.seed_metadata,
-            system=self.system,
-            dimensions=self.dimensions,
-            attributes=self.attributes,
         )
 
 

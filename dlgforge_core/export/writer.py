@@ -161,15 +161,11 @@ def write_dataset(
             title=saving.card.title or title,
             figures=dataset,
             saving=saving,
+            context=context,
             refused=sieve.refused,
             drop_reasons=drop_reasons or {},
             judges=[last_part_if_absolute(judge) for judge in judges],
             alpha=alpha,
-            offered=offered,
-            seed_metadata=seed_metadata,
-            system=system,
-            dimensions=dimensions,
-            attributes=attributes,
         )
         names += _write_about(writing, files, about, sieve.read)
         move_into_place(writing, folder, names, OURS)
