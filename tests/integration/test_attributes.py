@@ -9,36 +9,19 @@ from typing import Any
 
 import pytest
 
-from dlgforge_core.config import DatasetFilesConfig, LlmConfig, read_recipe
+from dlgforge_core.config import DatasetFilesConfig
 from dlgforge_core.dialogue import Role
 from dlgforge_core.export.writer import write_dataset
-from dlgforge_core.generation.prepare import prepare_run
-from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.planning.seed_folder import read_seed_batches
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.metadata.dialogues import attribute_metadata
 from tests.support.dialogues import lines
-from tests.support.runs import spec, work
-from tests.support.simulated_endpoint import simulated_endpoint
-
-ROOT = Path(__file__).parents[2]
-MODELS = {role.value: f"model-of-{role.value}" for role in Role}
+from tests.support.recipes import MODELS, ROOT, run_example
 
 
 def test_the_recipe_of_attributes(store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    recipe = read_recipe(ROOT / "examples/recipes/attributes.yaml")
-    agents = {role: {"model": model} for role, model in MODELS.items()}
-    llm = LlmConfig.model_validate(
-        {**recipe.llm.model_dump(include={"backend", "base_url"}), "agents": agents}
-    )
-    batches = read_seed_batches(recipe.seeds.path).batches
-    store.save_seed_batches(batches)
-    run = prepare_run(store, recipe.generation, llm, batches)
-    role_models = {model: role for role, model in MODELS.items()}
-    with simulated_endpoint(models=list(role_models), role_models=role_models, record_requests=3000) as sim:
-        work(spec(store, run, Endpoint("simulated", sim.base_url)))
-        requests = [request["body"] for request in sim.stats()["requests"]]
+    example = run_example(store, "attributes.yaml")
+    run, requests = example.run, example.requests
     progress = store.progress(run.run_id)
     assert (progress.planned, progress.done) == (16, 16)
     assert progress.made > 16
@@ -61,7 +44,8 @@ def test_the_recipe_of_attributes(store: RunStore, tmp_path: Path, monkeypatch: 
     assert shown["attributes_plot"].value.startswith("![dialogues by attribute")
 
     systems = {
-        model: [r["messages"][0]["content"] for r in requests if r["model"] == model] for model in role_models
+        model: [r["messages"][0]["content"] for r in requests if r["model"] == model]
+        for model in MODELS.values()
     }
     asked = systems[MODELS[Role.USER_SIMULATOR]]
     line = re.compile(
@@ -80,5 +64,5 @@ def test_the_recipe_of_attributes(store: RunStore, tmp_path: Path, monkeypatch: 
         rows = lines(tmp_path / f"data/{name}/train.jsonl")
         assert Counter((row["attribute_mood"], row["attribute_channel"]) for row in rows) == pairs
     assert set(lines(tmp_path / "data/openai_messages/train.jsonl")[0]) == {"messages"}
-    again = prepare_run(store, recipe.generation, llm, batches)
+    again = example.prepare_again(store)
     assert (again.run_id, store.progress(again.run_id).pending) == (run.run_id, 0)

@@ -7,35 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from dlgforge_core.config import DatasetFilesConfig, LlmConfig, read_recipe
+from dlgforge_core.config import DatasetFilesConfig
 from dlgforge_core.dialogue import Role
 from dlgforge_core.export.writer import write_dataset
-from dlgforge_core.generation.prepare import prepare_run
-from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.planning.seed_folder import read_seed_batches
 from dlgforge_core.store.run_store import RunStore
 from tests.support.dialogues import lines
-from tests.support.runs import spec, work
-from tests.support.simulated_endpoint import simulated_endpoint
-
-ROOT = Path(__file__).parents[2]
-MODELS = {role.value: f"model-of-{role.value}" for role in Role}
+from tests.support.recipes import MODELS, ROOT, run_example
 
 
 def test_the_recipe_of_own_prompts(store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    recipe = read_recipe(ROOT / "examples/recipes/own_prompts.yaml")
-    agents = {role: {"model": model} for role, model in MODELS.items()}
-    llm = LlmConfig.model_validate(
-        {**recipe.llm.model_dump(include={"backend", "base_url"}), "agents": agents}
-    )
-    batches = read_seed_batches(recipe.seeds.path).batches
-    store.save_seed_batches(batches)
-    run = prepare_run(store, recipe.generation, llm, batches)
-    role_models = {model: role for role, model in MODELS.items()}
-    with simulated_endpoint(models=list(role_models), role_models=role_models, record_requests=1000) as sim:
-        work(spec(store, run, Endpoint("simulated", sim.base_url)))
-        requests = [request["body"] for request in sim.stats()["requests"]]
+    example = run_example(store, "own_prompts.yaml")
+    recipe, run, requests = example.recipe, example.run, example.requests
     dialogues = list(store.dialogues(run.run_id))
     halden = "You are the support assistant of Halden Books. Be brief, and never promise a refund."
     ada = "You are Ada, who works in the shop of Halden Books. You answer in English, warmly."
@@ -62,7 +45,7 @@ def test_the_recipe_of_own_prompts(store: RunStore, tmp_path: Path, monkeypatch:
     ] * 8
     assert [row["messages"][0]["content"] for row in messages] == list(told.values())
     assert [row["system"] for row in lines(tmp_path / "data/sharegpt/train.jsonl")] == list(told.values())
-    again = prepare_run(store, recipe.generation, llm, batches)
+    again = example.prepare_again(store)
     assert (again.run_id, store.progress(again.run_id).pending) == (run.run_id, 0)
     assert again.generation.prompts == recipe.prompts
 

@@ -1,0 +1,54 @@
+"""Example recipes, planned and worked on in this process, with a model of its own for each role."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dlgforge_core.config import LlmConfig, Recipe, read_recipe
+from dlgforge_core.dialogue import Role
+from dlgforge_core.generation.prepare import PreparedRun, prepare_run
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.planning.seed_folder import read_seed_batches
+from dlgforge_core.planning.seeds import SeedBatch
+from dlgforge_core.store.run_store import RunStore
+from tests.support.runs import spec, work
+from tests.support.simulated_endpoint import simulated_endpoint
+
+ROOT = Path(__file__).parents[2]
+MODELS = {role.value: f"model-of-{role.value}" for role in Role}
+"""By which the requests of a role are told from others."""
+
+
+@dataclass(frozen=True)
+class ExampleRun:
+    """A recipe's run that has ended, and the bodies of the requests that it made."""
+
+    recipe: Recipe
+    run: PreparedRun
+    requests: list[dict[str, Any]]
+    llm: LlmConfig
+    batches: Sequence[SeedBatch]
+
+    def prepare_again(self, store: RunStore) -> PreparedRun:
+        """Prepare the same configuration once more."""
+        return prepare_run(store, self.recipe.generation, self.llm, self.batches)
+
+
+def run_example(store: RunStore, name: str) -> ExampleRun:
+    """Run `examples/recipes/NAME` from the project's folder, where its paths lead."""
+    recipe = read_recipe(ROOT / "examples/recipes" / name)
+    agents = {role: {"model": model} for role, model in MODELS.items()}
+    llm = LlmConfig.model_validate(
+        {**recipe.llm.model_dump(include={"backend", "base_url"}), "agents": agents}
+    )
+    batches = read_seed_batches(recipe.seeds.path).batches
+    store.save_seed_batches(batches)
+    run = prepare_run(store, recipe.generation, llm, batches)
+    role_models = {model: role for role, model in MODELS.items()}
+    with simulated_endpoint(models=list(role_models), role_models=role_models, record_requests=3000) as sim:
+        work(spec(store, run, Endpoint("simulated", sim.base_url)))
+        requests = [request["body"] for request in sim.stats()["requests"]]
+    return ExampleRun(recipe, run, requests, llm, batches)
