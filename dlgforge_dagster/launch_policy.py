@@ -20,9 +20,19 @@ from urllib.parse import urlsplit
 import dagster as dg
 from pydantic import BaseModel
 
-from dlgforge_core.config import LlmConfig, Recipe, llm_from_environment, validate
+from dlgforge_core.config import (
+    JudgeConfig,
+    LlmConfig,
+    ProviderConfig,
+    Recipe,
+    backend_of,
+    llm_from_environment,
+    validate,
+)
+from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.llm.endpoints import KEY_HEADERS, OPENAI_BASE_URL
+from dlgforge_core.judging.judges import provider_of
+from dlgforge_core.llm.endpoints import OPENAI_BASE_URL, credential_variables, endpoint_configs
 from dlgforge_dagster.run_config import RUN_CONFIG_ENV, read_run_config, recipe_data, resolved
 from dlgforge_dagster.tags import RESUMES_TAG
 
@@ -66,9 +76,9 @@ class KeyUse:
 def key_uses(recipe: Recipe, env: Mapping[str, str] = os.environ) -> set[KeyUse]:
     """Every key that is set in `env` and would be sent by what a recipe says, and where to."""
     llm = validate(LlmConfig, llm_from_environment(recipe.llm.model_dump(), env), "llm")
-    uses = set(_of_llm(llm))
+    uses = {*_of_llm(llm), *_of_judges(recipe.judge, llm)}
     for name in Recipe.model_fields:
-        if name != "llm":
+        if name not in ("llm", "judge"):
             uses.update(_in_tree(_plain(getattr(recipe, name)), env))
     return {use for use in uses if env.get(use.variable)}
 
@@ -272,19 +282,25 @@ def _merged(values: BaseModel, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_llm(llm: LlmConfig) -> Iterator[KeyUse]:
-    if llm.backend not in ("openai", "vllm_attach"):
-        return
-    if not llm.routing.endpoints:
-        yield from _of_endpoint(llm, llm.base_url or OPENAI_BASE_URL, "", {})
-    for endpoint in llm.routing.endpoints:
-        yield from _of_endpoint(llm, endpoint.base_url, endpoint.api_key_env, endpoint.headers_env)
+    if backend_of(llm.backend).configured_endpoints:
+        yield from _of_endpoints(llm, None)
+    for role in Role:
+        if llm.agents.of(role).is_apart:
+            yield from _of_endpoints(llm, llm.agents.of(role))
 
 
-def _of_endpoint(llm: LlmConfig, url: str, key: str, headers: Mapping[str, str]) -> Iterator[KeyUse]:
-    sent = headers or llm.headers_env
-    common = "" if KEY_HEADERS & {name.lower() for name in sent} else llm.api_key_env
-    for variable in (key or common, *sent.values()):
-        yield KeyUse(variable, url)
+def _of_judges(config: JudgeConfig, llm: LlmConfig) -> Iterator[KeyUse]:
+    for one in config.judges:
+        provider = provider_of(one, llm)
+        if provider.is_apart:
+            yield from _of_endpoints(llm, provider)
+
+
+def _of_endpoints(llm: LlmConfig, provider: ProviderConfig | None) -> Iterator[KeyUse]:
+    for endpoint in endpoint_configs(llm, provider):
+        sent = credential_variables(endpoint, llm, provider)
+        for variable in (sent.key, *sent.headers.values()):
+            yield KeyUse(variable, endpoint.base_url)
 
 
 def _in_tree(tree: Any, env: Mapping[str, str]) -> Iterator[KeyUse]:

@@ -191,7 +191,7 @@ def field_rows(key: str, field: FieldInfo) -> Iterator[list[str]]:
         return
     yield [f"`{key}`", _default(field), _values(field), _cell(field.description or "")]
     item = _item_model(field.annotation)
-    if item is not None:
+    if item is not None and item is not config.EndpointConfig:  # told once, of `llm.routing.endpoints`
         for name, inner in item.model_fields.items():
             yield from field_rows(f"{key}[].{name}", inner)
     elif model is not None:

@@ -6,11 +6,26 @@ that Dagster's launchpad can show them.
 """
 
 from dlgforge_core.config.acceptance import ACCEPT_CHECKS, AcceptConfig
+from dlgforge_core.config.agents import (
+    AgentConfig,
+    AgentsConfig,
+    AssistantConfig,
+    JudgeAgentConfig,
+    UserSimulatorConfig,
+)
 from dlgforge_core.config.attributes import AttributeCaseConfig, AttributeConfig
 from dlgforge_core.config.backends import BACKENDS, Backend, BackendName, backend_of
 from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Probability, Seconds, validate
 from dlgforge_core.config.checks import ChecksConfig
 from dlgforge_core.config.coverage import CoverageConfig
+from dlgforge_core.config.endpoints import (
+    CALL_TIMEOUT_S,
+    PROVIDER_KEYS,
+    EndpointConfig,
+    ProviderConfig,
+    RoutingEndpointConfig,
+    check_base_url,
+)
 from dlgforge_core.config.environment import addresses_replaced, llm_from_environment
 from dlgforge_core.config.generation import GenerationConfig
 from dlgforge_core.config.inputs import PersonasConfig, SeedColumnsConfig, SeedsConfig
@@ -27,20 +42,12 @@ from dlgforge_core.config.knowledge import (
     RetrievalMode,
 )
 from dlgforge_core.config.llm import (
-    CALL_TIMEOUT_S,
     EMBEDDED_MODEL_NAME,
-    AgentConfig,
-    AgentsConfig,
-    AssistantConfig,
     EmbeddedConfig,
-    EndpointConfig,
-    JudgeAgentConfig,
     LlmConfig,
     RoutingConfig,
     RoutingStrategy,
-    UserSimulatorConfig,
     VllmConfig,
-    check_base_url,
 )
 from dlgforge_core.config.markup import MarkupConfig
 from dlgforge_core.config.prompts import (
@@ -76,6 +83,7 @@ __all__ = [
     "EFFORT_KEYS",
     "EMBEDDED_MODEL_NAME",
     "OFFLINE_KEYS",
+    "PROVIDER_KEYS",
     "QUESTION_KINDS",
     "SHIPPED_KNOWLEDGE",
     "AcceptConfig",
@@ -118,12 +126,14 @@ __all__ = [
     "PostgresConfig",
     "Probability",
     "PromptsConfig",
+    "ProviderConfig",
     "RayConfig",
     "Recipe",
     "RerankConfig",
     "RetrievalConfig",
     "RetrievalMode",
     "RoutingConfig",
+    "RoutingEndpointConfig",
     "RoutingStrategy",
     "RunConfig",
     "SavingConfig",

@@ -77,7 +77,7 @@ def _check_openai(llm: LlmConfig) -> None:
 
 
 def _check_vllm_attach(llm: LlmConfig) -> None:
-    if not llm.routing.endpoints and not llm.base_url:
+    if not llm.routing.endpoints and not llm.base_url and llm.roles_of_backend:
         raise ValueError(
             "backend vllm_attach needs servers to attach to; set routing.endpoints, for example "
             "[{base_url: 'http://gpu-1:8000/v1'}], or LLM_ROUTING_ENDPOINTS_JSON"
@@ -89,7 +89,8 @@ def _check_vllm_managed(llm: LlmConfig) -> None:
     if not llm.vllm.model:
         raise ValueError("backend vllm_managed needs a model to serve; set vllm.model")
     served = llm.vllm.served_name
-    unlike = {role.value: llm.model_of(role) for role in Role if llm.model_of(role) != served}
+    models = {role.value: llm.model_of(role) for role in llm.roles_of_backend}
+    unlike = {role: model for role, model in models.items() if model != served}
     if unlike:
         named = ", ".join(f"{role} = {model!r}" for role, model in unlike.items())
         raise ValueError(

@@ -8,9 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from dlgforge_core.config.backends import BACKENDS, DEFAULT_BACKEND, backend_of
+from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
 
 BOOTSTRAPPED = "DLGFORGE_RUN_BOOTSTRAPPED"
+
+
+_WHERE = frozenset({"base_url", "endpoints", "api_key_env", "headers_env"})
+_ROLES = {"LLM_USER": Role.USER_SIMULATOR, "LLM_ASSISTANT": Role.ASSISTANT, "LLM_JUDGE": Role.JUDGE}
 
 
 def is_bootstrapped(env: Mapping[str, str] = os.environ) -> bool:
@@ -21,7 +26,8 @@ def is_bootstrapped(env: Mapping[str, str] = os.environ) -> bool:
 def llm_from_environment(data: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """`llm` settings with the environment's overrides applied; the environment wins over the file.
 
-    Reads LLM_BACKEND, LLM_MODEL, LLM_ROUTING_STRATEGY, LLM_ROUTING_ENDPOINTS_JSON and OPENAI_BASE_URL.
+    Reads LLM_BACKEND, LLM_MODEL, LLM_ROUTING_STRATEGY, LLM_ROUTING_ENDPOINTS_JSON and OPENAI_BASE_URL, and
+    for the roles LLM_USER_BASE_URL, LLM_USER_API_KEY, LLM_USER_MODEL, and so with ASSISTANT and JUDGE.
     Raises ConfigError when LLM_ROUTING_ENDPOINTS_JSON is not a JSON list.
     """
     llm = dict(data)
@@ -48,7 +54,45 @@ def llm_from_environment(data: Mapping[str, Any], env: Mapping[str, str] = os.en
         routing["endpoints"] = []
     if routing:
         llm["routing"] = routing
+    if agents := _agents(llm, env):
+        llm["agents"] = agents
     return llm
+
+
+def _agents(llm: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
+    """Return `llm.agents` with what the environment says of each role."""
+    agents = dict(llm.get("agents") or {})
+    for prefix, role in _ROLES.items():
+        agent = dict(agents.get(role.value) or {})
+        if is_bootstrapped(env) and env.get("LLM_ROUTING_ENDPOINTS_JSON"):
+            # It names the endpoints of every role.
+            agent = {key: value for key, value in agent.items() if key not in _WHERE}
+        else:
+            agent = _with_provider(agent, prefix, llm, env)
+        if model := env.get(f"{prefix}_MODEL"):
+            agent["model"] = model
+        if agent or role.value in agents:
+            agents[role.value] = agent
+    return agents
+
+
+def _with_provider(
+    agent: dict[str, Any], prefix: str, llm: Mapping[str, Any], env: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return a role's settings with the address and the key that the environment has for it."""
+    if url := env.get(f"{prefix}_BASE_URL"):
+        # The key of another server is not for this one.
+        agent = {key: value for key, value in agent.items() if key not in _WHERE} | {"base_url": url}
+    key = f"{prefix}_API_KEY"
+    if env.get(key) and (agent.get("base_url") or agent.get("endpoints") or _has_addresses(llm)):
+        agent |= {"api_key_env": key, "headers_env": {}}
+    return agent
+
+
+def _has_addresses(llm: Mapping[str, Any]) -> bool:
+    """Whether the endpoints of the whole run are addresses, which take a key that is set for them."""
+    name = llm.get("backend", DEFAULT_BACKEND)
+    return name in BACKENDS and backend_of(name).configured_endpoints
 
 
 def addresses_replaced(data: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> str:
@@ -70,7 +114,11 @@ def addresses_replaced(data: Mapping[str, Any], env: Mapping[str, str] = os.envi
         replaced = "llm.base_url"  # not checked, now that it is replaced: it may hold a password
     else:
         return ""
-    return f"OPENAI_BASE_URL is set in the environment and replaces {replaced}: all calls go to {url}"
+    apart = any(
+        agent.get(key) for agent in (data.get("agents") or {}).values() for key in ("base_url", "endpoints")
+    )
+    calls = "all calls but those of roles with endpoints of their own" if apart else "all calls"
+    return f"OPENAI_BASE_URL is set in the environment and replaces {replaced}: {calls} go to {url}"
 
 
 def _openai_base_url(llm: Mapping[str, Any], env: Mapping[str, str]) -> str:

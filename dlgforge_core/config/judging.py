@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
+from dlgforge_core.config.endpoints import ProviderConfig
 from dlgforge_core.config.rubric import RubricConfig
 
 # Settings of `judge` that say who judges afterwards and how hard to work on it. They have no part in what
@@ -15,8 +16,8 @@ from dlgforge_core.config.rubric import RubricConfig
 OFFLINE_KEYS = frozenset({"judges", "concurrency", "max_tokens", "patience_s"})
 
 
-class JudgeModelConfig(ConfigModel):
-    """One of several offline judges."""
+class JudgeModelConfig(ProviderConfig):
+    """One of several offline judges. What it leaves out is as in llm.agents.qa_judge."""
 
     name: str = Field("", description="Name in tables and plots. Empty: the model.")
     model: str = Field("", description="Model that judges. Empty: that of llm.agents.qa_judge.")

@@ -14,7 +14,7 @@ from dlgforge_core.config.base import (
     PositiveInt,
     Seconds,
 )
-from dlgforge_core.config.llm import check_base_url
+from dlgforge_core.config.endpoints import check_base_url
 
 SHIPPED_KNOWLEDGE = "shipped"
 

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from dlgforge_core.common.hints import hint
 from dlgforge_core.config.base import ConfigModel, Seconds, VariableName
+from dlgforge_core.config.endpoints import check_port
 from dlgforge_core.config.knowledge import EmbeddingConfig
-from dlgforge_core.config.llm import check_port
 from dlgforge_core.dialogue import MAX_SCORE
 
 FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "prompt_completion", "parquet")

@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from dlgforge_core.common.secrets import sendable
 from dlgforge_core.config.base import ConfigModel, OptionalVariableName, PositiveInt, Seconds
-from dlgforge_core.config.llm import check_base_url
+from dlgforge_core.config.endpoints import check_base_url
 from dlgforge_core.errors import ConfigError
 
 

@@ -321,7 +321,7 @@ class DialogueRun:
         tools: Sequence[ToolDefinition] | None = None,
     ) -> Completion:
         context = self._context
-        async with context.slots.slot(context.script.remaining(self._state)):
+        async with context.slots.slot(context.script.remaining(self._state), role.value):
             return await context.client.complete(
                 role,
                 context.agents.of(role),
@@ -354,7 +354,7 @@ class DialogueRun:
             templates=context.templates,
         )
         index = plan.n_turns if step.subject is None else step.subject
-        async with context.slots.slot(context.script.remaining(self._state)):
+        async with context.slots.slot(context.script.remaining(self._state), Role.JUDGE.value):
             verdict, _ = await context.client.complete_json(
                 Role.JUDGE,
                 context.agents.of(Role.JUDGE),

@@ -8,17 +8,20 @@ from typing import Any
 
 from dlgforge_core.config import (
     EFFORT_KEYS,
+    PROVIDER_KEYS,
     QUESTION_KINDS,
     AgentsConfig,
     GenerationConfig,
     LlmConfig,
     MarkupConfig,
+    ProviderConfig,
     validate,
 )
 from dlgforge_core.config.backends import backend_of
 from dlgforge_core.dialogue import DropReason, Role
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.generation.setup import DEPEND_ON_SETUP, setup_of
+from dlgforge_core.llm.providers import callers_of
 from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource
 from dlgforge_core.planning.personas import read_personas
 from dlgforge_core.planning.plan import plan_run
@@ -63,7 +66,7 @@ def prepare_run(
     Raises ConfigError.
     """
     if generation.run.resume_run_id:
-        run = _resume(store, generation, generation.run.resume_run_id)
+        run = _resume(store, generation, llm, generation.run.resume_run_id)
     else:
         run = _plan(store, generation, llm, batches, languages, batch_names, index_id)
     notes = list(run.notes)
@@ -102,7 +105,10 @@ def _plan(
         planning.plans,
         {
             "generation": generation.model_dump(mode="json"),
-            "agents": llm.agents.model_dump(mode="json"),
+            "agents": {
+                role.value: llm.agents.of(role).model_dump(mode="json", exclude=set(PROVIDER_KEYS))
+                for role in Role
+            },
             "models": {role.value: model for role, model in models.items()},
             "source": asdict(source),
             **({"markup": llm.markup.model_dump(mode="json")} if llm.markup != MarkupConfig() else {}),
@@ -122,15 +128,22 @@ def _former_knowledge(store: RunStore, index_id: str) -> Iterator[str]:
         )
 
 
+def callers_of_run(generation: GenerationConfig, llm: LlmConfig) -> dict[str, ProviderConfig]:
+    """Return whose calls a run makes, and where these go."""
+    judged = generation.judge.mode == "online"
+    return callers_of(llm, *(role for role in Role if judged or role is not Role.JUDGE))
+
+
 def with_question_kinds(generation: GenerationConfig, llm: LlmConfig) -> GenerationConfig:
     """With the sorts of questions that an unset `run.question_kinds` stands for."""
     if generation.run.question_kinds is not None:
         return generation
-    kinds = list(QUESTION_KINDS) if backend_of(llm.backend).follows_question_kinds else []
+    follows = llm.agents.qa_generator.has_address or backend_of(llm.backend).follows_question_kinds
+    kinds = list(QUESTION_KINDS) if follows else []
     return generation.model_copy(update={"run": generation.run.model_copy(update={"question_kinds": kinds})})
 
 
-def _resume(store: RunStore, generation: GenerationConfig, run_id: str) -> PreparedRun:
+def _resume(store: RunStore, generation: GenerationConfig, llm: LlmConfig, run_id: str) -> PreparedRun:
     record = store.run(run_id)
     if record is None:
         known = ", ".join(store.run_ids()) or "none"
@@ -139,12 +152,16 @@ def _resume(store: RunStore, generation: GenerationConfig, run_id: str) -> Prepa
     today = generation.run.model_dump(mode="json")
     # How hard to work is as configured today; what to make, as on the day it was planned.
     recorded["run"] = {**recorded["run"], **{key: today[key] for key in EFFORT_KEYS}}
+    agents = {
+        role: {**agent, **llm.agents.of(Role(role)).model_dump(mode="json", include=set(PROVIDER_KEYS))}
+        for role, agent in record.config["agents"].items()
+    }
     source = f"the configuration of run {run_id}"
     return PreparedRun(
         run_id=record.run_id,
         fingerprint=record.fingerprint,
         generation=validate(GenerationConfig, recorded, source),
-        agents=validate(AgentsConfig, record.config["agents"], source),
+        agents=validate(AgentsConfig, agents, source),
         models={Role(role): model for role, model in record.config["models"].items()},
         source=ContentSource(**record.config.get("source", {})),
         notes=(f"resuming run {run_id} with the configuration it was planned with",),

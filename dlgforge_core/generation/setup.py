@@ -7,6 +7,7 @@ import json
 
 from dlgforge_core.config import LlmConfig
 from dlgforge_core.dialogue import DropReason, Role
+from dlgforge_core.llm.endpoints import endpoint_configs
 
 DEPEND_ON_SETUP = frozenset({DropReason.CONTEXT_OVERFLOW, DropReason.INVALID_OUTPUT})
 """Reasons that another server, a longer context or other arguments may do away with."""
@@ -26,4 +27,10 @@ def setup_of(llm: LlmConfig) -> str:
         "embedded": llm.embedded.model_dump(mode="json", include={"model_path", "context_tokens"}),
         "words": [llm.routing.finish_reasons, llm.routing.error_words],
     }
+    own = {role.value: llm.agents.of(role) for role in Role if llm.agents.of(role).has_address}
+    if own:
+        parts["own"] = {
+            role: sorted(endpoint.base_url for endpoint in endpoint_configs(llm, provider))
+            for role, provider in own.items()
+        }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -89,7 +89,7 @@ class Worker:
             script=Script.of(generation, has_tools=searches or bool(toolbox.definitions)),
             store=store,
             client=client,
-            slots=CallSlots(generation.run.concurrency),
+            slots=CallSlots(generation.run.concurrency, client.capacity),
             seed=generation.run.seed,
             agents=agents,
             models=models,

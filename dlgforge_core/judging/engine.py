@@ -157,7 +157,7 @@ class Engine:
             instructions=judge.agent.instructions,
             templates=self._templates,
         )
-        async with self._slots.slot(left):
+        async with self._slots.slot(left, judge.caller):
             verdict, completion = await self._client.complete_json(
                 Role.JUDGE,
                 judge.agent,
@@ -167,6 +167,7 @@ class Engine:
                 self._read,
                 affinity=plan.dialogue_id,
                 seed=call_seed(judge.seed, plan.dialogue_id, subject.index, Role.JUDGE, 0),
+                caller=judge.caller,
             )
         tally.prompt_tokens += completion.prompt_tokens
         tally.completion_tokens += completion.completion_tokens

@@ -42,6 +42,8 @@ class Judge:
     model: str
     agent: AgentConfig
     key: str
+    caller: str = Role.JUDGE.value
+    """As whom it calls: several judges have names of their own where they have providers of their own."""
 
     @property
     def seed(self) -> int:
@@ -81,7 +83,7 @@ def judges_of(config: JudgeConfig, llm: LlmConfig, prompts: PromptsConfig | None
                 "and would give the same verdicts; change one of them, or leave it out"
             )
     served = llm.model_of(Role.JUDGE)
-    unlike = [judge.model for judge in judges if judge.model != served]
+    unlike = [judge.model for judge in judges if judge.model != served and not judge.agent.has_address]
     if backend_of(llm.backend).serves_one_model and unlike:
         raise ConfigError(
             f"judge.judges asks for {', '.join(unlike)}, but the managed servers serve {served!r} alone; "
@@ -91,15 +93,36 @@ def judges_of(config: JudgeConfig, llm: LlmConfig, prompts: PromptsConfig | None
 
 
 def _judge(config: JudgeConfig, llm: LlmConfig, one: JudgeModelConfig, own: Mapping[str, str]) -> Judge:
-    agent: AgentConfig = llm.agents.qa_judge
-    changes = {
-        "model": one.model or None,
-        "temperature": one.temperature,
-        "max_tokens": one.max_tokens,
-    }
-    agent = agent.model_copy(update={name: value for name, value in changes.items() if value is not None})
-    model = agent.model or llm.model_of(Role.JUDGE)
-    return Judge(one.name or model, model, agent, _key(config, llm, agent, model, own))
+    changes = {"model": one.model or None, "temperature": one.temperature, "max_tokens": one.max_tokens}
+    agent = provider_of(one, llm).model_copy(
+        update={name: value for name, value in changes.items() if value is not None}
+    )
+    model = agent.model or (llm.model if agent.has_address else llm.model_of(Role.JUDGE))
+    name = one.name or model
+    if not model:
+        raise ConfigError(f"judge.judges: {name!r} has endpoints of its own and names no model; set `model`")
+    if agent.has_credentials and not agent.has_address and backend_of(llm.backend).starts_servers:
+        raise ConfigError(
+            f"judge.judges: {name!r} has a key of its own and no address; set its `base_url` too"
+        )
+    return Judge(
+        name,
+        model,
+        agent,
+        _key(config, llm, agent, model, own),
+        caller=f"{Role.JUDGE.value}:{name}" if one.is_apart else Role.JUDGE.value,
+    )
+
+
+def provider_of(one: JudgeModelConfig, llm: LlmConfig) -> AgentConfig:
+    """Return the judge of `llm.agents` with what one of several has of its own in the way of a provider."""
+    own: set[str] = set()
+    if one.has_address:
+        own |= {"base_url", "endpoints"}
+    if one.has_credentials:
+        own |= {"api_key_env", "headers_env"}
+    own |= {name for name in ("timeout_s", "max_attempts") if getattr(one, name) is not None}
+    return llm.agents.qa_judge.model_copy(update={name: getattr(one, name) for name in own})
 
 
 def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str, own: Mapping[str, str]) -> str:
@@ -117,7 +140,8 @@ def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str, ow
     sampling: list[Any] = [agent.temperature, agent.top_p]
     if agent.extra_body:
         sampling.append(orjson.dumps(agent.extra_body, option=orjson.OPT_SORT_KEYS).decode())
-    parts = [backend_of(llm.backend).weights(llm), model, sampling, config.granularity, sample]
+    weights = "" if agent.has_address else backend_of(llm.backend).weights(llm)
+    parts = [weights, model, sampling, config.granularity, sample]
     return _digest([*parts, dict(sorted(own.items()))] if own else parts).hex()
 
 

@@ -263,7 +263,6 @@ class _Session:
         work = self._work
         if work.stopping.is_set():
             return
-        slots = CallSlots(work.config.concurrency)
         store, patience_s = work.store, work.config.patience_s
         connection = store.database.reconnecting(_APPLICATION, patience_s, work.stopping)
 
@@ -271,13 +270,14 @@ class _Session:
             await asyncio.to_thread(connection.run, lambda c: put_verdicts(c, verdicts))
             return [None] * len(verdicts)
 
-        # While every slot is taken and calls wait, letting verdicts gather costs nothing.
-        writer = GroupWriter(write, lambda: _LINGER_S if slots.all_wanted else 0.0)
         following: asyncio.Task[None] | None = None
         async with LlmClient(
             self._endpoints, work.routing, patience_s=patience_s, markup=work.markup
         ) as client:
             self._client = client
+            slots = CallSlots(work.config.concurrency, client.capacity)
+            # While every slot is taken and calls wait, letting verdicts gather costs nothing.
+            writer = GroupWriter(write, lambda: _LINGER_S if slots.all_wanted else 0.0)
             writer.start()
             if self._refresh is not None:
                 following = asyncio.create_task(follow_endpoints(client, self._refresh))

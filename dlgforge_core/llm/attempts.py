@@ -129,16 +129,16 @@ class Attempts:
 
     def _is_spent(self, state: tenacity.RetryCallState) -> bool:
         call: Call = state.args[0]
-        if call.spent >= self._max_attempts or call.adaptations > MAX_ADAPTATIONS:
+        if call.spent >= self._most(call) or call.adaptations > MAX_ADAPTATIONS:
             return True
         # An overloaded endpoint slows a run down; but a request it never takes must end some time.
         return (
-            call.overloads > 2 * self._max_attempts
+            call.overloads > 2 * self._most(call)
             and asyncio.get_running_loop().time() - call.overloaded_since > self._patience_s
         )
 
     async def _attempt(self, call: Call) -> Reply:
-        slot = await self.router.acquire(call.ticket, call.model, call.affinity, call.avoid)
+        slot = await self.router.acquire(call.ticket, call.wanted, call.affinity, call.avoid)
         name = slot.endpoint.name
         counts = self._stats.of(name, call.role)
         call.attempts += 1
@@ -154,7 +154,7 @@ class Attempts:
             if self.before_call is not None:
                 await self.before_call()
             started = loop.time()
-            http = await self.transports[name].post_chat(body)
+            http = await self.transports[name].post_chat(body, call.agent.timeout_s)
         except TransportError as failure:
             self._failed(call, slot, counts, failure.kind, str(failure))
         except BaseException:
@@ -317,16 +317,20 @@ class Attempts:
         call.spent += 1
         if name not in call.avoid:
             call.avoid.append(name)
-        return call.spent < self._max_attempts and any(
+        return call.spent < self._most(call) and any(
             tracker.endpoint.name not in call.avoid
             and tracker.state is EndpointState.CLOSED
             and call.model not in tracker.unknown_models
-            for tracker in self.router.trackers
+            for tracker in self.router.serving(call.wanted.caller)
         )
+
+    def _most(self, call: Call) -> int:
+        """Return how many attempts the call has."""
+        return call.agent.max_attempts or self._max_attempts
 
     def _note(self, call: Call, slot: Slot, reason: str) -> None:
         call.reasons.append(f"{slot.endpoint.name}: {reason}")
-        del call.reasons[: -2 * self._max_attempts]
+        del call.reasons[: -2 * self._most(call)]
 
     def _has_answered(self, slot: Slot, dialect: Dialect, refusal: refusals.Refusal) -> bool:
         """Whether the endpoint has shown that it takes our key, or serves the model: it may do so again."""
@@ -346,7 +350,8 @@ class Attempts:
         dialect = self._dialects.of(endpoint.name, call.model)
         counts = self._stats.of(endpoint.name, call.role)
         counts.retries += 1
-        trial = Trial(transport, request_body(dialect, call, TRIAL_MESSAGES), self._words, self._endings)
+        body = request_body(dialect, call, TRIAL_MESSAGES)
+        trial = Trial(transport, body, self._words, self._endings, timeout_s=call.agent.timeout_s)
         reason = await trial.make()
         counts.prompt_tokens += trial.prompt_tokens
         counts.completion_tokens += trial.completion_tokens
@@ -354,9 +359,12 @@ class Attempts:
 
     async def move(self, endpoints: Sequence[Endpoint]) -> None:
         """Follow endpoints that came back elsewhere: of each name known, take the address and key given."""
-        for endpoint in endpoints:
-            before = self.transports.get(endpoint.name)
-            if before is None or before.endpoint == endpoint:
+        for found in endpoints:
+            before = self.transports.get(found.name)
+            if before is None:
+                continue
+            endpoint = replace(found, callers=before.endpoint.callers)
+            if before.endpoint == endpoint:
                 continue
             _log.info("endpoint %s is at %s now", endpoint.name, endpoint.base_url)
             self.transports[endpoint.name] = EndpointTransport(endpoint)

@@ -13,6 +13,7 @@ from dlgforge_core.config import AgentConfig
 from dlgforge_core.dialogue import Role
 from dlgforge_core.llm import chat, tool_calls
 from dlgforge_core.llm.dialect import Dialect
+from dlgforge_core.llm.router import Wanted
 from dlgforge_core.llm.stats import FailureKind
 from dlgforge_core.llm.tool_calls import Message, ToolDefinition
 
@@ -40,6 +41,8 @@ class Call:
     seed: int | None
     schema: Mapping[str, Any] | None = None
     tools: Sequence[ToolDefinition] = ()
+    caller: str = ""
+    """Who makes it, where that is not just the role: a judge with a provider of its own."""
     ticket: int = 0
     attempts: int = 0
     """HTTP calls made, all of them."""
@@ -60,6 +63,11 @@ class Call:
     search: asyncio.Event | None = None
     """Set when this call has ended its search for a form that an endpoint takes; None when it makes none."""
     waits_for: asyncio.Event | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        """What an endpoint must have for it."""
+        return Wanted(self.caller or self.role.value, self.model)
 
     def end_search(self) -> None:
         """Let those go on who wait for what this call finds out."""

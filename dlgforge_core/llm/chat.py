@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from dlgforge_core.config import AgentConfig
-from dlgforge_core.config.llm import OPTIONAL_PARAMETERS
+from dlgforge_core.config.agents import OPTIONAL_PARAMETERS
 from dlgforge_core.llm import provider_state, tool_calls
 from dlgforge_core.llm.dialect import Dialect
 from dlgforge_core.llm.parameters import without_keywords

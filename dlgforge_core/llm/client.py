@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
 
@@ -86,6 +86,10 @@ class LlmClient:
         """Have every call for a dialogue wait until `permit` returns; trials of endpoints do not."""
         self._attempts.before_call = permit
 
+    def capacity(self, caller: str) -> tuple[Hashable, int]:
+        """Return which endpoints a caller has, as a key, and how many calls these bear at once."""
+        return self._attempts.router.capacity(caller)
+
     def health(self) -> list[EndpointHealth]:
         """Return the state of every endpoint, for progress lines."""
         return self._attempts.health()
@@ -141,6 +145,7 @@ class LlmClient:
         *,
         affinity: str,
         seed: int | None = None,
+        caller: str = "",
     ) -> tuple[dict[str, Any], Completion]: ...
 
     @overload
@@ -155,6 +160,7 @@ class LlmClient:
         *,
         affinity: str,
         seed: int | None = None,
+        caller: str = "",
     ) -> tuple[T, Completion]: ...
 
     async def complete_json(
@@ -168,19 +174,21 @@ class LlmClient:
         *,
         affinity: str,
         seed: int | None = None,
+        caller: str = "",
     ) -> tuple[Any, Completion]:
         """Return what `read` makes of an answer by the JSON `schema`, and the completion it came in.
 
         `read` raises ValueError, with a message for the model, for an object it cannot use; without it the
         object itself is given, checked for the essentials of `schema`. The schema is enforced by the endpoint
         if it can do that, else asked for in words. A bad answer is shown to the model to be corrected, once.
+        `caller` is who asks where that is not just the role, as endpoints name whom they serve.
         Raises CallError and RunStoppedError as `complete` does.
         """
         read = read or functools.partial(structured.check, schema=schema)
         replies: list[Reply] = []
         asked = messages
         while True:
-            call = Call(role, agent, model, asked, affinity, _other(seed, replies), schema)
+            call = Call(role, agent, model, asked, affinity, _other(seed, replies), schema, caller=caller)
             reply = await self._answer(call, replies)
             answer = self._markup.without_thinking(reply.answer.text[: answers.MAX_RAW_CHARS])
             kind, problem = FailureKind.INVALID_JSON, ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlgforge_core.common.secrets import secret_parts
-from dlgforge_core.config import CALL_TIMEOUT_S, EndpointConfig, LlmConfig
+from dlgforge_core.config import CALL_TIMEOUT_S, EndpointConfig, LlmConfig, ProviderConfig
 from dlgforge_core.errors import ConfigError
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
@@ -39,6 +39,12 @@ class Endpoint:
     max_in_flight: int = _DEFAULTS["max_in_flight"].default
     timeout_s: float = CALL_TIMEOUT_S
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    callers: frozenset[str] = frozenset()
+    """Whose calls it takes: roles, and judges with a provider of their own. Empty: everybody's."""
+
+    def serves(self, caller: str) -> bool:
+        """Whether it takes the calls of `caller`."""
+        return not self.callers or caller in self.callers
 
     @property
     def credentials(self) -> Credentials:
@@ -67,30 +73,80 @@ class Endpoint:
             "weight": self.weight,
             "max_in_flight": self.max_in_flight,
             "timeout_s": self.timeout_s,
+            **({"roles": sorted(self.callers)} if self.callers else {}),
         }
 
 
-def endpoints_from_config(llm: LlmConfig, env: Mapping[str, str] = os.environ) -> list[Endpoint]:
+@dataclass(frozen=True, slots=True)
+class CredentialVariables:
+    """The variables of the environment that hold an endpoint's credentials; `key` is "" for none."""
+
+    key: str
+    headers: Mapping[str, str]
+    required: tuple[str, ...]
+    """Those that must be set."""
+
+
+def credential_variables(
+    config: EndpointConfig, llm: LlmConfig, provider: ProviderConfig | None = None
+) -> CredentialVariables:
+    """Return what is sent to an endpoint: one of the whole run or, with `provider`, one of its own."""
+    key, headers, required = llm.api_key_env, llm.headers_env, [""]
+    own_key, own_headers = config.api_key_env, config.headers_env
+    if provider is not None and not provider.has_address:
+        # The run's endpoints, asked with credentials of its own.
+        own_key, own_headers = "", {}
+    if provider is not None and provider.has_credentials:
+        key, headers = provider.api_key_env or key, provider.headers_env
+        required = [] if own_key else [provider.api_key_env]
+    if provider is not None and own_key:
+        headers = {}  # what stands beside another key is for another server
+    headers = own_headers or headers
+    # The common key is not for a server that has one by another header.
+    common = "" if KEY_HEADERS & {name.lower() for name in headers} else key
+    wanted = dict.fromkeys(name for name in (own_key, *required, *headers.values()) if name)
+    return CredentialVariables(own_key or common, headers, tuple(wanted))
+
+
+def endpoint_configs(llm: LlmConfig, provider: ProviderConfig | None = None) -> list[EndpointConfig]:
+    """Return the endpoints of the whole run or, with `provider`, those that its calls go to."""
+    if provider is not None and provider.endpoints:
+        return provider.endpoints
+    if provider is not None and provider.base_url:
+        return [EndpointConfig(base_url=provider.base_url)]
+    return [*llm.routing.endpoints] or [EndpointConfig(base_url=llm.base_url or OPENAI_BASE_URL)]
+
+
+def endpoints_from_config(
+    llm: LlmConfig, env: Mapping[str, str] = os.environ, provider: ProviderConfig | None = None
+) -> list[Endpoint]:
     """Return the endpoints of backends `openai` and `vllm_attach`, with their keys from the environment.
+
+    With `provider` those of a role or judge that has its own.
 
     Raises ConfigError when the named variable of a key or a header is not set, or the hosted default is used
     without a key.
     """
-    configs = llm.routing.endpoints or [EndpointConfig(base_url=llm.base_url or OPENAI_BASE_URL)]
+    configs = endpoint_configs(llm, provider)
+    variables = [credential_variables(config, llm, provider) for config in configs]
     missing = [
-        f"{c.label}: {name} is not set"
-        for c in configs
-        for name in (c.api_key_env, *(c.headers_env or llm.headers_env).values())
-        if name and not env.get(name)
+        f"{config.label}: {name} is not set"
+        for config, names in zip(configs, variables, strict=True)
+        for name in names.required
+        if not env.get(name)
     ]
     if missing:
         raise ConfigError("API keys or headers are missing:\n  " + "\n  ".join(missing))
-    endpoints = [endpoint_at(c, _credentials(c, llm, env), llm.timeout_s) for c in configs]
-    if any(e.base_url == OPENAI_BASE_URL and not e.has_key for e in endpoints):
-        raise ConfigError(
-            f"{OPENAI_BASE_URL} needs a key: set {llm.api_key_env}, "
-            "or llm.base_url to the address of your own server"
-        )
+    endpoints = [
+        endpoint_at(config, _credentials(names, env), llm.timeout_s)
+        for config, names in zip(configs, variables, strict=True)
+    ]
+    for endpoint, names in zip(endpoints, variables, strict=True):
+        if endpoint.base_url == OPENAI_BASE_URL and not endpoint.has_key:
+            raise ConfigError(
+                f"{OPENAI_BASE_URL} needs a key: set {names.key}, "
+                "or llm.base_url to the address of your own server"
+            )
     return endpoints
 
 
@@ -106,11 +162,10 @@ def endpoint_at(
         max_in_flight=config.max_in_flight,
         timeout_s=config.timeout_s or timeout_s,
         headers=credentials.headers,
+        callers=config.callers,
     )
 
 
-def _credentials(config: EndpointConfig, llm: LlmConfig, env: Mapping[str, str]) -> Credentials:
-    headers = {name: env[variable] for name, variable in (config.headers_env or llm.headers_env).items()}
-    # The common key is not for a server that has one by another header.
-    common = "" if KEY_HEADERS & {name.lower() for name in headers} else llm.api_key_env
-    return Credentials(env.get(config.api_key_env or common, ""), tuple(headers.items()))
+def _credentials(names: CredentialVariables, env: Mapping[str, str]) -> Credentials:
+    headers = tuple((name, env[variable]) for name, variable in names.headers.items())
+    return Credentials(env.get(names.key, ""), headers)

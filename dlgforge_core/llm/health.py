@@ -133,6 +133,12 @@ class HealthTracker:
             and self.paused_until <= now
         )
 
+    def bears(self, now: float) -> int:
+        """How many calls it takes at once, those under way included."""
+        if self.state is not EndpointState.CLOSED:
+            return 0
+        return int(self.limit) if self.paused_until <= now else self.in_flight
+
     def has_answered(self, since: float, *, other_than: str) -> bool:
         """Whether a dialogue `other_than` this one has been answered after `since`."""
         return any(when > since for dialogue, when in self._answers if dialogue != other_than)

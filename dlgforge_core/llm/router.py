@@ -6,12 +6,13 @@ import asyncio
 import heapq
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from dlgforge_core.config import RoutingStrategy
 from dlgforge_core.errors import ConfigError, RunRefusedError, RunStoppedError
+from dlgforge_core.llm import patience
 from dlgforge_core.llm.balancing import Balancer
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.health import (
@@ -45,10 +46,17 @@ class Slot:
         return self.tracker.endpoint
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a call asks for: a model, of an endpoint that takes the caller's calls."""
+
+    caller: str
+    model: str
+
+
 @dataclass(slots=True, order=True)
 class _Waiter:
     ticket: int
-    model: str = field(compare=False)
     affinity: str = field(compare=False)
     avoid: Collection[str] = field(compare=False)
     future: asyncio.Future[Slot] = field(compare=False)
@@ -78,10 +86,11 @@ class Router:
             HealthTracker(e, failures_to_open=failures_to_open, back_off_max_s=back_off_max_s)
             for e in endpoints
         ]
+        self._groups: dict[str, list[HealthTracker]] = {}
         self._balancer = Balancer(endpoints, strategy)
-        self._waiters: list[_Waiter] = []
+        self._waiting: dict[Wanted, list[_Waiter]] = {}
         self._tickets = itertools.count()
-        self._stopped = ""
+        self._stopped: RunStoppedError | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._trials: dict[str, asyncio.Task[str]] = {}
         self._wake: asyncio.TimerHandle | None = None
@@ -92,18 +101,34 @@ class Router:
         """Return a place in the queue, kept by a call over its retries."""
         return next(self._tickets)
 
-    async def acquire(self, ticket: int, model: str, affinity: str, avoid: Collection[str] = ()) -> Slot:
+    def serving(self, caller: str) -> list[HealthTracker]:
+        """Return the endpoints that take a caller's calls. Raises ConfigError when there is none."""
+        group = self._groups.get(caller)
+        if group is None:
+            group = self._groups[caller] = [t for t in self.trackers if t.endpoint.serves(caller)]
+        if not group:
+            raise ConfigError(f"no endpoint takes the calls of {caller}")
+        return group
+
+    def capacity(self, caller: str) -> tuple[Hashable, int]:
+        """Return which endpoints a caller has, as a key, and how many calls these bear at once, 1 or more."""
+        group = self.serving(caller)
+        now = asyncio.get_running_loop().time()
+        return tuple(t.endpoint.name for t in group), max(1, sum(t.bears(now) for t in group))
+
+    async def acquire(self, ticket: int, wanted: Wanted, affinity: str, avoid: Collection[str] = ()) -> Slot:
         """Wait for a slot at an endpoint, outside `avoid` if possible.
 
         Raises RunStoppedError when no endpoint can be used, now or for longer than the patience.
         """
         self._raise_if_stopped()
-        self._check_usable(model)
+        self._check_usable(wanted)
         loop = asyncio.get_running_loop()
-        if not self._waiters and (slot := self._take(loop.time(), model, affinity, avoid)):
+        queue = self._waiting.setdefault(wanted, [])
+        if not queue and (slot := self._take(loop.time(), wanted, affinity, avoid)):
             return slot
-        waiter = _Waiter(ticket, model, affinity, avoid, loop.create_future())
-        heapq.heappush(self._waiters, waiter)
+        waiter = _Waiter(ticket, affinity, avoid, loop.create_future())
+        heapq.heappush(queue, waiter)
         self._dispatch()
         try:
             return await waiter.future
@@ -190,7 +215,7 @@ class Router:
 
     async def aclose(self) -> None:
         """Stop probing; calls that wait are told that the client was closed."""
-        self._stop("the client was closed")
+        self._stop(RunStoppedError("the client was closed"))
         if self._wake:
             self._wake.cancel()
         for task in list(self._tasks):
@@ -203,13 +228,14 @@ class Router:
 
     # Choosing
 
-    def _take(self, now: float, model: str, affinity: str, avoid: Collection[str]) -> Slot | None:
-        free = [t for t in self.trackers if t.has_room(now) and model not in t.unknown_models]
+    def _take(self, now: float, wanted: Wanted, affinity: str, avoid: Collection[str]) -> Slot | None:
+        group = self.serving(wanted.caller)
+        free = [t for t in group if t.has_room(now) and wanted.model not in t.unknown_models]
         if avoid and len(free) > 1:
             free = [t for t in free if t.endpoint.name not in avoid] or free
         if not free:
             return None
-        tracker = free[0] if len(free) == 1 else self._balancer.choose(free, affinity, self.trackers)
+        tracker = free[0] if len(free) == 1 else self._balancer.choose(free, affinity, group)
         tracker.in_flight += 1
         saturated = tracker.in_flight >= int(tracker.limit) - 1
         return Slot(tracker, now, affinity, saturated)
@@ -218,37 +244,34 @@ class Router:
 
     def _dispatch(self) -> None:
         """Give free slots to those who wait, in the order they came."""
-        if not self._waiters:
+        queues = {wanted: queue for wanted, queue in self._waiting.items() if queue}
+        if not queues:
             return
         now = asyncio.get_running_loop().time()
-        passed_over = []
-        blocked: set[str] = set()
-        while self._waiters:
-            waiter = heapq.heappop(self._waiters)
-            if waiter.future.done():
-                continue
-            slot = None
-            if waiter.model not in blocked:
-                slot = self._take(now, waiter.model, waiter.affinity, waiter.avoid)
-            if slot is not None:
+        while queues:
+            wanted = min(queues, key=lambda kind: queues[kind][0])
+            queue = queues[wanted]
+            waiter = queue[0]
+            if not waiter.future.done():
+                slot = self._take(now, wanted, waiter.affinity, waiter.avoid)
+                if slot is None:
+                    # Nothing is free for such calls; others may be served elsewhere.
+                    del queues[wanted]
+                    continue
                 waiter.future.set_result(slot)
-                continue
-            # Nothing is free for this model; another may be served elsewhere.
-            passed_over.append(waiter)
-            blocked.add(waiter.model)
-            if len(blocked) > 1 or not any(t.unknown_models for t in self.trackers):
-                break
-        for waiter in passed_over:
-            heapq.heappush(self._waiters, waiter)
-        if self._waiters:
+            heapq.heappop(queue)
+            if not queue:
+                del queues[wanted]
+        if any(self._waiting.values()):
             self._schedule_wake(now)
 
     def _schedule_wake(self, now: float) -> None:
         """Wake up when a pause ends, or patience; at once where no call is left that could end a doubt."""
         times = [t.paused_until for t in self.trackers if t.paused_until > now]
-        ends = [t.patience_ends(self.patience_s) for t in self.trackers]
-        if None not in ends:
-            times.append(max(end for end in ends if end is not None))
+        for group in self._groups.values():
+            ends = [t.patience_ends(self.patience_s) for t in group]
+            if None not in ends:
+                times.append(max(end for end in ends if end is not None))
         if self._wake:
             self._wake.cancel()
             self._wake = None
@@ -272,12 +295,15 @@ class Router:
                 self._begin(self._bring_back(tracker))
             elif tracker.state is EndpointState.CLOSED and self._is_in_doubt(tracker, now):
                 self._begin(self._try_out(tracker))
-        if reason := self._reason_to_stop(now):
-            self._stop(reason)
+        for caller, group in self._groups.items():
+            whose = f" for {caller}" if len(group) < len(self.trackers) else ""
+            if error := patience.reason_to_stop(group, now, self.patience_s, whose):
+                self._stop(error)
         if any(t.unknown_models for t in self.trackers):
-            for waiter in self._waiters:
-                if reason := self._unusable(waiter.model):
-                    _fail(waiter, RunRefusedError(reason))
+            for wanted, queue in self._waiting.items():
+                if queue and (reason := patience.unusable(self.serving(wanted.caller), wanted.model)):
+                    for waiter in queue:
+                        _fail(waiter, RunRefusedError(reason))
         self._dispatch()
 
     async def _bring_back(self, tracker: HealthTracker) -> None:
@@ -332,66 +358,35 @@ class Router:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _reason_to_stop(self, now: float) -> str:
-        if all(t.refused for t in self.trackers):
-            return f"no endpoint can be used; correct the key, the account or the address:\n{self._reasons()}"
-        if all(t.refused or (t.failed_trials and t.asks_too_much(now)) for t in self.trackers):
-            return f"no endpoint can be used for now; run again once it takes calls:\n{self._reasons()}"
-        if not all(self._out_of_patience(t, now) for t in self.trackers):
-            return ""
-        return f"no endpoint has given an answer for {self.patience_s:g} s:\n{self._reasons()}"
-
-    def _out_of_patience(self, tracker: HealthTracker, now: float) -> bool:
-        if tracker.refused:
-            return True
-        # Dialogues may fail of themselves: only a call of none shows that it is the endpoint.
-        return tracker.failed_trials > 0 and self._has_had_enough(tracker, now)
-
-    def _has_had_enough(self, tracker: HealthTracker, now: float) -> bool:
-        end = tracker.patience_ends(self.patience_s)
-        return tracker.asks_too_much(now) or (end is not None and now >= end)
-
     def _is_in_doubt(self, tracker: HealthTracker, now: float) -> bool:
         """Whether patience is over with an endpoint that may still be well, and no call to it under way."""
         return (
-            self._has_had_enough(tracker, now)
+            patience.has_had_enough(tracker, now, self.patience_s)
             and tracker.in_flight == 0
             and tracker.endpoint.name not in self._trials
         )
 
-    def _unusable(self, model: str) -> str:
-        """Why no endpoint will ever serve `model`, or an empty string."""
-        if not all(t.refused or model in t.unknown_models for t in self.trackers):
-            return ""
-        return (
-            f"no endpoint serves the model {model}; check its name and what is asked of it:\n"
-            f"{self._reasons(model)}"
-        )
-
-    def _reasons(self, model: str = "") -> str:
-        return "\n".join(
-            f"  {t.endpoint.name} ({t.endpoint.base_url}): {t.unknown_models.get(model) or t.reason}"
-            for t in self.trackers
-        )
-
-    def _check_usable(self, model: str) -> None:
-        if any(t.unknown_models for t in self.trackers) and (reason := self._unusable(model)):
+    def _check_usable(self, wanted: Wanted) -> None:
+        if any(t.unknown_models for t in self.trackers) and (
+            reason := patience.unusable(self.serving(wanted.caller), wanted.model)
+        ):
             raise RunRefusedError(reason)
 
-    def _stop(self, reason: str) -> None:
-        if not self._stopped:
-            self._stopped = reason
-        for waiter in self._waiters:
-            _fail(waiter, self._stop_error())
-        self._waiters.clear()
-
-    def _stop_error(self) -> RunStoppedError:
-        refused = all(t.refused for t in self.trackers)
-        return RunRefusedError(self._stopped) if refused else RunStoppedError(self._stopped)
+    def _stop(self, error: RunStoppedError) -> None:
+        self._stopped = self._stopped or error
+        for queue in self._waiting.values():
+            for waiter in queue:
+                _fail(waiter, _like(self._stopped))
+            queue.clear()
 
     def _raise_if_stopped(self) -> None:
-        if self._stopped:
-            raise self._stop_error()
+        if self._stopped is not None:
+            raise _like(self._stopped)
+
+
+def _like(error: RunStoppedError) -> RunStoppedError:
+    """Return another such error: each that is raised has a traceback of its own."""
+    return type(error)(str(error))
 
 
 def _fail(waiter: _Waiter, error: RunStoppedError) -> None:

@@ -77,9 +77,9 @@ class EndpointTransport:
             client=_session_factory(context, endpoint.max_in_flight),
         )
 
-    async def post_chat(self, body: bytes) -> HttpAnswer:
-        """`POST /chat/completions`, within the endpoint's `timeout_s`. Raises TransportError."""
-        return await self._send("POST", self._chat_url, body, self.endpoint.timeout_s)
+    async def post_chat(self, body: bytes, timeout_s: float | None = None) -> HttpAnswer:
+        """`POST /chat/completions`, within `timeout_s` or the endpoint's own. Raises TransportError."""
+        return await self._send("POST", self._chat_url, body, timeout_s or self.endpoint.timeout_s)
 
     async def get_models(self, timeout_s: float) -> HttpAnswer:
         """`GET /models`. Raises TransportError."""

@@ -24,19 +24,26 @@ class Trial:
     """
 
     def __init__(
-        self, transport: EndpointTransport, body: bytes, words: Mapping[str, Meaning], endings: Endings
+        self,
+        transport: EndpointTransport,
+        body: bytes,
+        words: Mapping[str, Meaning],
+        endings: Endings,
+        *,
+        timeout_s: float | None = None,
     ) -> None:
         self._transport = transport
         self._body = body
         self._words = words
         self._endings = endings
+        self._timeout_s = timeout_s
         self.prompt_tokens = 0
         self.completion_tokens = 0
 
     async def make(self) -> str:
         """Why the endpoint does not answer, or an empty string."""
         try:
-            http = await self._transport.post_chat(self._body)
+            http = await self._transport.post_chat(self._body, self._timeout_s)
         except TransportError as failure:
             return str(failure)
         error = (

@@ -10,12 +10,12 @@ from typing import Any
 from dlgforge_core.config import (
     EFFORT_KEYS,
     OFFLINE_KEYS,
+    PROVIDER_KEYS,
     GenerationConfig,
     JudgeConfig,
     LlmConfig,
     MarkupConfig,
 )
-from dlgforge_core.config.backends import backend_of
 from dlgforge_core.dialogue import Role
 from dlgforge_core.planning.personas import Personas
 from dlgforge_core.planning.turn_counts import TurnCounts
@@ -63,6 +63,7 @@ def content_config(
         if not run[name]:
             del run[name]
     judged = generation.judge.mode == "online"
+    roles = [role for role in Role if judged or role is not Role.JUDGE]
     return {
         "version": CONTENT_VERSION,
         # Only what is there: a plain configuration keeps its fingerprint when features come.
@@ -76,9 +77,9 @@ def content_config(
         "judge": _judge(generation.judge) if judged else None,
         "coverage": generation.coverage.model_dump(mode="json", exclude=_GROUNDED_COVERAGE),
         "llm": {
-            "weights": backend_of(llm.backend).weights(llm),
+            "weights": llm.weights_of(*roles),
             **({"markup": llm.markup.model_dump(mode="json")} if llm.markup != MarkupConfig() else {}),
-            "agents": {role.value: _agent(llm, role) for role in Role if judged or role is not Role.JUDGE},
+            "agents": {role.value: _agent(llm, role) for role in roles},
         },
     }
 
@@ -103,8 +104,8 @@ def _attributes(generation: GenerationConfig) -> dict[str, Any]:
 
 def _agent(llm: LlmConfig, role: Role) -> dict[str, Any]:
     agent = llm.agents.of(role)
-    unset = set() if agent.extra_body else {"extra_body"}
-    return {**agent.model_dump(mode="json", exclude=unset), "model": llm.model_of(role)}
+    left_out = set(PROVIDER_KEYS) if agent.extra_body else {"extra_body", *PROVIDER_KEYS}
+    return {**agent.model_dump(mode="json", exclude=left_out), "model": llm.model_of(role)}
 
 
 def _judge(judge: JudgeConfig) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from types import TracebackType
 
 
@@ -15,77 +17,122 @@ def claim_threshold(concurrency: int, most: int) -> int:
     return max(1, min(concurrency // 4, most // 8))
 
 
+Capacity = Callable[[str], tuple[Hashable, int]]
+"""Of a caller: a key for the endpoints that it asks, and how many calls these bear at once, 1 or more."""
+
+
+@dataclass(slots=True)
+class _Pool:
+    """The calls to the same endpoints: those that hold a slot, and those that wait for one."""
+
+    caller: str
+    held: int = 0
+    waiting: list[tuple[int, int, asyncio.Future[None]]] = field(default_factory=list)
+
+    @property
+    def first(self) -> tuple[int, int, asyncio.Future[None]] | None:
+        """The one that goes next, if any waits."""
+        while self.waiting and self.waiting[0][2].done():  # cancelled
+            heapq.heappop(self.waiting)
+        return self.waiting[0] if self.waiting else None
+
+
 class CallSlots:
     """At most `size` calls at once; a free slot goes to the waiting call with the highest priority.
 
     Longest remaining first keeps slots busy to the end: a dialogue's calls are a chain, so the longest
-    chain bounds the span. Calls of equal priority go in the order they came.
+    chain bounds the span. Calls of equal priority go in the order they came. Where callers have different
+    endpoints, `capacity` keeps those of one from taking all slots to wait for it: the others go first.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, capacity: Capacity = lambda caller: (None, 1)) -> None:
         if size < 1:
             raise ValueError(f"size = {size}; at least one slot is needed")
         self.size = size
+        self._capacity = capacity
         self._free = size
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._pools: dict[Hashable, _Pool] = {}
         self._sequence = 0
         self._closed = False
 
     @property
     def all_wanted(self) -> bool:
         """Whether every slot is taken and calls wait for the next one."""
-        waiting = self._waiting
-        while waiting and waiting[0][2].done():  # cancelled
-            heapq.heappop(waiting)
-        return bool(waiting)
+        return not self._free and any(pool.first for pool in self._pools.values())
 
     def close(self) -> None:
         """Grant no further slot: who waits or asks is cancelled, calls under way go on to their end."""
         self._closed = True
-        for _, _, future in self._waiting:
-            future.cancel()
-        self._waiting.clear()
+        for pool in self._pools.values():
+            for _, _, future in pool.waiting:
+                future.cancel()
+            pool.waiting.clear()
 
-    def slot(self, priority: int) -> _Slot:
+    def slot(self, priority: int, caller: str = "") -> _Slot:
         """Return a context manager that holds one slot; a greater `priority` goes first."""
-        return _Slot(self, priority)
+        return _Slot(self, priority, caller)
 
-    async def _acquire(self, priority: int) -> None:
+    def _pool(self, caller: str) -> _Pool:
+        key, _ = self._capacity(caller)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = _Pool(caller)
+        return pool
+
+    def _has_room(self, pool: _Pool) -> bool:
+        if len(self._pools) < 2:
+            return True
+        _, bears = self._capacity(pool.caller)
+        # A few more, so that none of its endpoints idles while a call backs off or a slot changes hands.
+        return pool.held < bears + 1 + bears // 4
+
+    async def _acquire(self, pool: _Pool, priority: int) -> None:
         if self._closed:
             raise asyncio.CancelledError
-        if self._free and not self._waiting:
-            self._free -= 1
+        if self._free and not pool.first and self._has_room(pool):
+            self._take(pool)
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sequence += 1
-        heapq.heappush(self._waiting, (-priority, self._sequence, future))
+        heapq.heappush(pool.waiting, (-priority, self._sequence, future))
         try:
             await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():  # granted and cancelled at the same moment
-                self._release()
+                self._release(pool)
             raise
 
-    def _release(self) -> None:
-        while self._waiting:
-            _, _, future = heapq.heappop(self._waiting)
-            if not future.done():
-                future.set_result(None)  # the slot passes on without becoming free
-                return
+    def _take(self, pool: _Pool) -> None:
+        self._free -= 1
+        pool.held += 1
+
+    def _release(self, pool: _Pool) -> None:
+        """Free a slot, and pass on what is free at once: nobody who comes now may overtake."""
         self._free += 1
+        pool.held -= 1
+        while self._free:
+            wanting = [p for p in self._pools.values() if p.first and self._has_room(p)]
+            if not wanting:
+                return
+            chosen = min(wanting, key=lambda p: p.waiting[0])
+            _, _, future = heapq.heappop(chosen.waiting)
+            future.set_result(None)
+            self._take(chosen)
 
 
 class _Slot:
-    __slots__ = ("_priority", "_slots")
+    __slots__ = ("_caller", "_pool", "_priority", "_slots")
 
-    def __init__(self, slots: CallSlots, priority: int) -> None:
+    def __init__(self, slots: CallSlots, priority: int, caller: str) -> None:
         self._slots = slots
         self._priority = priority
+        self._caller = caller
 
     async def __aenter__(self) -> None:
-        await self._slots._acquire(self._priority)
+        self._pool = self._slots._pool(self._caller)
+        await self._slots._acquire(self._pool, self._priority)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._slots._release()
+        self._slots._release(self._pool)

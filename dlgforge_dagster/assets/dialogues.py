@@ -10,7 +10,7 @@ import dagster as dg
 from dlgforge_core.config import GenerationConfig, LlmConfig, validate, web_search_key
 from dlgforge_core.config.asset_names import DIALOGUES, KNOWLEDGE_INDEX, SEED_TOPICS
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.generation.prepare import PreparedRun, prepare_run
+from dlgforge_core.generation.prepare import PreparedRun, callers_of_run, prepare_run
 from dlgforge_core.generation.run import Runner, RunReport, Status, generate, shortfall_text
 from dlgforge_core.generation.worker_thread import WorkerSpec, knowledge_access
 from dlgforge_core.knowledge.current import CurrentIndex, current_index
@@ -247,13 +247,14 @@ def _generate(
                 markup=settings.markup,
             )
             progress = context.log.info
+            callers = callers_of_run(run.generation, settings)
             return start_runner(
                 spec,
                 ray.session(progress),
                 ray.settings,
                 settings,
                 dsn_source=store.resolve().source.value,
-                endpoints=lambda slots: llm.endpoints(slots, progress, ray),
+                endpoints=lambda slots: llm.endpoints(callers, slots, progress, ray),
                 fleet=lambda: llm.fleet,
                 progress=progress,
             )

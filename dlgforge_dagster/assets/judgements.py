@@ -12,6 +12,7 @@ from pydantic import Field
 from dlgforge_core.config import JudgeConfig, validate
 from dlgforge_core.config.asset_names import DIALOGUES, JUDGEMENTS
 from dlgforge_core.errors import DlgforgeError
+from dlgforge_core.judging.judges import judges_of
 from dlgforge_core.judging.results import agreement, lowest_scores, rating_figures
 from dlgforge_core.judging.run import JudgingReport, JudgingStatus, judge_dialogues
 from dlgforge_core.llm.endpoints import Endpoint
@@ -119,6 +120,8 @@ def _judge(
     slots: int,
 ) -> JudgingReport:
     ray, llm = dataset.ray(context), dataset.llm(context)
+    settings = llm.settings
+    callers = {one.caller: one.agent for one in judges_of(judge, settings)}
 
     def on_status(status: JudgingStatus) -> None:
         figures = {
@@ -131,7 +134,7 @@ def _judge(
 
     def endpoints() -> Sequence[Endpoint]:
         held.enter_context(endpoint_slot(context, run_store, slots))
-        found = llm.endpoints(judge.concurrency, context.log.info, ray)
+        found = llm.endpoints(callers, judge.concurrency, context.log.info, ray)
         for endpoint in found:
             context.log.info(f"endpoint {endpoint.name}: {endpoint.base_url}")
         return found
@@ -141,7 +144,7 @@ def _judge(
             run_store,
             scope,
             judge,
-            llm.settings,
+            settings,
             endpoints,
             on_status,
             on_wait=lambda: context.log.info("waiting: another process judges the same with the same judges"),

@@ -8,6 +8,7 @@ from pydantic import PrivateAttr
 
 from dlgforge_core.config import LlmConfig, addresses_replaced, llm_from_environment, validate
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.providers import Callers, endpoints_of
 from dlgforge_core.runtime.serving.provisioners import Provisioner, provisioner_for
 from dlgforge_core.runtime.serving.vllm_fleet import VllmFleet
 from dlgforge_core.runtime.serving.vllm_metrics import ReplicaMetrics
@@ -37,12 +38,17 @@ class LlmResource(_Base):  # type: ignore[misc]
         data = llm_from_environment(plain(self, LlmConfig), os.environ)
         return validate(LlmConfig, data, "resources.llm.config (with LLM_* of the environment)")
 
-    def endpoints(self, slots: int, progress: Callable[[str], None], ray: RayResource) -> list[Endpoint]:
-        """Ready endpoints for `slots` calls at once; `progress` is told what happens meanwhile.
+    def endpoints(
+        self, callers: Callers, slots: int, progress: Callable[[str], None], ray: RayResource
+    ) -> list[Endpoint]:
+        """Ready endpoints of these callers, for `slots` calls at once; `progress` is told what happens.
 
-        Managed servers run on `ray`, and end before it does. Raises BackendError when they cannot be had,
-        ConfigError when they are misconfigured.
+        Managed servers run on `ray`, and end before it does. They are started when a caller's calls go there.
+        Raises BackendError when they cannot be had, ConfigError when they are misconfigured.
         """
+        return endpoints_of(self.settings, callers, lambda: self._provisioned(slots, progress, ray))
+
+    def _provisioned(self, slots: int, progress: Callable[[str], None], ray: RayResource) -> list[Endpoint]:
         if self._endpoints is None:
             provisioner = provisioner_for(self.settings, slots=slots, ray_session=ray.session(progress))
             if problem := addresses_replaced(plain(self, LlmConfig), os.environ):

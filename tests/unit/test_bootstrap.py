@@ -22,7 +22,7 @@ from dlgforge_core.config import (
 from dlgforge_core.config.environment import is_bootstrapped
 from dlgforge_core.database.database import Database
 from dlgforge_core.errors import ConfigError, DlgforgeError, RunStoppedError, StoreError
-from dlgforge_core.generation.prepare import PreparedRun
+from dlgforge_core.generation.prepare import PreparedRun, callers_of_run
 from dlgforge_core.generation.worker_thread import KnowledgeAccess, WorkerSpec
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.cluster.session import RaySession
@@ -163,7 +163,9 @@ def check(
     run = PreparedRun("r", "f", generation, llm().agents, {}, ())
     placed = WorkerSpec(run, Database(dsn), (), RoutingConfig(), knowledge)
     addresses = worker_addresses(placed)
-    check_reach(session, dsn, "store.postgres.dsn", llm(**settings), spawn, addresses=addresses)
+    config = llm(**settings)
+    callers = callers_of_run(generation, config)
+    check_reach(session, dsn, "store.postgres.dsn", config, callers, spawn, addresses=addresses)
 
 
 HERE = Endpoint("here", "http://localhost:9/v1")

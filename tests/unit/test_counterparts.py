@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlgforge_core.config.llm import AgentsConfig
+from dlgforge_core.config.agents import AgentsConfig
 from dlgforge_core.config.prompts import MESSAGES, VARIABLES, PromptsConfig
 from dlgforge_core.config.saving import FORMATS as NAMES
 from dlgforge_core.dialogue import Role

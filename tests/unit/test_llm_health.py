@@ -12,7 +12,7 @@ from dlgforge_core.errors import ConfigError, RunStoppedError
 from dlgforge_core.llm.balancing import rendezvous_score
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.health import EndpointState, HealthTracker
-from dlgforge_core.llm.router import Router, Slot
+from dlgforge_core.llm.router import Router, Slot, Wanted
 from dlgforge_core.llm.stats import FailureKind
 from dlgforge_core.llm.transport import EndpointTransport
 
@@ -176,6 +176,9 @@ def test_a_tenth_of_the_calls_failing_does_not_open_the_circuit_and_most_of_them
 # The router
 
 
+WANTED = Wanted("kb_responder", "m")
+
+
 async def never(endpoint: Endpoint) -> str:
     return "not there"
 
@@ -185,7 +188,7 @@ def router(strategy: RoutingStrategy, *endpoints: Endpoint, patience_s: float = 
 
 
 async def take(r: Router, affinity: str = "d", **kw: Any) -> Slot:
-    return await asyncio.wait_for(r.acquire(r.ticket(), "m", affinity, **kw), 1)
+    return await asyncio.wait_for(r.acquire(r.ticket(), WANTED, affinity, **kw), 1)
 
 
 def test_no_endpoint_is_a_configuration_error() -> None:
@@ -260,7 +263,7 @@ def test_those_who_wait_are_served_in_the_order_they_came_retries_first() -> Non
         served: list[str] = []
 
         async def wait(name: str, ticket: int) -> None:
-            mine = await r.acquire(ticket, "m", "d")
+            mine = await r.acquire(ticket, WANTED, "d")
             served.append(name)
             await asyncio.sleep(0)
             r.answered(mine)
@@ -295,7 +298,7 @@ def test_a_slot_handed_to_a_call_that_was_cancelled_is_not_lost() -> None:
     async def main() -> int:
         r = router("round_robin", endpoint("a", max_in_flight=1))
         slot = await take(r)
-        waiting = asyncio.create_task(r.acquire(r.ticket(), "m", "d"))
+        waiting = asyncio.create_task(r.acquire(r.ticket(), WANTED, "d"))
         await asyncio.sleep(0)
         r.answered(slot)  # hands the slot over ...
         waiting.cancel()  # ... before the other task has run

@@ -18,7 +18,8 @@ from dlgforge_core.config.environment import BOOTSTRAPPED
 from dlgforge_core.database.dsn import is_local_only
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.generation.worker_thread import WorkerSpec
-from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.endpoints import Endpoint, endpoint_configs
+from dlgforge_core.llm.providers import Callers, uses_backend
 from dlgforge_core.runtime.cluster.session import RaySession
 
 
@@ -52,13 +53,14 @@ def check_reach(
     dsn: str,
     dsn_source: str,
     llm: LlmConfig,
+    callers: Callers,
     spawn: SpawnConfig | None = None,
     *,
     addresses: Mapping[str, str],
 ) -> None:
     """Raise ConfigError when workers on other machines could not reach what only this one can.
 
-    `addresses` are those of `worker_addresses`.
+    `callers` are those whose calls the workers make, `addresses` those of `worker_addresses`.
 
     To be called once the session is connected, before anything else is started. With neither actor spawned
     everything is in this process, and nothing needs to be reached from elsewhere.
@@ -72,26 +74,36 @@ def check_reach(
             "workers can reach, or ray.address to 'local'"
         )
     backend = backend_of(llm.backend)
-    if backend.local_only:
+    if backend.local_only and uses_backend(callers):
         others = [name for name in BACKENDS if not backend_of(name).local_only]
         raise ConfigError(
             f"the model of llm.backend {llm.backend} can be reached from this machine only, and the Ray "
             f"cluster has others: choose llm.backend {' or '.join(others)}, or set ray.address to 'local'"
         )
-    urls = [endpoint.base_url for endpoint in llm.routing.endpoints] or [llm.base_url]
-    loopback = [url for url in urls if url and is_loopback(urlsplit(url).hostname or "")]
-    if loopback and backend.configured_endpoints:
-        raise ConfigError(
-            f"{', '.join(loopback)} can be reached from this machine only, and the Ray cluster has others: "
-            "give llm.base_url or llm.routing.endpoints addresses that the workers can reach, or set "
-            "ray.address to 'local'"
-        )
+    for key, urls in _llm_addresses(llm, callers).items():
+        if loopback := [url for url in urls if is_loopback(urlsplit(url).hostname or "")]:
+            raise ConfigError(
+                f"{', '.join(loopback)} can be reached from this machine only, and the Ray cluster has "
+                f"others: give {key} addresses that the workers can reach, or set ray.address to 'local'"
+            )
     for key, url in addresses.items():
         if is_loopback(urlsplit(url).hostname or ""):
             raise ConfigError(
                 f"{key} = {url} can be reached from this machine only, and the Ray cluster has others: give "
                 "an address that the workers can reach, or set ray.address to 'local'"
             )
+
+
+def _llm_addresses(llm: LlmConfig, callers: Callers) -> dict[str, list[str]]:
+    """Return the addresses of endpoints that are configured, by the keys that name them."""
+    found: dict[str, list[str]] = {}
+    if uses_backend(callers) and backend_of(llm.backend).configured_endpoints:
+        found["llm.base_url or llm.routing.endpoints"] = [e.base_url for e in endpoint_configs(llm)]
+    for caller, provider in callers.items():
+        if provider.has_address:
+            key = f"llm.agents.{caller}.{'endpoints' if provider.endpoints else 'base_url'}"
+            found[key] = [e.base_url for e in endpoint_configs(llm, provider)]
+    return found
 
 
 def call_slots(generation: GenerationConfig, ray: RayConfig) -> int:

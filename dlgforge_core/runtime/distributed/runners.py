@@ -8,9 +8,11 @@ from dataclasses import replace
 from dlgforge_core.config import LlmConfig, RayConfig
 from dlgforge_core.config.backends import backend_of
 from dlgforge_core.config.environment import is_bootstrapped
+from dlgforge_core.generation.prepare import callers_of_run
 from dlgforge_core.generation.run import Runner
 from dlgforge_core.generation.worker_thread import WorkerSpec, WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.providers import own_endpoints, uses_backend
 from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.runtime.distributed.bootstrap import call_slots, check_reach, overrides, worker_addresses
 from dlgforge_core.runtime.distributed.needs_head import NeedsHead
@@ -39,11 +41,17 @@ def start_runner(
     distributed = generation.run.distributed.enabled and not is_bootstrapped()
     slots = call_slots(generation, ray)
     spawn = generation.run.distributed.spawn
-    if backend_of(llm.backend).configured_endpoints:
-        endpoints(slots)  # what is wrong with them is known before Ray starts
+    callers = callers_of_run(generation, llm)
+    # What is wrong with endpoints that are there is known before Ray starts.
+    if backend_of(llm.backend).configured_endpoints or not uses_backend(callers):
+        endpoints(slots)
+    else:
+        own_endpoints(llm, callers)
     if distributed:
         session.connect()
-        check_reach(session, spec.database.dsn, dsn_source, llm, spawn, addresses=worker_addresses(spec))
+        check_reach(
+            session, spec.database.dsn, dsn_source, llm, callers, spawn, addresses=worker_addresses(spec)
+        )
     ready = endpoints(slots)
     for endpoint in ready:
         progress(f"endpoint {endpoint.name}: {endpoint.base_url}")

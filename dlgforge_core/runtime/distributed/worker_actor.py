@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dlgforge_core.config import EndpointConfig, RoutingConfig, validate
+from dlgforge_core.config import RoutingConfig, RoutingEndpointConfig, validate
 from dlgforge_core.errors import DlgforgeError, RunRefusedError, RunStoppedError, StoreError
 from dlgforge_core.generation.worker import WorkerCounts, WorkerResult
 from dlgforge_core.generation.worker_thread import WorkerSpec, WorkerThread
@@ -62,7 +62,8 @@ def spec_in_place(
         return spec
     changes: dict[str, Any] = {}
     if text := env.get("LLM_ROUTING_ENDPOINTS_JSON"):
-        configs = [validate(EndpointConfig, item, "LLM_ROUTING_ENDPOINTS_JSON") for item in json.loads(text)]
+        name = "LLM_ROUTING_ENDPOINTS_JSON"
+        configs = [validate(RoutingEndpointConfig, item, name) for item in json.loads(text)]
         changes["endpoints"] = tuple(
             endpoint_at(config, credentials.get(config.label, Credentials())) for config in configs
         )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, assert_never
 
 from dlgforge_core.config import LlmConfig
 from dlgforge_core.config.environment import is_bootstrapped
-from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import BackendError
 from dlgforge_core.llm.check import check_endpoints
 from dlgforge_core.llm.endpoints import Endpoint, endpoints_from_config
@@ -56,15 +55,31 @@ class AttachProvisioner(OpenAiProvisioner):
     def start(self, progress: Callable[[str], None]) -> list[Endpoint]:
         """Return the endpoints, checked. Raises BackendError that lists every bad one with its reason."""
         endpoints = super().start(progress)
-        models = sorted({self._llm.model_of(role) for role in Role})
-        progress(f"checking {len(endpoints)} endpoints for {', '.join(models)}")
-        problems = asyncio.run(check_endpoints(endpoints, models, ATTACH_TIMEOUT_S))
+        models = [self._models_at(endpoint) for endpoint in endpoints]
+        named = ", ".join(sorted(set().union(*models)))
+        progress(f"checking {len(endpoints)} endpoints for {named}")
+        problems = asyncio.run(_problems(endpoints, models))
         if problems:
             raise BackendError(
                 f"{len(problems)} of {len(endpoints)} endpoints of backend vllm_attach cannot be used:\n"
                 + "\n".join(f"  {problem}" for problem in problems)
             )
         return endpoints
+
+    def _models_at(self, endpoint: Endpoint) -> set[str]:
+        """Return the models that an endpoint is asked for, by the roles that it serves."""
+        roles = [role for role in self._llm.roles_of_backend if endpoint.serves(role.value)]
+        return {self._llm.model_of(role) for role in roles}
+
+
+async def _problems(endpoints: Sequence[Endpoint], models: Sequence[set[str]]) -> list[str]:
+    found = await asyncio.gather(
+        *(
+            check_endpoints([endpoint], wanted, ATTACH_TIMEOUT_S)
+            for endpoint, wanted in zip(endpoints, models, strict=True)
+        )
+    )
+    return [problem for problems in found for problem in problems]
 
 
 class EmbeddedProvisioner:
