@@ -21,6 +21,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from dlgforge_core import config
+from dlgforge_core.config.environment import ROLE_VARIABLES
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 
@@ -73,6 +74,19 @@ ENVIRONMENT = {
     "LLM_MODEL": "Wins over `llm.model`.",
     "LLM_ROUTING_STRATEGY": "Wins over `llm.routing.strategy`.",
     "LLM_ROUTING_ENDPOINTS_JSON": "Wins over `llm.routing.endpoints` and `llm.base_url`: a JSON list.",
+    **{
+        f"{prefix}_{what}": f"Wins over `llm.agents.{role}.{key}`{more}."
+        for prefix, role in ROLE_VARIABLES.items()
+        for what, key, more in (
+            ("BASE_URL", "base_url", ", and over its `endpoints`, key and headers"),
+            (
+                "API_KEY",
+                "api_key_env",
+                ": the key of the role, unless dlgforge starts its server",
+            ),
+            ("MODEL", "model", ""),
+        )
+    },
     "OPENAI_BASE_URL": "Wins over `llm.base_url` and `llm.routing.endpoints` when the backend is `openai`.",
     "OPENAI_API_KEY": "The key, unless `api_key_env` names another variable.",
     "DLGFORGE_POSTGRES_DSN": "The Postgres of the run state and of Dagster, unless `store.postgres.dsn` "

@@ -77,7 +77,7 @@ class EndpointConfig(ConfigModel):
 
 def _role_names(names: list[str]) -> list[str]:
     for name in names:
-        if name not in Role:
+        if name not in tuple(Role):
             raise ValueError(f"{name!r} is none of the roles: {', '.join(Role)}")
     return names
 

@@ -15,7 +15,8 @@ BOOTSTRAPPED = "DLGFORGE_RUN_BOOTSTRAPPED"
 
 
 _WHERE = frozenset({"base_url", "endpoints", "api_key_env", "headers_env"})
-_ROLES = {"LLM_USER": Role.USER_SIMULATOR, "LLM_ASSISTANT": Role.ASSISTANT, "LLM_JUDGE": Role.JUDGE}
+ROLE_VARIABLES = {"LLM_USER": Role.USER_SIMULATOR, "LLM_ASSISTANT": Role.ASSISTANT, "LLM_JUDGE": Role.JUDGE}
+"""The roles by what the variables of their own begin with."""
 
 
 def is_bootstrapped(env: Mapping[str, str] = os.environ) -> bool:
@@ -62,7 +63,7 @@ def llm_from_environment(data: Mapping[str, Any], env: Mapping[str, str] = os.en
 def _agents(llm: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
     """Return `llm.agents` with what the environment says of each role."""
     agents = dict(llm.get("agents") or {})
-    for prefix, role in _ROLES.items():
+    for prefix, role in ROLE_VARIABLES.items():
         agent = dict(agents.get(role.value) or {})
         if is_bootstrapped(env) and env.get("LLM_ROUTING_ENDPOINTS_JSON"):
             # It names the endpoints of every role.

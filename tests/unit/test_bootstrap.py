@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
@@ -114,6 +114,14 @@ def test_an_actor_takes_its_endpoints_from_its_environment_and_keys_by_name() ->
     assert "secret" not in repr(placed) + repr([e.credentials for e in ENDPOINTS])
 
 
+def test_an_actor_takes_whose_calls_an_endpoint_serves() -> None:
+    judging = replace(ENDPOINTS[0], name="judging", callers=frozenset({"qa_judge"}))
+    env = overrides(llm(), [judging, *ENDPOINTS])
+    placed = spec_in_place(spec(), {judging.name: judging.credentials}, env)
+    assert placed.endpoints[0] == judging
+    assert placed.endpoints[1].callers == frozenset()
+
+
 def test_the_users_own_environment_does_not_move_endpoints_that_are_given() -> None:
     own = {"LLM_ROUTING_ENDPOINTS_JSON": '[{"base_url": "http://elsewhere:1/v1"}]'}
     assert spec_in_place(spec(*ENDPOINTS), {}, own).endpoints == tuple(ENDPOINTS)
@@ -166,6 +174,20 @@ def check(
     config = llm(**settings)
     callers = callers_of_run(generation, config)
     check_reach(session, dsn, "store.postgres.dsn", config, callers, spawn, addresses=addresses)
+
+
+def test_endpoints_of_roles_are_reached_from_everywhere_too() -> None:
+    here = {"model": "j", "base_url": "http://localhost:9/v1"}
+    there = {"model": "j", "base_url": "http://gpu/v1"}
+    with pytest.raises(ConfigError, match=r"http://localhost:9/v1 .* give llm\.agents\.qa_judge\.base_url"):
+        check(agents={"qa_judge": here}, base_url="http://gpu/v1")
+    with pytest.raises(ConfigError, match=r"give llm\.agents\.qa_judge\.endpoints"):
+        check(agents={"qa_judge": {"model": "j", "endpoints": [{"base_url": "http://127.0.0.1/v1"}]}})
+    with pytest.raises(ConfigError, match="embedded can be reached"):
+        check(backend="embedded", model="", agents={"qa_judge": there})
+    everybody = dict.fromkeys(("qa_generator", "kb_responder", "qa_judge"), there)
+    check(backend="embedded", model="", agents=everybody)
+    check(base_url="http://localhost:9/v1", agents=everybody)  # which nobody asks
 
 
 HERE = Endpoint("here", "http://localhost:9/v1")

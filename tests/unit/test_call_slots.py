@@ -175,3 +175,49 @@ def test_no_slot_is_lost_or_made_twice(size: int, calls: list[tuple[int, int, in
         await asyncio.wait_for(one_more, 1.0)
 
     asyncio.run(main())
+
+
+def test_calls_to_endpoints_that_are_full_leave_slots_to_others() -> None:
+    async def main() -> tuple[int, list[str]]:
+        bears = {"judge": 1, "assistant": 4}
+        slots, order = CallSlots(4, lambda caller: (caller, bears[caller])), []
+        gate = asyncio.Event()
+
+        async def call(caller: str, priority: int) -> None:
+            async with slots.slot(priority, caller):
+                order.append(caller)
+                if caller == "judge":
+                    await gate.wait()
+
+        await call("assistant", 1)
+        order.clear()
+        judging = [asyncio.create_task(call("judge", 9)) for _ in range(10)]
+        await _settle()
+        waiting = len(order)
+        for _ in range(5):
+            await asyncio.wait_for(call("assistant", 1), 1.0)
+        gate.set()
+        await asyncio.gather(*judging)
+        return waiting, order
+
+    waiting, order = asyncio.run(main())
+    assert waiting == 2, "what its endpoints bear, and one that is at hand"
+    assert order == ["judge"] * 2 + ["assistant"] * 5 + ["judge"] * 8
+
+
+def test_callers_of_the_same_endpoints_share_every_slot() -> None:
+    async def main() -> int:
+        slots, most, held = CallSlots(4, lambda caller: ("same", 1)), 0, 0
+
+        async def call(caller: str) -> None:
+            nonlocal most, held
+            async with slots.slot(1, caller):
+                held += 1
+                most = max(most, held)
+                await _settle()
+                held -= 1
+
+        await asyncio.gather(*[call(caller) for caller in ("judge", "assistant") for _ in range(6)])
+        return most
+
+    assert asyncio.run(main()) == 4

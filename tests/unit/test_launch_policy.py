@@ -86,6 +86,29 @@ ATTACKS = {
     ),
     "a header": llm(base_url=EVIL, headers_env={"X-A": "HF_TOKEN", "api-key": "HF_TOKEN"}),
     "vllm_attach": llm(backend="vllm_attach", base_url=EVIL),
+    "a role's address": llm(agents={"qa_judge": {"base_url": EVIL}}),
+    "a role's address with another key": llm(
+        agents={"qa_generator": {"base_url": EVIL, "api_key_env": "AWS_SECRET_ACCESS_KEY"}}
+    ),
+    "a role's key at the usual host": llm(agents={"kb_responder": {"api_key_env": "AWS_SECRET_ACCESS_KEY"}}),
+    "one of a role's endpoints": llm(
+        agents={"qa_judge": {"endpoints": [{"base_url": "https://api.openai.com/v1"}, {"base_url": EVIL}]}}
+    ),
+    "a role's header": llm(
+        agents={"qa_judge": {"base_url": EVIL, "headers_env": {"x-api-key": "AWS_SECRET_ACCESS_KEY"}}}
+    ),
+    "a role's address beside a model of ours": llm(
+        backend="embedded", model="", agents={"qa_judge": {"model": "m", "base_url": EVIL}}
+    ),
+    "a judge's address": op("judgements", mode="offline", judges=[{"model": "m", "base_url": EVIL}]),
+    "a judge's key": op(
+        "judgements",
+        mode="offline",
+        judges=[{"model": "m", "base_url": "https://api.openai.com/v1", "api_key_env": "HF_TOKEN"}],
+    ),
+    "one of a judge's endpoints": op(
+        "dialogues", judge={"mode": "offline", "judges": [{"model": "m", "endpoints": [{"base_url": EVIL}]}]}
+    ),
     "embedding": op(
         "knowledge_index", retrieval={"mode": "dense", "embedding": section({"backend": "endpoint"})}
     ),
@@ -201,6 +224,28 @@ def test_the_environments_own_endpoints_may_be_used() -> None:
     check(Run(llm(base_url=EVIL)), OPENAI_BASE_URL="https://gateway.example/v1")  # which replaces it
     with pytest.raises(ConfigError, match=r"the key in HF_TOKEN would be sent to https://gateway\.example"):
         check(Run(llm(api_key_env="HF_TOKEN")), OPENAI_BASE_URL="https://gateway.example/v1")
+
+
+def test_keys_of_roles_are_bound_to_hosts_like_those_of_the_run() -> None:
+    there = "https://hosted.example/v1"
+    env = {"LLM_JUDGE_API_KEY": "judge-secret-1", "LLM_JUDGE_BASE_URL": there}
+    check(Run(llm()), **env)
+    check(Run(llm(agents={"qa_judge": {"base_url": EVIL}})), **env)  # which the environment replaces
+    judge = {"base_url": there, "api_key_env": "HF_TOKEN"}
+    mine = {"agents": {"qa_judge": judge}}
+    check(Run(llm(**mine)), DLGFORGE_KEY_HOSTS="HF_TOKEN=hosted.example")
+    with pytest.raises(ConfigError, match=r"HF_TOKEN would be sent to https://hosted\.example"):
+        check(Run(llm(**mine)), DLGFORGE_KEY_HOSTS="OPENAI_API_KEY=hosted.example")
+    # The variable of the judge's key is for the judge's host.
+    stolen = {"agents": {"qa_judge": {"base_url": EVIL, "api_key_env": "LLM_JUDGE_API_KEY"}}}
+    with pytest.raises(ConfigError, match=r"LLM_JUDGE_API_KEY would be sent to https://evil\.example"):
+        check(Run(llm(**stolen)), LLM_JUDGE_API_KEY="judge-secret-1")
+    recipe = Recipe.model_validate({"llm": {"backend": "openai", "model": "m", **mine}})
+    uses = {(use.variable, use.url) for use in key_uses(recipe, ENV)}
+    assert uses == {("OPENAI_API_KEY", "https://api.openai.com/v1"), ("HF_TOKEN", there)}
+    check(Run({"resources": {"mine_llm": {"config": mine}}}), recipe, "mine")
+    judges = [{"model": "j", **judge}]
+    check(Run(op("judgements", mode="offline", judges=judges)), DLGFORGE_KEY_HOSTS="HF_TOKEN=hosted.example")
 
 
 def test_a_recipe_binds_its_keys_to_its_hosts() -> None:
