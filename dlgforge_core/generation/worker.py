@@ -106,6 +106,7 @@ class Worker:
         store.write_is_awaited = lambda: not slots.all_wanted
         self._rolling: Rolling[Claim | _Held] = Rolling(self._carry, slots, generation.run.open_dialogues)
         client.on_answer(self._answered)
+        client.on_setback(slots.look_again)
         client.before_call(store.lease.permit)
         self._held: dict[str, _Held] = {}
         """Held back until it is known whether such requests are refused for what they hold, or all are."""

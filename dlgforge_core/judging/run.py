@@ -283,6 +283,7 @@ class _Session:
                 following = asyncio.create_task(follow_endpoints(client, self._refresh))
             try:
                 engine = Engine(client, slots, writer.submit, work.config, work.tallies, work.templates)
+                client.on_setback(slots.look_again)
                 client.on_answer(lambda: self._check_budget(engine, client.stats.tokens))
                 await engine.run(lambda n: list(itertools.islice(work.todo, n)))
             finally:

@@ -82,6 +82,10 @@ class LlmClient:
         """Call `notify` whenever an answer, usable or not, has been counted in `stats`."""
         self._attempts.on_answer = notify
 
+    def on_setback(self, notify: Callable[[], None]) -> None:
+        """Call `notify` when an endpoint may bear less than before; see `capacity`."""
+        self._attempts.router.on_setback = notify
+
     def before_call(self, permit: Callable[[], Awaitable[None]]) -> None:
         """Have every call for a dialogue wait until `permit` returns; trials of endpoints do not."""
         self._attempts.before_call = permit

@@ -94,6 +94,8 @@ class Router:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._trials: dict[str, asyncio.Task[str]] = {}
         self._wake: asyncio.TimerHandle | None = None
+        self.on_setback: Callable[[], None] = lambda: None
+        """Called when an endpoint may bear less than before."""
 
     # Slots
 
@@ -305,6 +307,7 @@ class Router:
                     for waiter in queue:
                         _fail(waiter, RunRefusedError(reason))
         self._dispatch()
+        self.on_setback()
 
     async def _bring_back(self, tracker: HealthTracker) -> None:
         """Wait out the back-off of an open circuit and try, until the endpoint is back."""

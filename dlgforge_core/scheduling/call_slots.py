@@ -42,7 +42,8 @@ class CallSlots:
 
     Longest remaining first keeps slots busy to the end: a dialogue's calls are a chain, so the longest
     chain bounds the span. Calls of equal priority go in the order they came. Where callers have different
-    endpoints, `capacity` keeps those of one from taking all slots to wait for it: the others go first.
+    endpoints, `capacity` keeps those of one from taking all slots to wait for it: no more go there than it
+    bears, and what it bears no longer, since it fails or pauses, is others' as long as that lasts.
     """
 
     def __init__(self, size: int, capacity: Capacity = lambda caller: (None, 1)) -> None:
@@ -50,15 +51,15 @@ class CallSlots:
             raise ValueError(f"size = {size}; at least one slot is needed")
         self.size = size
         self._capacity = capacity
-        self._free = size
         self._pools: dict[Hashable, _Pool] = {}
+        self._pool_of: dict[str, _Pool] = {}
         self._sequence = 0
         self._closed = False
 
     @property
     def all_wanted(self) -> bool:
         """Whether every slot is taken and calls wait for the next one."""
-        return not self._free and any(pool.first for pool in self._pools.values())
+        return any(pool.first for pool in self._pools.values()) and not self._free
 
     def close(self) -> None:
         """Grant no further slot: who waits or asks is cancelled, calls under way go on to their end."""
@@ -72,25 +73,41 @@ class CallSlots:
         """Return a context manager that holds one slot; a greater `priority` goes first."""
         return _Slot(self, priority, caller)
 
+    def look_again(self) -> None:
+        """Grant what is free now that endpoints may bear less: the slots of calls that wait for them."""
+        while self._free:
+            wanting = [p for p in self._pools.values() if p.first and p.held < self._most(p)]
+            if not wanting:
+                return
+            chosen = min(wanting, key=lambda p: p.waiting[0])
+            _, _, future = heapq.heappop(chosen.waiting)
+            future.set_result(None)
+            chosen.held += 1
+
     def _pool(self, caller: str) -> _Pool:
-        key, _ = self._capacity(caller)
-        pool = self._pools.get(key)
+        pool = self._pool_of.get(caller)
         if pool is None:
-            pool = self._pools[key] = _Pool(caller)
+            key, _ = self._capacity(caller)
+            pool = self._pool_of[caller] = self._pools.setdefault(key, _Pool(caller))
         return pool
 
-    def _has_room(self, pool: _Pool) -> bool:
+    @property
+    def _free(self) -> int:
+        return max(0, self.size - sum(min(pool.held, self._most(pool)) for pool in self._pools.values()))
+
+    def _most(self, pool: _Pool) -> int:
+        """How many slots its calls may hold."""
         if len(self._pools) < 2:
-            return True
+            return self.size
         _, bears = self._capacity(pool.caller)
         # A few more, so that none of its endpoints idles while a call backs off or a slot changes hands.
-        return pool.held < bears + 1 + bears // 4
+        return bears + 1 + bears // 4
 
     async def _acquire(self, pool: _Pool, priority: int) -> None:
         if self._closed:
             raise asyncio.CancelledError
-        if self._free and not pool.first and self._has_room(pool):
-            self._take(pool)
+        if not pool.first and pool.held < self._most(pool) and self._free:
+            pool.held += 1
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sequence += 1
@@ -102,22 +119,10 @@ class CallSlots:
                 self._release(pool)
             raise
 
-    def _take(self, pool: _Pool) -> None:
-        self._free -= 1
-        pool.held += 1
-
     def _release(self, pool: _Pool) -> None:
         """Free a slot, and pass on what is free at once: nobody who comes now may overtake."""
-        self._free += 1
         pool.held -= 1
-        while self._free:
-            wanting = [p for p in self._pools.values() if p.first and self._has_room(p)]
-            if not wanting:
-                return
-            chosen = min(wanting, key=lambda p: p.waiting[0])
-            _, _, future = heapq.heappop(chosen.waiting)
-            future.set_result(None)
-            self._take(chosen)
+        self.look_again()
 
 
 class _Slot:

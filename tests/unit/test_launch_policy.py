@@ -228,7 +228,7 @@ def test_the_environments_own_endpoints_may_be_used() -> None:
 
 def test_keys_of_roles_are_bound_to_hosts_like_those_of_the_run() -> None:
     there = "https://hosted.example/v1"
-    env = {"LLM_JUDGE_API_KEY": "judge-secret-1", "LLM_JUDGE_BASE_URL": there}
+    env: Any = {"LLM_JUDGE_API_KEY": "judge-secret-1", "LLM_JUDGE_BASE_URL": there}
     check(Run(llm()), **env)
     check(Run(llm(agents={"qa_judge": {"base_url": EVIL}})), **env)  # which the environment replaces
     judge = {"base_url": there, "api_key_env": "HF_TOKEN"}
