@@ -120,7 +120,9 @@ def test_a_judge_that_is_away_holds_up_nobody_else_drops_nothing_and_is_named(
     assert states == {"user": "well", "assistant": "well", "judge": "left alone"}
     # It comes back, and is asked with more patience: it is the same run, and nothing is answered twice.
     sims["judge"].configure(down=False)
-    work(run_of(store, settings(sims, timeout_s=9.0, max_attempts=2), 12, concurrency=4))
+    again = run_of(store, settings(sims, timeout_s=9.0), 12, concurrency=4, resume_run_id=spec.run.run_id)
+    assert (again.run.run_id, again.run.agents.qa_judge.timeout_s) == (spec.run.run_id, 9.0)
+    work(again)
     progress = store.progress(spec.run.run_id)
     assert (progress.done, progress.turns, progress.unjudged) == (12, 12, 0)
     assert {name: n for name, n in asked(sims).items() if name != "judge"} == {"user": 12, "assistant": 12}

@@ -75,6 +75,9 @@ class Connection(asyncio.Protocol):
         self._path += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        wanted = self._server.service.options.key_header
+        if wanted and len(name) in (7, 13) and name.lower() != wanted.encode():
+            return
         if len(name) == 13 and name.lower() == b"authorization":
             self._authorization = value
         elif len(name) == 7 and name.lower() == b"api-key":  # Azure's way
@@ -104,7 +107,7 @@ class Connection(asyncio.Protocol):
         keep_alive: bool,
     ) -> None:
         self._busy, self._keep_alive = True, keep_alive
-        path = path.partition(b"?")[0]
+        path = self._server.plain_path(path)
         if method == "POST" and path == b"/v1/chat/completions" and not self._server.service.options.down:
             self._call = self._server.service.chat(self, body, authorization)
         else:
@@ -153,6 +156,17 @@ class Server:
         self.service = service
         self.loop = loop
         self.connections: set[Connection] = set()
+
+    def plain_path(self, path: bytes) -> bytes:
+        """Return a path below the base path as one below /v1; what is not there is left as it is."""
+        options = self.service.options
+        path, _, query = path.partition(b"?")
+        base = options.base_path.encode()
+        if base == b"/v1" and not options.query:
+            return path
+        if query != options.query.encode() or not path.startswith(base + b"/"):
+            return path if path.startswith(b"/admin/") else b"/nothing-here"
+        return b"/v1" + path[len(base) :]
 
     def route(
         self,

@@ -54,6 +54,9 @@ class Options:
     # Who may call, and what is served. No models: every name is served.
     api_key: str = field(default="", repr=False)
     models: tuple[str, ...] = ()
+    base_path: str = "/v1"  # of the address, before /chat/completions
+    query: str = ""  # that every address must have, Azure's api-version=2024-10-21 for one
+    key_header: str = ""  # the only header that a key is taken from; "": Authorization or api-key
     json_schema_support: str = "json_schema"  # "json_schema" (and json_object), "json_object" or "none"
     system_role: bool = True  # false: 400 for a system message, in the words of Gemma's chat template
     usage: bool = True  # tell how many tokens were used
