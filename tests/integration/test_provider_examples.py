@@ -238,7 +238,10 @@ def test_azure_is_asked_by_deployment_with_its_key_in_its_header_and_each_has_it
     path = FOLDER / "azure.yaml"
     azure: dict[str, Any] = {"key_header": "api-key", "record_requests": 200}
     writer = {"base_path": "/openai/deployments/writer", "query": "api-version=2024-10-21"}
-    judge: dict[str, Any] = {"base_path": "/openai/deployments/judge", "query": "api-version=2024-12-01-preview"}
+    judge: dict[str, Any] = {
+        "base_path": "/openai/deployments/judge",
+        "query": "api-version=2024-12-01-preview",
+    }
     refuses_max_tokens = {
         "sends": "max_tokens",
         "status": 400,
