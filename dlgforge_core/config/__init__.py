@@ -57,6 +57,7 @@ from dlgforge_core.config.prompts import (
     PromptsConfig,
     SystemPromptConfig,
 )
+from dlgforge_core.config.reasoning import ReasoningConfig, TracePartConfig
 from dlgforge_core.config.recipe import Recipe, check_apart, read_recipe, read_recipes
 from dlgforge_core.config.run import EFFORT_KEYS, QUESTION_KINDS, DistributedConfig, RunConfig, SpawnConfig
 from dlgforge_core.config.runtime import (
@@ -128,6 +129,7 @@ __all__ = [
     "PromptsConfig",
     "ProviderConfig",
     "RayConfig",
+    "ReasoningConfig",
     "Recipe",
     "RerankConfig",
     "RetrievalConfig",
@@ -145,6 +147,7 @@ __all__ = [
     "StoreConfig",
     "SystemPromptConfig",
     "ToolsConfig",
+    "TracePartConfig",
     "UserSimulatorConfig",
     "VllmConfig",
     "addresses_replaced",

@@ -22,6 +22,7 @@ from dlgforge_core.config.prompts import (
     read_message,
     read_system_prompt,
 )
+from dlgforge_core.config.reasoning import ReasoningConfig
 from dlgforge_core.config.run import RunConfig
 from dlgforge_core.config.tools import ToolsConfig
 from dlgforge_core.dialogue import Role
@@ -44,6 +45,9 @@ class GenerationConfig(ConfigModel):
     )
     conversation: ConversationConfig = Field(
         default_factory=ConversationConfig, description="What conversations are like."
+    )
+    reasoning: ReasoningConfig = Field(
+        default_factory=ReasoningConfig, description="What the assistant notes down before it answers."
     )
     attributes: Attributes = Field(
         {}, description="What varies from dialogue to dialogue, by name: {tone: {values: [calm, angry]}}."

@@ -16,6 +16,7 @@ from dlgforge_core.dialogue import DialoguePlan, Role
 MAX_EXAMPLES = 100
 _SYSTEM = "system"
 _EXAMPLE = {"question": "Why?", "answer": "Because."}
+_PART = {"name": "evidence", "content": "what is known"}
 
 VARIABLES: Mapping[str, tuple[Any, str]] = {
     "about": ("text", "what the dimension is a quality of: question, answer, or both"),
@@ -38,6 +39,7 @@ VARIABLES: Mapping[str, tuple[Any, str]] = {
     "lowest": ("text", "the dimension's lowest level"),
     "max_score": (10, "the best score"),
     "name": ("text", "the dimension's name, as the judge is to give it"),
+    "parts": ([_PART], "the parts of the trace, each with its name and content; see reasoning.parts"),
     "passages": ("text", "quoted passages that were found for the question; empty without any"),
     "persona": ("text", "how the role's persona behaves"),
     "question": ("text", "the user's question"),
@@ -70,6 +72,7 @@ MESSAGES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
         _SYSTEM: ("persona", "grounded", "instructions", "system_prompt", "topic", "examples", *_EVERYWHERE),
         "examples": ("examples", *_EVERYWHERE),
         "question": ("passages", "question", *_EVERYWHERE),
+        "trace": ("parts", *_EVERYWHERE),
     },
     Role.JUDGE: {
         _SYSTEM: (
@@ -89,6 +92,7 @@ REQUIRED: Mapping[tuple[Role, str], tuple[str, ...]] = {
     (Role.USER_SIMULATOR, "examples"): ("examples",),
     (Role.ASSISTANT, "examples"): ("examples",),
     (Role.ASSISTANT, "question"): ("question",),
+    (Role.ASSISTANT, "trace"): ("parts",),
     (Role.JUDGE, "dimension"): ("name",),
     (Role.JUDGE, "exchanges"): ("exchanges",),
 }
@@ -179,6 +183,9 @@ class AssistantPrompts(RolePrompts):
     )
     examples: str | None = _message(_ASSISTANT, "examples", "The examples, at the end of the system message.")
     question: str | None = _message(_ASSISTANT, "question", "The question, with passages.")
+    trace: str | None = _message(
+        _ASSISTANT, "trace", "The request for a trace, at the end of the question; see reasoning.prompted."
+    )
 
 
 class JudgePrompts(RolePrompts):

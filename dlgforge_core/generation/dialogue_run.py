@@ -50,6 +50,7 @@ from dlgforge_core.generation.tool_rounds import (
     tools_called,
 )
 from dlgforge_core.generation.tools import Toolbox
+from dlgforge_core.generation.traced import complete_traced
 from dlgforge_core.knowledge.types import Hit
 from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message, RequestRefusedError
 from dlgforge_core.llm.tool_calls import ToolDefinition
@@ -58,6 +59,7 @@ from dlgforge_core.prompting.model_output import question_of, without_quotes
 from dlgforge_core.prompting.passage_marks import names_material
 from dlgforge_core.prompting.quoting import quote_passages
 from dlgforge_core.prompting.templates import SHIPPED, Templates
+from dlgforge_core.prompting.trace import Trace
 from dlgforge_core.prompting.verdict_evidence import chunks_shown, verdict_messages
 from dlgforge_core.prompting.verdict_prompts import alternating, verdict_schema
 from dlgforge_core.prompting.verdict_reading import judgement_from
@@ -87,6 +89,7 @@ class DialogueContext:
     acceptance: Acceptance | None = None
     templates: Templates = SHIPPED
     examples: ExamplesConfig = field(default_factory=ExamplesConfig)
+    trace: Trace | None = None
 
     @functools.cached_property
     def verdict_schema(self) -> dict[str, Any]:
@@ -257,6 +260,8 @@ class DialogueRun:
             on_topic=anchor is None or anchor.on_topic,
             instructions=self._context.agents.kb_responder.instructions,
             examples=self._context.examples.of(self._plan, Role.ASSISTANT),
+            trace=trace.parts if (trace := self._context.trace) else (),
+            form=trace.words if trace and step.offered else "",
             templates=self._context.templates,
         )
         tools = self._toolbox().definitions if step.offered else None
@@ -320,9 +325,11 @@ class DialogueRun:
         messages: Sequence[Message],
         tools: Sequence[ToolDefinition] | None = None,
     ) -> Completion:
-        context = self._context
+        context, complete = self._context, self._context.client.complete
+        if context.trace is not None and role is Role.ASSISTANT:
+            complete = functools.partial(complete_traced, context.client, context.trace)
         async with context.slots.slot(context.script.remaining(self._state), role.value):
-            return await context.client.complete(
+            return await complete(
                 role,
                 context.agents.of(role),
                 context.models[role],

@@ -25,6 +25,7 @@ from dlgforge_core.planning.seed_folder import read_seed_batches
 from dlgforge_core.prompting import dialogue_prompts, verdict_prompts
 from dlgforge_core.prompting.quoting import quote_passages
 from dlgforge_core.prompting.templates import Templates
+from dlgforge_core.prompting.trace import Trace
 from dlgforge_core.prompting.verdict_prompts import alternating
 
 _PASSAGE = "(a passage of the documents)"
@@ -74,6 +75,7 @@ def prompts_of(recipe: Recipe, plan: DialoguePlan, turn: int = 0) -> Iterator[tu
             passages=passages,
             instructions=agents.kb_responder.instructions,
             examples=examples.of(plan, Role.ASSISTANT),
+            trace=Trace(generation.reasoning.parts).parts if generation.reasoning.prompted else (),
             templates=templates,
         ),
     )

@@ -24,6 +24,7 @@ from dlgforge_core.generation.judge_watch import JudgeWatch
 from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.llm.client import LlmClient, RequestRefusedError
 from dlgforge_core.prompting.templates import Templates
+from dlgforge_core.prompting.trace import Trace
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.scheduling.rolling import Rolling
 from dlgforge_core.store.unjudged import NO_VERDICT
@@ -84,6 +85,7 @@ class Worker:
         self._client = client
         self._run_config = generation.run
         toolbox = toolbox or Toolbox(generation.tools)
+        reasoning = generation.reasoning
         searches = generation.tools.enabled and grounding is not None
         self._context = DialogueContext(
             script=Script.of(generation, has_tools=searches or bool(toolbox.definitions)),
@@ -97,7 +99,8 @@ class Worker:
             question_kinds=tuple(generation.run.question_kinds or ()),
             grounding=grounding,
             toolbox=toolbox,
-            keep_reasoning=generation.run.keep_reasoning,
+            keep_reasoning=generation.run.keep_reasoning or reasoning.prompted,
+            trace=Trace(reasoning.parts) if reasoning.prompted else None,
             acceptance=acceptance,
             templates=Templates.of(generation.prompts),
             examples=generation.examples,

@@ -40,6 +40,8 @@ class Call:
     affinity: str
     seed: int | None
     schema: Mapping[str, Any] | None = None
+    words: str = ""
+    """What asks for the schema's form where the endpoint does not enforce it; empty: the schema itself."""
     tools: Sequence[ToolDefinition] = ()
     caller: str = ""
     """Who makes it, where that is not just the role: a judge with a provider of its own."""
@@ -91,7 +93,14 @@ class Call:
 def request_body(dialect: Dialect, call: Call, messages: Sequence[Message]) -> bytes:
     """Return the call's body in an endpoint's dialect, with these messages."""
     return chat.request_body(
-        dialect, call.agent, call.model, messages, seed=call.seed, schema=call.schema, tools=call.tools
+        dialect,
+        call.agent,
+        call.model,
+        messages,
+        seed=call.seed,
+        schema=call.schema,
+        words=call.words,
+        tools=call.tools,
     )
 
 

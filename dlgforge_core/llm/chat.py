@@ -13,7 +13,7 @@ from dlgforge_core.config.agents import OPTIONAL_PARAMETERS
 from dlgforge_core.llm import provider_state, tool_calls
 from dlgforge_core.llm.dialect import Dialect
 from dlgforge_core.llm.parameters import without_keywords
-from dlgforge_core.llm.structured import JsonMode, response_format, with_schema
+from dlgforge_core.llm.structured import JsonMode, instruction_for, response_format, with_words
 from dlgforge_core.llm.tool_calls import Message, ToolCall, ToolDefinition
 
 
@@ -51,9 +51,14 @@ def request_body(
     *,
     seed: int | None,
     schema: Mapping[str, Any] | None,
+    words: str = "",
     tools: Sequence[ToolDefinition] = (),
 ) -> bytes:
-    """Return the body of `POST /chat/completions`, in the endpoint's dialect."""
+    """Return the body of `POST /chat/completions`, in the endpoint's dialect.
+
+    `words` ask for what `schema` describes where the endpoint does not enforce it; without them the schema
+    itself does.
+    """
     if not dialect.tools:
         tools = ()
         if tool_calls.has_tool_messages(messages):
@@ -78,7 +83,8 @@ def request_body(
         off = "response_format" in agent.extra_body  # as null: no other value is allowed
         mode = JsonMode.TEXT if off else dialect.json_mode
         if mode is not JsonMode.JSON_SCHEMA:
-            body["messages"] = with_schema(messages, schema)
+            body["messages"] = with_words(messages, words or instruction_for(schema))
+            mode = JsonMode.TEXT if words else mode
         if wanted := response_format(mode, schema):
             body["response_format"] = without_keywords(wanted, dialect.unsupported_keywords)
     body.update(agent.extra_body)

@@ -16,10 +16,12 @@ from dlgforge_core.llm.call_errors import CallError, RequestRefusedError
 from dlgforge_core.llm.calls import Call
 from dlgforge_core.llm.chat import Completion
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.forms import Form, Written
 from dlgforge_core.llm.health import EndpointHealth
 from dlgforge_core.llm.markup import Markup
 from dlgforge_core.llm.roles import RoleRecord
 from dlgforge_core.llm.stats import CallStats, FailureKind
+from dlgforge_core.llm.structured import JsonMode
 from dlgforge_core.llm.tool_calls import Message, ToolCall, ToolDefinition
 
 __all__ = [
@@ -188,32 +190,73 @@ class LlmClient:
         `caller` is who asks where that is not just the role, as endpoints name whom they serve.
         Raises CallError and RunStoppedError as `complete` does.
         """
-        read = read or functools.partial(structured.check, schema=schema)
+        reader = read or functools.partial(structured.check, schema=schema)
+        form = Form(schema, lambda written: structured.parse(written.text, reader))
+        return await self.complete_form(
+            role, agent, model, messages, form, affinity=affinity, seed=seed, caller=caller
+        )
+
+    async def complete_form(
+        self,
+        role: Role,
+        agent: AgentConfig,
+        model: str,
+        messages: Sequence[Message],
+        form: Form[T],
+        *,
+        affinity: str,
+        seed: int | None = None,
+        tools: Sequence[ToolDefinition] | None = None,
+        caller: str = "",
+    ) -> tuple[T | None, Completion]:
+        """Return what the `form` reads in an answer, and the completion it came in; None if it calls `tools`.
+
+        With tools, which many servers do not offer beside structured output, the caller asks for the form in
+        words. All else is as with `complete_json`, which asks for JSON.
+        """
+        names = [tool.name for tool in tools or ()]
+        schema = None if names else form.schema
         replies: list[Reply] = []
         asked = messages
         while True:
             call = Call(role, agent, model, asked, affinity, _other(seed, replies), schema, caller=caller)
+            call.words, call.tools = form.words, tools or ()
             reply = await self._answer(call, replies)
-            answer = self._markup.without_thinking(reply.answer.text[: answers.MAX_RAW_CHARS])
+            if names and (calls := self._tool_calls(reply, names, agent)):
+                return None, answers.completion(calls, model, replies)
+            written = self._written(reply)
             kind, problem = FailureKind.INVALID_JSON, ""
             try:
-                value = structured.parse(answer, read)
+                value = form.read(written)
             except ValueError as error:
                 problem = str(error)
             else:
                 reply.dialect.ignored_schemas = 0
-                return value, answers.completion(UsableAnswer(answer), model, replies)
+                answer = UsableAnswer(written.text, (), written.reasoning)
+                return value, answers.completion(answer, model, replies)
             if reply.answer.refusal or reply.answer.finish_reason == "content_filter":
                 kind = FailureKind.REFUSED
-            elif not answer:
+            elif not written.text:
                 kind, problem = FailureKind.EMPTY, "the answer is empty"
-            elif reply.answer.finish_reason == "length":
+            elif written.cut:
                 kind, problem = FailureKind.CUT, "it was cut off; be shorter"
             self.stats.of(reply.endpoint, role).failures[kind] += 1
-            answers.notice_ignored_schema(reply, answer)
+            if schema and (not form.words or reply.json_mode is JsonMode.JSON_SCHEMA):
+                answers.notice_ignored_schema(reply, written.text)
             if len(replies) > 1:
                 self._give_up(call, kind, reply, problem)
-            asked = structured.correction(messages, answer, problem)
+            asked = structured.correction(messages, written.text, problem, form.again)
+
+    def _tool_calls(self, reply: Reply, names: Sequence[str], agent: AgentConfig) -> UsableAnswer | None:
+        most = answers.most_chars(agent)
+        found, _ = answers.usable(reply, names, last_chance=False, markup=self._markup, most=most)
+        return found if found.tool_calls else None
+
+    def _written(self, reply: Reply) -> Written:
+        raw = reply.answer.text[: answers.MAX_RAW_CHARS]
+        text = self._markup.without_thinking(raw)
+        thought = reply.answer.reasoning or ("" if text == raw.strip() else self._markup.clean(raw).reasoning)
+        return Written(text, raw, thought, reply.answer.finish_reason == "length", self._markup)
 
     async def _answer(self, call: Call, replies: list[Reply]) -> Reply:
         """Make the call and put its answer at the end of `replies`, the answers that came before."""

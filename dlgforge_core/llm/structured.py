@@ -52,10 +52,10 @@ def _may_be_strict(schema: Mapping[str, Any]) -> bool:
     )
 
 
-def with_schema(messages: Sequence[dict[str, Any]], schema: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """`messages` with the schema written out at the end of the last one."""
+def with_words(messages: Sequence[dict[str, Any]], words: str) -> list[dict[str, Any]]:
+    """`messages` with words about the form of the answer at the end of the last one."""
     last = messages[-1]
-    return [*messages[:-1], {**last, "content": f"{last['content']}\n\n{instruction_for(schema)}"}]
+    return [*messages[:-1], {**last, "content": f"{last['content']}\n\n{words}"}]
 
 
 def instruction_for(schema: Mapping[str, Any]) -> str:
@@ -66,8 +66,13 @@ def instruction_for(schema: Mapping[str, Any]) -> str:
     )
 
 
-def correction(messages: Sequence[dict[str, Any]], answer: str, problem: str) -> list[dict[str, Any]]:
-    """Return the conversation that asks for a bad answer to be put right; it begins as `messages` does."""
+def correction(
+    messages: Sequence[dict[str, Any]], answer: str, problem: str, again: str
+) -> list[dict[str, Any]]:
+    """Return the conversation that asks for a bad answer to be put right; it begins as `messages` does.
+
+    `again` says how it is to be given.
+    """
     if not answer.strip():
         return list(messages)
     return [
@@ -75,8 +80,7 @@ def correction(messages: Sequence[dict[str, Any]], answer: str, problem: str) ->
         {"role": "assistant", "content": answer[:4000]},
         {
             "role": "user",
-            "content": f"That answer cannot be used: {problem}. Answer again, with one JSON object and "
-            "nothing else, as asked for before.",
+            "content": f"That answer cannot be used: {problem}. Answer again, {again}.",
         },
     ]
 

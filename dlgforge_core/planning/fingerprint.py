@@ -72,6 +72,7 @@ def content_config(
         **(_grounding(generation, source.index_id) if source.index_id else {}),
         **_words(generation, judged),
         **({"attributes": _attributes(generation)} if generation.attributes else {}),
+        **({"reasoning": generation.reasoning.model_dump()} if generation.reasoning.prompted else {}),
         "run": {**run, "turns": asdict(TurnCounts.from_config(generation.run))},
         "personas": asdict(personas),
         "judge": _judge(generation.judge) if judged else None,

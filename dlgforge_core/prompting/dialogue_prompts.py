@@ -6,7 +6,7 @@ turn (a request for another question, say) is appended, never inserted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dlgforge_core.config import ExampleConfig
 from dlgforge_core.dialogue import DialoguePlan, Role, Turn
@@ -109,12 +109,15 @@ def assistant(
     on_topic: bool = True,
     instructions: str = "",
     examples: Sequence[ExampleConfig] = (),
+    trace: Sequence[Mapping[str, str]] = (),
+    form: str = "",
     templates: Templates = SHIPPED,
 ) -> list[Message]:
     """Return the conversation as the assistant sees it, ending with the question to answer.
 
     A `grounded` one is told what passages are, and gets those that were found before the question, for this
-    turn only; see `user_simulator`. The question stays last: small models answer what they read last.
+    turn only; see `user_simulator`. The question stays last: small models answer what they read last. After
+    it comes the request for a `trace` of these parts, where there are any, and what is said of its `form`.
     """
     role, common, few = Role.ASSISTANT, everywhere(plan), shown(examples)
     system = templates.render(
@@ -133,6 +136,8 @@ def assistant(
     for turn in turns:
         messages.append({"role": "user", "content": turn.user})
         messages.append({"role": "assistant", "content": turn.assistant})
-    asked = templates.render(role, "question", passages=passages, question=question, **common)
-    messages.append({"role": "user", "content": asked})
+    asked = [templates.render(role, "question", passages=passages, question=question, **common)]
+    if trace:
+        asked.append(templates.render(role, "trace", parts=trace, **common))
+    messages.append({"role": "user", "content": "\n\n".join(filter(None, (*asked, form)))})
     return messages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,14 @@ class ExampleRun:
         return prepare_run(store, self.recipe.generation, self.llm, self.batches)
 
 
-def run_example(store: RunStore, name: str) -> ExampleRun:
-    """Run `examples/recipes/NAME` from the project's folder, where its paths lead."""
-    recipe = read_recipe(ROOT / "examples/recipes" / name)
+def run_example(
+    store: RunStore, name: str, changes: Mapping[str, Any] | None = None, **options: Any
+) -> ExampleRun:
+    """Run `examples/recipes/NAME` from the project's folder, where its paths lead.
+
+    `changes` replace sections of it; `options` are those of the simulated endpoint.
+    """
+    recipe = read_recipe(ROOT / "examples/recipes" / name).model_copy(update=changes)
     agents = {role: {"model": model} for role, model in MODELS.items()}
     llm = LlmConfig.model_validate(
         {**recipe.llm.model_dump(include={"backend", "base_url"}), "agents": agents}
@@ -48,7 +53,8 @@ def run_example(store: RunStore, name: str) -> ExampleRun:
     store.save_seed_batches(batches)
     run = prepare_run(store, recipe.generation, llm, batches)
     role_models = {model: role for role, model in MODELS.items()}
-    with simulated_endpoint(models=list(role_models), role_models=role_models, record_requests=3000) as sim:
+    options = {"record_requests": 3000, "role_models": role_models, **options}
+    with simulated_endpoint(models=list(role_models), **options) as sim:
         work(spec(store, run, Endpoint("simulated", sim.base_url)))
         requests = [request["body"] for request in sim.stats()["requests"]]
     return ExampleRun(recipe, run, requests, llm, batches)

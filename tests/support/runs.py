@@ -72,12 +72,12 @@ def spec(store: RunStore, run: PreparedRun, *endpoints: Endpoint, **routing: Any
 WORK_TIMEOUT_S = 200.0
 
 
-def work(worker: WorkerSpec) -> WorkerResult:
+def work(worker: WorkerSpec, timeout_s: float = WORK_TIMEOUT_S) -> WorkerResult:
     """Work in this process until the run has nothing left."""
     started: list[Worker] = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         # uvloop swallows what the handler of a signal raises, and with it the time-out of a test.
-        return runner.run(asyncio.wait_for(run_worker(worker, started.append), WORK_TIMEOUT_S))
+        return runner.run(asyncio.wait_for(run_worker(worker, started.append), timeout_s))
 
 
 def calls(store: RunStore, run: PreparedRun) -> CallStats:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlgforge_core.llm.structured import JsonMode, check, correction, parse, response_format, with_schema
+from dlgforge_core.llm.structured import (
+    JsonMode,
+    check,
+    correction,
+    instruction_for,
+    parse,
+    response_format,
+    with_words,
+)
 
 SCHEMA = {
     "type": "object",
@@ -93,8 +101,8 @@ def test_strict_is_asked_for_only_where_it_is_taken() -> None:
 
 def test_prompts_grow_at_the_end_only() -> None:
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
-    grown = with_schema(messages, SCHEMA)
+    grown = with_words(messages, instruction_for(SCHEMA))
     assert grown[0] == messages[0]
     assert grown[1]["content"].startswith("u\n\n")
-    assert correction(messages, "bad", "it is bad")[:2] == messages
-    assert correction(messages, " ", "it is empty") == messages
+    assert correction(messages, "bad", "it is bad", "better")[:2] == messages
+    assert correction(messages, " ", "it is empty", "better") == messages

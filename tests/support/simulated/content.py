@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from json import JSONDecodeError, JSONDecoder
 from typing import Any
@@ -109,6 +109,23 @@ def text_of(message: Mapping[str, Any]) -> str:
     if isinstance(content, list):
         return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return ""
+
+
+_FORM = re.compile(r"^<([^<>/\n]{1,80})>…</\1>$", re.MULTILINE)
+
+
+def form_in(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the names of a form between tags that the latest message with one asks for."""
+    for message in reversed(messages):
+        if "…</" in (text := text_of(message)):
+            return tuple(_FORM.findall(text))
+    return ()
+
+
+def in_form(text: str, names: Sequence[str]) -> str:
+    """Return a text as the last part of a form."""
+    parts = [*((name, f"Something on {name}.") for name in names[:-1]), (names[-1], text)]
+    return "\n".join(f"<{name}>\n{part}\n</{name}>" for name, part in parts)
 
 
 def schema_in_text(text: str) -> Mapping[str, Any] | None:

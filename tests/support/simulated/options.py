@@ -97,6 +97,7 @@ class Options:
     duplicate_rate: float = 0.0  # share of the user simulator's questions that repeat an earlier one
     answer_words: int = 40  # below 10 words, answers are no longer sure to be unique
     text_template: str = "{text}"  # may hold {text}, {role} and {model}
+    writes_forms: bool = True  # answers in a form between tags, where one is asked for
     verdict: Mapping[str, Any] = field(default_factory=dict)  # fields that win over the generated ones
     default_schema: Mapping[str, Any] = field(default_factory=lambda: JUDGE_SCHEMA)  # none in the request
 

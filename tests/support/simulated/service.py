@@ -48,6 +48,7 @@ class Call:
     fault: str
     prompt: PrefixLookup
     max_tokens: int | None
+    form: tuple[str, ...] = ()  # the parts between tags that are asked for
     tool_calls: ToolCalls | None = None
     streams: bool = False
     state: str = "new"  # then queued, serving or hanging, at last done
@@ -210,7 +211,8 @@ class Service:
                 "messages",
             )
         max_tokens = request.get("max_completion_tokens") or request.get("max_tokens")
-        call = Call(client, model, role, schema, self._key(body), fault, prompt, max_tokens, tool_calls)
+        form = content.form_in(messages) if options.writes_forms else ()
+        call = Call(client, model, role, schema, self._key(body), fault, prompt, max_tokens, form, tool_calls)
         call.streams = options.streams == "always" or (
             options.streams == "unless_told" and request.get("stream") is not False
         )
@@ -340,6 +342,7 @@ class Service:
         options = self.options
         if call.role != USER_SIMULATOR:
             text = content.answer(call.key, options.answer_words)
+            text = content.in_form(text, call.form) if call.form else text
         elif options.duplicate_rate and self._repeats():
             self.stats.duplicates += 1
             return self._questions.pick(call.key)
