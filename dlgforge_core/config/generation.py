@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from dlgforge_core.common.templates import BadTemplateError, TextTemplate
 from dlgforge_core.config.attributes import Attributes, check_drawable
-from dlgforge_core.config.base import ConfigModel
+from dlgforge_core.config.base import ConfigModel, KeyedError
 from dlgforge_core.config.coverage import CoverageConfig
 from dlgforge_core.config.inputs import PersonasConfig
 from dlgforge_core.config.judging import JudgeConfig
@@ -56,6 +56,20 @@ class GenerationConfig(ConfigModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.run.accept.check(self.judge)
+        return self
+
+    @model_validator(mode="after")
+    def _the_judge_knows_its_rubric(self) -> Self:
+        system = self.prompts.qa_judge.system
+        if not (self.judge.rubric and self.judge.show_rubric and system is not None):
+            return self
+        if "rubric" not in read_message(Role.JUDGE, "system", system).used:
+            raise KeyedError(
+                ("prompts", Role.JUDGE.value, "system"),
+                "judge.rubric is set, and the template does not use {{ rubric }}, so that the judge would "
+                "not be told what to rate; put it in, or set judge.show_rubric: false if the template speaks "
+                "of the dimensions itself",
+            )
         return self
 
     @model_validator(mode="after")

@@ -62,6 +62,11 @@ class JudgeConfig(ConfigModel):
         "used. The score is not asked for then: it is the weighted mean of the ratings' shares of their "
         "scales, from 0 to 10, rounded, halves up. Empty: the judge gives the score.",
     )
+    show_rubric: bool = Field(
+        True,
+        description="Tell the judge the dimensions of `rubric` in its system message. False: an own template "
+        "prompts.qa_judge.system speaks of them itself.",
+    )
     show_persona: bool = Field(False, description="Tell the judge who user and assistant were to be.")
     judges: list[JudgeModelConfig] = Field(
         [], description="Who judges in mode offline, each on its own. Empty: llm.agents.qa_judge alone."

@@ -248,10 +248,11 @@ class DatasetFilesConfig(ConfigModel):
     # Any, as Dagster has no type for a word or a truth value.
     reasoning: Annotated[Any, AfterValidator(_reasoning)] = Field(
         "none",
-        description="Where the assistant's reasoning goes, if run.keep_reasoning kept it. none: nowhere; "
-        "column: into the column turn_reasoning of the Parquet files; field: also into reasoning_content of "
-        "each assistant message of openai_messages, prompt_completion and Parquet; tags: instead between "
-        "<think> and </think> before the text, in all formats. true is column, false is none.",
+        description="Where the assistant's reasoning goes, if run.keep_reasoning or reasoning.prompted kept "
+        "it. none: nowhere; column: into the column turn_reasoning of the Parquet files; field: also into "
+        "reasoning_content of each assistant message of openai_messages, prompt_completion and Parquet; "
+        "tags: instead between <think> and </think> before the text, in all formats. true is column, false "
+        "is none.",
     )
 
     @field_validator("formats")

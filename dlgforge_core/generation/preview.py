@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -125,9 +126,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             read_recipe(given.recipe), dialogues=max(0, given.dialogues), turn=max(1, given.turn)
         ):
             print(line)
+        sys.stdout.flush()
     except DlgforgeError as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever reads has had enough, `head` for one. What is left would be written at exit otherwise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -26,7 +26,7 @@ CONTENT_VERSION = 2
 # Keys of `run` that decide how fast and how far a run goes, or are part of a plan's identity elsewhere.
 _RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages"}
 _COUNT_WHERE_SET = ("keep_reasoning", "fallback_language", "question_kinds", "accept")
-_JUDGE_KEYS_WHERE_SET = ("rubric", "show_persona")
+_JUDGE_KEYS_WHERE_SET = ("rubric", "show_rubric", "show_persona")
 # Keys of `coverage` that say how documents are used.
 _GROUNDED_COVERAGE = {"doc_coverage_mode", "doc_coverage_epsilon", "doc_coverage_fraction"}
 # Keys of `retrieval.rerank` that say where its server is and how it is asked.
@@ -111,7 +111,10 @@ def _agent(llm: LlmConfig, role: Role) -> dict[str, Any]:
 
 def _judge(judge: JudgeConfig) -> dict[str, Any]:
     content = judge.model_dump(mode="json", exclude=set(OFFLINE_KEYS))
-    return {key: value for key, value in content.items() if value or key not in _JUDGE_KEYS_WHERE_SET}
+    usual = JudgeConfig().model_dump(mode="json", include=set(_JUDGE_KEYS_WHERE_SET))
+    if not judge.rubric:
+        content["show_rubric"] = usual["show_rubric"]
+    return {key: value for key, value in content.items() if key not in usual or value != usual[key]}
 
 
 def _tools(generation: GenerationConfig) -> dict[str, Any]:

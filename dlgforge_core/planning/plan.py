@@ -165,10 +165,12 @@ def plan_run(
     wanted = _select_languages(generation.run, languages)
     fallback = generation.run.fallback_language
     available = {batch.name: batch.languages for batch in chosen}
+    # Attributes are drawn over all languages, whichever are selected.
+    languages_read = generation.run.target_languages if generation.attributes else wanted
     topics = {
         (batch.name, language): topics_for(batch, language, fallback)
         for batch in chosen
-        for language in wanted
+        for language in languages_read
     }
     for language in wanted:
         if not any(topics[batch.name, language] for batch in chosen):
@@ -186,7 +188,8 @@ def plan_run(
     ]
     notes += [_unknown(language) for language in wanted if not is_known(language)]
     for batch in chosen:
-        attributes = _attributes(generation, batch)
+        with_topics = [language for language in languages_read if topics[batch.name, language]]
+        attributes = _attributes(generation, batch, with_topics)
         for language in wanted:
             if not (n_dialogues := shares[language]):
                 continue
@@ -229,13 +232,13 @@ def _plan(
     )
 
 
-def _attributes(generation: GenerationConfig, batch: SeedBatch) -> AttributeSequence | None:
-    """Return the attributes of a batch's dialogues, in all languages in which it has some."""
+def _attributes(
+    generation: GenerationConfig, batch: SeedBatch, languages: Sequence[str]
+) -> AttributeSequence | None:
+    """Return the attributes of a batch's dialogues, in all the languages in which it has some."""
     if not generation.attributes:
         return None
-    run = generation.run
-    languages = [one for one in run.target_languages if topics_for(batch, one, run.fallback_language)]
-    key = bytes.fromhex(hex_digest([run.seed, "attributes", batch.name], 16))
+    key = bytes.fromhex(hex_digest([generation.run.seed, "attributes", batch.name], 16))
     return AttributeSequence(generation.attributes, key, languages)
 
 

@@ -114,7 +114,7 @@ def _judge_system(
         evidence=bool(evidence),
         instructions=instructions,
         system_prompt=quote(plan.system_prompt) if plan.system_prompt else "",
-        rubric=rubric_text(judge.rubric, plan, templates),
+        rubric=rubric_text(judge.rubric, plan, templates) if judge.show_rubric else "",
         user_persona=_persona(plan.user_persona) if judge.show_persona else "",
         assistant_persona=_persona(plan.assistant_persona) if judge.show_persona else "",
         **everywhere(plan),

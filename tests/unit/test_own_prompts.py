@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +61,7 @@ def fingerprint(one: Recipe) -> str:
         ("prompts: {qa_generator: {asked_before: ' '}}", "the template is empty"),
         ("prompts: {qa_generator: {system: {fil: a}}}", "give a text, or {file: a file beside the recipe}"),
         ("prompts: {qa_generator: {system: [a]}}", "mine.yaml:1: prompts.qa_generator.system is a list"),
-        ("prompts: {qa_generator: {system: {file: b.jinja}}}", "b.jinja cannot be read: No such file"),
+        ("prompts: {qa_generator: {system: {file: c.jinja}}}", "c.jinja cannot be read: No such file"),
         ("prompts: {qa_generator: {system: {file: ../x}}}", "must be a path in the recipe's folder"),
         ("prompts: {qa_generator: {system: {file: /etc/passwd}}}", "must be a path in the recipe's folder"),
         ("prompts: {qa_generator: {system: {file: away}}}", "is a link that leads out of"),
@@ -78,6 +80,16 @@ def fingerprint(one: Recipe) -> str:
             "mine.yaml:4: prompts.kb_responder.question: knowledge.path is set, and the template does not "
             "use {{ passages }}",
         ),
+        (
+            "judge: {rubric: [{name: depth}]}\nprompts:\n  qa_judge:\n    system: 'Judge {{ topic }}.'\n",
+            "mine.yaml:4: prompts.qa_judge.system: judge.rubric is set, and the template does not use "
+            "{{ rubric }}",
+        ),
+        (
+            "prompts:\n  qa_judge: {system: {file: b.jinja}}\njudge:\n  mode: offline\n"
+            "  rubric: [{name: depth}]\n",
+            "mine.yaml:2: prompts.qa_judge.system: judge.rubric is set",
+        ),
         ("examples: {exchanges: [{question: a}]}", "examples.exchanges.0.answer: missing"),
         ("examples: {shown_to: [qa_judge]}", "shown_to names 'qa_judge'; choose from qa_generator"),
     ],
@@ -90,7 +102,7 @@ def test_what_is_wrong_with_a_recipe_is_said_with_file_and_line(
     (tmp_path / "latin1").write_bytes(b"x\ncaf\xe9")
     (tmp_path / "large").write_text("x" * 80_001)
     with pytest.raises(ConfigError) as caught:
-        recipe(tmp_path, text, a="Fine.\n{{ qestion }}")
+        recipe(tmp_path, text, a="Fine.\n{{ qestion }}", b="Judge depth.")
     assert problem in str(caught.value)
 
 
@@ -130,6 +142,26 @@ def test_only_what_is_set_and_used_counts(tmp_path: Path) -> None:
         "examples: {exchanges: [{question: a, answer: b}]}",
     ):
         assert fingerprint(recipe(tmp_path, text)) != plain
+
+
+def test_a_judges_own_prompt_may_speak_of_the_rubric_itself(tmp_path: Path) -> None:
+    rubric = "judge: {rubric: [{name: depth, description: Why so}]%s}\n"
+    own = "prompts: {qa_judge: {system: 'Rate depth.%s'}}"
+    itself = recipe(tmp_path, rubric % ", show_rubric: false" + own % "")
+    assert system_of_the_judge(itself) == "Rate depth."
+    told = recipe(tmp_path, rubric % "" + own % " {{ rubric }}")
+    assert "Why so" in system_of_the_judge(told)
+    shipped, without = (recipe(tmp_path, rubric % text) for text in ("", ", show_rubric: false"))
+    assert "Why so" in system_of_the_judge(shipped)
+    assert "Why so" not in system_of_the_judge(without)
+    assert len({fingerprint(one) for one in (itself, told, shipped, without)}) == 4
+    # Without a rubric the key says nothing.
+    assert fingerprint(recipe(tmp_path, "judge: {show_rubric: false}")) == fingerprint(recipe(tmp_path, ""))
+
+
+def system_of_the_judge(one: Recipe) -> str:
+    plan = next(iter(planned(one, 1)))
+    return str(next(messages[0]["content"] for role, messages in prompts_of(one, plan) if role is Role.JUDGE))
 
 
 def test_own_prompts_of_an_offline_judge_make_other_verdicts() -> None:
@@ -276,6 +308,27 @@ def test_preview(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     (tmp_path / "bad.yaml").write_text("prompts: {qa_generator: {system: '{{ x }}'}}")
     assert main([str(tmp_path / "bad.yaml")]) == 1
     assert "bad.yaml:1: prompts.qa_generator.system: there is no variable 'x'" in capsys.readouterr().err
+
+
+def test_a_preview_that_is_read_in_part_ends_quietly() -> None:
+    command = [sys.executable, "-m", "dlgforge_core.generation.preview", "examples/recipes/own_prompts.yaml"]
+    with subprocess.Popen(
+        command, cwd=EXAMPLE.parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_a_preview_shows_the_request_for_a_trace(tmp_path: Path) -> None:
+    parts = "[{name: doubts, content: what is open}]"
+    text = f"run: {{target_languages: [en]}}\nreasoning: {{prompted: true, parts: {parts}}}"
+    one = recipe(tmp_path, text)
+    printed = "\n".join(preview(one))
+    assert "(question 1)\n\nBefore you answer, write down in English" in printed
+    assert "\n- doubts: what is open\n- answer: " in printed
 
 
 def replace_judge(one: Recipe, mode: str) -> Recipe:
