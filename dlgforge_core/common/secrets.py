@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from itertools import groupby
 from typing import Any, AnyStr
 from urllib.parse import unquote, urlsplit
 
 import orjson
 
 from dlgforge_core.common.bodies import BodyError, read_json
+from dlgforge_core.common.spellings import decoded, forms
 from dlgforge_core.errors import ConfigError
 
 MARK = "***"
 _LEAST_CHARS = 8
 _LONG_WORD = 16
 _WORD = re.compile(r"[^\W_]+")
-# Escapes are escaped again so often, and no more: patterns must not read a run of them over and over.
-_DEPTH = 4
-_BACKSLASHES = 8
-_LEAST_BASE64 = 10
-_NAMED = {'"': "&quot;", "'": "&apos;", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
-# How every code of a character begins.
-_CODED = re.compile(rf"%[0-9a-f]{{2}}|&\#|{'|'.join(_NAMED.values())}|\\", re.IGNORECASE)
 _SECRET_NAME = re.compile(
     r"sig|token|key|secret|passw|pwd|credential|auth|session|x-(?:amz|goog|oss|cos)-", re.IGNORECASE
 )
@@ -65,36 +57,60 @@ def secret_parts(value: str) -> list[str]:
 
 
 def redact(content: AnyStr, secrets: str | Iterable[str], mark: str = MARK) -> AnyStr:
-    """`content` without each of the secrets, as it is or as JSON, HTML, URLs and base64 may write it.
+    """`content` without each of the secrets, as it is or in whatever `spellings` can decode.
 
     Values that can be none are left where they are. Give it the whole text: once shortened for a message,
     half a key may be left in it.
     """
-    for secret in [secrets] if isinstance(secrets, str) else secrets:
-        if not can_be_secret(secret):
-            continue
-        if isinstance(content, bytes):
-            text = content.decode("latin-1")
-            content = _pattern_for(text, secret, as_bytes=True).sub(mark, text).encode("latin-1")
-        else:
-            content = _pattern_for(content, secret, as_bytes=False).sub(mark, content)
-    return content
+    needles = _needles((secrets,) if isinstance(secrets, str) else tuple(secrets))
+    text = content.decode("latin-1") if isinstance(content, bytes) else content
+    spans = sorted(_found(text, needles)) if needles else []
+    if not spans:
+        return content
+    parts: list[str] = []
+    position = 0
+    for start, end in spans:
+        if start >= position:
+            parts += [text[position:start], mark]
+        position = max(position, end)
+    redacted = "".join([*parts, text[position:]])
+    return redacted.encode("latin-1") if isinstance(content, bytes) else redacted
 
 
 def holds_secret(content: str | bytes, secrets: Iterable[str]) -> bool:
     """Whether one of the secrets is in a text, in any spelling that `redact` knows."""
+    needles = _needles(tuple(secrets))
     text = content.decode("latin-1") if isinstance(content, bytes) else content
-    return any(
-        _pattern_for(text, secret, as_bytes=isinstance(content, bytes)).search(text)
-        for secret in secrets
-        if can_be_secret(secret)
-    )
+    return bool(needles) and next(_found(text, needles), None) is not None
+
+
+def _found(text: str, needles: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a text that stand for one of the secrets; some of them overlap."""
+    for form in forms(text, min(map(len, needles))):
+        for needle in needles:
+            start = form.text.find(needle)
+            while start >= 0:
+                yield form.origin(start, start + len(needle))
+                start = form.text.find(needle, start + len(needle))
+
+
+@lru_cache(maxsize=256)
+def _needles(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what to look for in decoded texts: what can be secrets, as they are and as their own decoding.
+
+    The latter since other characters of a text may be coded where what looks like a code in a key is not.
+    """
+    found: dict[str, None] = {}
+    for secret in (secret.strip() for secret in secrets):
+        for text in (secret, secret.encode().decode("latin-1"), secret.replace(" ", "+")):
+            found |= dict.fromkeys([text, *decoded(text)])
+    return tuple(filter(can_be_secret, found))
 
 
 def redact_body(body: bytes, secrets: Iterable[str]) -> bytes:
     """Return a server's answer without the secrets, in what its JSON holds once it is decoded, too."""
-    secrets = [secret for secret in secrets if can_be_secret(secret)]
-    if not secrets:
+    secrets = tuple(secrets)
+    if not _needles(secrets):
         return body
     try:
         return orjson.dumps(_redacted(read_json(body), secrets))
@@ -102,68 +118,16 @@ def redact_body(body: bytes, secrets: Iterable[str]) -> bytes:
         return redact(body, secrets)
 
 
-def _redacted(value: Any, secrets: list[str]) -> Any:
+def _redacted(value: Any, secrets: tuple[str, ...]) -> Any:
     if isinstance(value, str):
         return redact(value, secrets)
     if isinstance(value, list):
         return [_redacted(item, secrets) for item in value]
     if isinstance(value, dict):
         return {redact(key, secrets): _redacted(item, secrets) for key, item in value.items()}
+    if isinstance(value, int | float) and holds_secret(str(value), secrets):
+        return MARK
     return value
-
-
-def _pattern_for(text: str, secret: str, *, as_bytes: bool) -> re.Pattern[str]:
-    """Return what finds a secret in this text. Most hold no code: they are read much faster."""
-    return _pattern(secret.strip(), as_bytes, coded=_CODED.search(text) is not None)
-
-
-@lru_cache(maxsize=256)
-def _pattern(secret: str, as_bytes: bool, *, coded: bool) -> re.Pattern[str]:
-    """Compile what finds a secret in all its spellings, in bytes read as Latin-1.
-
-    `coded`: each character may be coded, in any way; else it is as it is, but for the spaces in URLs.
-    """
-    text = secret.encode().decode("latin-1") if as_bytes else secret
-    if coded:
-        spelling = "".join(_spellings(char, len(list(run))) for char, run in groupby(text))
-    else:
-        spelling = re.escape(text).replace(r"\ ", "[ +]")
-    return re.compile("|".join([spelling, f"(?i:{secret.encode().hex()})", *_in_base64(secret.encode())]))
-
-
-@lru_cache(maxsize=1024)
-def _spellings(char: str, count: int) -> str:
-    """Return a pattern of a character that comes `count` times in a row."""
-    code = ord(char)
-    percent = "".join(f"%(?:25){{0,{_DEPTH}}}{byte:02x}" for byte in char.encode())
-    backslash = rf"\\{{1,{_BACKSLASHES}}}"
-    coded = [percent, rf"&\#0{{0,{_DEPTH}}}{code};", rf"&\#x0{{0,{_DEPTH}}}{code:x};"]
-    if code < 0x10000:
-        coded.append(f"{backslash}u{code:04x}")
-    if code < 0x100:
-        coded.append(f"{backslash}x{code:02x}")
-    plain = [re.escape(char)]
-    if char in "\"'/\\":
-        plain = [rf"\\{{0,{_BACKSLASHES}}}{re.escape(char)}"]
-    if char == " ":
-        plain.append(r"\+")
-    if char in _NAMED:
-        coded.append(_NAMED[char])
-    if char == "\\" and count > 1:  # one quantifier: several in a row would try every way to share a long run
-        return rf"(?:\\{{{count},{(_BACKSLASHES + 1) * count}}}|(?i:{'|'.join(coded)}){{{count}}})"
-    return f"(?:{'|'.join(plain)}|(?i:{'|'.join(coded)}))" * count
-
-
-def _in_base64(secret: bytes) -> Iterable[str]:
-    """Yield the characters that stand for the secret alone, wherever in a group of three bytes it begins."""
-    for before in range(3):
-        encoded = base64.b64encode(b"\0" * before + secret).decode().rstrip("=")
-        # What is mixed with the bytes before and after is left out.
-        start = (before * 8 + 5) // 6
-        end = (before + len(secret)) * 8 // 6
-        core = encoded[start:end]
-        if len(core) >= _LEAST_BASE64:
-            yield "".join({"+": r"(?:[+\-]|%2[bB])", "/": r"(?:\\?/|_|%2[fF])"}.get(c, c) for c in core)
 
 
 def shown_address(text: str) -> str:

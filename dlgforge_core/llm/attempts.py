@@ -170,7 +170,9 @@ class Attempts:
             answer = completions.read_completion(http.body)
         except ValueError as unreadable:
             self._failed(call, slot, counts, FailureKind.INVALID_BODY, str(unreadable))
-        if http.leaked:
+        if http.leaked or (
+            completions.is_in_pieces(http.body) and self.transports[name].holds_secret(answer.written)
+        ):
             reason = "its answer holds the key that it was sent"
             self._failed(call, slot, counts, FailureKind.LEAKED_KEY, reason)
         if not answer.tells_usage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -32,6 +33,10 @@ _PLAIN_FIELDS = frozenset(
 )
 
 
+# Of messages whose text is put together of several pieces: streams, and content in parts.
+_IN_PIECES = re.compile(rb'^(?!\s*\{)|"(?:content|reasoning\w*|thinking|thought)"\s*:\s*[\[{]|"delta"\s*:')
+
+
 class Answer(NamedTuple):
     """What a 200 carried. `text` is as it came; tokens are 0 when the server does not tell.
 
@@ -47,6 +52,11 @@ class Answer(NamedTuple):
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     state: Mapping[str, Any] = {}
+
+    @property
+    def written(self) -> str:
+        """Everything that the model wrote, put together."""
+        return "\n".join((self.text, self.reasoning, self.refusal, *map(str, self.tool_calls)))
 
     @property
     def tells_usage(self) -> bool:
@@ -87,6 +97,11 @@ def read_completion(body: bytes) -> Answer:
     if answer is None:
         raise ValueError(f"status 200, but the body is no chat completion: {excerpt(body)}")
     return answer
+
+
+def is_in_pieces(body: bytes) -> bool:
+    """Whether the text of an answer may be spread over its body, and stand nowhere in it as it reads."""
+    return _IN_PIECES.search(body) is not None
 
 
 def answer_of(data: Any) -> Answer | None:

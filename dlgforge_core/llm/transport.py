@@ -93,6 +93,10 @@ class EndpointTransport:
         """`text` without the key and other secrets."""
         return redact(text, self.endpoint.secrets)
 
+    def holds_secret(self, text: str) -> bool:
+        """Whether the key or another secret is in a text."""
+        return holds_secret(text, self.endpoint.secrets)
+
     def _answer(self, response: httpx.Response, body: bytes) -> HttpAnswer:
         """Read the answer: what a model writes stays as it is, unless it holds a secret."""
         secrets, leaked = self.endpoint.secrets, False

@@ -1,6 +1,6 @@
 """Documents and file names of any kind: none ends a run, and none takes more than it may.
 
-DLGFORGE_FUZZ_EXAMPLES=20000 python -m pytest tests/fuzz/test_documents.py   # for an hour, by hand
+DLGFORGE_FUZZ_EXAMPLES=20000 python -m pytest tests/fuzz/test_documents.py --timeout 0  # an hour, by hand
 """
 
 from __future__ import annotations

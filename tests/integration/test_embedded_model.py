@@ -357,7 +357,7 @@ class TestServerProcess:
             "import sys; [print('line', i) for i in range(1000)]; print(sys.stdin.readline()); sys.exit(3)"
         )
         server = ServerProcess(
-            [sys.executable, "-c", script], stdin="the-key\n", secrets=["the-key"], log_lines=50
+            [sys.executable, "-c", script], stdin="the-key-0123\n", secrets=["the-key-0123"], log_lines=50
         )
         wait_until(lambda: server.poll() is not None, 10.0)
         assert server.poll() == 3

@@ -7,8 +7,10 @@ import base64
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -17,8 +19,13 @@ from hypothesis import strategies as st
 
 from dlgforge_core.common.hosts import is_loopback
 from dlgforge_core.common.secrets import redact, sendable
-from dlgforge_core.errors import BackendError, ConfigError
+from dlgforge_core.config import AgentConfig, RoutingConfig
+from dlgforge_core.dialogue import Role
+from dlgforge_core.errors import BackendError, ConfigError, RunStoppedError
 from dlgforge_core.knowledge.endpoints import JsonClient
+from dlgforge_core.llm.call_errors import CallError
+from dlgforge_core.llm.client import LlmClient
+from dlgforge_core.llm.completions import is_in_pieces, read_completion
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.server_errors import MAX_REASON_CHARS
 from dlgforge_core.llm.transport import EndpointTransport, HttpAnswer
@@ -63,8 +70,11 @@ def test_a_key_is_taken_out_of_any_text(before: str, after: str) -> None:
 class _Repeats(BaseHTTPRequestHandler):
     """Refuses every call and repeats the key where a message is cut."""
 
+    def do_GET(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
         key = self.headers["Authorization"].removeprefix("Bearer ")
         escaped = key.replace("/", "\\/")
         body = f"{escaped} {key} ".rjust(MAX_REASON_CHARS - 20, "x") + f"{key} is refused"
@@ -79,13 +89,8 @@ class _Repeats(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def base_url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Repeats)
-    thread = Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with _served(_Repeats) as url:
+        yield url
 
 
 def test_half_a_key_is_not_told_either(base_url: str) -> None:
@@ -119,6 +124,19 @@ class _Writes(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def _served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def _asked(api_key: str, **request: object) -> HttpAnswer:
     async def ask(url: str) -> HttpAnswer:
         transport = EndpointTransport(Endpoint("e", url, api_key=api_key))
@@ -127,15 +145,8 @@ def _asked(api_key: str, **request: object) -> HttpAnswer:
         finally:
             await transport.aclose()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Writes)
-    thread = Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        return asyncio.run(ask(f"http://127.0.0.1:{server.server_port}/v1"))
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with _served(_Writes) as url:
+        return asyncio.run(ask(url))
 
 
 @pytest.mark.parametrize(
@@ -145,6 +156,64 @@ def test_a_completion_that_holds_the_key_is_no_answer(shown_text: str) -> None:
     answer = _asked(KEY, say=f"It is {shown_text}!")
     assert answer.leaked
     assert KEY.encode() not in answer.body
+
+
+def _streamed(*pieces: str) -> bytes:
+    chunks: list[Any] = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
+    chunks[-1]["choices"][0] |= {"finish_reason": "stop"}
+    return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _streamed("It is ", KEY[:5], KEY[5:]) + b"data: [DONE]\n\n",
+        _streamed(KEY[:5], KEY[5:]).replace(b"data: ", b""),
+        json.dumps(
+            {"choices": [{"message": {"content": [{"type": "text", "text": t} for t in (KEY[:9], KEY[9:])]}}]}
+        ).encode(),
+        json.dumps(
+            {
+                "choices": [
+                    {"message": {"content": "Yes.", "reasoning": [{"text": KEY[:9]}, {"text": KEY[9:]}]}}
+                ]
+            }
+        ).encode(),
+    ],
+)
+def test_a_completion_that_holds_the_key_in_pieces_is_told_from_its_text(body: bytes) -> None:
+    assert KEY.encode() not in body
+    assert is_in_pieces(body)
+    assert KEY in read_completion(body).written
+    assert not is_in_pieces(b'{"choices": [{"message": {"content": "Yes.", "reasoning": null}}]}')
+
+
+class _Streams(BaseHTTPRequestHandler):
+    """Answers with a stream whose chunks hold the key that it was sent, in two halves."""
+
+    def do_GET(self) -> None:
+        self.do_POST()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        key = self.headers["Authorization"].removeprefix("Bearer ")
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(_streamed("It is ", key[:5], key[5:]) + b"data: [DONE]\n\n")
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_call_whose_answer_holds_the_key_in_pieces_fails() -> None:
+    async def ask(url: str) -> None:
+        endpoint = Endpoint("e", url, api_key=KEY)
+        async with LlmClient([endpoint], RoutingConfig(), patience_s=0.0) as client:
+            messages = [{"role": "user", "content": "Hi"}]
+            await client.complete(Role.ASSISTANT, AgentConfig(), "m", messages, affinity="a")
+
+    with _served(_Streams) as url, pytest.raises((CallError, RunStoppedError), match="holds the key"):
+        asyncio.run(ask(url))
 
 
 @pytest.mark.parametrize("dummy", ["EMPTY", "depends", "0", "none", "sk-no-key-required"])

@@ -23,13 +23,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
 ORPHAN_GRACE_S = 1.0
 PR_SET_PDEATHSIG = 1  # the signal that a process gets when the thread that started it ends
 _PARENT_CHECK_S = 0.5
 _MAX_LINE = 8192
+_HELD = 1024
+"""Characters of a long line that are kept back, in which a secret may begin."""
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -38,10 +40,10 @@ class ServerProcess:
 
     `argv` is run without a shell; never put a secret there. `stdin` is written to the server's standard
     input, which then stays open for as long as both live: the place for secrets (64 KiB at most, what a pipe
-    holds). `env` replaces the environment when given. `secrets` are blanked out of the kept log. `on_stdout`
-    is called with every line of standard output, on a thread of its own. Raises OSError when the supervisor
-    cannot be started; a server that cannot be started shows as an exit with status 127 and a log that says
-    why.
+    holds). `env` replaces the environment when given. `secrets` are blanked out of what is kept and told.
+    `on_stdout` is called with every line of standard output, on a thread of its own. Raises OSError when the
+    supervisor cannot be started; a server that cannot be started shows as an exit with status 127 and a log
+    that says why.
     """
 
     def __init__(
@@ -87,13 +89,10 @@ class ServerProcess:
     def _read(self, stream: IO[str], on_line: Callable[[str], None] | None) -> threading.Thread:
         def read() -> None:
             with stream:
-                for line in iter(lambda: stream.readline(_MAX_LINE), ""):
-                    text = line.rstrip("\n")
+                for line in lines_without(self._secrets, stream):
                     if on_line is not None:
-                        on_line(text)
-                    for secret in self._secrets:
-                        text = text.replace(secret, "***")
-                    self._log.append(text)
+                        on_line(line)
+                    self._log.append(line)
 
         thread = threading.Thread(target=read, name="server-log", daemon=True)
         thread.start()
@@ -128,6 +127,22 @@ class ServerProcess:
             if self._process.stdin and not self._process.stdin.closed:
                 with contextlib.suppress(BrokenPipeError):
                     self._process.stdin.close()
+
+
+def lines_without(secrets: Sequence[str], stream: IO[str]) -> Iterator[str]:
+    """Yield a stream's lines without the secrets; long ones in pieces, of which none ends within a secret."""
+    # Not above: as a program this file uses the standard library alone.
+    from dlgforge_core.common.secrets import redact
+
+    held = ""
+    for piece in iter(lambda: stream.readline(_MAX_LINE), ""):
+        text = redact(held + piece, secrets)
+        end = len(text) if text.endswith("\n") else max(0, len(text) - _HELD)
+        held = text[end:]
+        if end:
+            yield text[:end].rstrip("\n")
+    if held:
+        yield held
 
 
 def prctl(option: int, value: int) -> None:

@@ -277,7 +277,7 @@ class VllmServer:
 
     def _show(self, line: str) -> None:
         """Into the actor's own log, where Ray keeps and shows it."""
-        print(printable(line.replace(self._api_key, "***")), flush=True)
+        print(printable(line), flush=True)
 
     def _await_health(self, root: str) -> str:
         assert self._process is not None
