@@ -11,13 +11,18 @@ _SENTENCE_END = re.compile(
     r"""[.!?\u2026\u061f\u06d4]["'\u2019\u201d\xbb)\]]*(?=\s|$)"""
     r"""|[\u3002\uff01\uff1f]["'\u2019\u201d\u300d\u300f\uff09\xbb)\]]*|\n"""
 )
+_LONE_MARK = re.compile(r"(?:\A|\n)[ \t]*(?:[-*+•]|#{1,6}|\(?\d{1,3}[.)])(?:[ \t]*\*\*)?\Z")
 MAX_GARBAGE_SHARE = 0.1
 
 
 def whole_sentences(text: str) -> str:
-    """`text` up to the end of its last whole sentence or line; empty when there is none."""
+    """`text` up to the end of its last whole sentence or line; empty when there is none.
+
+    The mark of a list's item is no sentence, though there is a full stop in "3.".
+    """
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    return text[: ends[-1]].strip() if ends else ""
+    whole = text[: ends[-1]].strip() if ends else ""
+    return _LONE_MARK.sub("", whole).rstrip()
 
 
 def is_garbage(text: str) -> bool:

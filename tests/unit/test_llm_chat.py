@@ -302,6 +302,11 @@ def test_a_call_error_survives_pickling() -> None:
         ("他说\u300c好的。\u300d然后", "他说\u300c好的。\u300d"),
         ("Look at foo?bar=1 and", ""),
         ("Run !ls and", ""),
+        ("Do this:\n1. Look.\n\n2.", "Do this:\n1. Look."),
+        ("Try:\n- a\n- ", "Try:\n- a"),
+        ("Try:\n1) a\n2) **", "Try:\n1) a"),
+        ("It has 3.\nWe", "It has 3."),
+        ("1. ", ""),
     ],
 )
 def test_a_cut_text_is_shortened_to_whole_sentences(raw: str, whole: str) -> None:
