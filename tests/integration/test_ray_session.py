@@ -33,11 +33,11 @@ from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.runtime.distributed.needs_head import NeedsHead
 from dlgforge_core.store.run_store import RunStore
 from tests.support.ports import closed_port, free_port
-from tests.support.processes import alive, descendants, line_of, program
+from tests.support.processes import alive, command_line, descendants, line_of, program
 from tests.support.run_state import leased
 from tests.support.runs import planned, spec
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
-from tests.support.waiting import seconds_until
+from tests.support.waiting import seconds_until, wait_until
 
 OWNED_DRIVER = """
 import time
@@ -111,6 +111,7 @@ def test_owned_cluster_runs_work_on_loopback_alone_and_ends_with_the_session(
     no_recorded_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {p.pid for p in psutil.Process().children(recursive=True)}
+    folders_before = set(Path(tempfile.gettempdir()).glob("dlgforge-ray-*"))
     sigterm = signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
@@ -139,7 +140,7 @@ def test_owned_cluster_runs_work_on_loopback_alone_and_ends_with_the_session(
         assert len(processes) > 4
         assert listening_addresses(processes) <= {"127.0.0.1", "::1"}
         assert signal.getsignal(signal.SIGTERM) is sigterm
-        folders = list(Path(tempfile.gettempdir()).glob("dlgforge-ray-*"))
+        folders = set(Path(tempfile.gettempdir()).glob("dlgforge-ray-*")) - folders_before
         assert folders
         for folder in folders:
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -164,6 +165,20 @@ def test_kill_9_of_the_driver_leaves_nothing_within_10_s(short_folder: str) -> N
         took = seconds_until(lambda: not alive(parts), 10)
         seconds_until(lambda: not os.listdir(short_folder), 5)
     print(f"{len(parts)} processes were gone {took:.1f} s after kill -9 of the driver")
+
+
+def test_kill_9_of_a_driver_that_is_starting_its_cluster_leaves_nothing(short_folder: str) -> None:
+    def parts() -> list[psutil.Process]:
+        """Return the processes of the cluster, and its reaper."""
+        return [p for p in psutil.process_iter() if f"{short_folder}/dlgforge-ray-" in command_line(p)]
+
+    with program(OWNED_DRIVER, env={"RAY_TMPDIR": short_folder}) as process:
+        wait_until(
+            lambda: "gcs_server" in {p.name() for p in parts()}, 60, "the first process of the cluster"
+        )
+        process.kill()
+        process.wait()
+    seconds_until(lambda: not parts() and not os.listdir(short_folder), 15)
 
 
 def test_kill_9_of_the_raylet_leaves_no_agents() -> None:

@@ -7,7 +7,8 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,33 @@ def test_each_cluster_has_a_folder_and_a_token_of_its_own(token_env: None) -> No
     assert MODE not in os.environ
     assert TOKEN_PATH not in os.environ
     assert not os.path.exists(first.path)
+
+
+@pytest.fixture
+def short_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yield a folder for Ray's files, with a path as short as its sockets need."""
+    with tempfile.TemporaryDirectory(prefix="d", dir="/tmp") as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield Path(folder)
+
+
+def test_folders_that_no_process_uses_any_more_are_deleted_by_the_next_session(
+    token_env: None, short_folder: Path
+) -> None:
+    used, killed, failed, old_failed = (PrivateFolder(lambda _: None) for _ in range(4))
+    failed.release()
+    old_failed.release()
+    os.close(killed.in_use)  # as the kernel does when its process and its reaper are killed
+    elsewhere = short_folder / "elsewhere"
+    elsewhere.mkdir()
+    link = short_folder / "dlgforge-ray-planted0"
+    link.symlink_to(elsewhere)
+    for folder, hours in [(used, 48), (killed, 1), (failed, 1), (old_failed, 48)]:
+        then = time.time() - 3600 * hours
+        os.utime(folder.path, (then, then))
+    PrivateFolder(lambda _: None).remove()
+    assert set(short_folder.iterdir()) == {Path(used.path), Path(failed.path), elsewhere, link}
+    used.remove()
 
 
 def test_a_temporary_folder_with_a_long_path_is_passed_over(

@@ -3,7 +3,8 @@
 Ray's own processes mostly end with their driver, but after a `kill -9` the agents of the raylet stay for a
 minute, waiting for a cluster that is gone. `RayReaper` starts this very file as a small program and holds a
 pipe to it; the kernel closes the pipe when the driver dies, whatever kills it, and the program then ends the
-raylet, its agents and whatever was started below it. When the raylet alone dies, its remains go as well.
+raylet, its agents and whatever was started below it, and deletes the cluster's folder. When the raylet alone
+dies, its remains go as well.
 
 As a program it uses the standard library alone, so that it starts in milliseconds.
 """
@@ -19,31 +20,50 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 GRACE_S = 1.0
 """Seconds that the cluster has to end by itself."""
 _CHECK_S = 1.0
+_KEEP = "keep\n"
 
 
 class RayReaper:
-    """Watches the raylet `raylet_pid` for this process, and deletes `folder` when the cluster is gone.
+    """Watches for this process over the cluster whose files are in `folder`, from before it is started.
 
-    Raises OSError when the program cannot be started.
+    `in_use` is a descriptor that it keeps open as long as it runs. Raises OSError when the program cannot be
+    started.
     """
 
-    def __init__(self, raylet_pid: int, node_id: str, others: Iterable[int] = (), folder: str = "") -> None:
-        self._raylet = (raylet_pid, start_time(raylet_pid))
-        known = ",".join(f"{pid}:{started}" for pid in others if (started := start_time(pid)))
+    def __init__(self, folder: str, in_use: int) -> None:
+        self._raylet = (0, "")
         # -I and -S: nothing of the caller's environment can slow or break it.
         program = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
         self._process = subprocess.Popen(
-            [*program, str(raylet_pid), node_id, known, folder],
+            [*program, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={},
+            pass_fds=[in_use],
             start_new_session=True,  # Ctrl-C in a terminal must not end it before us
         )
+
+    def watch(self, raylet_pid: int, node_id: str, others: Iterable[int] = ()) -> None:
+        """Tell it what the cluster that was started consists of: its raylet, its node and other processes."""
+        self._raylet = (raylet_pid, start_time(raylet_pid))
+        known = ",".join(f"{pid}:{started}" for pid in others if (started := start_time(pid)))
+        self._tell(f"{raylet_pid} {node_id} {known}\n")
+
+    def keep_folder(self) -> None:
+        """Have it leave the folder where it is: somebody may want the logs."""
+        self._tell(_KEEP)
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line.encode())
+            self._process.stdin.flush()
 
     @property
     def pid(self) -> int:
@@ -80,58 +100,82 @@ def start_time(pid: int) -> str:
     return "" if fields[0] in ("Z", "X") else fields[19]
 
 
-def _remains(markers: tuple[bytes, ...], known: dict[int, str]) -> Iterator[int]:
-    """Yield the processes of the cluster: known by pid, or with its mark in their environment."""
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        pid = int(entry)
-        started = start_time(pid)
-        if not started:
-            continue
-        if known.get(pid) == started:
-            yield pid
-            continue
+@dataclass
+class _Cluster:
+    """What is known of the cluster: at first its folder alone, and once it runs its processes."""
+
+    folder: str
+    raylet: tuple[int, str] = (0, "")
+    markers: tuple[bytes, ...] = ()
+    known: dict[int, str] = field(default_factory=dict)
+    keeps_folder: bool = False
+
+    def hear(self, line: str) -> None:
+        """Take in a line of the driver's."""
+        if line + "\n" == _KEEP:
+            self.keeps_folder = True
+            return
+        raylet, node_id, others = line.split(" ")
+        self.raylet = (int(raylet), start_time(int(raylet)))
+        self.markers = (f"RAY_RAYLET_PID={raylet}".encode(), f"RAY_NODE_ID={node_id}".encode())
+        pairs = (item.split(":") for item in others.split(",") if item)
+        self.known = {int(pid): started for pid, started in pairs} | dict([self.raylet])
+
+    def remains(self, *, known: bool = True) -> Iterator[int]:
+        """Yield its processes, without `known` those alone that its raylet started."""
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit() or int(entry) == os.getpid():
+                continue
+            pid = int(entry)
+            started = start_time(pid)
+            if started and ((known and self.known.get(pid) == started) or self._has(pid)):
+                yield pid
+
+    def _has(self, pid: int) -> bool:
         try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                environ = file.read().split(b"\0")
+            if self.markers:
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    return any(variable in self.markers for variable in file.read().split(b"\0"))
+            with open(f"/proc/{pid}/cmdline", "rb") as file:  # it was being started
+                return os.fsencode(self.folder) + b"/" in file.read()
         except OSError:
-            continue  # another user's, or gone
-        if any(variable in markers for variable in environ):
-            yield pid
+            return False  # another user's, or gone
 
-
-def _reap(markers: tuple[bytes, ...], known: dict[int, str]) -> None:
-    deadline = time.monotonic() + GRACE_S
-    while time.monotonic() < deadline and any(True for _ in _remains(markers, known)):
-        time.sleep(0.1)
-    for _ in range(3):  # what was being started while we looked is found by the next look
-        for pid in _remains(markers, known):
-            if pid != os.getpid():
+    def reap(self, *, known: bool = True) -> None:
+        """End what `remains` of it, after a time in which it may end by itself."""
+        deadline = time.monotonic() + GRACE_S
+        while time.monotonic() < deadline and any(True for _ in self.remains(known=known)):
+            time.sleep(0.1)
+        for _ in range(3):  # what was being started while we looked is found by the next look
+            for pid in self.remains(known=known):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-        time.sleep(0.1)
+            time.sleep(0.1)
 
 
-def _watch(raylet_pid: int, node_id: str, others: str, folder: str) -> None:
+def _watch(folder: str) -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    raylet = start_time(raylet_pid)
-    markers = (f"RAY_RAYLET_PID={raylet_pid}".encode(), f"RAY_NODE_ID={node_id}".encode())
-    known = {int(pid): started for pid, started in (item.split(":") for item in others.split(",") if item)}
-    everything = known | {raylet_pid: raylet}
+    cluster = _Cluster(folder)
+    heard = b""
     while True:
         ready, _, _ = select.select([0], [], [], _CHECK_S)
-        if ready and not os.read(0, 1024):
-            _reap(markers, everything)
-            if folder:
-                shutil.rmtree(folder, ignore_errors=True)
-            return
-        if raylet and start_time(raylet_pid) != raylet:
+        if ready:
+            more = os.read(0, 65536)
+            if not more:
+                break
+            *lines, heard = (heard + more).split(b"\n")
+            for line in lines:
+                cluster.hear(line.decode())
+        pid, started = cluster.raylet
+        if started and start_time(pid) != started:
             # The driver lives and may still want the head's log: only the raylet's own remains go.
-            raylet = ""
-            _reap(markers, {})
+            cluster.raylet = (0, "")
+            cluster.reap(known=False)
+    cluster.reap()
+    if not cluster.keeps_folder:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    _watch(int(sys.argv[1]), *sys.argv[2:5])
+    _watch(sys.argv[1])

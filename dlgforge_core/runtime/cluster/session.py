@@ -199,12 +199,15 @@ class RaySession:
             "_node_ip_address": "127.0.0.1",
         }
         try:
+            self._reaper = RayReaper(self._folder.path, self._folder.in_use)
             with _loopback_only(), patient_start(self._progress):
                 self._init(arguments, CONNECT_TIMEOUT_S + START_TIMEOUT_S)
             self._owned = True
-            self._reaper = _reaper_of_local_node(self._folder.path)
+            _watch_local_node(self._reaper)
         except Exception as error:
-            self._folder.forget_token()
+            self._folder.release()
+            if self._reaper is not None:
+                self._reaper.keep_folder()
             logs, self._folder = self._folder.for_ray, None  # they stay, for whoever looks into it
             raise RayError(
                 f"a local Ray cluster could not be started: {_reason(error)}; set ray.address to a running "
@@ -283,8 +286,8 @@ def _loopback_only() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _reaper_of_local_node(folder: str) -> RayReaper:
-    """Return a reaper for the local cluster that this process has just started."""
+def _watch_local_node(reaper: RayReaper) -> None:
+    """Have the reaper watch over the local cluster that this process has just started."""
     import psutil
     import ray
     from ray._private import worker
@@ -294,7 +297,7 @@ def _reaper_of_local_node(folder: str) -> RayReaper:
     raylet = processes["raylet"][0]
     others = [pid for pids in processes.values() for pid in pids]
     others += [child.pid for child in psutil.Process(raylet).children(recursive=True)]
-    return RayReaper(raylet, ray.get_runtime_context().get_node_id(), others, folder)
+    reaper.watch(raylet, ray.get_runtime_context().get_node_id(), others)
 
 
 def _reason(error: BaseException) -> str:
