@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import dagster as dg
 
@@ -72,9 +71,3 @@ def endpoint_slot(context: dg.AssetExecutionContext, store: RunStore, slots: int
 
     with generation_slot(store.database, slots, on_wait):
         yield
-
-
-def report_status(context: dg.AssetExecutionContext, status: object, figures: Mapping[str, Any]) -> None:
-    """Log where a session stands, and show its figures on the asset page while it goes on."""
-    context.log.info(str(status))
-    context.log_event(dg.AssetObservation(context.asset_key, metadata=figures))

@@ -127,6 +127,11 @@ class DialogueRun:
             context.question_kinds, context.seed, self._plan.dialogue_id, self._plan.n_turns
         )
 
+    @property
+    def turn(self) -> int:
+        """The turn that is being made, from 1; of a finished dialogue the last."""
+        return min(self._state.index + 1, self._plan.n_turns)
+
     async def run(self) -> End:
         """Do what is left to do; returns how the dialogue ended.
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dlgforge_core.durations import duration
 from dlgforge_core.errors import RunStoppedError, StoreError
 from dlgforge_core.generation.worker import WorkerResult
+from dlgforge_core.llm.call_figures import CallFigures, UnderWay
 from dlgforge_core.llm.stats import CallStats
-from dlgforge_core.scheduling.background import Work, duration, report_while
+from dlgforge_core.scheduling.background import Work, report_while
 from dlgforge_core.store.attempts import Shortfall
 from dlgforge_core.store.run_records import Progress
 from dlgforge_core.store.run_store import RunStore
@@ -31,13 +33,17 @@ class Runner(Work[WorkerResult], Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a session stands; rates are over this session, per second of wall clock."""
+    """Where a session stands; `calls` are those of this session."""
 
     progress: Progress
-    elapsed_s: float
-    calls_per_s: float
-    tokens_per_s: float
+    calls: CallFigures
     seconds_left: float | None
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """What has changed when a new line is worth it."""
+        progress = self.progress
+        return progress.done, progress.dropped, progress.unaccepted, progress.turns, self.calls.answered
 
     def __str__(self) -> str:
         progress = self.progress
@@ -45,9 +51,9 @@ class Status:
         replaced = progress.unaccepted or progress.spares
         parts = [
             f"{progress.done}/{progress.planned} dialogues {'accepted' if replaced else 'done'}",
+            *filter(None, [self.calls.under_way.dialogues_text()]),
             f"{progress.turns} turns",
-            f"{self.calls_per_s:.1f} calls/s",
-            f"{self.tokens_per_s:.0f} tokens/s",
+            str(self.calls),
         ]
         if drops:
             parts.insert(1, f"dropped {progress.dropped} ({drops})")
@@ -95,7 +101,7 @@ def generate(
     poll_s: float = 0.5,
     first_report_s: float = 3.0,
 ) -> RunReport:
-    """Work on the run to its end, calling `on_status` every few seconds, more rarely the longer it takes.
+    """Work on the run to its end, calling `on_status` every few seconds.
 
     `make_runner` is called only when something is left to do: a finished run makes no call at all.
     An interrupt (any exception raised in the waiting thread) cuts the work off; what was committed stays,
@@ -159,12 +165,12 @@ def merged_calls(stats: Iterable[Mapping[str, Any]]) -> CallStats:
 
 
 def _status(now: Progress, before: Progress, stats: Mapping[str, Any] | None, elapsed_s: float) -> Status:
-    calls = CallStats.from_json((stats or {}).get("calls", ())).total()
+    calls, under_way = CallStats.from_json((stats or {}).get("calls", ())), UnderWay()
+    if stats and "under_way" in stats:
+        under_way = UnderWay.from_json(stats["under_way"])
     turns = now.turns - before.turns
     return Status(
         progress=now,
-        elapsed_s=elapsed_s,
-        calls_per_s=calls.calls / elapsed_s,
-        tokens_per_s=(calls.prompt_tokens + calls.completion_tokens) / elapsed_s,
+        calls=CallFigures.of(calls, elapsed_s, under_way),
         seconds_left=elapsed_s / turns * (now.turns_planned - now.turns) if turns > 0 else None,
     )

@@ -22,6 +22,7 @@ from dlgforge_core.generation.dialogue_run import DialogueContext, DialogueRun
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.judge_watch import JudgeWatch
 from dlgforge_core.generation.tools import Toolbox
+from dlgforge_core.llm.call_figures import UnderWay
 from dlgforge_core.llm.client import LlmClient, RequestRefusedError
 from dlgforge_core.prompting.templates import Templates
 from dlgforge_core.prompting.trace import Trace
@@ -113,6 +114,7 @@ class Worker:
         client.before_call(store.lease.permit)
         self._held: dict[str, _Held] = {}
         """Held back until it is known whether such requests are refused for what they hold, or all are."""
+        self._open: dict[str, DialogueRun] = {}
         self._judging = JudgeWatch()
         self._counts = WorkerCounts()
         self._stop_reason: str | None = None
@@ -132,7 +134,8 @@ class Worker:
     def stats(self) -> dict[str, Any]:
         """Return what was counted so far, as plain data.
 
-        `tokens`, `calls`, `counts`, `open`, the endpoints' health, and the Unix times of start and telling.
+        `tokens`, `calls`, `counts`, `under_way`, the endpoints' health, and when it started and told this
+        (Unix times).
         """
         calls = self._client.stats
         return {
@@ -146,11 +149,16 @@ class Worker:
                 "unaccepted": self._counts.unaccepted,
                 "unjudged": dict(self._judging.unjudged),
             },
-            "open": self._rolling.n_open,
+            "under_way": self._under_way().to_json(),
             "endpoints": [health.to_json() for health in self._client.health()],
             "started_at": self._started_at,
             "updated_at": time.time(),
         }
+
+    def _under_way(self) -> UnderWay:
+        turns = [run.turn for run in list(self._open.values())]
+        calls, oldest_s = self._client.under_way()
+        return UnderWay(calls, oldest_s, len(turns), (min(turns), max(turns)) if turns else None)
 
     def _tokens(self) -> int:
         return self._client.stats.tokens
@@ -207,6 +215,7 @@ class Worker:
             dialogue_id = item.plan.dialogue_id
             run = DialogueRun(self._context, item, functools.partial(self._saw, dialogue_id))
             work = run.run()
+        self._open[dialogue_id] = run
         try:
             end = await work
             if isinstance(end, Dropped):
@@ -223,6 +232,8 @@ class Worker:
         except LeaseLostError:
             self._counts.lost += 1
             self._lease_in_doubt.set()
+        finally:
+            del self._open[dialogue_id]
 
     async def _drop(self, dialogue_id: str, end: Dropped) -> None:
         _log.info("dialogue %s is dropped: %s: %s", dialogue_id, end.reason, end.detail)

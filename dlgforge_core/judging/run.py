@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from dlgforge_core.config import JudgeConfig, LlmConfig, MarkupConfig, PromptsConfig, RoutingConfig
 from dlgforge_core.database.group_writer import GroupWriter
+from dlgforge_core.durations import duration
 from dlgforge_core.errors import RunStoppedError
 from dlgforge_core.judging.engine import Chain, Engine, Tally, chains
 from dlgforge_core.judging.judges import Judge, judges_of
@@ -25,12 +26,13 @@ from dlgforge_core.judging.store import (
     judging_locks,
     put_verdicts,
 )
+from dlgforge_core.llm.call_figures import CallFigures, UnderWay
 from dlgforge_core.llm.client import LlmClient
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.following import follow_endpoints
 from dlgforge_core.llm.stats import CallStats
 from dlgforge_core.prompting.templates import SHIPPED, Templates
-from dlgforge_core.scheduling.background import LoopThread, duration, report_while
+from dlgforge_core.scheduling.background import LoopThread, report_while
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
@@ -41,22 +43,21 @@ _APPLICATION = "dlgforge judging"  # the name of its connections
 
 @dataclass(frozen=True, slots=True)
 class JudgingStatus:
-    """Where a session stands; rates are over this session, per second of wall clock."""
+    """Where a session stands; `calls` are those of this session."""
 
     wanted: int
     judged: int
     failures: Mapping[str, int]
-    elapsed_s: float
-    calls_per_s: float
-    tokens_per_s: float
+    calls: CallFigures
     seconds_left: float | None
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """What has changed when a new line is worth it."""
+        return self.judged, sum(self.failures.values()), self.calls.answered
+
     def __str__(self) -> str:
-        parts = [
-            f"{self.judged}/{self.wanted} verdicts",
-            f"{self.calls_per_s:.1f} calls/s",
-            f"{self.tokens_per_s:.0f} tokens/s",
-        ]
+        parts = [f"{self.judged}/{self.wanted} verdicts", str(self.calls)]
         if self.failures:
             reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(self.failures.items()))
             parts.insert(1, f"failed {sum(self.failures.values())} ({reasons})")
@@ -150,7 +151,9 @@ def judge_dialogues(
                 session = _Session(work, tuple(endpoints()), refresh())
                 started = time.monotonic()
                 session.start()
-                watch = _Watch(wanted, min(present, wanted), tallies, session.stats, started)
+                watch = _Watch(
+                    wanted, min(present, wanted), tallies, session.stats, session.under_way, started
+                )
                 _see_through(session, lambda _: on_status(watch.status()), started, poll_s, first_report_s)
                 calls, stop_reason = session.stats(), session.stop_reason
             if sum(tally.kept + tally.given for tally in tallies.values()) >= wanted:
@@ -175,6 +178,7 @@ class _Watch:
     present: int
     tallies: Mapping[str, Tally]
     stats: Callable[[], CallStats]
+    under_way: Callable[[], UnderWay]
     started: float
 
     def status(self) -> JudgingStatus:
@@ -184,14 +188,11 @@ class _Watch:
         ended = given + failures.total()
         # Those judged anew because the text has changed were counted as present.
         left = max(0, self.wanted - self.present - ended)
-        total = self.stats().total()
         return JudgingStatus(
             wanted=self.wanted,
             judged=min(self.wanted, self.present + given),
             failures=failures,
-            elapsed_s=elapsed,
-            calls_per_s=total.calls / elapsed,
-            tokens_per_s=(total.prompt_tokens + total.completion_tokens) / elapsed,
+            calls=CallFigures.of(self.stats(), elapsed, self.under_way()),
             seconds_left=elapsed / ended * left if ended else None,
         )
 
@@ -247,6 +248,10 @@ class _Session:
     def stats(self) -> CallStats:
         """Return the calls so far."""
         return self._client.stats if self._client is not None else CallStats()
+
+    def under_way(self) -> UnderWay:
+        """Return what goes on at the moment."""
+        return UnderWay(*self._client.under_way()) if self._client is not None else UnderWay()
 
     def result(self) -> None:
         """Raise what it failed with. To be called once `wait` has returned True."""

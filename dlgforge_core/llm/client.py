@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
@@ -56,6 +58,8 @@ class LlmClient:
         self.stats = CallStats()
         self.roles = RoleRecord(self.stats, expected_failures)
         self._markup = Markup(markup)
+        self._began: dict[int, float] = {}
+        """When each call under way began, the oldest first."""
         self._attempts = Attempts(
             endpoints,
             routing,
@@ -95,6 +99,13 @@ class LlmClient:
     def capacity(self, caller: str) -> tuple[Hashable, int]:
         """Return which endpoints a caller has, as a key, and how many calls these bear at once."""
         return self._attempts.router.capacity(caller)
+
+    def under_way(self) -> tuple[int, float]:
+        """Return how many calls are under way, and the age of the oldest in seconds; for status lines."""
+        with contextlib.suppress(RuntimeError):  # the loop's thread has just begun or ended one
+            for began in self._began.values():
+                return len(self._began), time.monotonic() - began
+        return 0, 0.0
 
     def health(self) -> list[EndpointHealth]:
         """Return the state of every endpoint, for progress lines."""
@@ -261,10 +272,13 @@ class LlmClient:
     async def _answer(self, call: Call, replies: list[Reply]) -> Reply:
         """Make the call and put its answer at the end of `replies`, the answers that came before."""
         call.attempts = len(replies)  # so that asking again counts as a retry
+        self._began[id(call)] = time.monotonic()
         try:
             reply = await self._attempts.answer(call)
         except CallError as error:
             raise self.roles.error_of(call.role, call.affinity, error) from None
+        finally:
+            del self._began[id(call)]
         replies.append(reply)
         return reply
 

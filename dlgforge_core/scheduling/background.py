@@ -49,22 +49,14 @@ def report_while(
             elapsed_s = time.monotonic() - started
             if elapsed_s >= next_report_s:
                 report(elapsed_s)
-                # A long session reports ever more rarely, so that the event log stays bounded.
-                next_report_s = elapsed_s + max(first_report_s, elapsed_s / 20)
+                # To look must cost little, however much there is to count.
+                took_s = time.monotonic() - started - elapsed_s
+                next_report_s = elapsed_s + max(first_report_s, took_s * 20)
         return work.result()
     except BaseException:
         work.stop("interrupted")
         work.wait(_STOP_TIMEOUT_S)
         raise
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time as a progress line tells it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 class LoopThread(Generic[T]):

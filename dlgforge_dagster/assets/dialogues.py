@@ -23,8 +23,9 @@ from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata.dialogues import coverage_metadata, dialogues_metadata
 from dlgforge_dagster.partitions import dialogue_key, is_mislabelled, seed_batch_of
+from dlgforge_dagster.progress import progress_report
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
-from dlgforge_dagster.steps import as_failure, endpoint_slot, failure, report_status
+from dlgforge_dagster.steps import as_failure, endpoint_slot, failure
 from dlgforge_dagster.tags import FINGERPRINT_TAG, NOTHING_TAG, OWNERS, RUN_ID_TAG
 from dlgforge_dagster.versions import Provenance, dialogues_version, digest, recorded_versions
 
@@ -222,14 +223,9 @@ def _generate(
     index: CurrentIndex | None,
 ) -> RunReport:
     def on_status(status: Status) -> None:
-        figures = {
-            "done": status.progress.done,
-            "planned": status.progress.planned,
-            "dropped": status.progress.dropped,
-            "calls_per_s": round(status.calls_per_s, 2),
-            "tokens_per_s": round(status.tokens_per_s, 1),
-        }
-        report_status(context, status, figures)
+        progress = status.progress
+        figures = {"done": progress.done, "planned": progress.planned, "dropped": progress.dropped}
+        report.show(status, progress.done + progress.dropped, progress.planned, figures)
 
     try:
         # Before anything starts, so that a key that is missing is known at once.
@@ -259,6 +255,7 @@ def _generate(
                 progress=progress,
             )
 
-        return generate(run_store, run.run_id, make_runner, on_status)
+        with progress_report(context) as report:
+            return generate(run_store, run.run_id, make_runner, on_status)
     except DlgforgeError as error:
         raise failure(context, error, dlgforge_run_id=run.run_id) from error

@@ -22,11 +22,11 @@ from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata.judgements import judgements_metadata
+from dlgforge_dagster.progress import progress_report
 from dlgforge_dagster.steps import (
     as_failure,
     endpoint_slot,
     failure,
-    report_status,
     run_and_scope,
 )
 from dlgforge_dagster.tags import JUDGED_TAG, OWNERS
@@ -124,13 +124,8 @@ def _judge(
     callers = {one.caller: one.agent for one in judges_of(judge, settings)}
 
     def on_status(status: JudgingStatus) -> None:
-        figures = {
-            "verdicts": status.judged,
-            "wanted": status.wanted,
-            "calls_per_s": round(status.calls_per_s, 2),
-            "tokens_per_s": round(status.tokens_per_s, 1),
-        }
-        report_status(context, status, figures)
+        figures = {"verdicts": status.judged, "wanted": status.wanted}
+        report.show(status, status.judged, status.wanted, figures)
 
     def endpoints() -> Sequence[Endpoint]:
         held.enter_context(endpoint_slot(context, run_store, slots))
@@ -139,7 +134,7 @@ def _judge(
             context.log.info(f"endpoint {endpoint.name}: {endpoint.base_url}")
         return found
 
-    with ExitStack() as held:
+    with progress_report(context) as report, ExitStack() as held:
         return judge_dialogues(
             run_store,
             scope,

@@ -373,8 +373,8 @@ def test_an_interrupt_cuts_the_calls_off_within_seconds(store: RunStore) -> None
         status = statuses[0]
         assert status.wanted == 80
         assert 0 < status.judged <= kept
-        assert status.calls_per_s > 0
-        assert status.tokens_per_s > 0
+        assert status.calls.calls_per_s > 0
+        assert status.calls.tokens_per_s > 0
         assert status.seconds_left is not None
         assert f"{status.judged}/80 verdicts" in str(status)
         sim.configure(latency_s=0.0)

@@ -13,6 +13,7 @@ from dlgforge_core.common.restarts import RestartBudget
 from dlgforge_core.config import RayConfig, SpawnConfig
 from dlgforge_core.generation.worker import WorkerResult
 from dlgforge_core.generation.worker_thread import WorkerSpec
+from dlgforge_core.llm.call_figures import UnderWay
 from dlgforge_core.runtime.cluster.calls import (
     PLACEMENT_PROGRESS_S,
     kill_quietly,
@@ -141,7 +142,10 @@ class RayRunner:
     def stats(self) -> Mapping[str, Any] | None:
         """Return what the workers of this session have published, put together."""
         stats = self._store.worker_stats(self._spec.run.run_id)[self._earlier_workers :]
-        return {"calls": [item for worker in stats for item in worker.get("calls", ())]}
+        return {
+            "calls": [item for worker in stats for item in worker.get("calls", ())],
+            "under_way": UnderWay.of_workers(stats).to_json(),
+        }
 
     def result(self) -> WorkerResult:
         """How the run ended; raises what it failed with. Call once `wait` has returned True."""
