@@ -35,13 +35,19 @@ class Response(Protocol):
 
 
 async def read_body(response: Response, limit: int) -> bytes:
-    """Return the body, decoded. Raises BodyError for one longer than `limit`, or in more than one encoding.
+    """Return the body, decoded, as `decoded` does."""
+    return await decoded(response.aiter_raw(), response.headers.get("content-encoding", ""), limit)
 
-    What is decoded is counted while it is decoded, so that a small body cannot grow large in memory.
+
+async def decoded(parts: AsyncIterator[bytes], encoding: str, limit: int) -> bytes:
+    """Return the body of these `parts`, decoded by its Content-Encoding.
+
+    Raises BodyError for one longer than `limit`, or in more than one encoding. What is decoded is counted
+    while it is decoded, so that a small body cannot grow large in memory.
     """
-    decoder = _decoder(response.headers.get("content-encoding", ""))
+    decoder = _decoder(encoding) if encoding else None
     body = bytearray()
-    async for part in response.aiter_raw():
+    async for part in parts:
         if decoder is None:
             body += part
         else:

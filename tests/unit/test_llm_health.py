@@ -324,7 +324,7 @@ def test_loopback_is_never_reached_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("NO_PROXY", "internal.example")
 
     def proxy(url: str) -> object:
-        return EndpointTransport(Endpoint("a", url))._transport.proxy
+        return EndpointTransport(Endpoint("a", url)).proxy
 
     for host in ("localhost", "localhost.", "gpu.localhost", "127.0.0.1", "127.1.2.3", "[::1]", "0.0.0.0"):
         assert proxy(f"http://{host}:8000/v1") is None
@@ -350,7 +350,7 @@ def test_a_proxy_is_used_or_refused_without_its_password(
         monkeypatch.setenv(name, value)
     endpoint = Endpoint("a", "https://api.example.com/v1")
     if url is not None:
-        used = EndpointTransport(endpoint)._transport.proxy
+        used = EndpointTransport(endpoint).proxy
         assert used is not None
         assert str(used.url) == url
         return

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import ipaddress
 import ssl
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import certifi
 import httpx
@@ -15,6 +21,8 @@ from hypothesis import strategies as st
 from dlgforge_core.common.proxies import is_exempt, proxy_for
 from dlgforge_core.common.tls import client_context
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.transport import EndpointTransport, HttpAnswer, TransportError
 
 PROXY = "http://proxy.example:3128"
 
@@ -124,6 +132,53 @@ def test_no_value_ends_in_another_error(no_proxy: str, more: str) -> None:
         is_exempt(host, 443, no_proxy + more)
     url = proxy_for("https://api.example/v1", {"https_proxy": PROXY, "no_proxy": no_proxy})
     assert url is None or httpx.Proxy(url)
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    """Refuses everything, and keeps what it was asked for."""
+
+    asked: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_POST(self) -> None:
+        self.asked.append((f"{self.command} {self.path}", self.headers["Proxy-Authorization"]))
+        self.send_response(502)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_CONNECT = do_POST
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("http://model.invalid/v1", "POST http://model.invalid/v1/chat/completions"),
+        ("https://model.invalid/v1", "CONNECT model.invalid:443"),
+    ],
+)
+def test_a_proxy_is_told_its_password(monkeypatch: pytest.MonkeyPatch, url: str, asked: str) -> None:
+    async def ask() -> HttpAnswer:
+        transport = EndpointTransport(Endpoint("e", url))
+        try:
+            return await transport.post_chat(b"{}")
+        finally:
+            await transport.aclose()
+
+    _Proxy.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setenv(f"{url.partition(':')[0]}_proxy", f"http://u:p%40ss@127.0.0.1:{server.server_port}")
+    try:
+        with suppress(TransportError):
+            assert asyncio.run(ask()).status == 502
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert _Proxy.asked == [(asked, f"Basic {base64.b64encode(b'u:p@ss').decode()}")]
 
 
 # Certificates
