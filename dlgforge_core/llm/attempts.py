@@ -163,13 +163,13 @@ class Attempts:
         if http.status != 200:
             error = server_errors.read_error(http, self._words)
             self._refused(call, slot, counts, dialect, error, http, body)
-        if (hidden := server_errors.error_within(http.body, self._words)) is not None:
-            self._refused(call, slot, counts, dialect, hidden, http, body)
         latency_s = loop.time() - started
         try:
-            answer = completions.read_completion(http.body)
+            answer = completions.read_answer(http.body, self._words)
         except ValueError as unreadable:
             self._failed(call, slot, counts, FailureKind.INVALID_BODY, str(unreadable))
+        if isinstance(answer, ErrorAnswer):
+            self._refused(call, slot, counts, dialect, answer, http, body)
         if http.leaked or (
             completions.is_in_pieces(http.body) and self.transports[name].holds_secret(answer.written)
         ):

@@ -10,9 +10,10 @@ import orjson
 
 from dlgforge_core.common import bodies
 from dlgforge_core.common.bodies import BodyError
-from dlgforge_core.llm import event_stream, tool_calls
-from dlgforge_core.llm.server_errors import excerpt
+from dlgforge_core.llm import event_stream, server_errors, tool_calls
+from dlgforge_core.llm.server_errors import ErrorAnswer, excerpt
 from dlgforge_core.llm.tool_calls import ToolCall
+from dlgforge_core.llm.vocabulary import Meaning
 
 CHARS_PER_TOKEN = 4
 """Roughly, of most texts and tokenizers."""
@@ -87,12 +88,27 @@ def read_value(body: bytes) -> Any:
     return event_stream.read_values(text)
 
 
+def read_answer(body: bytes, words: Mapping[str, Meaning] | None = None) -> Answer | ErrorAnswer:
+    """Read the body of a 200: a chat completion, or the error that it carries in place of one.
+
+    Raises ValueError, saying what is wrong, when it is neither. The JSON is parsed once for both.
+    """
+    data = server_errors.plain_json(body)
+    return server_errors.error_in(data, body, words) or _completion_in(data, body)
+
+
 def read_completion(body: bytes) -> Answer:
     """Read a chat completion. Raises ValueError, saying what is wrong, when `body` is not one."""
-    try:
-        data = read_value(body)
-    except BodyError as error:
-        raise ValueError(f"status 200, but the body cannot be used: {error}") from None
+    return _completion_in(None, body)
+
+
+def _completion_in(data: Any, body: bytes) -> Answer:
+    """Return the completion in a body, of which `data` is the JSON if it is known."""
+    if data is None:
+        try:
+            data = read_value(body)
+        except BodyError as error:
+            raise ValueError(f"status 200, but the body cannot be used: {error}") from None
     answer = answer_of(data)
     if answer is None:
         raise ValueError(f"status 200, but the body is no chat completion: {excerpt(body)}")

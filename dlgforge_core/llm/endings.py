@@ -31,7 +31,7 @@ class Endings:
 
     def of(self, finish_reason: str, endpoint: str) -> AnswerEnd:
         """How an answer of this endpoint ended."""
-        kind = self._own.get(squeeze(finish_reason)) or ending_of(finish_reason)
+        kind = (self._own and self._own.get(squeeze(finish_reason))) or ending_of(finish_reason)
         if kind not in (Ending.ERROR, Ending.UNKNOWN):
             return AnswerEnd(kind)
         shown = excerpt(finish_reason)[:80]

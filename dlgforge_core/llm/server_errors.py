@@ -107,7 +107,7 @@ def meaning_of_words(text: str) -> Meaning | None:
 def read_error(answer: HttpAnswer, words: Mapping[str, Meaning] | None = None) -> ErrorAnswer:
     """Read the body of an error: OpenAI's shape, those of other servers, or plain text."""
     body = answer.body[:MAX_ERROR_BYTES]
-    data = _parsed(body) if len(answer.body) <= MAX_ERROR_BYTES else None
+    data = plain_json(body) if len(answer.body) <= MAX_ERROR_BYTES else None
     if data is None:
         text = body.decode("utf-8", "replace")
         return ErrorAnswer(answer.status, excerpt(text), text=_line(text), words=words or {})
@@ -119,9 +119,13 @@ def error_within(body: bytes, words: Mapping[str, Meaning] | None = None) -> Err
 
     Its status is the one that it names, or the one that goes with what it means.
     """
+    return error_in(plain_json(body), body, words)
+
+
+def error_in(data: Any, body: bytes, words: Mapping[str, Meaning] | None = None) -> ErrorAnswer | None:
+    """Return the error that the 200 with this `body` carries, as `error_within`; `data` is its JSON."""
     if len(body) > MAX_ERROR_BYTES and not _ERROR_KEY.search(body):
         return None
-    data = _parsed(body)
     if isinstance(data, list) and len(data) == 1:
         data = data[0]
     if not isinstance(data, dict):
@@ -250,7 +254,7 @@ def _limits_in(headers: Any) -> Iterator[tuple[str, Any]]:
 
 def fields_of(body: bytes) -> Iterator[tuple[str, str]]:
     """Every text and number of an error's body with the name of its field; none when it is no JSON."""
-    data = _parsed(body) if len(body) <= MAX_ERROR_BYTES else None
+    data = plain_json(body) if len(body) <= MAX_ERROR_BYTES else None
     return iter(()) if data is None else _fields(data)
 
 
@@ -266,7 +270,8 @@ def _json_within(text: str) -> Any:
     return value if isinstance(value, dict) and value else None
 
 
-def _parsed(body: bytes) -> Any:
+def plain_json(body: bytes) -> Any:
+    """Return the JSON value that a body is; None for any other body, and for one that holds too much."""
     try:
         bodies.check_size(body)
         return orjson.loads(body)

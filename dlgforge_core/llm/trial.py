@@ -46,17 +46,14 @@ class Trial:
             http = await self._transport.post_chat(self._body, self._timeout_s)
         except TransportError as failure:
             return str(failure)
-        error = (
-            server_errors.read_error(http, self._words)
-            if http.status != 200
-            else server_errors.error_within(http.body, self._words)
-        )
-        if error is not None:
-            return self._problem(error, http)
+        if http.status != 200:
+            return self._problem(server_errors.read_error(http, self._words), http)
         try:
-            answer = completions.read_completion(http.body)
+            answer = completions.read_answer(http.body, self._words)
         except ValueError as unreadable:
             return str(unreadable)
+        if isinstance(answer, ErrorAnswer):
+            return self._problem(answer, http)
         self.prompt_tokens, self.completion_tokens = answer.prompt_tokens, answer.completion_tokens
         return self._endings.of(answer.finish_reason, self._transport.endpoint.name).problem
 

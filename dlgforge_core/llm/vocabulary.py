@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from enum import StrEnum
 from typing import TypeVar
@@ -231,6 +232,7 @@ _END_TOKEN = re.compile(r"</?[|｜]?[\w▁ .:/-]{1,40}[|｜]?>|\[/?(EOS|EOT|END|
 _ENUM_PREFIX = re.compile(r"^(finish|stop|done)_?reason[._:]|^finish_reason_(?!unspecified)", re.IGNORECASE)
 
 
+@functools.lru_cache(maxsize=256)  # servers give the same few over and over
 def ending_of(finish_reason: str) -> Ending:
     """How an answer with this `finish_reason` ended; UNKNOWN for words that nobody has told us of."""
     reason = finish_reason.strip()

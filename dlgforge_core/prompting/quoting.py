@@ -53,6 +53,7 @@ _TOKENS = re.compile(
 _LOOKS_LIKE = str.maketrans(
     {"<": "‹", "＜": "‹", "﹤": "‹", "[": "⟦", "［": "⟦", "]": "⟧", "］": "⟧", "◁": "◃"}
 )
+_FIRST_OF_TOKENS = tuple(map(chr, _LOOKS_LIKE))
 _LINE_END = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 # Tag characters spell ASCII that nobody sees.
 _INVISIBLE = re.compile("[\U000e0000-\U000e007f]")
@@ -63,9 +64,12 @@ def neutralise(text: str) -> str:
 
     Line ends of every kind become plain ones. Ordinary prose and code stay as they are.
     """
-    lines = _LINE_END.sub("\n", _INVISIBLE.sub("", text)).split("\n")
-    plain = "\n".join(line if line.isprintable() else _printable(line) for line in lines)
-    return _TOKENS.sub(lambda match: match[0].translate(_LOOKS_LIKE), plain)
+    if not text.replace("\n", "").isprintable():
+        lines = _LINE_END.sub("\n", _INVISIBLE.sub("", text)).split("\n")
+        text = "\n".join(line if line.isprintable() else _printable(line) for line in lines)
+    if not any(map(text.__contains__, _FIRST_OF_TOKENS)):  # a hundredth of the time that `_TOKENS` takes
+        return text
+    return _TOKENS.sub(lambda match: match[0].translate(_LOOKS_LIKE), text)
 
 
 def _printable(line: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -37,8 +38,7 @@ def judgement_from(data: Mapping[str, Any], judge: JudgeConfig) -> Judgement:
         else rubric_score(judge.rubric, ratings.dimensions)
     )
     given = first_of(fields, _REASONS)
-    labels = {_label(reason): reason for reason in judge.reasons}
-    reasons = tuple(dict.fromkeys(_known(given, labels)))
+    reasons = tuple(dict.fromkeys(_known(given, _labels(tuple(judge.reasons)))))
     if not reasons:
         raise ValueError(f"reasons must name some of: {', '.join(judge.reasons)}; not {shown(given)}")
     comment = _comment(first_of(fields, _COMMENT))
@@ -86,6 +86,11 @@ def _texts(given: Any) -> Iterator[str]:
                 yield from (value for value in item.values() if isinstance(value, str))
     elif isinstance(given, dict):  # {"accurate": true, "clear": false}
         yield from (str(name) for name, value in given.items() if value)
+
+
+@functools.lru_cache(maxsize=16)
+def _labels(reasons: tuple[str, ...]) -> Mapping[str, str]:
+    return {_label(reason): reason for reason in reasons}
 
 
 def _label(text: str) -> str:
