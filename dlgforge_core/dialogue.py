@@ -29,6 +29,15 @@ class DropReason(StrEnum):
     REFUSED = "refused"
 
 
+class Ending(StrEnum):
+    """Why a finished dialogue ended where it did."""
+
+    PLANNED = "planned"
+    """It has as many turns as were planned."""
+    USER = "user"
+    """The user had nothing more to ask."""
+
+
 @dataclass(frozen=True, slots=True)
 class SeedTopic:
     """Something to talk about. `question` is an example of what a user might ask, or None.
@@ -53,7 +62,7 @@ class Persona:
     description: str
 
 
-_WHERE_SET: Mapping[str, Any] = {"system_prompt": "", "examples": None, "attributes": {}}
+_WHERE_SET: Mapping[str, Any] = {"system_prompt": "", "examples": None, "attributes": {}, "goal": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,8 @@ class DialoguePlan:
     """The few-shot examples that were drawn for it, by their number in the configuration; None: all."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """The values that were drawn for it of what varies from dialogue to dialogue, by name."""
+    goal: str = ""
+    """What the user wants to reach, which the assistant is not told; "" without one."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; what is absent leaves no trace."""
@@ -95,14 +106,33 @@ class DialoguePlan:
             system_prompt=data.get("system_prompt", ""),
             examples=tuple(data["examples"]) if "examples" in data else None,
             attributes=data.get("attributes", {}),
+            goal=data.get("goal", ""),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class GoalVerdict:
+    """Whether the user reached the goal of a conversation, and the judge's reason."""
+
+    met: bool
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store."""
+        return {"met": self.met, "reason": self.reason}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> GoalVerdict | None:
+        """Return the inverse of `to_json`; None without a verdict."""
+        return cls(bool(data["met"]), data.get("reason", "")) if data else None
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """A verdict: `score` from 0 to MAX_SCORE, `reasons` from the labels in the config.
 
-    By a rubric it has ratings: `dimensions`, by name, and whether question and answer are good enough.
+    By a rubric it has ratings: `dimensions`, by name, and whether question and answer are good enough. One
+    that was given at the end of a conversation may say whether the user's `goal` was met.
     """
 
     score: int
@@ -111,6 +141,13 @@ class Judgement:
     dimensions: Mapping[str, float] = field(default_factory=dict, hash=False)
     question_ok: bool | None = None
     answer_ok: bool | None = None
+    goal: GoalVerdict | None = None
+
+    @property
+    def more(self) -> dict[str, Any] | None:
+        """What it says beside score, reasons and comment, as plain data; None for nothing."""
+        goal = {"goal": self.goal.to_json()} if self.goal is not None else {}
+        return {**(self.ratings or {}), **goal} or None
 
     @property
     def ratings(self) -> dict[str, Any] | None:
@@ -126,7 +163,7 @@ class Judgement:
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store and the exports."""
         plain = {"score": self.score, "reasons": list(self.reasons), "comment": self.comment}
-        return {**plain, **(self.ratings or {})}
+        return {**plain, **(self.more or {})}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Judgement:
@@ -138,6 +175,7 @@ class Judgement:
             data.get("dimensions", {}),
             data.get("question_ok"),
             data.get("answer_ok"),
+            GoalVerdict.from_json(data.get("goal")),
         )
 
 
@@ -179,6 +217,10 @@ class TurnDetails:
     """The passages say nothing of the seed topic, and the roles were not told of it."""
     call_reasoning: tuple[str, ...] = ()
     """The part of `reasoning` that came with each of the tool calls; empty where none did."""
+    opening: str = ""
+    """With what the assistant opened the conversation before this turn, its first."""
+    opening_reasoning: str = ""
+    """The model's reasoning before that, where it is kept."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; empty when there is nothing."""
@@ -202,6 +244,8 @@ class TurnDetails:
             reasoning=data.get("reasoning", ""),
             call_reasoning=tuple(data.get("call_reasoning", ())),
             off_topic=data.get("off_topic", False),
+            opening=data.get("opening", ""),
+            opening_reasoning=data.get("opening_reasoning", ""),
         )
 
 
@@ -255,6 +299,7 @@ class JudgeVerdict:
 class Dialogue:
     """A finished dialogue. `judgement` is set when the judge looks at the whole conversation.
 
+    `goal` is the verdict on the user's goal where the judge was asked for that alone.
     Of several judges, `by_judge` has every verdict; those on turns and on the whole are merged ones then.
     """
 
@@ -263,6 +308,19 @@ class Dialogue:
     judgement: Judgement | None = None
     models: Mapping[str, str] = field(default_factory=dict)
     by_judge: tuple[JudgeVerdict, ...] = ()
+    ended_by: Ending = Ending.PLANNED
+    goal: GoalVerdict | None = None
+
+    @property
+    def opening(self) -> str:
+        """With what the assistant opened the conversation; empty where the user did."""
+        return self.turns[0].details.opening if self.turns else ""
+
+    @property
+    def goal_verdict(self) -> GoalVerdict | None:
+        """Whether the user's goal was met, whichever verdict says so; None where none does."""
+        said = (judgement.goal for judgement in reversed(self.verdicts))
+        return self.goal or next((goal for goal in said if goal is not None), None)
 
     @property
     def verdicts(self) -> list[Judgement]:

@@ -26,11 +26,18 @@ _NEVER_MADE, _NO_EVENT = "INITIAL", "NULL"  # what Dagster writes of an input th
 def code_version(version: int, config: BaseModel, later: Collection[str] = ()) -> str:
     """Of an asset: another one when its code gives other results, or its section of the recipe was edited.
 
-    Keys that came `later` count where they are set, so that what was made before they came is not stale.
+    Keys that came `later`, `key` or `section.key`, count where they are set, so that what was made before is
+    not stale.
     """
     data, default = config.model_dump(mode="json"), type(config)().model_dump(mode="json")
-    recorded = {key: value for key, value in data.items() if key not in later or value != default[key]}
-    return f"{version}-{digest(recorded)}"
+    for name in later:
+        *sections, key = name.split(".")
+        here, usual = data, default
+        for section in sections:
+            here, usual = here[section], usual[section]
+        if here[key] == usual[key]:
+            del here[key]
+    return f"{version}-{digest(data)}"
 
 
 def dialogues_version(recipe: Recipe) -> str:

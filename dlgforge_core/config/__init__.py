@@ -17,6 +17,7 @@ from dlgforge_core.config.attributes import AttributeCaseConfig, AttributeConfig
 from dlgforge_core.config.backends import BACKENDS, Backend, BackendName, backend_of
 from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Probability, Seconds, validate
 from dlgforge_core.config.checks import ChecksConfig
+from dlgforge_core.config.conversation import ConversationConfig, GoalConfig, SystemPromptConfig
 from dlgforge_core.config.coverage import CoverageConfig
 from dlgforge_core.config.endpoints import (
     CALL_TIMEOUT_S,
@@ -50,13 +51,7 @@ from dlgforge_core.config.llm import (
     VllmConfig,
 )
 from dlgforge_core.config.markup import MarkupConfig
-from dlgforge_core.config.prompts import (
-    ConversationConfig,
-    ExampleConfig,
-    ExamplesConfig,
-    PromptsConfig,
-    SystemPromptConfig,
-)
+from dlgforge_core.config.prompts import ExampleConfig, ExamplesConfig, PromptsConfig
 from dlgforge_core.config.reasoning import ReasoningConfig, TracePartConfig
 from dlgforge_core.config.recipe import Recipe, check_apart, read_recipe, read_recipes
 from dlgforge_core.config.run import EFFORT_KEYS, QUESTION_KINDS, DistributedConfig, RunConfig, SpawnConfig
@@ -114,6 +109,7 @@ __all__ = [
     "ExamplesConfig",
     "FiltersConfig",
     "GenerationConfig",
+    "GoalConfig",
     "HfPushConfig",
     "JudgeAgentConfig",
     "JudgeConfig",

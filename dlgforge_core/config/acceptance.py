@@ -54,6 +54,11 @@ class AcceptConfig(ConfigModel):
     min_dimensions: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
         {}, description="By dimension of judge.rubric, the lowest mean rating."
     )
+    goal_met: bool | None = Field(
+        None,
+        description="true: the user must have reached the goal, as the judge sees it; false: must have "
+        "missed it. Dialogues without a goal are not held to it. Unset: no condition.",
+    )
     checks: Annotated[list[str], AfterValidator(_checks)] = Field(
         [],
         description=f"Checks that must find nothing wrong in the dialogue: {', '.join(ACCEPT_CHECKS)}. "
@@ -72,9 +77,13 @@ class AcceptConfig(ConfigModel):
             self.min_score is not None or self.required_labels or self.forbidden_labels or self.min_dimensions
         )
 
-    def check(self, judge: JudgeConfig) -> None:
+    def check(self, judge: JudgeConfig, *, has_goals: bool = False) -> None:
         """Raise KeyedError when no dialogue could be accepted, or not while it is made."""
-        if self.needs_verdicts and judge.mode != "online":
+        if self.goal_met is not None and not has_goals:
+            raise KeyedError(
+                ("run", "accept", "goal_met"), "there are no conversation.goals; add some, or leave this out"
+            )
+        if (self.needs_verdicts or self.goal_met is not None) and judge.mode != "online":
             key = next(key for key in self.model_dump(exclude_defaults=True) if key != "checks")
             raise KeyedError(
                 ("run", "accept", key),

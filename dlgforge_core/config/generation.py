@@ -10,12 +10,12 @@ from pydantic import Field, model_validator
 from dlgforge_core.common.templates import BadTemplateError, TextTemplate
 from dlgforge_core.config.attributes import Attributes, check_drawable
 from dlgforge_core.config.base import ConfigModel, KeyedError
+from dlgforge_core.config.conversation import ConversationConfig
 from dlgforge_core.config.coverage import CoverageConfig
 from dlgforge_core.config.inputs import PersonasConfig
 from dlgforge_core.config.judging import JudgeConfig
 from dlgforge_core.config.knowledge import RetrievalConfig
 from dlgforge_core.config.prompts import (
-    ConversationConfig,
     ExamplesConfig,
     PromptsConfig,
     check_attributes,
@@ -55,7 +55,7 @@ class GenerationConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self.run.accept.check(self.judge)
+        self.run.accept.check(self.judge, has_goals=bool(self.conversation.goals))
         return self
 
     @model_validator(mode="after")
@@ -87,5 +87,6 @@ class GenerationConfig(ConfigModel):
         for role in Role:
             for message, text in self.prompts.of(role).items():
                 yield f"prompts.{role.value}.{message}", read_message(role, message, text)
-        for number, one in enumerate(self.conversation.system_prompts):
-            yield f"conversation.system_prompts.{number}.text", read_system_prompt(one.text)
+        for key in ("system_prompts", "goals"):
+            for number, one in enumerate(getattr(self.conversation, key)):
+                yield f"conversation.{key}.{number}.text", read_system_prompt(one.text)

@@ -1,4 +1,4 @@
-"""`prompts`, `examples` and `conversation`: what the roles are told, in words of one's own."""
+"""`prompts` and `examples`: what the roles are told, in words of one's own."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _PART = {"name": "evidence", "content": "what is known"}
 
 VARIABLES: Mapping[str, tuple[Any, str]] = {
     "about": ("text", "what the dimension is a quality of: question, answer, or both"),
+    "alone": (True, "whether the user's goal is all that is judged"),
     "answer": ("text", "the assistant's last answer; empty before the first question"),
     "assistant_persona": ("text", "who the assistant was to be; empty unless judge.show_persona"),
     "attributes": (AnyItem(), "the dialogue's attributes by name, as in attributes.tone; empty without any"),
@@ -29,6 +30,7 @@ VARIABLES: Mapping[str, tuple[Any, str]] = {
     "examples": ([_EXAMPLE], "the exchanges of `examples`, each with question and answer; empty without any"),
     "exchanges": ("text", "what is to be judged, quoted"),
     "follows": (True, "whether this is not the first question"),
+    "goal": ("text", "what the user wants to reach, see conversation.goals; empty without"),
     "grounded": (True, "whether there are passages"),
     "highest": ("text", "the dimension's highest level"),
     "instructions": ("text", "llm.agents.<role>.instructions"),
@@ -37,6 +39,7 @@ VARIABLES: Mapping[str, tuple[Any, str]] = {
     "language": ("text", "the language to write in, by its name"),
     "levels": ("text", "what levels of the dimension mean; empty without any"),
     "lowest": ("text", "the dimension's lowest level"),
+    "marker": ("text", "what the user simulator writes to end the conversation, see conversation.ends"),
     "max_score": (10, "the best score"),
     "name": ("text", "the dimension's name, as the judge is to give it"),
     "parts": ([_PART], "the parts of the trace, each with its name and content; see reasoning.parts"),
@@ -61,18 +64,24 @@ A variable that does not apply is empty or false.
 _EVERYWHERE = ("language", "attributes")
 MESSAGES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
     Role.USER_SIMULATOR: {
-        _SYSTEM: ("topic", "persona", "kinds", "instructions", "system_prompt", "examples", *_EVERYWHERE),
+        _SYSTEM: (
+            *("topic", "persona", "kinds", "instructions", "system_prompt", "examples", "goal"),
+            *_EVERYWHERE,
+        ),
         "examples": ("examples", "topic", *_EVERYWHERE),
         "example": ("topic", "kinds", *_EVERYWHERE),
         "question": ("answer", "evidence", "topic", "kind", "example", "follows", *_EVERYWHERE),
         "asked_before": _EVERYWHERE,
         "names_material": _EVERYWHERE,
+        "ending": ("goal", "topic", *_EVERYWHERE),
+        "end_marker": ("marker", *_EVERYWHERE),
     },
     Role.ASSISTANT: {
         _SYSTEM: ("persona", "grounded", "instructions", "system_prompt", "topic", "examples", *_EVERYWHERE),
         "examples": ("examples", *_EVERYWHERE),
         "question": ("passages", "question", *_EVERYWHERE),
         "trace": ("parts", *_EVERYWHERE),
+        "opening": ("topic", "persona", "system_prompt", *_EVERYWHERE),
     },
     Role.JUDGE: {
         _SYSTEM: (
@@ -81,6 +90,7 @@ MESSAGES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
         ),
         "dimension": ("name", "about", "lowest", "highest", "description", "levels", *_EVERYWHERE),
         "exchanges": ("evidence", "exchanges", *_EVERYWHERE),
+        "goal": ("goal", "alone", "topic", "instructions", *_EVERYWHERE),
     },
 }
 """The messages of each role's prompt that have a template, and the variables of each."""
@@ -90,11 +100,13 @@ SYSTEM_PROMPT_VARIABLES = ("topic", "persona", *_EVERYWHERE)
 REQUIRED: Mapping[tuple[Role, str], tuple[str, ...]] = {
     (Role.USER_SIMULATOR, "question"): ("answer",),
     (Role.USER_SIMULATOR, "examples"): ("examples",),
+    (Role.USER_SIMULATOR, "end_marker"): ("marker",),
     (Role.ASSISTANT, "examples"): ("examples",),
     (Role.ASSISTANT, "question"): ("question",),
     (Role.ASSISTANT, "trace"): ("parts",),
     (Role.JUDGE, "dimension"): ("name",),
     (Role.JUDGE, "exchanges"): ("exchanges",),
+    (Role.JUDGE, "goal"): ("goal",),
 }
 """Variables without which a message says nothing of what was said."""
 
@@ -172,6 +184,12 @@ class UserSimulatorPrompts(RolePrompts):
     names_material: str | None = _message(
         _USER, "names_material", "Said of a question that speaks of the passage it is made from."
     )
+    ending: str | None = _message(
+        _USER, "ending", "When the user ends the conversation instead of asking; see conversation.ends."
+    )
+    end_marker: str | None = _message(
+        _USER, "end_marker", "How it says so where an endpoint does not hold it to a JSON schema."
+    )
 
 
 class AssistantPrompts(RolePrompts):
@@ -186,6 +204,9 @@ class AssistantPrompts(RolePrompts):
     trace: str | None = _message(
         _ASSISTANT, "trace", "The request for a trace, at the end of the question; see reasoning.prompted."
     )
+    opening: str | None = _message(
+        _ASSISTANT, "opening", "The request to open the conversation; see conversation.opens."
+    )
 
 
 class JudgePrompts(RolePrompts):
@@ -195,6 +216,7 @@ class JudgePrompts(RolePrompts):
     system: str | None = _message(_JUDGE, "system", "How it judges.")
     dimension: str | None = _message(_JUDGE, "dimension", "A dimension of judge.rubric, in a line.")
     exchanges: str | None = _message(_JUDGE, "exchanges", "What it judges.")
+    goal: str | None = _message(_JUDGE, "goal", "Whether the user's goal was met; see conversation.goals.")
 
 
 class PromptsConfig(ConfigModel):
@@ -220,37 +242,6 @@ def check_attributes(template: TextTemplate, known: Collection[str]) -> None:
         if name not in known:
             there = hint(name, known, "there are") if known else "the configuration has no attributes"
             raise BadTemplateError(f"there is no attribute {name!r}; {there}", line)
-
-
-class SystemPromptConfig(ConfigModel):
-    """A system message of the assistant, for a share of the dialogues."""
-
-    text: str = Field(
-        description="Its template; in a recipe, {file: a file beside it} will do. Empty: such a dialogue has "
-        f"none. Variables: {', '.join(SYSTEM_PROMPT_VARIABLES)}."
-    )
-    weight: Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False)] = Field(
-        1.0, description="How often it is drawn, against the others."
-    )
-    languages: list[str] = Field(
-        [], description="The target languages whose dialogues may have it. Empty: all."
-    )
-
-    @field_validator("text")
-    @classmethod
-    def _readable(cls, source: str) -> str:
-        read_system_prompt(source)
-        return source
-
-
-class ConversationConfig(ConfigModel):
-    """What conversations are like."""
-
-    system_prompts: Annotated[list[SystemPromptConfig], Field(max_length=100)] = Field(
-        [],
-        description="System messages, of which the plan draws one for each dialogue. The assistant is told "
-        "it, the judge is shown it, and it is exported.",
-    )
 
 
 ExampleText = Annotated[str, Field(min_length=1, max_length=8000)]

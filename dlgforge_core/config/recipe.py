@@ -51,12 +51,13 @@ class Recipe(GenerationConfig):
 
     @model_validator(mode="after")
     def _columns_apart(self) -> Self:
-        columns = {COLUMN_PREFIX + name for name in self.attributes}
+        columns = {COLUMN_PREFIX + name: "an attribute" for name in self.attributes}
+        columns |= dict.fromkeys(self.conversation.columns, "conversation.ends or goals")
         for old, new in self.saving.output_columns.items():
             if new in columns:
                 raise KeyedError(
                     ("saving", "output_columns", old),
-                    f"{new!r} is the column of an attribute already; choose another name",
+                    f"{new!r} is the column of {columns[new]} already; choose another name",
                 )
         return self
 
@@ -70,6 +71,11 @@ class Recipe(GenerationConfig):
                 raise KeyedError(
                     ("saving", "filters", "min_dimensions", name), f"no dimension of judge.rubric; {known}"
                 )
+        if filters.goal_met is not None and not self.conversation.goals:
+            raise KeyedError(
+                ("saving", "filters", "goal_met"),
+                "there are no conversation.goals; add some, or leave this out",
+            )
         if filters.require_ok and not names:
             raise KeyedError(("saving", "filters", "require_ok"), none)
         return self

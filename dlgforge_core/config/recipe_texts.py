@@ -43,9 +43,13 @@ def with_texts(data: Mapping[str, Any], path: Path, find: Lines) -> dict[str, An
     if isinstance(prompts := data.get("prompts"), Mapping):
         made["prompts"] = reader.prompts(prompts)
     conversation = data.get("conversation")
-    if isinstance(conversation, Mapping) and isinstance(conversation.get("system_prompts"), list):
-        found = reader.system_prompts(conversation["system_prompts"])
-        made["conversation"] = {**conversation, "system_prompts": found}
+    if isinstance(conversation, Mapping):
+        found = {
+            key: reader.drawn_texts(key, conversation[key])
+            for key in ("system_prompts", "goals")
+            if isinstance(conversation.get(key), list)
+        }
+        made["conversation"] = {**conversation, **found}
     if reader.problems:
         raise ConfigError("\n  ".join([f"{path} cannot be used:", *reader.problems]))
     return made
@@ -80,12 +84,10 @@ class _Reader:
             problem = f"knowledge.path is set, and the template does not use {{{{ {variable} }}}}"
             self._problem(keys, f"{problem}, so that the documents would not be seen")
 
-    def system_prompts(self, given: list[Any]) -> list[Any]:
-        return [
-            self._system_prompt(one, ("conversation", "system_prompts", i)) for i, one in enumerate(given)
-        ]
+    def drawn_texts(self, key: str, given: list[Any]) -> list[Any]:
+        return [self._drawn_text(one, ("conversation", key, i)) for i, one in enumerate(given)]
 
-    def _system_prompt(self, given: Any, keys: Keys) -> Any:
+    def _drawn_text(self, given: Any, keys: Keys) -> Any:
         """Return an entry with its text in it: a text by itself, or a file, stand for one."""
         if isinstance(given, str):
             return {"text": given, **self._read(given, keys)}

@@ -90,12 +90,22 @@ class FiltersConfig(ConfigModel):
         description="Dialogues with a verdict by the rubric that says that a question, or an answer, is not "
         "good enough stay out.",
     )
+    goal_met: bool | None = Field(
+        None,
+        description="true: dialogues whose user missed the goal stay out, as the judge sees it; false: those "
+        "whose user reached it. Null: neither. Dialogues without a goal are kept; those with one and "
+        "without a verdict on it count as unjudged.",
+    )
     keep_unjudged: bool = Field(True, description="Whether dialogues without any verdict are kept.")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that is set, as plain data; keys of rubrics only where they are."""
-        unset = {name for name in ("min_dimensions", "require_ok") if not getattr(self, name)}
+        """All that is set, as plain data; keys of rubrics and goals only where they are."""
+        unset = {
+            name
+            for name in ("min_dimensions", "require_ok", "goal_met")
+            if getattr(self, name) in ({}, [], None)
+        }
         return {**self.model_dump(exclude={"drop_reasons", *unset}), "judge_reasons": self.labels}
 
     @property
@@ -237,6 +247,11 @@ class DatasetFilesConfig(ConfigModel):
         "include",
         description="Whether system messages are written, where dialogues have one: as the first message, in "
         "ShareGPT as the column system.",
+    )
+    opening: Literal["include", "none"] = Field(
+        "include",
+        description="Whether the message is written with which the assistant opened a dialogue, before the "
+        "user's first. Some chat templates (Mistral's, Gemma's) want the user to begin.",
     )
     tokenizer: str = Field(
         "",

@@ -36,7 +36,17 @@ class Acceptance:
     def shortcomings(self, dialogue: Dialogue) -> Shortcomings:
         """Return what the dialogue lacks; empty when it is accepted."""
         of_verdicts = self._of_verdicts(dialogue) if self.accept.needs_verdicts else {}
-        return {**of_verdicts, **self.checks(dialogue)}
+        return {**of_verdicts, **self._of_goal(dialogue), **self.checks(dialogue)}
+
+    def _of_goal(self, dialogue: Dialogue) -> dict[str, str]:
+        wanted, verdict = self.accept.goal_met, dialogue.goal_verdict
+        if wanted is None or not dialogue.plan.goal:
+            return {}
+        if verdict is None:
+            return {UNJUDGED: "no verdict on the user's goal"}
+        if verdict.met is wanted:
+            return {}
+        return {"goal_met": f"the user {'reached' if verdict.met else 'missed'} the goal"}
 
     def _of_verdicts(self, dialogue: Dialogue) -> dict[str, str]:
         verdicts = self._verdicts(dialogue)

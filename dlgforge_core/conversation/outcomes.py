@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Self, get_args
 
-from dlgforge_core.dialogue import DropReason, Judgement, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import DropReason, GoalVerdict, Judgement, ToolEvent, Turn, TurnDetails
 
 NO_DETAILS = TurnDetails()
+GOAL = -1
+"""The subject of a verdict on the user's goal alone; a turn's is its index, and None the conversation."""
 
 
 class Rejection(StrEnum):
@@ -33,6 +35,23 @@ class _Plain:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the inverse of `to_json`; fields of a later version are passed over."""
         return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened(_Plain):
+    """With what the assistant opens the conversation, before the first question."""
+
+    kind: ClassVar[str] = "opened"
+
+    text: str
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UserLeft(_Plain):
+    """The user has no further question: the conversation ends with the turn before."""
+
+    kind: ClassVar[str] = "user_left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +170,25 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class GoalJudged:
+    """A verdict on the user's goal alone."""
+
+    kind: ClassVar[str] = "goal_judged"
+    subject: ClassVar[int] = GOAL
+
+    verdict: GoalVerdict
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store."""
+        return self.verdict.to_json()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return the inverse of `to_json`."""
+        return cls(GoalVerdict(data["met"], data["reason"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Unjudged:
     """The judge gave no verdict that could be used: what it was to judge stays without one for now."""
 
@@ -190,13 +228,16 @@ class Failed:
 
 
 Outcome = (
-    Asked
+    Opened
+    | UserLeft
+    | Asked
     | QuestionRejected
     | ToolsCalled
     | ToolResults
     | Answered
     | AnswerRejected
     | Judged
+    | GoalJudged
     | Unjudged
     | Failed
 )
@@ -222,6 +263,11 @@ class Committed:
     """A turn was committed, which folds its outcomes away."""
 
     turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A dialogue was finished without another turn, which folds its outcomes away."""
 
 
 @dataclass(frozen=True, slots=True)

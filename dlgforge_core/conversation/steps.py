@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dlgforge_core.conversation.outcomes import Failed, QuestionRejected, ToolResults, ToolsCalled, Unjudged
-from dlgforge_core.dialogue import DropReason, Judgement, Turn
+from dlgforge_core.dialogue import DropReason, Ending, GoalVerdict, Judgement, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,15 @@ class ToolRound:
 
 
 @dataclass(frozen=True, slots=True)
+class Open:
+    """Have the assistant open the conversation."""
+
+    def failure(self, reason: DropReason, detail: str) -> Failed:
+        """Return the outcome when its call cannot succeed."""
+        return Failed(reason, detail)
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """Have the user simulator ask; `rejected` are its questions of this turn that were not taken."""
 
@@ -25,6 +34,8 @@ class Ask:
     rejected: tuple[QuestionRejected, ...] = ()
     last: bool = False
     """There is no other attempt after this one."""
+    may_end: bool = False
+    """The user may end the conversation instead of asking."""
 
     @property
     def attempt(self) -> int:
@@ -69,6 +80,7 @@ class CallTools:
 class Judge:
     """Have the judge give a verdict on the turn `subject`, or with None on the whole conversation.
 
+    With GOAL it is one on the user's goal alone.
     `attempt` counts from 0: how often the finished dialogue was taken up again for verdicts it lacks.
     """
 
@@ -88,6 +100,17 @@ class Commit:
     final: bool
     judgement: Judgement | None = None
     unjudged: tuple[Unjudged, ...] = ()
+    goal: GoalVerdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Finish a dialogue that ends before another turn, and fold the outcomes away."""
+
+    ended_by: Ending
+    judgement: Judgement | None = None
+    unjudged: tuple[Unjudged, ...] = ()
+    goal: GoalVerdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +119,7 @@ class Amend:
 
     judgements: Mapping[int | None, Judgement]
     unjudged: tuple[Unjudged, ...] = ()
+    goal: GoalVerdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +135,9 @@ class Dropped:
     detail: str
 
 
-Call = Ask | Answer | Judge
+Call = Open | Ask | Answer | Judge
 """Steps that call a model."""
-Write = Commit | Amend
+Write = Commit | Finish | Amend
 """Steps that fold outcomes away, in one transaction."""
 End = Done | Dropped
 Step = Call | CallTools | Write | End

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from dlgforge_core.config.saving import DatasetFilesConfig
-from dlgforge_core.dialogue import MAX_SCORE
+from dlgforge_core.dialogue import MAX_SCORE, Ending
 from dlgforge_core.export.card_text import code, counted, plain, table
 from dlgforge_core.export.diversity_card import diversity_section
 from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED
@@ -73,6 +73,7 @@ class CardFacts:
             tools=self.tools,
             passages=self.context.passages and bool(self.figures.passage_texts),
             siblings=len(self.saving.formats) > 1,
+            opened=bool(self.figures.dialogues.opened),
             roles=list(self.figures.models),
         )
 
@@ -203,6 +204,7 @@ def _made(facts: CardFacts) -> Iterator[str]:
             )
     else:
         yield "- Nothing was judged."
+    yield from _course(figures)
     if figures.off_topic:
         yield (
             f"- {counted(figures.off_topic, 'dialogue')} went off the seed topic, to what the document "
@@ -221,6 +223,18 @@ def _made(facts: CardFacts) -> Iterator[str]:
         yield f"- Left out by a filter: {counted(count, 'dialogue')} that {text}{_bound(facts, name)}."
     for reason, count in sorted(facts.drop_reasons.items()):
         yield f"- Given up while generating, {code(reason)}: {counted(count, 'dialogue')}."
+
+
+def _course(figures: DatasetFigures) -> Iterator[str]:
+    """Who began and who ended dialogues, and whether users met their goals."""
+    of_dialogues = figures.dialogues
+    if of_dialogues.opened:
+        yield f"- The assistant opened {counted(of_dialogues.opened, 'dialogue')}, before any question."
+    if ended := of_dialogues.ended_by[Ending.USER]:
+        yield f"- Ended by the user before as many turns as were planned: {counted(ended, 'dialogue')}."
+    if goals := of_dialogues.goals:
+        states = ", ".join(f"{state} in {goals[state]}" for state in sorted(goals))
+        yield f"- The user has a goal in {counted(goals.total(), 'dialogue')}, by the judge {states}."
 
 
 def _bound(facts: CardFacts, name: str) -> str:

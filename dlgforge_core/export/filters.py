@@ -11,7 +11,7 @@ from dlgforge_core.errors import DlgforgeError
 
 Predicate = Callable[[Dialogue], bool]
 UNJUDGED, MIN_SCORE, REASONS = "unjudged", "min_score", "judge_reasons"
-MIN_DIMENSIONS, REQUIRE_OK = "min_dimensions", "require_ok"
+MIN_DIMENSIONS, REQUIRE_OK, GOAL_MET = "min_dimensions", "require_ok", "goal_met"
 SEMANTIC_DEDUP = "semantic_dedup"
 
 
@@ -32,6 +32,7 @@ class EmptyDatasetError(DlgforgeError):
             REASONS: f"a reason among saving.filters.judge_reasons = {filters.labels}",
             MIN_DIMENSIONS: f"a mean rating below saving.filters.min_dimensions = {filters.min_dimensions}",
             REQUIRE_OK: f"not good enough by saving.filters.require_ok = {filters.require_ok}",
+            GOAL_MET: f"the user's goal, by saving.filters.goal_met = {str(filters.goal_met).lower()}",
             SEMANTIC_DEDUP: "opened like another one (saving.semantic_dedup)",
         }
         counts = "; ".join(
@@ -63,14 +64,17 @@ class Sieve:
             REASONS: bool(self._labels),
             MIN_DIMENSIONS: bool(self._filters.min_dimensions),
             REQUIRE_OK: bool(self._filters.require_ok),
+            GOAL_MET: self._filters.goal_met is not None,
         }
         return [*(name for name, on in of_verdicts.items() if on), *(name for name, _ in self._keep)]
 
     def __call__(self, dialogue: Dialogue) -> bool:
         """Whether `dialogue` is kept."""
         self.read += 1
-        refusal = self._verdicts(dialogue) or next(
-            (name for name, keeps in self._keep if not keeps(dialogue)), None
+        refusal = (
+            self._verdicts(dialogue)
+            or self._goal(dialogue)
+            or next((name for name, keeps in self._keep if not keeps(dialogue)), None)
         )
         if refusal is not None:
             self.refused[refusal] += 1
@@ -85,6 +89,14 @@ class Sieve:
         if self._labels and any(self._labels & set(verdict.reasons) for verdict in dialogue.verdicts):
             return REASONS
         return self._ratings(dialogue)
+
+    def _goal(self, dialogue: Dialogue) -> str | None:
+        wanted, verdict = self._filters.goal_met, dialogue.goal_verdict
+        if wanted is None or not dialogue.plan.goal:
+            return None
+        if verdict is None:
+            return None if self._filters.keep_unjudged else UNJUDGED
+        return None if verdict.met is wanted else GOAL_MET
 
     def _ratings(self, dialogue: Dialogue) -> str | None:
         for dimension, floor in self._filters.min_dimensions.items():

@@ -39,7 +39,8 @@ class FormatContext:
     `passages`: their texts stand before the questions; `renamed`: new names of columns; `roles`: those whose
     models are named; `siblings`: there are files of other formats, too; `seed_metadata`: the metadata of seed
     topics is a column; `system`: so are system messages, where a format has them apart; `attributes`: those
-    that are columns; `dimensions`: those that verdicts rate.
+    that are columns; `conversation`: the columns of who ended dialogues, and of goals; `opened`: the
+    assistant opened some; `dimensions`: those that verdicts rate.
     """
 
     reasoning: Reasoning = "none"
@@ -49,6 +50,8 @@ class FormatContext:
     seed_metadata: bool = False
     system: bool = False
     attributes: Sequence[str] = ()
+    conversation: Sequence[str] = ()
+    opened: bool = False
     definitions: Mapping[str, Record] = field(default_factory=dict)
     offered: Sequence[str] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
@@ -119,7 +122,17 @@ def _reasoning_notes(name: str, context: FormatContext) -> Iterator[list[str]]:
         ]
 
 
+def _opening_notes(context: FormatContext) -> Iterator[list[str]]:
+    if context.opened:
+        yield [
+            "The assistant opens conversations: its message comes before the user's first. Chat templates",
+            "that want the user to begin (Mistral's, Gemma's, Llama 2's) refuse them; those of Qwen and",
+            "Llama 3 do not.",
+        ]
+
+
 def _openai_notes(context: FormatContext) -> Iterator[list[str]]:
+    yield from _opening_notes(context)
     yield from _passage_notes("openai_messages", context)
     yield from _reasoning_notes("openai_messages", context)
     if context.tools:
@@ -145,6 +158,7 @@ def _parquet_problem(record: Record, renamed: Mapping[str, str]) -> None:
 
 
 def _prompt_completion_notes(context: FormatContext) -> Iterator[list[str]]:
+    yield from _opening_notes(context)
     yield from _passage_notes("prompt_completion", context)
     yield from _reasoning_notes("prompt_completion", context)
     yield [
@@ -161,11 +175,17 @@ def _prompt_completion_notes(context: FormatContext) -> Iterator[list[str]]:
 def _of_sharegpt(name: str, context: FormatContext) -> Sequence[str]:
     more = {SYSTEM: context.system, SEED_METADATA: context.seed_metadata}
     known = [*RENAMED_COLUMNS[name], *(column for column, there in more.items() if there)]
-    return [*known, *attribute_columns(context.attributes)]
+    return [*known, *attribute_columns(context.attributes), *context.conversation]
 
 
 def _schema(context: FormatContext) -> pa.Schema:
-    return parquet_schema(context.reasoning, context.seed_metadata, context.dimensions, context.attributes)
+    return parquet_schema(
+        context.reasoning,
+        context.seed_metadata,
+        context.dimensions,
+        context.attributes,
+        context.conversation,
+    )
 
 
 _ALL = (
@@ -181,6 +201,7 @@ _ALL = (
                 system=context.system,
                 reasoning=context.reasoning,
                 attributes=context.attributes,
+                conversation=context.conversation,
             )
         ],
         problem=sharegpt_problem,
@@ -200,6 +221,7 @@ _ALL = (
                 reasoning=context.reasoning,
                 dimensions=context.dimensions,
                 attributes=context.attributes,
+                conversation=context.conversation,
             )
         ],
         problem=sharegpt_problem,
@@ -249,6 +271,7 @@ _ALL = (
                 seed_metadata=context.seed_metadata,
                 dimensions=context.dimensions,
                 attributes=context.attributes,
+                conversation=context.conversation,
             )
         ],
         problem=_parquet_problem,

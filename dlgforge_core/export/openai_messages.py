@@ -50,8 +50,17 @@ def system_message(dialogue: Dialogue) -> list[Record]:
     return [{"role": "system", "content": text}] if text else []
 
 
+def opening_message(dialogue: Dialogue, form: Reasoning) -> list[Record]:
+    """Return the message with which the assistant opened a dialogue; nothing where the user did."""
+    if not dialogue.opening:
+        return []
+    message = {"role": "assistant", "content": dialogue.opening}
+    return [with_reasoning(message, dialogue.turns[0].details.opening_reasoning, form)]
+
+
 def _messages(dialogue: Dialogue, context: bool, form: Reasoning) -> Iterator[Record]:
     yield from system_message(dialogue)
+    yield from opening_message(dialogue, form)
     for turn in dialogue.turns:
         yield {"role": "user", "content": in_context(turn) if context else turn.user}
         # A call after the other: which were made at once is not recorded, and in a row is always right.

@@ -26,8 +26,9 @@ def prompt_completion_records(
     """Yield a row for each message of the assistant: `completion` is that message, `prompt` all before it.
 
     A call of a tool is a completion, what the tool gave is part of the next prompt, so that nobody is trained
-    to write it. Arguments of calls are objects, as chat templates want them. For the options see
-    `openai_messages_record`.
+    to write it. Arguments of calls are objects, as chat templates want them. What opens a conversation is
+    part of the prompts alone: TRL takes no prompt that is empty, or a system message and nothing else. For
+    the options see `openai_messages_record`.
     """
     record = openai_messages_record(
         dialogue, definitions, offered=offered, context=context, reasoning=reasoning
@@ -35,7 +36,7 @@ def prompt_completion_records(
     messages = [_with_objects(message) for message in record["messages"]]
     tools = {"tools": record["tools"]} if "tools" in record else {}
     for place, message in enumerate(messages):
-        if message["role"] == "assistant":
+        if message["role"] == "assistant" and any(m["role"] == "user" for m in messages[:place]):
             row = {"id": dialogue.plan.dialogue_id, "prompt": messages[:place], "completion": [message]}
             yield {**row, **tools}
 
@@ -73,7 +74,7 @@ def prompt_completion_problem(record: Record) -> str | None:
     open_calls = set[str]()
     for place, message in enumerate([*prompt, *completion]):
         where = f"message {place} of 'prompt' and 'completion'"
-        if message["role"] not in (_ROLES if place else ("system", "user")):
+        if message["role"] not in (_ROLES if place else ("system", *_ROLES[:2])):
             return f"{where} is of {message['role']!r}"
         if not isinstance(message["content"], str):
             return f"{where} has no text as 'content'"

@@ -14,7 +14,9 @@ def sharegpt_problem(record: dict[str, Any], renamed: Mapping[str, str]) -> str 
     messages = record[conversations]
     if not messages or not all(isinstance(m["from"], str) and isinstance(m["value"], str) for m in messages):
         return f"{conversations!r} must be a list of 'from' and 'value'"
-    if [m["from"] for m in messages] != ["human", "gpt"] * (len(messages) // 2):
+    spoken = [m["from"] for m in messages]
+    spoken = spoken[1:] if spoken[0] == "gpt" else spoken  # which opened the conversation
+    if not spoken or spoken != ["human", "gpt"] * (len(spoken) // 2):
         return f"{conversations!r} must go from human to gpt, turn by turn"
     return None
 
@@ -22,16 +24,15 @@ def sharegpt_problem(record: dict[str, Any], renamed: Mapping[str, str]) -> str 
 def openai_problem(record: dict[str, Any]) -> str | None:
     """Return what is wrong with a record: a user, calls with their results, an answer, turn by turn.
 
-    A system message may stand before all of them.
+    A system message may stand before all of them, and after it the one with which the assistant opens.
     """
     if unknown := set(record) - {"messages", "tools"}:
         return f"OpenAI takes no key {sorted(unknown)[0]!r}"
     tools = {tool["function"]["name"] for tool in record.get("tools", ())}
     expected, open_calls, seen = "user", dict[str, str](), set[str]()
-    for place, message in enumerate(record["messages"]):
+    before = _before_the_user(record["messages"])
+    for place, message in enumerate(record["messages"][before:], start=before):
         role = message["role"]
-        if role == "system" and not place and isinstance(message["content"], str):
-            continue
         where = f"'messages'[{place}]"
         if role == "tool":
             if open_calls.pop(message["tool_call_id"], None) is None:
@@ -54,5 +55,17 @@ def openai_problem(record: dict[str, Any]) -> str | None:
             return f"{where}: 'messages' must be a list of 'role' and 'content'"
         if role != "tool":
             expected = "assistant" if role == "user" else "user"
-    answered = any(message["role"] == "assistant" for message in record["messages"])
+    answered = any(message["role"] == "user" for message in record["messages"])
     return None if answered and expected == "user" else "the messages must end with an answer"
+
+
+def _before_the_user(messages: list[dict[str, Any]]) -> int:
+    """How many messages stand before the user's first: of the system, and with which the assistant opens."""
+    allowed = iter(("system", "assistant"))  # in this order
+    count = 0
+    for message in messages[:2]:
+        plain = isinstance(message["content"], str) and not message.get("tool_calls")
+        if not plain or message["role"] not in allowed:
+            break
+        count += 1
+    return count

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dlgforge_core.config.attributes import COLUMN_PREFIX
+from dlgforge_core.config.conversation import ENDED_BY, GOAL, GOAL_MET, GOAL_REASON
 from dlgforge_core.config.saving import Reasoning
 from dlgforge_core.dialogue import Dialogue, Evidence, Judgement, ToolEvent, Turn, documents_of, topic_of
-from dlgforge_core.export.openai_messages import Record, arguments_json, system_message
+from dlgforge_core.export.openai_messages import Record, arguments_json, opening_message, system_message
 from dlgforge_core.export.reasoning import in_tags, with_reasoning
 from dlgforge_core.export.schema import SEED_METADATA, SYSTEM
 from dlgforge_core.export.scrub import last_part_if_absolute
@@ -22,9 +23,13 @@ def sharegpt_record(
     system: bool = False,
     reasoning: Reasoning = "none",
     attributes: Sequence[str] = (),
+    conversation: Sequence[str] = (),
 ) -> Record:
     """One line of ShareGPT JSONL: `conversations` of `from` (human, gpt) and `value`."""
-    conversations = [
+    opened = [
+        {"from": "gpt", "value": message["content"]} for message in opening_message(dialogue, reasoning)
+    ]
+    conversations = opened + [
         {"from": who, "value": text}
         for turn in dialogue.turns
         for who, text in (
@@ -37,7 +42,7 @@ def sharegpt_record(
         "conversations": conversations,
         **_about(dialogue),
         "models": {str(role): last_part_if_absolute(model) for role, model in dialogue.models.items()},
-        **_of_plan(dialogue, seed_metadata, system, attributes),
+        **_of_plan(dialogue, seed_metadata, system, attributes, conversation),
     }
 
 
@@ -49,9 +54,10 @@ def sharegpt_judged_record(
     reasoning: Reasoning = "none",
     dimensions: Sequence[str] = (),
     attributes: Sequence[str] = (),
+    conversation: Sequence[str] = (),
 ) -> Record:
     """As `sharegpt_record`, with the judge's verdicts: on each turn, on the whole, and their mean."""
-    more = _of_plan(dialogue, seed_metadata, system, attributes)
+    more = _of_plan(dialogue, seed_metadata, system, attributes, conversation)
     return {**sharegpt_record(dialogue, reasoning=reasoning), **_verdicts(dialogue, dimensions), **more}
 
 
@@ -62,13 +68,15 @@ def parquet_record(
     seed_metadata: bool = False,
     dimensions: Sequence[str] = (),
     attributes: Sequence[str] = (),
+    conversation: Sequence[str] = (),
 ) -> Record:
-    """One row of `parquet_schema(reasoning, seed_metadata, dimensions, attributes)`."""
+    """One row of `parquet_schema` with the same options."""
     turns = dialogue.turns
     record = {
         "id": dialogue.plan.dialogue_id,
         "messages": [
             *system_message(dialogue),
+            *opening_message(dialogue, reasoning),
             *(message for turn in turns for message in _exchange(turn, reasoning)),
         ],
         **_about(dialogue),
@@ -82,7 +90,7 @@ def parquet_record(
     }
     if reasoning in ("column", "field"):
         record["turn_reasoning"] = [turn.details.reasoning for turn in turns]
-    return {**record, **_of_plan(dialogue, seed_metadata, False, attributes)}
+    return {**record, **_of_plan(dialogue, seed_metadata, False, attributes, conversation)}
 
 
 def _exchange(turn: Turn, form: Reasoning) -> tuple[Record, Record]:
@@ -91,12 +99,30 @@ def _exchange(turn: Turn, form: Reasoning) -> tuple[Record, Record]:
     return {"role": "user", "content": turn.user}, with_reasoning(answer, turn.details.reasoning, form)
 
 
-def _of_plan(dialogue: Dialogue, seed_metadata: bool, system: bool, attributes: Sequence[str]) -> Record:
+def _of_plan(
+    dialogue: Dialogue,
+    seed_metadata: bool,
+    system: bool,
+    attributes: Sequence[str],
+    conversation: Sequence[str],
+) -> Record:
     return {
         **({SYSTEM: dialogue.plan.system_prompt} if system else {}),
         **(_seed_metadata(dialogue) if seed_metadata else {}),
         **{COLUMN_PREFIX + name: dialogue.plan.attributes.get(name) for name in attributes},
+        **(_of_conversation(dialogue, conversation) if conversation else {}),
     }
+
+
+def _of_conversation(dialogue: Dialogue, columns: Sequence[str]) -> Record:
+    verdict = dialogue.goal_verdict
+    known = {
+        ENDED_BY: dialogue.ended_by.value,
+        GOAL: dialogue.plan.goal,
+        GOAL_MET: verdict.met if verdict is not None else None,
+        GOAL_REASON: verdict.reason if verdict is not None else None,
+    }
+    return {column: known[column] for column in columns}
 
 
 def _seed_metadata(dialogue: Dialogue) -> Record:
@@ -139,7 +165,7 @@ def _verdict(judgement: Judgement | None, dimensions: Sequence[str]) -> Record |
     if judgement is None:
         return None
     record = judgement.to_json()
-    for name in ("dimensions", "question_ok", "answer_ok"):
+    for name in ("dimensions", "question_ok", "answer_ok", "goal"):
         record.pop(name, None)
     if dimensions:
         record["dimensions"] = {name: judgement.dimensions.get(name) for name in dimensions}

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from dlgforge_core.config.attributes import COLUMN_PREFIX
+from dlgforge_core.config.conversation import ENDED_BY, GOAL, GOAL_MET, GOAL_REASON
 from dlgforge_core.config.saving import Reasoning
 from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.export.reasoning import FIELD
@@ -15,6 +16,7 @@ from dlgforge_core.export.reasoning import FIELD
 SEED_METADATA = "seed_metadata"
 SYSTEM = "system"
 _text = pa.string()
+_CONVERSATION = {ENDED_BY: _text, GOAL: _text, GOAL_MET: pa.bool_(), GOAL_REASON: _text}
 
 
 def _required(name: str, kind: Any) -> pa.Field[Any]:
@@ -105,6 +107,11 @@ COLUMN_TEXTS = {
     "seed_id": "Id of the seed topic it was planned with.",
     "seed_batch": "Seed file the topic came from.",
     SYSTEM: "The system message that the assistant was told; empty without one.",
+    ENDED_BY: "Why it ended where it did: planned, it has as many turns as were planned; user, the user had "
+    "nothing more to ask.",
+    GOAL: "What the user was to reach, which the assistant was not told; empty without a goal.",
+    GOAL_MET: "Whether the judge says that the user reached it; null where nobody judged.",
+    GOAL_REASON: "The judge's reason for that.",
     SEED_METADATA: "The `metadata` of its seed topic, as JSON; `{}` without any.",
     "user_persona": "Who the user simulator played.",
     "assistant_persona": "Who the assistant played.",
@@ -133,12 +140,17 @@ def parquet_schema(
     seed_metadata: bool = False,
     dimensions: Sequence[str] = (),
     attributes: Sequence[str] = (),
+    conversation: Sequence[str] = (),
 ) -> pa.Schema:
-    """Return the schema of the Parquet files, with reasoning, seeds' metadata and the like if asked for."""
+    """Return the schema of the Parquet files, with reasoning, seeds' metadata and the like if asked for.
+
+    `conversation` are the columns of who ended it, and of goals.
+    """
     more = [
         *([_REASONING] if reasoning in ("column", "field") else []),
         *([_SEED_METADATA] if seed_metadata else []),
         *(pa.field(column, _text) for column in attribute_columns(attributes)),
+        *(pa.field(column, _CONVERSATION[column]) for column in conversation),
     ]
     changed = {field.name: field for field in (*_verdict_columns(dimensions), _messages(reasoning))}
     fields = [changed.get(field.name, field) for field in _FIELDS]
@@ -155,6 +167,11 @@ def reasoning_form(schema: pa.Schema) -> Reasoning:
     if "turn_reasoning" not in schema.names:
         return "none"
     return "field" if schema.field("messages").equals(_messages("field")) else "column"
+
+
+def conversation_columns(names: Iterable[str]) -> list[str]:
+    """Return those columns of a file that tell who ended a dialogue, and of goals."""
+    return [name for name in names if name in _CONVERSATION]
 
 
 def rated_dimensions(schema: pa.Schema) -> list[str]:
@@ -198,7 +215,7 @@ def sharegpt_features(
     schema = parquet_schema(dimensions=dimensions)
     messages = pa.list_(pa.struct([pa.field("from", _text), pa.field("value", _text)]))
     models = pa.struct([pa.field(role, _text) for role in sorted(roles)])
-    own = {"conversations": messages, "models": models, SYSTEM: _text, SEED_METADATA: _text}
+    own = {"conversations": messages, "models": models, SYSTEM: _text, SEED_METADATA: _text, **_CONVERSATION}
     return [
         {"name": name, **_card_type(own[name] if name in own else _type_of(name, schema))}
         for name in columns

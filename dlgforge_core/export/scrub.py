@@ -13,6 +13,7 @@ from dlgforge_core.common.secrets import can_be_secret, password_of, redact
 from dlgforge_core.dialogue import (
     Dialogue,
     Evidence,
+    GoalVerdict,
     Judgement,
     JudgeVerdict,
     SeedTopic,
@@ -110,10 +111,12 @@ class Scrubber:
                 plan,
                 topic=topic,
                 system_prompt=self.text(plan.system_prompt),
+                goal=self.text(plan.goal),
                 attributes={name: self.text(value) for name, value in plan.attributes.items()},
             ),
             turns=tuple(turns),
             judgement=self._judgement(dialogue.judgement),
+            goal=self._goal(dialogue.goal),
             by_judge=tuple(map(self._verdict, dialogue.by_judge)),
             models={role: self.text(last_part_if_absolute(model)) for role, model in dialogue.models.items()},
         )
@@ -126,6 +129,8 @@ class Scrubber:
                 evidence=tuple(map(self._evidence, details.evidence)),
                 tools=tuple(self._tool(event, n_calls + i) for i, event in enumerate(details.tools)),
                 reasoning=self.tool_text(details.reasoning),
+                opening=self.text(details.opening),
+                opening_reasoning=self.tool_text(details.opening_reasoning),
                 call_reasoning=tuple(map(self.tool_text, details.call_reasoning)),
             )
         return replace(
@@ -137,10 +142,16 @@ class Scrubber:
         )
 
     def _judgement(self, judgement: Judgement | None) -> Judgement | None:
-        return replace(judgement, comment=self.text(judgement.comment)) if judgement is not None else None
+        return self._scrubbed(judgement) if judgement is not None else None
+
+    def _scrubbed(self, judgement: Judgement) -> Judgement:
+        return replace(judgement, comment=self.text(judgement.comment), goal=self._goal(judgement.goal))
+
+    def _goal(self, verdict: GoalVerdict | None) -> GoalVerdict | None:
+        return replace(verdict, reason=self.text(verdict.reason)) if verdict is not None else None
 
     def _verdict(self, verdict: JudgeVerdict) -> JudgeVerdict:
-        judgement = replace(verdict.judgement, comment=self.text(verdict.judgement.comment))
+        judgement = self._scrubbed(verdict.judgement)
         return replace(verdict, judge=self.text(last_part_if_absolute(verdict.judge)), judgement=judgement)
 
     def _evidence(self, evidence: Evidence) -> Evidence:

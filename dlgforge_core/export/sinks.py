@@ -113,4 +113,5 @@ def _size(turn: Turn) -> int:
     details = turn.details
     tools = sum(len(event.result) + len(event.error) + 200 for event in details.tools)
     passages = sum(len(evidence.text) + 200 for evidence in details.evidence)
-    return len(turn.user) + len(turn.assistant) + len(details.reasoning) + tools + passages
+    messages = len(details.opening) + len(turn.user) + len(turn.assistant)
+    return messages + len(details.reasoning) + tools + passages

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlgforge_core.dialogue import Dialogue, topic_of
+from dlgforge_core.config.conversation import ENDED_BY
+from dlgforge_core.dialogue import Dialogue, Ending, topic_of
 from dlgforge_core.export.records import clean
 from dlgforge_core.export.token_counts import MessageSizes
 from dlgforge_core.quality.diversity import Diversity
@@ -39,6 +40,8 @@ class DatasetFigures:
     judged: int = 0
     off_topic: int = 0
     by_attribute: dict[str, Counter[str]] = field(default_factory=dict)
+    conversation: Sequence[str] = ()
+    """The columns of who ended dialogues, and of goals."""
 
     def add(self, dialogue: Dialogue, split: str) -> None:
         """Count one dialogue in."""
@@ -79,6 +82,7 @@ class DatasetFigures:
                 if self.by_attribute
                 else {}
             ),
+            **self._conversation(),
             "by_split": {
                 split: {
                     "dialogues": count,
@@ -107,6 +111,16 @@ class DatasetFigures:
                 name: {"calls": count, "errors": self.tool_errors[name]}
                 for name, count in sorted(figures.tool_calls.items())
             },
+        }
+
+    def _conversation(self) -> dict[str, Any]:
+        """Who ended dialogues, who began them, and what became of goals, where there is anything to tell."""
+        figures = self.dialogues
+        ended_by = {ending.value: figures.ended_by[ending] for ending in Ending}
+        return {
+            **({"ended_by": ended_by} if ENDED_BY in self.conversation else {}),
+            **({"opened_by_assistant": figures.opened} if figures.opened else {}),
+            **({"goals": _sorted(figures.goals)} if figures.goals else {}),
         }
 
     def _rubric(self) -> dict[str, Any]:

@@ -104,6 +104,9 @@ def _read(path: Path, name: str, tokenizer: str) -> TokenCounter:
     return TokenCounter(count, f"{name} (SHA-256 {hashlib.sha256(data).hexdigest()[:16]})")
 
 
+_OPENING = "opening"
+
+
 @dataclass
 class MessageSizes:
     """Words and tokens of the questions and answers of dialogues; add them one by one."""
@@ -113,9 +116,15 @@ class MessageSizes:
     tokens: Counter[str] = field(default_factory=Counter)
     messages: int = 0
     """Questions; there are as many answers."""
+    openings: int = 0
+    """Messages of the assistant before the first question."""
 
     def add(self, dialogue: Dialogue) -> None:
         """Count one dialogue in."""
+        if dialogue.opening:
+            self.openings += 1
+            self.words[_OPENING] += count_words(dialogue.opening)
+            self.tokens[_OPENING] += self.counter.count(dialogue.opening)
         for turn in dialogue.turns:
             self.messages += 1
             for role, text in (("user", turn.user), ("assistant", turn.assistant)):
@@ -135,7 +144,14 @@ class MessageSizes:
                 }
                 for role in ("user", "assistant")
             },
+            **self._opening(),
         }
+
+    def _opening(self) -> dict[str, Any]:
+        if not self.openings:
+            return {}
+        words, tokens = self.words[_OPENING], self.tokens[_OPENING]
+        return {"openings": {"messages": self.openings, "words": words, "tokens": tokens}}
 
     def _mean(self, total: int) -> float:
         return round(total / self.messages, 1) if self.messages else 0.0

@@ -13,7 +13,12 @@ import pyarrow.parquet as pq
 from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.formats import FORMATS, Format, FormatContext
-from dlgforge_core.export.schema import SEED_METADATA, rated_dimensions, reasoning_form
+from dlgforge_core.export.schema import (
+    SEED_METADATA,
+    conversation_columns,
+    rated_dimensions,
+    reasoning_form,
+)
 from dlgforge_core.export.stats import STATS_NAME
 
 # What is wrong with one record of a file, or None.
@@ -130,6 +135,7 @@ def _parquet(path: Path, schema_of: Callable[[FormatContext], pa.Schema]) -> Ite
                     reasoning=reasoning_form(file.schema_arrow),
                     seed_metadata=SEED_METADATA in names,
                     dimensions=rated_dimensions(file.schema_arrow),
+                    conversation=conversation_columns(names),
                     attributes=[
                         name.removeprefix(COLUMN_PREFIX) for name in names if name.startswith(COLUMN_PREFIX)
                     ],

@@ -74,6 +74,7 @@ class DatasetSummary:
     documents: Mapping[str, int] = field(default_factory=dict)
     diversity: Mapping[str, Any] = field(default_factory=dict)
     sizes: MessageSizes = field(default_factory=MessageSizes)
+    conversation: tuple[str, ...] = ()
 
 
 class Dedup(Protocol):
@@ -103,6 +104,7 @@ def write_dataset(
     system: bool = False,
     dimensions: Sequence[str] = (),
     attributes: Sequence[str] = (),
+    conversation: Sequence[str] = (),
     secrets: Iterable[str] | None = None,
 ) -> DatasetSummary:
     """Write `dialogues` to `folder` as `saving` says, with a card, figures and plots beside them.
@@ -111,9 +113,10 @@ def write_dataset(
     the filters of `saving`; `dedup` thins out what is left. `drop_reasons` counts the dialogues that
     were given up, `tool_definitions` are the assistant's tools by name, `judges` those who judged when it was
     not the model that they name, `alpha` how far they agree, `offered` the tools that could be called. With
-    `seed_metadata` the metadata of seed topics is a column of its own, and so is each of `attributes`;
-    `system` says that dialogues may have system messages. The texts of passages are those that the evidence
-    of `dialogues` carries. What is in `secrets` (by default this process's) is struck out everywhere.
+    `seed_metadata` the metadata of seed topics is a column of its own, and so is each of `attributes` and of
+    `conversation`, see `ConversationConfig.columns`; `system` says that dialogues may have system messages.
+    The texts of passages are those that the evidence of `dialogues` carries. What is in `secrets` (by default
+    this process's) is struck out everywhere.
 
     `dialogues` is read once; with more than one split it is kept on disk between. Memory grows with the seed
     topics, languages and documents, not with the dialogues. Files are written in a temporary folder inside
@@ -131,6 +134,7 @@ def write_dataset(
         by_split=_zeros(saving.splits),
         turns_by_split=_zeros(saving.splits),
         sizes=MessageSizes(token_counter(saving.tokenizer)),
+        conversation=conversation,
     )
     known = secrets_of(os.environ) if secrets is None else set(secrets)
     scrubber = Scrubber(known, machine_folders(folder))
@@ -148,6 +152,7 @@ def write_dataset(
             system=system,
             dimensions=dimensions,
             attributes=attributes,
+            conversation=conversation,
             renamed=saving.output_columns,
         )
         _write_dialogues(kept, writing, saving, context, dataset)
@@ -180,6 +185,7 @@ def write_dataset(
         documents=dict(sorted(dataset.given.items())),
         diversity=dataset.diversity.to_json(),
         sizes=dataset.sizes,
+        conversation=tuple(conversation),
     )
 
 
@@ -213,7 +219,16 @@ def _shown(dialogue: Dialogue, saving: DatasetFilesConfig) -> Dialogue:
     """`dialogue` without what `saving` leaves out of it."""
     if saving.system == "none" and dialogue.plan.system_prompt:
         dialogue = replace(dialogue, plan=replace(dialogue.plan, system_prompt=""))
+    if saving.opening == "none" and dialogue.opening:
+        dialogue = _without_opening(dialogue)
     return _without_passages(dialogue) if saving.passages == "none" else dialogue
+
+
+def _without_opening(dialogue: Dialogue) -> Dialogue:
+    """`dialogue` as if the user had begun it."""
+    first, *rest = dialogue.turns
+    details = replace(first.details, opening="", opening_reasoning="")
+    return replace(dialogue, turns=(replace(first, details=details), *rest))
 
 
 def _without_passages(dialogue: Dialogue) -> Dialogue:

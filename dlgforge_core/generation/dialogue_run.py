@@ -6,25 +6,23 @@ import asyncio
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from dlgforge_core.config import AgentsConfig, ExamplesConfig, JudgeConfig
-from dlgforge_core.conversation.acceptance import NONE_LACKING, Acceptance, Shortcomings
+from dlgforge_core.conversation.acceptance import NONE_LACKING, Shortcomings
 from dlgforge_core.conversation.outcomes import (
     Amended,
     Answered,
     AnswerRejected,
     Asked,
     Committed,
-    Judged,
+    Finished,
+    Opened,
     Outcome,
     QuestionRejected,
     Rejection,
     ToolResults,
+    UserLeft,
 )
-from dlgforge_core.conversation.script import Script
 from dlgforge_core.conversation.steps import (
     Amend,
     Answer,
@@ -33,14 +31,16 @@ from dlgforge_core.conversation.steps import (
     CallTools,
     Commit,
     End,
+    Finish,
     Judge,
+    Open,
     Step,
     ToolRound,
     Write,
 )
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, Role, TurnDetails
-from dlgforge_core.generation.dialogue_store import DialogueStore
-from dlgforge_core.generation.grounding import Anchor, Grounding, evidence_of
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Ending, Role, Turn, TurnDetails
+from dlgforge_core.generation.dialogue_context import DialogueContext
+from dlgforge_core.generation.grounding import Anchor, evidence_of
 from dlgforge_core.generation.tool_rounds import (
     call_reasoning_of,
     call_tools,
@@ -51,50 +51,17 @@ from dlgforge_core.generation.tool_rounds import (
 )
 from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.generation.traced import complete_traced
+from dlgforge_core.generation.verdicts import verdict_on
 from dlgforge_core.knowledge.types import Hit
-from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message, RequestRefusedError
+from dlgforge_core.llm.client import CallError, Completion, Message, RequestRefusedError
 from dlgforge_core.llm.tool_calls import ToolDefinition
 from dlgforge_core.prompting import dialogue_prompts as prompts
 from dlgforge_core.prompting.model_output import question_of, without_quotes
 from dlgforge_core.prompting.passage_marks import names_material
 from dlgforge_core.prompting.quoting import quote_passages
-from dlgforge_core.prompting.templates import SHIPPED, Templates
-from dlgforge_core.prompting.trace import Trace
-from dlgforge_core.prompting.verdict_evidence import chunks_shown, verdict_messages
-from dlgforge_core.prompting.verdict_prompts import alternating, verdict_schema
-from dlgforge_core.prompting.verdict_reading import judgement_from
-from dlgforge_core.scheduling.call_seed import call_seed
-from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.store.worker_store import Claim
 
 _WHY = {Rejection.ASKED_BEFORE: prompts.ASKED_BEFORE, Rejection.NAMES_MATERIAL: prompts.NAMES_MATERIAL}
-
-
-@dataclass(frozen=True)
-class DialogueContext:
-    """What all dialogues of a worker share. `models` names the model of each role."""
-
-    script: Script
-    store: DialogueStore
-    client: LlmClient
-    slots: CallSlots
-    seed: int
-    agents: AgentsConfig
-    models: Mapping[Role, str]
-    judge: JudgeConfig
-    toolbox: Toolbox
-    question_kinds: Sequence[str] = ()
-    grounding: Grounding | None = None
-    keep_reasoning: bool = False
-    acceptance: Acceptance | None = None
-    templates: Templates = SHIPPED
-    examples: ExamplesConfig = field(default_factory=ExamplesConfig)
-    trace: Trace | None = None
-
-    @functools.cached_property
-    def verdict_schema(self) -> dict[str, Any]:
-        """What the judge's answers must look like."""
-        return verdict_schema(self.judge)
 
 
 class DialogueRun:
@@ -108,7 +75,7 @@ class DialogueRun:
         self,
         context: DialogueContext,
         claim: Claim,
-        on_outcome: Callable[[Outcome | Committed | Amended], None] = lambda outcome: None,
+        on_outcome: Callable[[Outcome | Committed | Finished | Amended], None] = lambda outcome: None,
     ) -> None:
         self._context = context
         self._on_outcome = on_outcome
@@ -159,8 +126,11 @@ class DialogueRun:
             case Commit():
                 await self._commit(step)
                 return self._advance(Committed(step.turn))
-            case Amend(judgements, unjudged):
-                await store.amend(dialogue_id, judgements, unjudged)
+            case Finish():
+                await self._finish(step)
+                return self._advance(Finished())
+            case Amend(judgements, unjudged, goal):
+                await store.amend(dialogue_id, judgements, unjudged, goal)
                 return self._advance(Amended())
             case CallTools():
                 return await self._record(await self._call_tools(step))
@@ -171,15 +141,17 @@ class DialogueRun:
                     return await self._ask(step)
                 case Answer():
                     return await self._record(await self._answer(step))
+                case Open():
+                    return await self._record(await self._open())
                 case Judge():
-                    return await self._record(await self._judge(step))
+                    return await self._record(await verdict_on(self._context, self._plan, self._state, step))
         except RequestRefusedError:
             raise
         except CallError as error:
             return await self._record(step.failure(error.reason, str(error)))
 
     async def _commit(self, step: Commit) -> None:
-        shortcomings = await self._shortcomings(step) if step.final else NONE_LACKING
+        shortcomings = await self._shortcomings(step, step.turn) if step.final else NONE_LACKING
         await self._context.store.commit_turn(
             self._plan.dialogue_id,
             step.turn,
@@ -187,14 +159,29 @@ class DialogueRun:
             judgement=step.judgement,
             unjudged=step.unjudged,
             shortcomings=shortcomings,
+            goal=step.goal,
         )
         self.accepted = not shortcomings
 
-    async def _shortcomings(self, step: Commit) -> Shortcomings:
+    async def _finish(self, step: Finish) -> None:
+        shortcomings = await self._shortcomings(step)
+        await self._context.store.finish(
+            self._plan.dialogue_id,
+            step.ended_by,
+            judgement=step.judgement,
+            goal=step.goal,
+            unjudged=step.unjudged,
+            shortcomings=shortcomings,
+        )
+        self.accepted = not shortcomings
+
+    async def _shortcomings(self, step: Commit | Finish, *last: Turn) -> Shortcomings:
         """Return what the dialogue lacks to be accepted, now that its last turn is there."""
         if (acceptance := self._context.acceptance) is None:
             return NONE_LACKING
-        dialogue = Dialogue(self._plan, (*self._state.turns, step.turn), step.judgement)
+        ended_by = step.ended_by if isinstance(step, Finish) else Ending.PLANNED
+        turns = (*self._state.turns, *last)
+        dialogue = Dialogue(self._plan, turns, step.judgement, ended_by=ended_by, goal=step.goal)
         # On a thread: the first detection of a language loads its models.
         return await asyncio.to_thread(acceptance.shortcomings, dialogue)
 
@@ -206,7 +193,7 @@ class DialogueRun:
             await self._context.store.record(self._plan.dialogue_id, index, position, outcome)
         return step
 
-    def _advance(self, outcome: Outcome | Committed | Amended) -> Step:
+    def _advance(self, outcome: Outcome | Committed | Finished | Amended) -> Step:
         self._state = self._state.after(outcome)
         self._on_outcome(outcome)
         return self._next()
@@ -216,8 +203,13 @@ class DialogueRun:
     async def _ask(self, step: Ask) -> Step:
         """Return a question that nobody has asked before."""
         messages = await self._asking(step)
-        completion = await self._complete(Role.USER_SIMULATOR, step.turn, step.attempt, messages)
-        question = question_of(completion.text)
+        if step.may_end:
+            question = await self._question_or_end(step, messages)
+        else:
+            completion = await self._complete(Role.USER_SIMULATOR, step.turn, step.attempt, messages)
+            question = question_of(completion.text)
+        if not question:
+            return await self._record(UserLeft())
         grounded = self._context.grounding is not None
         if grounded and not step.last and names_material(question, self._plan.topic.topic):
             return await self._record(QuestionRejected(question, Rejection.NAMES_MATERIAL))
@@ -239,11 +231,29 @@ class DialogueRun:
             instructions=self._context.agents.qa_generator.instructions,
             examples=self._context.examples.of(self._plan, Role.USER_SIMULATOR),
             templates=templates,
+            opening=self._state.opening,
         )
         for rejected in step.rejected:
             why = _WHY[rejected.why]
             messages = prompts.another_question(self._plan, messages, rejected.question, why, templates)
         return messages
+
+    async def _question_or_end(self, step: Ask, messages: Sequence[Message]) -> str:
+        """Return the next question; empty when the user ends the conversation."""
+        context, anchor, role = self._context, await self._anchored(), Role.USER_SIMULATOR
+        on_topic = anchor is None or anchor.on_topic
+        messages, form = prompts.or_end(self._plan, messages, on_topic=on_topic, templates=context.templates)
+        async with context.slots.slot(context.script.remaining(self._state), role.value):
+            question, _ = await context.client.complete_form(
+                role,
+                context.agents.of(role),
+                context.models[role],
+                messages,
+                form,
+                affinity=self._plan.dialogue_id,
+                seed=context.call_seed(self._plan.dialogue_id, role, step.turn, step.attempt),
+            )
+        return question or ""
 
     async def _anchored(self) -> Anchor | None:
         grounding = self._context.grounding
@@ -252,6 +262,20 @@ class DialogueRun:
         return self._anchor
 
     # The assistant
+
+    async def _open(self) -> Opened:
+        """Open the conversation; no question was asked yet that passages could be found for."""
+        anchor, context = await self._anchored(), self._context
+        messages = prompts.assistant_opening(
+            self._plan,
+            grounded=anchor is not None,
+            on_topic=anchor is None or anchor.on_topic,
+            instructions=context.agents.kb_responder.instructions,
+            examples=context.examples.of(self._plan, Role.ASSISTANT),
+            templates=context.templates,
+        )
+        completion = await self._complete(Role.ASSISTANT, self._plan.n_turns, 0, messages, traced=False)
+        return Opened(completion.text, completion.reasoning if context.keep_reasoning else "")
 
     async def _answer(self, step: Answer) -> Outcome:
         anchor = await self._anchored()
@@ -268,6 +292,7 @@ class DialogueRun:
             trace=trace.parts if (trace := self._context.trace) else (),
             form=trace.words if trace and step.offered else "",
             templates=self._context.templates,
+            opening=self._state.opening,
         )
         tools = self._toolbox().definitions if step.offered else None
         completion = await self._complete(
@@ -329,9 +354,11 @@ class DialogueRun:
         attempt: int,
         messages: Sequence[Message],
         tools: Sequence[ToolDefinition] | None = None,
+        *,
+        traced: bool = True,
     ) -> Completion:
         context, complete = self._context, self._context.client.complete
-        if context.trace is not None and role is Role.ASSISTANT:
+        if context.trace is not None and traced and role is Role.ASSISTANT:
             complete = functools.partial(complete_traced, context.client, context.trace)
         async with context.slots.slot(context.script.remaining(self._state), role.value):
             return await complete(
@@ -340,47 +367,9 @@ class DialogueRun:
                 context.models[role],
                 messages,
                 affinity=self._plan.dialogue_id,
-                seed=self._call_seed(role, index, attempt),
+                seed=context.call_seed(self._plan.dialogue_id, role, index, attempt),
                 tools=tools,
             )
-
-    # The judge
-
-    async def _judge(self, step: Judge) -> Judged:
-        """On a turn, or on the whole conversation."""
-        context, plan, seen = self._context, self._plan, self._state.seen
-        whole = step.subject is None
-        turns = seen if step.subject is None else seen[: step.subject + 1]
-        texts: Mapping[str, str] = {}
-        if context.grounding is not None:
-            # By ids, so that the judge is shown the same after a resume.
-            judged = [turn.details for turn in (turns if whole else turns[-1:])]
-            texts = await context.grounding.texts(chunks_shown(context.judge, judged))
-        messages = verdict_messages(
-            context.judge,
-            plan,
-            turns,
-            texts,
-            whole=whole,
-            instructions=context.agents.qa_judge.instructions,
-            templates=context.templates,
-        )
-        index = plan.n_turns if step.subject is None else step.subject
-        async with context.slots.slot(context.script.remaining(self._state), Role.JUDGE.value):
-            verdict, _ = await context.client.complete_json(
-                Role.JUDGE,
-                context.agents.of(Role.JUDGE),
-                context.models[Role.JUDGE],
-                alternating(messages),
-                context.verdict_schema,
-                functools.partial(judgement_from, judge=context.judge),
-                affinity=plan.dialogue_id,
-                seed=self._call_seed(Role.JUDGE, index, step.attempt),
-            )
-        return Judged(step.subject, verdict)
-
-    def _call_seed(self, role: Role, index: int, attempt: int) -> int:
-        return call_seed(self._context.seed, self._plan.dialogue_id, index, role, attempt)
 
 
 def question_kinds(kinds: Sequence[str], seed: int, dialogue_id: str, n_turns: int) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from dlgforge_core.conversation.acceptance import NONE_LACKING, Shortcomings
 from dlgforge_core.conversation.outcomes import Outcome, Unjudged
-from dlgforge_core.dialogue import Judgement, Turn
+from dlgforge_core.dialogue import Ending, GoalVerdict, Judgement, Turn
 from dlgforge_core.store.reservations import Reservation
 
 
@@ -31,8 +31,22 @@ class DialogueStore(Protocol):
         judgement: Judgement | None = None,
         unjudged: Sequence[Unjudged] = (),
         shortcomings: Shortcomings = NONE_LACKING,
+        goal: GoalVerdict | None = None,
     ) -> None:
         """Keep a turn and forget its outcomes, in one transaction."""
+        ...
+
+    async def finish(
+        self,
+        dialogue_id: str,
+        ended_by: Ending,
+        *,
+        judgement: Judgement | None = None,
+        goal: GoalVerdict | None = None,
+        unjudged: Sequence[Unjudged] = (),
+        shortcomings: Shortcomings = NONE_LACKING,
+    ) -> None:
+        """Finish a dialogue that ends before another turn, and forget its outcomes, in one transaction."""
         ...
 
     async def amend(
@@ -40,6 +54,7 @@ class DialogueStore(Protocol):
         dialogue_id: str,
         judgements: Mapping[int | None, Judgement],
         unjudged: Sequence[Unjudged] = (),
+        goal: GoalVerdict | None = None,
     ) -> None:
         """Keep verdicts, by turn index or None, that a finished dialogue lacked."""
         ...

@@ -12,10 +12,11 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from dlgforge_core.config import Recipe, read_recipe
-from dlgforge_core.dialogue import DialoguePlan, Role, Turn
+from dlgforge_core.config import AgentsConfig, GenerationConfig, Recipe, read_recipe
+from dlgforge_core.dialogue import DialoguePlan, Role, Turn, TurnDetails
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.generation.dialogue_run import question_kinds
 from dlgforge_core.generation.prepare import with_question_kinds
@@ -24,6 +25,7 @@ from dlgforge_core.planning.personas import read_personas
 from dlgforge_core.planning.plan import plan_run
 from dlgforge_core.planning.seed_folder import read_seed_batches
 from dlgforge_core.prompting import dialogue_prompts, verdict_prompts
+from dlgforge_core.prompting.goal_verdicts import goal_judge, with_goal
 from dlgforge_core.prompting.quoting import quote_passages
 from dlgforge_core.prompting.templates import Templates
 from dlgforge_core.prompting.trace import Trace
@@ -54,18 +56,20 @@ def prompts_of(recipe: Recipe, plan: DialoguePlan, turn: int = 0) -> Iterator[tu
     kinds = question_kinds(
         generation.run.question_kinds or (), generation.run.seed, plan.dialogue_id, plan.n_turns
     )
-    yield (
-        Role.USER_SIMULATOR,
-        dialogue_prompts.user_simulator(
-            plan,
-            turns[:-1],
-            kinds=kinds[: turn + 1],
-            evidence=passages,
-            instructions=agents.qa_generator.instructions,
-            examples=examples.of(plan, Role.USER_SIMULATOR),
-            templates=templates,
-        ),
+    yield from _opening(generation, agents, plan, turns, templates, bool(passages), first=not turn)
+    asking = dialogue_prompts.user_simulator(
+        plan,
+        turns[:-1],
+        kinds=kinds[: turn + 1],
+        evidence=passages,
+        instructions=agents.qa_generator.instructions,
+        examples=examples.of(plan, Role.USER_SIMULATOR),
+        templates=templates,
+        opening=turns[0].details.opening,
     )
+    if generation.conversation.ends == "user" and turn >= generation.run.min_turns:
+        asking, _ = dialogue_prompts.or_end(plan, asking, templates=templates)
+    yield Role.USER_SIMULATOR, asking
     yield (
         Role.ASSISTANT,
         dialogue_prompts.assistant(
@@ -78,24 +82,70 @@ def prompts_of(recipe: Recipe, plan: DialoguePlan, turn: int = 0) -> Iterator[tu
             examples=examples.of(plan, Role.ASSISTANT),
             trace=Trace(generation.reasoning.parts).parts if generation.reasoning.prompted else (),
             templates=templates,
+            opening=turns[0].details.opening,
         ),
     )
-    if generation.judge.mode != "off":
-        judge = generation.judge
-        evidence = passages if judge.show_evidence else ""
-        told = agents.qa_judge.instructions
-        if judge.granularity == "conversation":
-            messages = verdict_prompts.conversation_judge(
-                plan, judge, turns, evidence=evidence, instructions=told, templates=templates
-            )
-        else:
-            messages = verdict_prompts.turn_judge(
-                *(plan, judge, turns[:-1], turns[-1]),
-                evidence=evidence,
-                instructions=told,
+    yield from _judging(generation, agents, plan, turns, templates, passages)
+
+
+def _opening(
+    generation: GenerationConfig,
+    agents: AgentsConfig,
+    plan: DialoguePlan,
+    turns: list[Turn],
+    templates: Templates,
+    grounded: bool,
+    *,
+    first: bool,
+) -> Iterator[tuple[Role, list[Message]]]:
+    """Put the assistant's opening before the turns, where it opens; before the first its prompt is shown."""
+    if generation.conversation.opens != "assistant":
+        return
+    turns[0] = replace(turns[0], details=TurnDetails(opening="(greeting)"))
+    if first:
+        yield (
+            Role.ASSISTANT,
+            dialogue_prompts.assistant_opening(
+                plan,
+                grounded=grounded,
+                instructions=agents.kb_responder.instructions,
+                examples=generation.examples.of(plan, Role.ASSISTANT),
                 templates=templates,
-            )
-        yield Role.JUDGE, alternating(messages)
+            ),
+        )
+
+
+def _judging(
+    generation: GenerationConfig,
+    agents: AgentsConfig,
+    plan: DialoguePlan,
+    turns: Sequence[Turn],
+    templates: Templates,
+    passages: str,
+) -> Iterator[tuple[Role, list[Message]]]:
+    if generation.judge.mode == "off":
+        return
+    judge = generation.judge
+    whole, last = judge.granularity == "conversation", len(turns) == plan.n_turns
+    evidence = passages if judge.show_evidence else ""
+    told = agents.qa_judge.instructions
+    if whole:
+        messages = verdict_prompts.conversation_judge(
+            plan, judge, turns, evidence=evidence, instructions=told, templates=templates
+        )
+    else:
+        messages = verdict_prompts.turn_judge(
+            *(plan, judge, turns[:-1], turns[-1]),
+            evidence=evidence,
+            instructions=told,
+            templates=templates,
+        )
+    alone = judge.mode == "online" and not whole
+    if plan.goal and not alone and (whole or last):
+        messages = with_goal(messages, plan, templates)
+    yield Role.JUDGE, alternating(messages)
+    if plan.goal and alone and last:
+        yield Role.JUDGE, goal_judge(plan, turns, instructions=told, templates=templates)
 
 
 def preview(recipe: Recipe, *, dialogues: int = 1, turn: int = 1) -> Iterator[str]:
@@ -105,6 +155,8 @@ def preview(recipe: Recipe, *, dialogues: int = 1, turn: int = 1) -> Iterator[st
         personas = f"user {plan.user_persona.name!r}, assistant {plan.assistant_persona.name!r}"
         yield f"# dialogue {plan.dialogue_id}, {plan.language}, turn {at} of {plan.n_turns}"
         yield f"# topic {plan.topic.topic!r}, {personas}"
+        if plan.goal:
+            yield f"# goal {plan.goal!r}"
         if plan.attributes:
             yield f"# {', '.join(f'{name} {value!r}' for name, value in plan.attributes.items())}"
         for role, messages in prompts_of(recipe, plan, at - 1):

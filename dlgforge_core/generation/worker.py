@@ -13,12 +13,21 @@ from typing import Any
 
 from dlgforge_core.config import AgentsConfig, GenerationConfig
 from dlgforge_core.conversation.acceptance import Acceptance
-from dlgforge_core.conversation.outcomes import Amended, Committed, Judged, Outcome, Unjudged
+from dlgforge_core.conversation.outcomes import (
+    Amended,
+    Committed,
+    Finished,
+    GoalJudged,
+    Judged,
+    Outcome,
+    Unjudged,
+)
 from dlgforge_core.conversation.script import Script
 from dlgforge_core.conversation.steps import Dropped
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import LeaseLostError, RunRefusedError, RunStoppedError
-from dlgforge_core.generation.dialogue_run import DialogueContext, DialogueRun
+from dlgforge_core.generation.dialogue_context import DialogueContext
+from dlgforge_core.generation.dialogue_run import DialogueRun
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.judge_watch import JudgeWatch
 from dlgforge_core.generation.tools import Toolbox
@@ -249,11 +258,11 @@ class Worker:
         if self._context.acceptance is not None:
             self._rolling.replenished()
 
-    def _saw(self, dialogue_id: str, outcome: Outcome | Committed | Amended) -> None:
+    def _saw(self, dialogue_id: str, outcome: Outcome | Committed | Finished | Amended) -> None:
         match outcome:
             case Committed():
                 self._counts.turns += 1
-            case Judged() | Unjudged():
+            case Judged() | GoalJudged() | Unjudged():
                 self._judging.saw(dialogue_id, outcome)
 
     async def _check_judge(self) -> None:

@@ -12,10 +12,11 @@ from dlgforge_core.config import JudgeConfig
 from dlgforge_core.config.run import OPEN_PER_SLOT
 from dlgforge_core.database.reconnecting import ReconnectingConnection
 from dlgforge_core.dialogue import DropReason, Judgement, Role
-from dlgforge_core.judging.judges import Judge, Subject, messages_about, subjects
+from dlgforge_core.judging.judges import Judge, Subject, judges_goal, messages_about, subjects
 from dlgforge_core.judging.store import Finished, Verdict, finished_dialogues
 from dlgforge_core.llm.client import CallError, LlmClient
 from dlgforge_core.prompting import verdict_prompts as prompts
+from dlgforge_core.prompting.goal_verdicts import with_goal_schema
 from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.prompting.verdict_reading import judgement_from
 from dlgforge_core.scheduling.call_seed import call_seed
@@ -105,8 +106,8 @@ class Engine:
         self._tallies = tallies
         self._templates = templates
         self._slots = slots
-        self._schema = prompts.verdict_schema(config)
-        self._read = functools.partial(judgement_from, judge=config)
+        schema = prompts.verdict_schema(config)
+        self._schemas = {False: schema, True: with_goal_schema(schema)}
         most = OPEN_PER_SLOT * config.concurrency  # as many as when generating
         self._rolling: Rolling[Chain] = Rolling(self._judge, slots, most)
 
@@ -157,14 +158,15 @@ class Engine:
             instructions=judge.agent.instructions,
             templates=self._templates,
         )
+        goal = judges_goal(subject.index, plan, turns)
         async with self._slots.slot(left, judge.caller):
             verdict, completion = await self._client.complete_json(
                 Role.JUDGE,
                 judge.agent,
                 judge.model,
                 prompts.alternating(messages),
-                self._schema,
-                self._read,
+                self._schemas[goal],
+                functools.partial(judgement_from, judge=self._config, goal=goal),
                 affinity=plan.dialogue_id,
                 seed=call_seed(judge.seed, plan.dialogue_id, subject.index, Role.JUDGE, 0),
                 caller=judge.caller,

@@ -176,8 +176,23 @@ def messages_about(
     whole = index == WHOLE
     seen = turns if whole else turns[: index + 1]
     return verdict_messages(
-        config, plan, seen, texts, whole=whole, instructions=instructions, templates=templates
+        config,
+        plan,
+        seen,
+        texts,
+        whole=whole,
+        instructions=instructions,
+        templates=templates,
+        goal=judges_goal(index, plan, turns),
     )
+
+
+def judges_goal(index: int, plan: DialoguePlan, turns: Sequence[Turn]) -> bool:
+    """Whether a verdict on a turn, or with index WHOLE on the conversation, says if the goal was met.
+
+    Of those on turns the last one does: its judge is shown the whole conversation.
+    """
+    return bool(plan.goal) and index in (WHOLE, len(turns) - 1)
 
 
 def _digest(data: Any) -> bytes:

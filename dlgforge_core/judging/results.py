@@ -10,7 +10,7 @@ from statistics import fmean
 
 import psycopg
 
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, Judgement, JudgeVerdict
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, GoalVerdict, Judgement, JudgeVerdict
 from dlgforge_core.judging.agreement import Agreement, JudgeScores, agreement_of, merged_score
 from dlgforge_core.judging.judges import WHOLE
 from dlgforge_core.judging.rating_agreement import DimensionFigures, dimension_figures
@@ -114,7 +114,8 @@ def merged(judgements: Sequence[Judgement]) -> Judgement:
     Score: the mean, rounded to a whole number, halves up. Reasons: those that at least half of the judges
     name, or, where there is none, those named most often; by votes, then as first named. Comment: the first
     judge's. Of a rubric, ratings: the mean in each dimension, not rounded; question and answer are good
-    enough where more than half of the judges say so. Raises ValueError without any verdict.
+    enough, and the user's goal is met, where more than half of the judges say so. Raises ValueError without
+    any verdict.
     """
     if not judgements:
         raise ValueError("there is no verdict to merge")
@@ -129,7 +130,14 @@ def merged(judgements: Sequence[Judgement]) -> Judgement:
         {name: fmean(j.dimensions[name] for j in judgements if name in j.dimensions) for name in names},
         _most([j.question_ok for j in judgements]),
         _most([j.answer_ok for j in judgements]),
+        _merged_goal([j.goal for j in judgements if j.goal is not None]),
     )
+
+
+def _merged_goal(verdicts: Sequence[GoalVerdict]) -> GoalVerdict | None:
+    """Return what most say, with the reason of the first who says so."""
+    met = _most([verdict.met for verdict in verdicts])
+    return next((verdict for verdict in verdicts if verdict.met is met), None)
 
 
 def _most(opinions: Sequence[bool | None]) -> bool | None:
@@ -177,6 +185,7 @@ def _judged(dialogue: Dialogue, found: Mapping[int, Sequence[JudgeVerdict]], *, 
         dialogue,
         turns=turns,
         judgement=verdict(WHOLE),
+        goal=None,
         by_judge=tuple(one for index in order for one in found.get(index, ())) if several else (),
     )
 

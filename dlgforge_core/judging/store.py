@@ -124,7 +124,7 @@ class Verdict:
             "turn_index": self.turn_index,
             "judge_key": self.judge_key,
             **storable(self.judgement.to_json()),
-            "ratings": self.judgement.ratings,
+            "ratings": storable(self.judgement.more) if self.judgement.more else None,
             "digest": self.digest.hex(),
         }
 

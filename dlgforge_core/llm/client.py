@@ -242,7 +242,11 @@ class LlmClient:
             except ValueError as error:
                 problem = str(error)
             else:
-                reply.dialect.ignored_schemas = 0
+                held = reply.json_mode is JsonMode.JSON_SCHEMA and "response_format" not in agent.extra_body
+                if schema and held and "{" not in written.text:
+                    answers.notice_ignored_schema(reply, written.text)  # and in words was understood
+                else:
+                    reply.dialect.ignored_schemas = 0
                 answer = UsableAnswer(written.text, (), written.reasoning)
                 return value, answers.completion(answer, model, replies)
             if reply.answer.refusal or reply.answer.finish_reason == "content_filter":

@@ -73,6 +73,7 @@ def content_config(
         **_words(generation, judged),
         **({"attributes": _attributes(generation)} if generation.attributes else {}),
         **({"reasoning": generation.reasoning.model_dump()} if generation.reasoning.prompted else {}),
+        **({"conversation": course} if (course := _course(generation)) else {}),
         "run": {**run, "turns": asdict(TurnCounts.from_config(generation.run))},
         "personas": asdict(personas),
         "judge": _judge(generation.judge) if judged else None,
@@ -95,6 +96,21 @@ def _words(generation: GenerationConfig, judged: bool) -> dict[str, Any]:
         "examples": generation.examples.model_dump(mode="json") if generation.examples.exchanges else None,
     }
     return {name: value for name, value in sections.items() if value}
+
+
+def _course(generation: GenerationConfig) -> dict[str, Any]:
+    """Return who begins and who ends conversations, and the users' goals, as far as it is not as usual."""
+    conversation = generation.conversation
+    ended = {"ends": conversation.ends, "min_turns": generation.run.min_turns}
+    return {
+        **(ended if conversation.ends != "planned" else {}),
+        **({"opens": conversation.opens} if conversation.opens != "user" else {}),
+        **(
+            {"goals": [one.model_dump(mode="json") for one in conversation.goals]}
+            if conversation.goals
+            else {}
+        ),
+    }
 
 
 def _attributes(generation: GenerationConfig) -> dict[str, Any]:

@@ -11,8 +11,8 @@ without the ones before it.
   the given mean; `exponential`, the value rounded to the nearest whole number, which keeps its mean.
 - **Spares**: a dialogue that takes the place of another is planned as that one was, under an id that is made
   of the other's; so whatever is spread evenly over a plan stays so, however many are replaced.
-- **System prompts** go round in cycles, too, in which each comes as often as its weight says; of few-shot
-  examples each dialogue gets as many different ones as asked for, and all come equally often.
+- **System prompts and goals** go round in cycles, too, in which each comes as often as its weight says; of
+  few-shot examples each dialogue gets as many different ones as asked for, and all come equally often.
 - **Attributes** are drawn one after the other over a seed batch's languages in turn, so that each prefix has
   their shares (see `attribute_draws`); they alone depend on the dialogues before.
 - **Extending**: neither a plan's id nor its dialogues depend on how many there are, so a greater
@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from dlgforge_core.common.hints import nearest
-from dlgforge_core.config import ConversationConfig, GenerationConfig, LlmConfig, RunConfig
+from dlgforge_core.config import GenerationConfig, GoalConfig, LlmConfig, RunConfig, SystemPromptConfig
 from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.languages import is_known, known_names
@@ -38,7 +38,7 @@ from dlgforge_core.planning.personas import Personas
 from dlgforge_core.planning.seed_languages import topics_for, unused_languages, unused_note
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.planning.turn_counts import TurnCounts
-from dlgforge_core.prompting.system_prompts import system_prompt_of
+from dlgforge_core.prompting.system_prompts import goal_of, system_prompt_of
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Plan:
     personas: Personas
     system_prompts: tuple[str, ...] = ()
     """A cycle of templates, in which each comes as often as its weight says."""
+    goals: tuple[str, ...] = ()
+    """As `system_prompts`, of the user's goal."""
     examples: tuple[int, ...] = ()
     """The few-shot examples of which each dialogue gets `examples_each`."""
     examples_each: int = 0
@@ -90,10 +92,17 @@ class Plan:
             examples=self._examples(ordinal) if self.examples_each else None,
             attributes=self.attributes.of(self.language, ordinal) if self.attributes else {},
         )
-        if not self.system_prompts:
+        if not self.system_prompts and not self.goals:
             return plan
-        template = in_cycle(self._keys["system_prompt"], len(self.system_prompts), ordinal)
-        return replace(plan, system_prompt=system_prompt_of(self.system_prompts[template], plan))
+        return replace(
+            plan,
+            system_prompt=system_prompt_of(self._drawn("system_prompt", self.system_prompts, ordinal), plan),
+            goal=goal_of(self._drawn("goal", self.goals, ordinal), plan),
+        )
+
+    def _drawn(self, purpose: str, templates: Sequence[str], ordinal: int) -> str:
+        """Return the one of a cycle of templates that comes at `ordinal`; empty without any."""
+        return templates[in_cycle(self._keys[purpose], len(templates), ordinal)] if templates else ""
 
     def dialogue_id(self, ordinal: int) -> str:
         """Return the id of a dialogue: 24 hex digits."""
@@ -106,7 +115,7 @@ class Plan:
 
     @cached_property
     def _keys(self) -> dict[str, bytes]:
-        purposes = ("turns", "topic", "user", "assistant", "system_prompt", "examples")
+        purposes = ("turns", "topic", "user", "assistant", "system_prompt", "examples", "goal")
         return {p: bytes.fromhex(hex_digest([self.seed, p, self.batch, self.language], 16)) for p in purposes}
 
     def _persona(self, role: str, personas: tuple[Persona, ...], ordinal: int) -> Persona:
@@ -226,7 +235,8 @@ def _plan(
         turns=TurnCounts.from_config(run),
         topics=topics,
         personas=personas,
-        system_prompts=_system_prompts(generation.conversation, language),
+        system_prompts=_cycle(generation.conversation.system_prompts, language),
+        goals=_cycle(generation.conversation.goals, language),
         examples=tuple(examples.in_language(language)),
         examples_each=examples.per_dialogue or 0 if examples.exchanges else 0,
     )
@@ -242,9 +252,9 @@ def _attributes(
     return AttributeSequence(generation.attributes, key, languages)
 
 
-def _system_prompts(conversation: ConversationConfig, language: str) -> tuple[str, ...]:
-    """Return a cycle of the system prompts that dialogues in a language may have."""
-    fit = [one for one in conversation.system_prompts if not one.languages or language in one.languages]
+def _cycle(drawn: Sequence[SystemPromptConfig | GoalConfig], language: str) -> tuple[str, ...]:
+    """Return a cycle of the templates that dialogues in a language may have."""
+    fit = [one for one in drawn if not one.languages or language in one.languages]
     return tuple(fit[i].text for i in block_of([one.weight for one in fit])) if fit else ()
 
 

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from dlgforge_core.config import ExampleConfig
 from dlgforge_core.dialogue import DialoguePlan, Role, Turn
+from dlgforge_core.llm.forms import Form
 from dlgforge_core.llm.tool_calls import Message
+from dlgforge_core.prompting.ending import END_MARKER, ending_form
 from dlgforge_core.prompting.parts import beginning, everywhere, inline, shown
 from dlgforge_core.prompting.quoting import neutralise
 from dlgforge_core.prompting.templates import SHIPPED, Templates
@@ -30,6 +32,7 @@ def user_simulator(
     instructions: str = "",
     examples: Sequence[ExampleConfig] = (),
     templates: Templates = SHIPPED,
+    opening: str = "",
 ) -> list[Message]:
     """Return the prompt for a question. Roles are turned round: what the assistant said comes as `user`.
 
@@ -38,7 +41,7 @@ def user_simulator(
     passage that the question should come from; with `on_topic` false it says nothing of the seed topic, which
     is then not spoken of. It is of this turn only and in the last message: earlier turns are told without
     theirs, so prompts stay short, and only the last exchange is new to the server. `examples` are few-shot
-    examples.
+    examples; `opening` is what the assistant said before the first question.
     """
     role, common, topic = Role.USER_SIMULATOR, everywhere(plan), inline(plan.topic.topic) if on_topic else ""
     few = shown(examples)
@@ -51,6 +54,7 @@ def user_simulator(
         instructions=instructions,
         system_prompt=plan.system_prompt,
         examples=few,
+        goal=inline(plan.goal),
         **common,
     )
     more = templates.render(role, "examples", examples=few, topic=topic, **common) if few else ""
@@ -61,7 +65,7 @@ def user_simulator(
         request = templates.render(role, "example", topic=topic, kinds=bool(kinds), **common)
         messages.append({"role": "user", "content": request})
         messages.append({"role": "assistant", "content": neutralise(plan.topic.question or "")})
-    answer = ""
+    answer = opening
     for number, kind in enumerate(kinds or [""] * (len(turns) + 1)):
         request = templates.render(
             role,
@@ -79,6 +83,22 @@ def user_simulator(
             messages.append({"role": "assistant", "content": turns[number].user})
             answer = turns[number].assistant
     return messages
+
+
+def or_end(
+    plan: DialoguePlan,
+    messages: Sequence[Message],
+    *,
+    on_topic: bool = True,
+    templates: Templates = SHIPPED,
+) -> tuple[list[Message], Form[str]]:
+    """Return a prompt for a question, saying that the user may end the conversation, and the answer's form."""
+    role, common = Role.USER_SIMULATOR, everywhere(plan)
+    topic = inline(plan.topic.topic) if on_topic else ""
+    request = templates.render(role, "ending", goal=inline(plan.goal), topic=topic, **common)
+    words = templates.render(role, "end_marker", marker=END_MARKER, **common)
+    *before, last = messages
+    return [*before, {**last, "content": f"{last['content']}\n{request}"}], ending_form(words)
 
 
 def another_question(
@@ -112,13 +132,79 @@ def assistant(
     trace: Sequence[Mapping[str, str]] = (),
     form: str = "",
     templates: Templates = SHIPPED,
+    opening: str = "",
 ) -> list[Message]:
     """Return the conversation as the assistant sees it, ending with the question to answer.
 
     A `grounded` one is told what passages are, and gets those that were found before the question, for this
     turn only; see `user_simulator`. The question stays last: small models answer what they read last. After
-    it comes the request for a `trace` of these parts, where there are any, and what is said of its `form`.
+    it comes the request for a `trace` of these parts, where there are any, and what is said of its `form`. An
+    `opening` stands after the request for it, so that the user's messages and its own alternate.
     """
+    messages = _assistant_system(
+        plan,
+        grounded=grounded,
+        on_topic=on_topic,
+        instructions=instructions,
+        examples=examples,
+        templates=templates,
+    )
+    if opening:
+        messages.append(_opening_request(plan, on_topic, templates))
+        messages.append({"role": "assistant", "content": opening})
+    for turn in turns:
+        messages.append({"role": "user", "content": turn.user})
+        messages.append({"role": "assistant", "content": turn.assistant})
+    role, common = Role.ASSISTANT, everywhere(plan)
+    asked = [templates.render(role, "question", passages=passages, question=question, **common)]
+    if trace:
+        asked.append(templates.render(role, "trace", parts=trace, **common))
+    messages.append({"role": "user", "content": "\n\n".join(filter(None, (*asked, form)))})
+    return messages
+
+
+def assistant_opening(
+    plan: DialoguePlan,
+    *,
+    grounded: bool = False,
+    on_topic: bool = True,
+    instructions: str = "",
+    examples: Sequence[ExampleConfig] = (),
+    templates: Templates = SHIPPED,
+) -> list[Message]:
+    """Return the prompt for what the assistant opens the conversation with; `assistant` begins with it."""
+    messages = _assistant_system(
+        plan,
+        grounded=grounded,
+        on_topic=on_topic,
+        instructions=instructions,
+        examples=examples,
+        templates=templates,
+    )
+    return [*messages, _opening_request(plan, on_topic, templates)]
+
+
+def _opening_request(plan: DialoguePlan, on_topic: bool, templates: Templates) -> Message:
+    request = templates.render(
+        Role.ASSISTANT,
+        "opening",
+        topic=inline(plan.topic.topic) if on_topic else "",
+        persona=inline(plan.assistant_persona.description),
+        system_prompt=plan.system_prompt,
+        **everywhere(plan),
+    )
+    return {"role": "user", "content": request}
+
+
+def _assistant_system(
+    plan: DialoguePlan,
+    *,
+    grounded: bool,
+    on_topic: bool,
+    instructions: str,
+    examples: Sequence[ExampleConfig],
+    templates: Templates,
+) -> list[Message]:
     role, common, few = Role.ASSISTANT, everywhere(plan), shown(examples)
     system = templates.render(
         role,
@@ -132,12 +218,4 @@ def assistant(
         **common,
     )
     more = templates.render(role, "examples", examples=few, **common) if few else ""
-    messages = beginning(system, more)
-    for turn in turns:
-        messages.append({"role": "user", "content": turn.user})
-        messages.append({"role": "assistant", "content": turn.assistant})
-    asked = [templates.render(role, "question", passages=passages, question=question, **common)]
-    if trace:
-        asked.append(templates.render(role, "trace", parts=trace, **common))
-    messages.append({"role": "user", "content": "\n\n".join(filter(None, (*asked, form)))})
-    return messages
+    return beginning(system, more)

@@ -104,18 +104,18 @@ def read_ratings(data: Mapping[str, Any], rubric: Sequence[DimensionConfig]) -> 
     with its explanation; a list of dimensions; yes and no. Raises ValueError, written for the judge, for a
     dimension that is not there, is off its scale or is rated twice in different ways.
     """
-    fields = list(_walk(data))
+    fields = list(walk_fields(data))
     ratings = {
         one.name: _rating(one, [value for name, value in fields if name == one.name]) for one in rubric
     }
     said = {
-        field: _opinion(field, [value for name, value in fields if name in names])
+        field: read_opinion(field, [value for name, value in fields if name in names])
         for field, names in _OK_NAMES.items()
     }
     return Ratings(ratings, said[QUESTION_OK], said[ANSWER_OK])
 
 
-def _walk(data: Any) -> Iterator[tuple[str, Any]]:
+def walk_fields(data: Any) -> Iterator[tuple[str, Any]]:
     """Yield the fields of an object and of those within it, their names in one form, the outer ones first."""
     level: list[Any] = [data]
     left = _MOST_FIELDS
@@ -173,15 +173,17 @@ def _value(dimension: DimensionConfig, value: Any) -> float | None:
     return number
 
 
-def _opinion(field: str, given: Sequence[Any]) -> bool:
-    read = {opinion for item in given if (opinion := _yes_or_no(item)) is not None}
+def read_opinion(field: str, given: Sequence[Any]) -> bool:
+    """Return the yes or no in fields of one meaning. Raises ValueError, written for the judge."""
+    read = {opinion for item in given if (opinion := yes_or_no(item)) is not None}
     if len(read) == 1:
         return read.pop()
     wrong = "and is both" if read else f"not {shown(given[0])}" if given else "and is missing"
     raise ValueError(f"{field} must be true or false, {wrong}")
 
 
-def _yes_or_no(value: Any) -> bool | None:
+def yes_or_no(value: Any) -> bool | None:
+    """Return what a field says; None when it says neither."""
     if isinstance(value, dict):
         value = first_of(value, _SAID)
     if isinstance(value, bool):

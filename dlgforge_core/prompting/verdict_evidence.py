@@ -11,6 +11,7 @@ from dlgforge_core.config import JudgeConfig
 from dlgforge_core.dialogue import DialoguePlan, Role, Turn, TurnDetails
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.prompting import verdict_prompts as prompts
+from dlgforge_core.prompting.goal_verdicts import with_goal
 from dlgforge_core.prompting.quoting import quote_passages
 from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.prompting.tool_definitions import WEB_SEARCH
@@ -25,23 +26,28 @@ def verdict_messages(
     whole: bool,
     instructions: str = "",
     templates: Templates = SHIPPED,
+    goal: bool = False,
 ) -> list[Message]:
     """Return the prompt for a verdict on the `whole` of these turns, or on the last of them.
+
+    With `goal` it is to say as well whether the user's goal was met.
 
     `texts` are those of the chunks behind what is judged, by id.
     """
     judged = turns if whole else turns[-1:]
     evidence = evidence_shown(judge, [turn.details for turn in judged], texts)
     if whole:
-        return prompts.conversation_judge(
+        messages = prompts.conversation_judge(
             plan, judge, turns, evidence=evidence, instructions=instructions, templates=templates
         )
-    return prompts.turn_judge(
-        *(plan, judge, turns[:-1], turns[-1]),
-        evidence=evidence,
-        instructions=instructions,
-        templates=templates,
-    )
+    else:
+        messages = prompts.turn_judge(
+            *(plan, judge, turns[:-1], turns[-1]),
+            evidence=evidence,
+            instructions=instructions,
+            templates=templates,
+        )
+    return with_goal(messages, plan, templates) if goal else messages
 
 
 def chunks_shown(judge: JudgeConfig, turns: Sequence[TurnDetails]) -> list[str]:

@@ -37,7 +37,7 @@ def turn_judge(
         messages.append({"role": "user", "content": _exchange(earlier)})
         if earlier.judgement is not None:
             messages.append({"role": "assistant", "content": _verdict_text(earlier.judgement)})
-    messages.append({"role": "user", "content": _judged(plan, evidence, [turn], templates)})
+    messages.append({"role": "user", "content": exchanges_of(plan, evidence, [turn], templates)})
     return messages
 
 
@@ -67,7 +67,7 @@ def conversation_judge(
     """One verdict on the whole dialogue. `evidence` is quoted material behind its answers."""
     about = topic_of(plan, turns)
     system = _judge_system(plan, judge, about, evidence, instructions, templates, whole=True)
-    return [*beginning(system), {"role": "user", "content": _judged(plan, evidence, turns, templates)}]
+    return [*beginning(system), {"role": "user", "content": exchanges_of(plan, evidence, turns, templates)}]
 
 
 def verdict_schema(judge: JudgeConfig) -> dict[str, Any]:
@@ -125,7 +125,8 @@ def _persona(persona: Persona) -> str:
     return inline(f"{persona.name}. {persona.description}")
 
 
-def _judged(plan: DialoguePlan, evidence: str, turns: Sequence[Turn], templates: Templates) -> str:
+def exchanges_of(plan: DialoguePlan, evidence: str, turns: Sequence[Turn], templates: Templates) -> str:
+    """Return what is judged, after the material behind it."""
     exchanges = "\n\n".join(map(_exchange, turns))
     return templates.render(
         Role.JUDGE, "exchanges", evidence=evidence, exchanges=exchanges, **everywhere(plan)
@@ -133,7 +134,8 @@ def _judged(plan: DialoguePlan, evidence: str, turns: Sequence[Turn], templates:
 
 
 def _exchange(turn: Turn) -> str:
-    return f"User:\n{quote(turn.user)}\nAssistant:\n{quote(turn.assistant)}"
+    opening = f"Assistant:\n{quote(turn.details.opening)}\n" if turn.details.opening else ""
+    return f"{opening}User:\n{quote(turn.user)}\nAssistant:\n{quote(turn.assistant)}"
 
 
 def _verdict_text(judgement: Judgement) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from dlgforge_core.config import JudgeConfig
 from dlgforge_core.dialogue import MAX_SCORE, Judgement
+from dlgforge_core.prompting.goal_verdicts import goal_from
 from dlgforge_core.prompting.rating_reading import first_of, read_rating, shown
 from dlgforge_core.prompting.rubric import read_ratings, rubric_score
 
@@ -23,12 +24,13 @@ _LIST_MARK = re.compile(r"\s*\(?\d{1,2}[.):]\s")
 _EXPLAINED = re.compile(r"[:(–—]|\s-\s")
 
 
-def judgement_from(data: Mapping[str, Any], judge: JudgeConfig) -> Judgement:
+def judgement_from(data: Mapping[str, Any], judge: JudgeConfig, *, goal: bool = False) -> Judgement:
     """Return the verdict in an answer to the judge's prompt. Raises ValueError when it cannot be used.
 
     Read as well: a score as text ("8", "8/10", "80 %", "eight") or with a fraction, which is rounded; labels
     in capitals, in one text, or with an explanation; names of fields in capitals. By a rubric the score is
-    that of its ratings, and one that the judge gives unasked is not looked at.
+    that of its ratings, and one that the judge gives unasked is not looked at. With `goal` the answer must
+    say, too, whether the user's goal was met.
     """
     fields = _fields(data)
     ratings = read_ratings(data, judge.rubric) if judge.rubric else None
@@ -42,9 +44,10 @@ def judgement_from(data: Mapping[str, Any], judge: JudgeConfig) -> Judgement:
     if not reasons:
         raise ValueError(f"reasons must name some of: {', '.join(judge.reasons)}; not {shown(given)}")
     comment = _comment(first_of(fields, _COMMENT))
+    met = goal_from(data) if goal else None
     if ratings is None:
-        return Judgement(score, reasons, comment)
-    return Judgement(score, reasons, comment, ratings.dimensions, ratings.question_ok, ratings.answer_ok)
+        return Judgement(score, reasons, comment, goal=met)
+    return Judgement(score, reasons, comment, ratings.dimensions, ratings.question_ok, ratings.answer_ok, met)
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, Any]:

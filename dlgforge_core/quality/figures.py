@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from dlgforge_core.dialogue import Dialogue, Judgement, Role
+from dlgforge_core.dialogue import Dialogue, Ending, Judgement, Role
 
 # Text lengths are counted in classes a quarter of an octave wide: few, and fine enough for a plot.
 _CLASSES_PER_OCTAVE = 4
@@ -57,6 +57,11 @@ class DialogueFigures:
     cited_turns: int = 0
     """Those of them whose answer draws on one of the passages."""
     tool_calls: Counter[str] = field(default_factory=Counter)
+    ended_by: Counter[Ending] = field(default_factory=Counter)
+    goals: Counter[str] = field(default_factory=Counter)
+    """Dialogues whose user has a goal: how many met it, missed it, or have no verdict on it."""
+    opened: int = 0
+    """Dialogues that the assistant opened."""
     user_chars: int = 0
     assistant_chars: int = 0
 
@@ -73,6 +78,10 @@ class DialogueFigures:
         self.n_dialogues += 1
         self.n_turns += len(dialogue.turns)
         self.turn_counts[len(dialogue.turns)] += 1
+        self.ended_by[dialogue.ended_by] += 1
+        self.opened += bool(dialogue.opening)
+        if dialogue.plan.goal:
+            self.goals[_goal_state(dialogue)] += 1
         for turn in dialogue.turns:
             self.user_lengths[length_class(len(turn.user))] += 1
             self.assistant_lengths[length_class(len(turn.assistant))] += 1
@@ -109,6 +118,12 @@ class DialogueFigures:
     def mean_turns(self) -> float:
         """Turns a dialogue."""
         return self.n_turns / self.n_dialogues if self.n_dialogues else 0.0
+
+
+def _goal_state(dialogue: Dialogue) -> str:
+    if (verdict := dialogue.goal_verdict) is None:
+        return "unjudged"
+    return "met" if verdict.met else "missed"
 
 
 def length_class(chars: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from dlgforge_core.config import ChecksConfig, MarkupConfig
-from dlgforge_core.dialogue import MAX_SCORE, Dialogue
+from dlgforge_core.dialogue import MAX_SCORE, Dialogue, Ending
 from dlgforge_core.languages import base_code
 from dlgforge_core.llm.markup import Markup
 from dlgforge_core.quality.language import LanguageDetector
@@ -218,6 +218,8 @@ class _Roles(Collector):
         self.looked_at += 1
         # Tool calls are part of an answer. Who says nothing leaves the other speaking twice in a row.
         roles = [role for _, role, text in messages_of(dialogue) if text.strip()]
+        if dialogue.opening.strip():
+            roles = roles[1:]
         if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
             self.found(dialogue.plan.dialogue_id, 0, f"the roles are {', '.join(roles) or 'none'}")
 
@@ -245,7 +247,8 @@ class _TurnCounts(Collector):
         self.looked_at += 1
         turns, planned = len(dialogue.turns), dialogue.plan.n_turns
         self._numbers |= {turns}
-        if turns != planned:
+        early = dialogue.ended_by is not Ending.PLANNED and 0 < turns < planned
+        if turns != planned and not early:
             self.found(dialogue.plan.dialogue_id, 0, f"{turns} turns, planned were {planned}")
 
     def to_json(self) -> dict[str, Any]:

@@ -31,6 +31,8 @@ def phrases_of(prompts: PromptsConfig, conversation: ConversationConfig) -> re.P
 def messages_of(dialogue: Dialogue) -> Iterator[tuple[int, str, str]]:
     """(turn from 1, "user" or "assistant", text) of every message."""
     for number, turn in enumerate(dialogue.turns, start=1):
+        if turn.details.opening:
+            yield number, "assistant", turn.details.opening
         yield number, "user", turn.user
         yield number, "assistant", turn.assistant
 

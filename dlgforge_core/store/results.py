@@ -16,7 +16,16 @@ from typing import Any
 
 import psycopg
 
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, DroppedDialogue, Judgement, Outcomes, Turn
+from dlgforge_core.dialogue import (
+    Dialogue,
+    DialoguePlan,
+    DroppedDialogue,
+    Ending,
+    GoalVerdict,
+    Judgement,
+    Outcomes,
+    Turn,
+)
 
 _OF_RUN = "SELECT plan_id, n_dialogues FROM run_plans WHERE run_id = %(run_id)s"
 _OF_FINGERPRINT = """
@@ -47,7 +56,7 @@ models AS (
 SELECT d.plan, d.judgement, (SELECT models FROM models), (
     SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement,
                                        t.details) ORDER BY t.turn_index)
-    FROM turns t WHERE t.dialogue_id = d.dialogue_id)
+    FROM turns t WHERE t.dialogue_id = d.dialogue_id), d.ended_by, d.goal_verdict
 FROM wanted JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id)
 WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues
 ORDER BY {order} LIMIT %(limit)s
@@ -187,12 +196,14 @@ def stream_dialogues(
         cursor.itersize = 500
         statement = scope.sql(_DIALOGUES, order=_MIXED if mixed else _IN_ORDER)
         cursor.execute(statement, {**scope.parameters, "limit": limit})
-        for plan, judgement, models, turns in cursor:
+        for plan, judgement, models, turns, ended_by, goal in cursor:
             yield Dialogue(
                 plan=DialoguePlan.from_json(plan),
                 turns=tuple(Turn.from_row(row) for row in turns or ()),
                 judgement=Judgement.from_json(judgement) if judgement else None,
                 models=models or {},
+                ended_by=Ending(ended_by or Ending.PLANNED),
+                goal=GoalVerdict.from_json(goal),
             )
 
 

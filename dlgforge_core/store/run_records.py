@@ -13,7 +13,7 @@ from dlgforge_core.planning.plan import Plan
 
 _PROGRESS = """
 SELECT d.status, d.drop_reason, p.language, count(*), sum(d.turns_done),
-       sum(CASE d.status WHEN 'dropped' THEN d.turns_done ELSE d.n_turns END),
+       sum(CASE WHEN d.status = 'dropped' OR d.ended_by IS NOT NULL THEN d.turns_done ELSE d.n_turns END),
        coalesce(sum(u.verdicts), 0), count(*) FILTER (WHERE u.again), count(*) FILTER (WHERE d.attempt > 0)
 FROM run_plans rp JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id)
 LEFT JOIN unjudged u ON u.dialogue_id = d.dialogue_id AND d.status <> 'unaccepted'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dlgforge_core.database import lock_keys
 from dlgforge_core.store.attempts import SPARES
+from dlgforge_core.store.finishing import FOLDED
 
 # The advisory lock of a worker is held while it lives, and free when its connection is gone. It is taken
 # before the row can be seen, so that a worker without its lock is known to be dead.
@@ -81,7 +82,8 @@ claimed AS (
     UPDATE dialogues d SET worker_id = %(me)s FROM picked
     WHERE d.dialogue_id = picked.dialogue_id
       AND EXISTS (SELECT 1 FROM workers w WHERE w.worker_id = %(me)s AND w.ended_at IS NULL)
-    RETURNING d.dialogue_id, d.plan, d.turns_done, d.n_turns, d.ordinal, d.judgement, {attempt} AS attempt
+    RETURNING d.dialogue_id, d.plan, d.turns_done, d.n_turns, d.ordinal, d.judgement, d.goal_verdict,
+              {attempt} AS attempt
 )
 SELECT c.plan,
        CASE WHEN c.turns_done > 0 THEN (
@@ -90,7 +92,7 @@ SELECT c.plan,
            FROM turns t WHERE t.dialogue_id = c.dialogue_id) END,
        (SELECT jsonb_agg(jsonb_build_array(o.kind, o.data) ORDER BY o.position)
         FROM outcomes o WHERE o.dialogue_id = c.dialogue_id AND o.turn_index = c.turns_done),
-       c.attempt, c.judgement
+       c.attempt, c.judgement, c.goal_verdict
 FROM claimed c
 ORDER BY c.n_turns DESC, c.ordinal
 """
@@ -271,7 +273,7 @@ WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, turn_index int, user_text text, assistant_text text,
               judgement jsonb, details jsonb, final boolean, conversation jsonb, unjudged int, reason text,
-              detail text, shortcomings jsonb, spare text)
+              detail text, shortcomings jsonb, spare text, goal jsonb)
 ),
 ended AS (
     UPDATE dialogues d SET
@@ -281,19 +283,15 @@ ended AS (
         shortcomings = i.shortcomings,
         worker_id = CASE WHEN i.final THEN NULL ELSE d.worker_id END,
         judgement = i.conversation,
+        goal_verdict = i.goal,
         ended_at = CASE WHEN i.final THEN now() END
     FROM input i
     WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.turns_done = i.turn_index
       AND d.status = 'pending'
     RETURNING i.*
-),
-folded AS (DELETE FROM outcomes f USING ended e WHERE f.dialogue_id = e.dialogue_id),
-lacking AS (
-    INSERT INTO unjudged AS u (dialogue_id, verdicts, reason, detail)
-    SELECT dialogue_id, unjudged, reason, detail FROM ended WHERE unjudged > 0
-    ON CONFLICT (dialogue_id) DO UPDATE
-    SET verdicts = u.verdicts + excluded.verdicts, reason = excluded.reason, detail = excluded.detail
-),
+),"""
+    + FOLDED
+    + """
 committed AS (
     INSERT INTO turns (dialogue_id, turn_index, user_text, assistant_text, judgement, details, worker_id)
     SELECT dialogue_id, turn_index, user_text, assistant_text, judgement, details, worker_id FROM ended
@@ -311,10 +309,12 @@ AMEND_DIALOGUES = """
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, turns jsonb, conversation jsonb, unjudged int,
-              reason text, detail text)
+              reason text, detail text, goal jsonb)
 ),
 owned AS (
-    UPDATE dialogues d SET worker_id = NULL, judgement = coalesce(i.conversation, d.judgement) FROM input i
+    UPDATE dialogues d SET worker_id = NULL, judgement = coalesce(i.conversation, d.judgement),
+        goal_verdict = coalesce(i.goal, d.goal_verdict)
+    FROM input i
     WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.status = 'done'
     RETURNING i.*
 ),

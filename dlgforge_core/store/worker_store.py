@@ -19,7 +19,7 @@ from dlgforge_core.conversation.state import State, fold
 from dlgforge_core.database.connection import AsyncConnection
 from dlgforge_core.database.database import Database
 from dlgforge_core.database.group_writer import GroupWriter
-from dlgforge_core.dialogue import DialoguePlan, DropReason, Judgement, Turn
+from dlgforge_core.dialogue import DialoguePlan, DropReason, Ending, GoalVerdict, Judgement, Turn
 from dlgforge_core.errors import StoreError, UnstorableError
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store import writes
@@ -248,13 +248,31 @@ class WorkerStore:
         judgement: Judgement | None = None,
         unjudged: Sequence[Unjudged] = (),
         shortcomings: Mapping[str, str] = NONE_LACKING,
+        goal: GoalVerdict | None = None,
     ) -> None:
         """Keep a turn, and fold its outcomes away; with `final` the dialogue is finished.
 
         With `shortcomings` it is not accepted, and its spare is opened.
         """
+        me = self._worker_id
         await self._writer.submit(
-            writes.CommitTurn(self._worker_id, dialogue_id, turn, final, judgement, unjudged, shortcomings)
+            writes.CommitTurn(me, dialogue_id, turn, final, judgement, unjudged, shortcomings, goal)
+        )
+
+    async def finish(
+        self,
+        dialogue_id: str,
+        ended_by: Ending,
+        *,
+        judgement: Judgement | None = None,
+        goal: GoalVerdict | None = None,
+        unjudged: Sequence[Unjudged] = (),
+        shortcomings: Mapping[str, str] = NONE_LACKING,
+    ) -> None:
+        """Finish a dialogue that ends before another turn, and fold its outcomes away."""
+        me = self._worker_id
+        await self._writer.submit(
+            writes.FinishDialogue(me, dialogue_id, ended_by, judgement, goal, unjudged, shortcomings)
         )
 
     async def amend(
@@ -262,9 +280,12 @@ class WorkerStore:
         dialogue_id: str,
         judgements: Mapping[int | None, Judgement],
         unjudged: Sequence[Unjudged] = (),
+        goal: GoalVerdict | None = None,
     ) -> None:
         """Keep verdicts, by turn index or None, that a finished dialogue lacked, and give it back."""
-        await self._writer.submit(writes.AmendDialogue(self._worker_id, dialogue_id, judgements, unjudged))
+        await self._writer.submit(
+            writes.AmendDialogue(self._worker_id, dialogue_id, judgements, unjudged, goal)
+        )
 
     async def drop(self, dialogue_id: str, reason: DropReason, detail: str) -> None:
         """Give a dialogue up, with the reason; its questions are free again, and its spare is opened."""
@@ -335,13 +356,16 @@ class WorkerStore:
 
 
 def _claim_from_row(row: Sequence[Any]) -> Claim:
-    plan_json, turns, outcomes, attempt, judgement = row
+    plan_json, turn_rows, outcomes, attempt, judgement, goal = row
     plan = DialoguePlan.from_json(plan_json)
+    turns = tuple(Turn.from_row(row) for row in turn_rows or ())
     committed = State(
-        plan.n_turns,
-        tuple(Turn.from_row(row) for row in turns or ()),
+        len(turns) if attempt else plan.n_turns,  # one that is finished may have ended early
+        turns,
         review=attempt,
         judgement=Judgement.from_json(judgement) if judgement else None,
+        has_goal=bool(plan.goal),
+        goal=GoalVerdict.from_json(goal),
     )
     return Claim(plan, fold(committed, (outcome_from(kind, data) for kind, data in outcomes or ())))
 

@@ -11,10 +11,11 @@ import psycopg
 
 from dlgforge_core.common.questions import question_key
 from dlgforge_core.conversation.outcomes import Outcome, Unjudged
-from dlgforge_core.dialogue import DropReason, Judgement, Turn, TurnDetails
+from dlgforge_core.dialogue import DropReason, Ending, GoalVerdict, Judgement, Turn, TurnDetails
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.planning.plan import spare_id
 from dlgforge_core.store import statements as sql
+from dlgforge_core.store.finishing import FINISH_DIALOGUES
 from dlgforge_core.store.reservations import Question, Reservation, UnlikeQuestions
 
 
@@ -72,6 +73,7 @@ class CommitTurn:
     judgement: Judgement | None
     unjudged: Sequence[Unjudged] = ()
     shortcomings: Mapping[str, str] = field(default_factory=dict)
+    goal: GoalVerdict | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the columns of the statement's input that are its own."""
@@ -83,14 +85,36 @@ class CommitTurn:
             "details": _details(self.turn.details),
             "final": self.final,
             "conversation": _verdict(self.judgement),
+            "goal": _goal(self.goal),
             **_lacking(self.unjudged),
-            **self._replaced(),
+            **_replaced(self.dialogue_id, self.shortcomings),
         }
 
-    def _replaced(self) -> dict[str, Any]:
-        if not self.shortcomings:
-            return {}
-        return {"shortcomings": storable(self.shortcomings), "spare": spare_id(self.dialogue_id)}
+
+@dataclass(frozen=True, slots=True)
+class FinishDialogue:
+    """Finish a dialogue that ends before another turn, and fold its outcomes away.
+
+    With `shortcomings` it does not count, and its spare is opened.
+    """
+
+    worker_id: int
+    dialogue_id: str
+    ended_by: Ending
+    judgement: Judgement | None
+    goal: GoalVerdict | None
+    unjudged: Sequence[Unjudged] = ()
+    shortcomings: Mapping[str, str] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """Return the columns of the statement's input that are its own."""
+        return {
+            "ended_by": self.ended_by.value,
+            "conversation": _verdict(self.judgement),
+            "goal": _goal(self.goal),
+            **_lacking(self.unjudged),
+            **_replaced(self.dialogue_id, self.shortcomings),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +125,7 @@ class AmendDialogue:
     dialogue_id: str
     judgements: Mapping[int | None, Judgement]
     unjudged: Sequence[Unjudged] = ()
+    goal: GoalVerdict | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the columns of the statement's input that are its own."""
@@ -112,6 +137,7 @@ class AmendDialogue:
         return {
             "turns": turns,
             "conversation": _verdict(self.judgements.get(None)),
+            "goal": _goal(self.goal),
             **_lacking(self.unjudged),
         }
 
@@ -136,10 +162,11 @@ class DropDialogue:
         }
 
 
-Write = ReserveQuestion | RecordOutcome | CommitTurn | AmendDialogue | DropDialogue
+Write = ReserveQuestion | RecordOutcome | CommitTurn | FinishDialogue | AmendDialogue | DropDialogue
 
 _STATEMENTS: Mapping[type[Write], str] = {
     CommitTurn: sql.COMMIT_TURNS,
+    FinishDialogue: FINISH_DIALOGUES,
     AmendDialogue: sql.AMEND_DIALOGUES,
     RecordOutcome: sql.RECORD_OUTCOMES,
     DropDialogue: sql.DROP_DIALOGUES,
@@ -219,7 +246,21 @@ async def _send(
 
 
 def _verdict(judgement: Judgement | None) -> dict[str, Any] | None:
-    return {**judgement.to_json(), "comment": _storable(judgement.comment)} if judgement else None
+    if judgement is None:
+        return None
+    plain = {**judgement.to_json(), "comment": _storable(judgement.comment)}
+    return {**plain, "goal": _goal(judgement.goal)} if judgement.goal else plain
+
+
+def _goal(verdict: GoalVerdict | None) -> dict[str, Any] | None:
+    return storable(verdict.to_json()) if verdict else None
+
+
+def _replaced(dialogue_id: str, shortcomings: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a dialogue lacks, and its spare; nothing when it counts."""
+    if not shortcomings:
+        return {}
+    return {"shortcomings": storable(shortcomings), "spare": spare_id(dialogue_id)}
 
 
 def _lacking(unjudged: Sequence[Unjudged]) -> dict[str, Any]:

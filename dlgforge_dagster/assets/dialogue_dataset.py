@@ -12,7 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from dlgforge_core.common.secrets import secret_variables
-from dlgforge_core.config import DatasetFilesConfig, SemanticDedupConfig, validate
+from dlgforge_core.config import ConversationConfig, DatasetFilesConfig, SemanticDedupConfig, validate
 from dlgforge_core.config.asset_names import DIALOGUE_DATASET, DIALOGUES, JUDGEMENTS
 from dlgforge_core.database.embedded import dlgforge_home
 from dlgforge_core.dialogue import Outcomes
@@ -36,6 +36,9 @@ from dlgforge_dagster.steps import run_and_scope
 from dlgforge_dagster.tags import OWNERS
 from dlgforge_dagster.versions import code_version
 
+_LATER = ("system", "opening", "filters.goal_met")
+"""Keys that came after the first version."""
+
 
 def build_dialogue_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
     """Return the asset that writes a dataset's files."""
@@ -58,7 +61,7 @@ def build_dialogue_dataset(dataset: DatasetSpec) -> dg.AssetsDefinition:
         deps=[dataset.key(DIALOGUES), dataset.key(JUDGEMENTS)],
         automation_condition=keep_fresh(judgements=dataset.key(JUDGEMENTS)),
         code_version=code_version(
-            3, _described(dataset.recipe.saving.files, dataset.recipe.description), later=("system",)
+            3, _described(dataset.recipe.saving.files, dataset.recipe.description), later=_LATER
         ),
         required_resource_keys={"store"},
         description=dataset.description(
@@ -107,9 +110,10 @@ def _write(
                 alpha=alpha,
                 offered=_offered(record),
                 seed_metadata=run_store.has_seed_metadata(scope),
-                system=_has_system_prompts(record),
+                system=bool(_conversation(record).system_prompts),
                 dimensions=dimensions,
                 attributes=sorted(record.config.get("generation", {}).get("attributes", {})),
+                conversation=_conversation(record).columns,
                 secrets=secrets_of(os.environ, _secret_variables(dataset, record)),
             )
     except EmptyDatasetError as error:
@@ -128,10 +132,9 @@ def _write(
     )
 
 
-def _has_system_prompts(record: RunRecord) -> bool:
-    """Whether the dialogues of a run may have system messages."""
-    conversation = record.config.get("generation", {}).get("conversation", {})
-    return bool(conversation.get("system_prompts"))
+def _conversation(record: RunRecord) -> ConversationConfig:
+    """Return what the conversations of a run are like; as usual for what an earlier version made."""
+    return ConversationConfig(**record.config.get("generation", {}).get("conversation", {}))
 
 
 def _described(saving: DatasetFilesConfig, description: str) -> DatasetFilesConfig:

@@ -15,7 +15,7 @@ from dlgforge_core.export.plots import markdown_image, overview_png
 from dlgforge_core.export.schema import COLUMN_TEXTS, PARQUET_SCHEMA
 from dlgforge_core.export.writer import DatasetSummary
 from dlgforge_core.quality.diversity import MAX_N, TOP
-from dlgforge_dagster.metadata.dialogues import grounding_metadata, rubric_metadata
+from dlgforge_dagster.metadata.dialogues import course_metadata, grounding_metadata, rubric_metadata
 from dlgforge_dagster.metadata.tables import count_table, table
 
 
@@ -39,6 +39,7 @@ def dataset_metadata(summary: DatasetSummary, samples: Iterable[Dialogue]) -> Ma
         **metadata,
         **rubric_metadata(figures),
         **grounding_metadata(figures),
+        **course_metadata(figures, summary.conversation),
         **_diversity(summary.diversity),
         "samples": dg.MetadataValue.md(sample_markdown(samples)),
         "languages": count_table("language", "dialogues", summary.by_language),

@@ -7,6 +7,8 @@ from typing import Any
 
 import dagster as dg
 
+from dlgforge_core.config.conversation import ENDED_BY
+from dlgforge_core.dialogue import Ending
 from dlgforge_core.export.attribute_plot import attributes_png
 from dlgforge_core.export.markdown import sample_markdown
 from dlgforge_core.export.plots import coverage_png, markdown_image, overview_png
@@ -62,6 +64,7 @@ def dialogues_metadata(
         metadata["mean_score"] = round(figures.mean_score, 3)
     metadata |= rubric_metadata(figures)
     metadata |= grounding_metadata(figures)
+    metadata |= course_metadata(figures, run.generation.conversation.columns)
     metadata["done_by_language"] = count_table("language", "dialogues", progress.done_by_language)
     if run.generation.run.accept.active:
         metadata |= acceptance_metadata(store, run.run_id, progress)
@@ -162,6 +165,19 @@ def attribute_metadata(store: RunStore, run: PreparedRun) -> dict[str, Any]:
     ]
     plot = markdown_image(attributes_png(counts), "dialogues by attribute, planned and kept")
     return {"attributes": table(rows), "attributes_plot": dg.MetadataValue.md(plot)}
+
+
+def course_metadata(figures: DialogueFigures, columns: Sequence[str]) -> dict[str, Any]:
+    """Count who ended dialogues, and whether users met their goals, where `columns` tell of it."""
+    details: dict[str, Any] = {}
+    if ENDED_BY in columns:
+        ended = {ending.value: figures.ended_by[ending] for ending in Ending}
+        details["ended_by"] = count_table("ended by", "dialogues", ended)
+    if figures.goals:
+        details["goals"] = count_table("goal", "dialogues", figures.goals)
+        if judged := figures.goals["met"] + figures.goals["missed"]:
+            details["goal_met_share"] = round(figures.goals["met"] / judged, 4)
+    return details
 
 
 def grounding_metadata(figures: DialogueFigures) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from dlgforge_core.conversation.script import Script
 from dlgforge_core.conversation.state import State, fold
 from dlgforge_core.conversation.steps import Done
 from dlgforge_core.dialogue import DialoguePlan, Judgement, Persona, Role, SeedTopic, Turn
-from dlgforge_core.generation.dialogue_run import DialogueContext, DialogueRun
+from dlgforge_core.generation.dialogue_context import DialogueContext
+from dlgforge_core.generation.dialogue_run import DialogueRun
 from dlgforge_core.generation.grounding import Anchor, Grounding
 from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.knowledge.types import Chunk, Hit
@@ -60,6 +61,9 @@ class Store:
     async def commit_turn(self, dialogue_id: str, turn: Turn, *, final: bool, **rest: Any) -> None:
         self.turns.append(turn)
         self.outcomes.clear()
+
+    async def finish(self, *_: Any, **rest: Any) -> None:
+        raise AssertionError("the user never ends it")
 
     async def amend(self, *_: Any) -> None:
         raise AssertionError("it was never finished before")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -51,6 +52,7 @@ class Call:
     form: tuple[str, ...] = ()  # the parts between tags that are asked for
     tool_calls: ToolCalls | None = None
     streams: bool = False
+    ends: bool = False  # of the user simulator: the conversation
     state: str = "new"  # then queued, serving or hanging, at last done
     queued_at: float = 0.0
     started_at: float = 0.0
@@ -213,10 +215,17 @@ class Service:
         max_tokens = request.get("max_completion_tokens") or request.get("max_tokens")
         form = content.form_in(messages) if options.writes_forms else ()
         call = Call(client, model, role, schema, self._key(body), fault, prompt, max_tokens, form, tool_calls)
+        call.ends = self._ends(role, messages)
         call.streams = options.streams == "always" or (
             options.streams == "unless_told" and request.get("stream") is not False
         )
         return call
+
+    def _ends(self, role: str, messages: list[Any]) -> bool:
+        if role != USER_SIMULATOR or not self.options.user_ends:
+            return False
+        may_end = any("end the conversation" in content.text_of(message) for message in messages[1:])
+        return may_end and bool(re.search(self.options.user_ends, content.text_of(messages[0])))
 
     def _key(self, body: bytes) -> int:
         options = self.options
@@ -307,7 +316,7 @@ class Service:
             self._send(call, self._completion(call, "", "tool_calls"))
             return
         try:
-            text = self._text(call) if call.schema is None else self._verdict(call, call.schema)
+            text = self._said(call) if call.schema is None else self._structured(call, call.schema)
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             what = f"Invalid schema for response_format: {error!r}"
             self._error(call.client, RequestError(400, what, "invalid_json_schema", "response_format"))
@@ -337,6 +346,15 @@ class Service:
             call.client.reply(200, body, sent=len(body) // 2)
         else:
             self._reply(call.client, 200, body)
+
+    def _said(self, call: Call) -> str:
+        return "That is all. [END]" if call.ends else self._text(call)
+
+    def _structured(self, call: Call, schema: Mapping[str, Any]) -> str:
+        if call.role != USER_SIMULATOR or call.fault == "bad_json":
+            return self._verdict(call, schema)
+        message = {"ends": call.ends, "question": "" if call.ends else self._text(call)}
+        return orjson.dumps(message).decode()
 
     def _text(self, call: Call) -> str:
         options = self.options

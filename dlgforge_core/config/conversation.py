@@ -1,0 +1,82 @@
+"""`conversation`: what conversations are like, who begins them and who ends them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from dlgforge_core.config.base import ConfigModel
+from dlgforge_core.config.prompts import SYSTEM_PROMPT_VARIABLES, read_system_prompt
+
+ENDED_BY, GOAL, GOAL_MET, GOAL_REASON = "ended_by", "goal", "goal_met", "goal_reason"
+"""The columns that datasets have for who ended a dialogue, and for goals."""
+
+
+class _DrawnTextConfig(ConfigModel):
+    """A template, for a share of the dialogues."""
+
+    text: str
+    weight: Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False)] = Field(
+        1.0, description="How often it is drawn, against the others."
+    )
+    languages: list[str] = Field(
+        [], description="The target languages whose dialogues may have it. Empty: all."
+    )
+
+    @field_validator("text")
+    @classmethod
+    def _readable(cls, source: str) -> str:
+        read_system_prompt(source)
+        return source
+
+
+class SystemPromptConfig(_DrawnTextConfig):
+    """A system message of the assistant, for a share of the dialogues."""
+
+    text: str = Field(
+        description="Its template; in a recipe, {file: a file beside it} will do. Empty: such a dialogue has "
+        f"none. Variables: {', '.join(SYSTEM_PROMPT_VARIABLES)}."
+    )
+
+
+class GoalConfig(_DrawnTextConfig):
+    """A goal of the user, for a share of the dialogues."""
+
+    text: str = Field(
+        description="Its template; in a recipe, {file: a file beside it} will do. Empty: such a dialogue has "
+        f"none. Variables: {', '.join(SYSTEM_PROMPT_VARIABLES)}; persona is the user's."
+    )
+
+
+class ConversationConfig(ConfigModel):
+    """What conversations are like."""
+
+    system_prompts: Annotated[list[SystemPromptConfig], Field(max_length=100)] = Field(
+        [],
+        description="System messages, of which the plan draws one for each dialogue. The assistant is told "
+        "it, the judge is shown it, and it is exported.",
+    )
+    opens: Literal["user", "assistant"] = Field(
+        "user",
+        description="Who speaks first. assistant: it opens with a greeting, by prompts.kb_responder.opening, "
+        "which is exported as its first message.",
+    )
+    ends: Literal["planned", "user"] = Field(
+        "planned",
+        description="What ends a dialogue. planned: its number of turns; user: the user simulator may end it "
+        "after run.min_turns, also where run.n_turns is set, and the planned number of turns is the most.",
+    )
+    goals: Annotated[list[GoalConfig], Field(max_length=100)] = Field(
+        [],
+        description="What users want to reach, of which the plan draws one for each dialogue. The user "
+        "simulator is told it, the assistant is not, and the judge says whether it was met.",
+    )
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that datasets have for it."""
+        return [
+            *([ENDED_BY] if self.ends == "user" else []),
+            *((GOAL, GOAL_MET, GOAL_REASON) if self.goals else ()),
+        ]

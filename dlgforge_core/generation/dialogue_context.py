@@ -1,0 +1,59 @@
+"""What the dialogues of a worker share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlgforge_core.config import AgentsConfig, ExamplesConfig, JudgeConfig
+from dlgforge_core.conversation.acceptance import Acceptance
+from dlgforge_core.conversation.script import Script
+from dlgforge_core.dialogue import Role
+from dlgforge_core.generation.dialogue_store import DialogueStore
+from dlgforge_core.generation.grounding import Grounding
+from dlgforge_core.generation.tools import Toolbox
+from dlgforge_core.llm.client import LlmClient
+from dlgforge_core.prompting.goal_verdicts import with_goal_schema
+from dlgforge_core.prompting.templates import SHIPPED, Templates
+from dlgforge_core.prompting.trace import Trace
+from dlgforge_core.prompting.verdict_prompts import verdict_schema
+from dlgforge_core.scheduling.call_seed import call_seed
+from dlgforge_core.scheduling.call_slots import CallSlots
+
+
+@dataclass(frozen=True)
+class DialogueContext:
+    """What all dialogues of a worker share. `models` names the model of each role."""
+
+    script: Script
+    store: DialogueStore
+    client: LlmClient
+    slots: CallSlots
+    seed: int
+    agents: AgentsConfig
+    models: Mapping[Role, str]
+    judge: JudgeConfig
+    toolbox: Toolbox
+    question_kinds: Sequence[str] = ()
+    grounding: Grounding | None = None
+    keep_reasoning: bool = False
+    acceptance: Acceptance | None = None
+    templates: Templates = SHIPPED
+    examples: ExamplesConfig = field(default_factory=ExamplesConfig)
+    trace: Trace | None = None
+
+    @functools.cached_property
+    def verdict_schema(self) -> dict[str, Any]:
+        """What the judge's answers must look like."""
+        return verdict_schema(self.judge)
+
+    @functools.cached_property
+    def verdict_schema_with_goal(self) -> dict[str, Any]:
+        """As `verdict_schema`, with whether the user's goal was met."""
+        return with_goal_schema(self.verdict_schema)
+
+    def call_seed(self, dialogue_id: str, role: Role, index: int, attempt: int) -> int:
+        """Return the sampling seed of a call, the same in every run of the plan."""
+        return call_seed(self.seed, dialogue_id, index, role, attempt)
