@@ -56,6 +56,14 @@ class GenerationConfig(ConfigModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.run.accept.check(self.judge, has_goals=bool(self.conversation.goals))
+        most = self.run.n_turns or self.run.max_turns
+        if self.conversation.ends == "user" and most <= self.run.min_turns:
+            key = "n_turns" if self.run.n_turns else "max_turns"
+            raise KeyedError(
+                ("conversation", "ends"),
+                f"the user may end a dialogue after run.min_turns = {self.run.min_turns} turns, but none has "
+                f"more than run.{key} = {most}; set min_turns to less, or {key} to more",
+            )
         return self
 
     @model_validator(mode="after")

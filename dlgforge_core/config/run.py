@@ -102,7 +102,11 @@ class RunConfig(ConfigModel):
     n_turns: TurnCount | None = Field(
         None, description="Turns of every dialogue. Unset: sampled between min_turns and max_turns."
     )
-    min_turns: TurnCount = Field(2, description="Fewest turns of a dialogue when n_turns is unset.")
+    min_turns: TurnCount = Field(
+        2,
+        description="Fewest turns of a dialogue when n_turns is unset; with conversation.ends user also the "
+        "turns after which the user may end it.",
+    )
     max_turns: TurnCount = Field(6, description="Most turns of a dialogue when n_turns is unset.")
     turn_count_distribution: TurnCountDistribution = Field(
         "poisson", description="How turn counts are sampled before they are clamped to the bounds."

@@ -74,7 +74,8 @@ def prompt_completion_problem(record: Record) -> str | None:
     open_calls = set[str]()
     for place, message in enumerate([*prompt, *completion]):
         where = f"message {place} of 'prompt' and 'completion'"
-        if message["role"] not in (_ROLES if place else ("system", *_ROLES[:2])):
+        opens = message["role"] == "assistant" and not message.get("tool_calls")
+        if message["role"] not in (_ROLES if place or opens else ("system", "user")):
             return f"{where} is of {message['role']!r}"
         if not isinstance(message["content"], str):
             return f"{where} has no text as 'content'"

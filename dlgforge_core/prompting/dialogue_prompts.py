@@ -92,7 +92,7 @@ def or_end(
     on_topic: bool = True,
     templates: Templates = SHIPPED,
 ) -> tuple[list[Message], Form[str]]:
-    """Return a prompt for a question, saying that the user may end the conversation, and the answer's form."""
+    """Return a prompt for a question with which the user may end the conversation, and the answer's form."""
     role, common = Role.USER_SIMULATOR, everywhere(plan)
     topic = inline(plan.topic.topic) if on_topic else ""
     request = templates.render(role, "ending", goal=inline(plan.goal), topic=topic, **common)

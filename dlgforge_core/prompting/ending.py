@@ -53,7 +53,7 @@ def ending_form(words: str) -> Form[str]:
 
 
 def _question_or_end(written: Written) -> str:
-    """Raises ValueError for an answer that does neither, or that is cut."""
+    """Return what was written, in JSON or in words. Raises ValueError for neither, and what is cut."""
     try:
         return parse(written.text, question_or_end)
     except ValueError:

@@ -218,8 +218,7 @@ class _Roles(Collector):
         self.looked_at += 1
         # Tool calls are part of an answer. Who says nothing leaves the other speaking twice in a row.
         roles = [role for _, role, text in messages_of(dialogue) if text.strip()]
-        if dialogue.opening.strip():
-            roles = roles[1:]
+        roles = roles[1:] if dialogue.opening.strip() else roles
         if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
             self.found(dialogue.plan.dialogue_id, 0, f"the roles are {', '.join(roles) or 'none'}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -11,18 +12,23 @@ from hypothesis import strategies as st
 
 from dlgforge_core.config import GenerationConfig, validate
 from dlgforge_core.conversation.outcomes import (
+    GOAL,
     Amended,
     Answered,
     AnswerRejected,
     Asked,
     Committed,
+    Finished,
+    GoalJudged,
     Judged,
+    Opened,
     Outcome,
     QuestionRejected,
     Rejection,
     ToolResults,
     ToolsCalled,
     Unjudged,
+    UserLeft,
     outcome_from,
 )
 from dlgforge_core.conversation.script import Script
@@ -31,15 +37,28 @@ from dlgforge_core.conversation.steps import (
     Amend,
     Answer,
     Ask,
+    Call,
     CallTools,
     Commit,
     Done,
     Dropped,
     End,
+    Finish,
     Judge,
+    Open,
     Step,
 )
-from dlgforge_core.dialogue import DropReason, Evidence, Judgement, Role, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import (
+    DropReason,
+    Ending,
+    Evidence,
+    GoalVerdict,
+    Judgement,
+    Role,
+    ToolEvent,
+    Turn,
+    TurnDetails,
+)
 
 EVIDENCE = Evidence("c1", "bread.md", Role.ASSISTANT, score=0.5, cited=True)
 EVENT = ToolEvent("search", {"query": None}, result="> Bread", call_id="a")
@@ -52,9 +71,12 @@ SCRIPTS = st.builds(
     tool_rounds=st.integers(0, 2),
     judges_turns=st.booleans(),
     judges_whole=st.booleans(),
-).map(lambda s: s if not s.judges_turns else Script(s.question_attempts, s.tool_rounds, True, False))
+    opens=st.booleans(),
+    may_end_after=st.one_of(st.none(), st.integers(1, 3)),
+    judges_goal=st.booleans(),
+).map(lambda s: replace(s, judges_whole=s.judges_whole and not s.judges_turns and not s.judges_goal))
 
-Any = Outcome | Committed | Amended
+Any = Outcome | Committed | Finished | Amended
 
 
 def outcomes_of(step: Step, pick: st.DataObject) -> Any:
@@ -62,18 +84,23 @@ def outcomes_of(step: Step, pick: st.DataObject) -> Any:
     match step:
         case Commit(turn):
             return Committed(turn)
+        case Finish():
+            return Finished()
         case Amend():
             return Amended()
+        case Open():
+            possible: list[Outcome] = [Opened("Welcome.", "Hm.")]
         case CallTools():
             return ToolResults((EVENT,), (("c1", 0.25),))
         case Ask():
             refused = QuestionRejected("Why?", pick.draw(st.sampled_from(Rejection)), 0.9, "why")
-            possible: list[Outcome] = [Asked("Why?"), refused]
+            possible = [Asked("Why?"), refused, *([UserLeft()] if step.may_end else [])]
         case Answer():
             details = TurnDetails((EVIDENCE,), (EVENT,), "Hm.", True)
             possible = [Answered("Because.", details), AnswerRejected(), *([CALLED] if step.offered else [])]
         case Judge(subject):
-            possible = [Judged(subject, GOOD)]
+            verdict = GoalVerdict(pick.draw(st.booleans()), "so")
+            possible = [GoalJudged(verdict) if subject == GOAL else Judged(subject, GOOD)]
         case _:
             raise AssertionError(step)
     failure = step.failure(pick.draw(st.sampled_from(DropReason)), "down")
@@ -94,49 +121,71 @@ def played(script: Script, state: State, pick: st.DataObject) -> Iterator[tuple[
 
 def reread(outcome: Any) -> Any:
     """Return the outcome as it is after it was recorded and read."""
-    if isinstance(outcome, Committed | Amended):
+    if isinstance(outcome, Committed | Finished | Amended):
         return outcome
     return outcome_from(outcome.kind, orjson.loads(orjson.dumps(outcome.to_json())))
 
 
 @settings(max_examples=100, deadline=None)
-@given(SCRIPTS, st.integers(1, 4), st.data())
-def test_any_prefix_replayed_names_the_same_step(script: Script, n_turns: int, pick: st.DataObject) -> None:
+@given(SCRIPTS, st.integers(1, 4), st.booleans(), st.data())
+def test_any_prefix_replayed_names_the_same_step(
+    script: Script, n_turns: int, has_goal: bool, pick: st.DataObject
+) -> None:
+    begun = State(n_turns, has_goal=has_goal)
     taken: list[Any] = []
     asked: list[Step] = []
-    for state, step, outcome in played(script, State(n_turns), pick):
-        replayed = fold(State(n_turns), map(reread, taken))
+    for state, step, outcome in played(script, begun, pick):
+        replayed = fold(begun, map(reread, taken))
         assert replayed == state
         assert script.next(replayed) == step
         # A resume begins with the committed turns, and has the outcomes of the one in progress alone.
         last = max((n for n, one in enumerate(taken) if isinstance(one, Committed)), default=-1)
-        resumed = fold(State(n_turns, state.turns), map(reread, taken[last + 1 :]))
+        resumed = fold(replace(begun, turns=state.turns), map(reread, taken[last + 1 :]))
         assert script.next(resumed) == step
-        assert script.remaining(resumed) == script.remaining(state)
+        assert script.remaining(resumed) == script.remaining(state) >= isinstance(step, Call)
         assert step not in asked, "asked for twice"
         asked.append(step)
         taken.append(outcome)
-    end = script.next(fold(State(n_turns), taken))
+    ended = fold(begun, taken)
+    end = script.next(ended)
     assert isinstance(end, Done | Dropped)
     if isinstance(end, Done):
-        assert [one.turn.index for one in taken if isinstance(one, Committed)] == list(range(n_turns))
+        made = [one.turn.index for one in taken if isinstance(one, Committed)]
+        left = UserLeft() in taken
+        assert made == list(range(len(made)))
+        assert len(made) == n_turns or (left and len(made) >= (script.may_end_after or 0) > 0)
+        assert left == (Finished() in taken)
+        assert [turn.details.opening for turn in ended.turns] == [
+            "Welcome." if script.opens and not n else "" for n in range(len(made))
+        ]
+        verdicts = [step.subject for step in asked if isinstance(step, Judge)]
+        at_end = [
+            *([None] if script.judges_whole else []),
+            *([GOAL] if script.judges_goal and has_goal else []),
+        ]
+        assert verdicts == [*(made if script.judges_turns else []), *at_end]
     # At most: all attempts at a question, at an answer with its tools and one without, and the verdicts.
     answer = 2 * (2 * script.tool_rounds + 2)
-    assert len(taken) <= n_turns * (script.question_attempts + answer + 2) + 1
+    assert len(taken) <= n_turns * (script.question_attempts + answer + 2) + 5
 
 
 @settings(max_examples=50, deadline=None)
-@given(SCRIPTS, st.lists(st.booleans(), min_size=1, max_size=4), st.booleans(), st.data())
+@given(SCRIPTS, st.lists(st.booleans(), min_size=1, max_size=4), st.booleans(), st.booleans(), st.data())
 def test_a_finished_dialogue_is_given_the_verdicts_it_lacks_and_no_more(
-    script: Script, judged: list[bool], whole: bool, pick: st.DataObject
+    script: Script, judged: list[bool], whole: bool, has_goal: bool, pick: st.DataObject
 ) -> None:
     turns = tuple(Turn(n, "q", "a", GOOD if has else None) for n, has in enumerate(judged))
-    state = State(len(turns), turns, review=2, judgement=GOOD if whole else None)
+    goal = GoalVerdict(True) if whole else None
+    state = State(
+        len(turns), turns, review=2, judgement=GOOD if whole else None, has_goal=has_goal, goal=goal
+    )
     lacking: list[int | None] = []
     if script.judges_turns:
         lacking = [n for n, has in enumerate(judged) if not has]
     elif script.judges_whole and not whole:
         lacking = [None]
+    if script.judges_goal and has_goal and not whole:
+        lacking.append(GOAL)
     taken: list[Any] = []
     steps: list[Step] = []
     for now, step, outcome in played(script, state, pick):
@@ -148,7 +197,7 @@ def test_a_finished_dialogue_is_given_the_verdicts_it_lacks_and_no_more(
     amend = steps[-1]
     assert isinstance(amend, Amend)
     assert set(amend.judgements) == {v.subject for v in taken if isinstance(v, Judged)}
-    assert len(amend.judgements) + len(amend.unjudged) == len(lacking)
+    assert len(amend.judgements) + (amend.goal is not None) + len(amend.unjudged) == len(lacking)
 
 
 def steps_of(script: Script, n_turns: int, *outcomes: Outcome) -> list[Step]:
@@ -246,6 +295,53 @@ def test_the_configuration_makes_the_script(judge: dict[str, str], expected: tup
     assert script.question_attempts == 3
     assert script.tool_rounds == config.tools.max_rounds
     assert Script.of(config, has_tools=False).tool_rounds == 0
+
+
+def test_the_configuration_says_who_opens_and_who_ends() -> None:
+    conversation = {"opens": "assistant", "ends": "user", "goals": [{"text": "wants a refund"}]}
+    config = validate(GenerationConfig, {"run": {"min_turns": 3}, "conversation": conversation}, "test")
+    script = Script.of(config, has_tools=False)
+    assert (script.opens, script.may_end_after, script.judges_goal) == (True, 3, True)
+    usual = Script.of(GenerationConfig(), has_tools=False)
+    assert (usual.opens, usual.may_end_after, usual.judges_goal) == (False, None, False)
+    whole = validate(
+        GenerationConfig, {"conversation": conversation, "judge": {"granularity": "conversation"}}, "test"
+    )
+    assert not Script.of(whole, has_tools=False).judges_goal  # the verdict on the whole says it
+
+
+def test_the_user_ends_the_conversation_before_another_turn() -> None:
+    script = Script(4, judges_turns=True, may_end_after=1, judges_goal=True)
+    met = GoalVerdict(True, "It was paid.")
+    state = State(3, has_goal=True)
+    outcomes: list[Any] = [ASKED, ANSWERED, Judged(0, GOOD)]
+    turn = Turn(0, "Why?", "Because.", GOOD)
+    outcomes += [Committed(turn), UserLeft(), GoalJudged(met), Finished()]
+    states = [fold(state, outcomes[:n]) for n in range(len(outcomes) + 1)]
+    assert [script.next(one) for one in states] == [
+        Ask(0),
+        Answer(0, 0, "Why?"),
+        Judge(0),
+        Commit(turn, final=False),
+        Ask(1, may_end=True),
+        Judge(GOAL),
+        Finish(Ending.USER, goal=met),
+        Done(),
+    ]
+    assert [script.remaining(one) for one in states] == [10, 9, 8, 7, 7, 1, 0, 0]
+
+
+def test_the_assistant_opens_before_the_first_turn_alone() -> None:
+    script = Script(4, opens=True)
+    opened = Opened("Welcome.", "Hm.")
+    steps = steps_of(script, 2, opened, ASKED, ANSWERED, ASKED)
+    details = TurnDetails(opening="Welcome.", opening_reasoning="Hm.")
+    first = Turn(0, "Why?", "Because.", details=details)
+    assert steps[:4] == [Open(), Ask(0), Answer(0, 0, "Why?"), Commit(first, final=False)]
+    assert steps[4] == Ask(1)
+    assert steps_of(script, 2, Open().failure(DropReason.REFUSED, "x"))[-1] == Dropped(
+        DropReason.REFUSED, "x"
+    )
 
 
 def test_an_outcome_of_a_later_version_is_named() -> None:

@@ -54,7 +54,8 @@ class Classifier:
             )
         role = self._options.role_models.get(model)
         if role is None:
-            role = JUDGE if schema is not None else USER_SIMULATOR if plays_user else ASSISTANT
+            asks = schema is None or "question" in schema.get("properties", {})
+            role = JUDGE if not asks else USER_SIMULATOR if plays_user else ASSISTANT
         return Request(role, kind, schema)
 
     def _check_response_format(self, kind: str) -> None:

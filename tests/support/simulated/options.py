@@ -95,7 +95,7 @@ class Options:
 
     # What is said.
     duplicate_rate: float = 0.0  # share of the user simulator's questions that repeat an earlier one
-    # Where the user simulator may end the conversation it does so if the first message, who it plays, matches.
+    # The user simulator ends the conversation where it may, if the first message, who it plays, matches.
     user_ends: str = ""
     answer_words: int = 40  # below 10 words, answers are no longer sure to be unique
     text_template: str = "{text}"  # may hold {text}, {role} and {model}
