@@ -121,7 +121,7 @@ def test_a_rubric_and_acceptance(store: RunStore, model: Endpoint, tmp_path: Pat
 
 def test_a_prompted_trace(store: RunStore, model: Endpoint, tmp_path: Path) -> None:
     changes = {"run": {"total_samples": 4, "n_turns": 1, "concurrency": 2}}
-    result = made(store, model, "prompted_trace", changes, max_tokens=256)
+    result = made(store, model, "prompted_trace", changes, max_tokens=320)
     trace = Trace(result.recipe.reasoning.parts)
     assert len(result.dialogues) >= 3  # notes without an end are dropped
     for dialogue in result.dialogues:
