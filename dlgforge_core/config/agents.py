@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, create_model
 
 from dlgforge_core.config.base import ConfigModel, PositiveInt, Probability
 from dlgforge_core.config.endpoints import ProviderConfig
@@ -93,7 +93,7 @@ class JudgeAgentConfig(AgentConfig):
     max_tokens: PositiveInt | None = Field(256, description="Most tokens of one verdict. Null: not sent.")
 
 
-class AgentsConfig(ConfigModel):
+class _AgentsWithDefaults(ConfigModel):
     """The roles, by their names in the seed."""
 
     qa_generator: UserSimulatorConfig = Field(
@@ -106,3 +106,23 @@ class AgentsConfig(ConfigModel):
         """Return the settings of one role."""
         agent: AgentConfig = getattr(self, role.value)
         return agent
+
+
+if TYPE_CHECKING:
+    AgentsConfig = _AgentsWithDefaults
+else:
+    # A role without defaults of its own has those of AgentConfig.
+    AgentsConfig = create_model(
+        "AgentsConfig",
+        __base__=_AgentsWithDefaults,
+        __doc__=_AgentsWithDefaults.__doc__,
+        __module__=__name__,
+        **{
+            role.value: (
+                AgentConfig,
+                Field(default_factory=AgentConfig, description=f"The role {role.value}."),
+            )
+            for role in Role
+            if role.value not in _AgentsWithDefaults.model_fields
+        },
+    )

@@ -90,6 +90,11 @@ class GenerationConfig(ConfigModel):
                 raise ValueError(f"{keys}: {error}") from None
         return self
 
+    @property
+    def roles(self) -> list[Role]:
+        """The roles that take part when dialogues are made."""
+        return [role for role in Role if self.prompts.section(role).takes_part(self)]
+
     def own_templates(self) -> Iterator[tuple[str, TextTemplate]]:
         """Yield the templates that the configuration has of its own, with their keys."""
         for role in Role:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -12,6 +12,9 @@ from dlgforge_core.common.hints import hint
 from dlgforge_core.common.templates import AnyItem, BadTemplateError, TextTemplate
 from dlgforge_core.config.base import ConfigModel, PositiveInt
 from dlgforge_core.dialogue import DialoguePlan, Role
+
+if TYPE_CHECKING:
+    from dlgforge_core.config.generation import GenerationConfig
 
 MAX_EXAMPLES = 100
 _SYSTEM = "system"
@@ -144,6 +147,11 @@ class RolePrompts(ConfigModel):
 
     role: ClassVar[Role]
 
+    @classmethod
+    def takes_part(cls, generation: GenerationConfig) -> bool:
+        """Whether such a configuration has the role; without it the role leaves no trace in fingerprints."""
+        return True
+
     @field_validator("*", mode="after")
     @classmethod
     def _readable(cls, source: str | None, info: ValidationInfo) -> str | None:
@@ -213,6 +221,12 @@ class JudgePrompts(RolePrompts):
     """Own templates of the judge's messages."""
 
     role = _JUDGE
+
+    @classmethod
+    def takes_part(cls, generation: GenerationConfig) -> bool:
+        """Whether dialogues are judged while they are made."""
+        return generation.judge.mode == "online"
+
     system: str | None = _message(_JUDGE, "system", "How it judges.")
     dimension: str | None = _message(_JUDGE, "dimension", "A dimension of judge.rubric, in a line.")
     exchanges: str | None = _message(_JUDGE, "exchanges", "What it judges.")
@@ -230,10 +244,14 @@ class PromptsConfig(ConfigModel):
     )
     qa_judge: JudgePrompts = Field(default_factory=JudgePrompts, description="Messages of the judge.")
 
+    def section(self, role: Role) -> RolePrompts:
+        """Return what the configuration says of one role."""
+        prompts: RolePrompts = getattr(self, role.value)
+        return prompts
+
     def of(self, role: Role) -> dict[str, str]:
         """Return the role's own templates, by message."""
-        prompts: RolePrompts = getattr(self, role.value)
-        return prompts.own
+        return self.section(role).own
 
 
 def check_attributes(template: TextTemplate, known: Collection[str]) -> None:

@@ -98,7 +98,9 @@ def _plan(
     planning = plan_run(
         generation, llm, personas, batches, languages=languages, batch_names=batch_names, source=source
     )
-    models = {role: llm.model_of(role) for role in Role}
+    # The judge's, too, when it is to judge what is finished.
+    roles = [role for role in Role if role in (*generation.roles, Role.JUDGE)]
+    models = {role: llm.model_of(role) for role in roles}
     notes = (*planning.notes, *_former_knowledge(store, index_id))
     run_id = store.register_run(
         planning.fingerprint,
@@ -107,7 +109,7 @@ def _plan(
             "generation": generation.model_dump(mode="json"),
             "agents": {
                 role.value: llm.agents.of(role).model_dump(mode="json", exclude=set(PROVIDER_KEYS))
-                for role in Role
+                for role in roles
             },
             "models": {role.value: model for role, model in models.items()},
             "source": asdict(source),
@@ -130,8 +132,7 @@ def _former_knowledge(store: RunStore, index_id: str) -> Iterator[str]:
 
 def callers_of_run(generation: GenerationConfig, llm: LlmConfig) -> dict[str, ProviderConfig]:
     """Return whose calls a run makes, and where these go."""
-    judged = generation.judge.mode == "online"
-    return callers_of(llm, *(role for role in Role if judged or role is not Role.JUDGE))
+    return callers_of(llm, *generation.roles)
 
 
 def with_question_kinds(generation: GenerationConfig, llm: LlmConfig) -> GenerationConfig:

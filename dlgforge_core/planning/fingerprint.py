@@ -62,21 +62,20 @@ def content_config(
     for name in _COUNT_WHERE_SET:
         if not run[name]:
             del run[name]
-    judged = generation.judge.mode == "online"
-    roles = [role for role in Role if judged or role is not Role.JUDGE]
+    roles = generation.roles
     return {
         "version": CONTENT_VERSION,
         # Only what is there: a plain configuration keeps its fingerprint when features come.
         **({"dataset": source.dataset} if source.dataset else {}),
         **({"tools": _tools(generation)} if generation.tools.enabled else {}),
         **(_grounding(generation, source.index_id) if source.index_id else {}),
-        **_words(generation, judged),
+        **_words(generation),
         **({"attributes": _attributes(generation)} if generation.attributes else {}),
         **({"reasoning": generation.reasoning.model_dump()} if generation.reasoning.prompted else {}),
         **({"conversation": course} if (course := _course(generation)) else {}),
         "run": {**run, "turns": asdict(TurnCounts.from_config(generation.run))},
         "personas": asdict(personas),
-        "judge": _judge(generation.judge) if judged else None,
+        "judge": _judge(generation.judge) if Role.JUDGE in roles else None,
         "coverage": generation.coverage.model_dump(mode="json", exclude=_GROUNDED_COVERAGE),
         "llm": {
             "weights": llm.weights_of(*roles),
@@ -86,10 +85,9 @@ def content_config(
     }
 
 
-def _words(generation: GenerationConfig, judged: bool) -> dict[str, Any]:
+def _words(generation: GenerationConfig) -> dict[str, Any]:
     """Return the configuration's own prompts, system messages and examples, where it has any."""
-    roles = [role for role in Role if judged or role is not Role.JUDGE]
-    prompts = {role.value: own for role in roles if (own := generation.prompts.of(role))}
+    prompts = {role.value: own for role in generation.roles if (own := generation.prompts.of(role))}
     sections = {
         "prompts": prompts,
         "system_prompts": [one.model_dump(mode="json") for one in generation.conversation.system_prompts],
