@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dlgforge_core.config import GenerationConfig
 from dlgforge_core.config.agents import AgentsConfig
 from dlgforge_core.config.prompts import MESSAGES, VARIABLES, PromptsConfig
 from dlgforge_core.config.saving import FORMATS as NAMES
@@ -18,6 +19,13 @@ def test_every_role_has_settings_and_messages() -> None:
     for role, messages in MESSAGES.items():
         assert set(type(getattr(PromptsConfig(), role.value)).model_fields) == set(messages)
         assert {name for names in messages.values() for name in names} <= set(VARIABLES)
+
+
+def test_a_role_takes_part_where_its_section_says_so() -> None:
+    everyone = list(Role)
+    assert GenerationConfig().roles == everyone
+    offline = GenerationConfig.model_validate({"judge": {"mode": "offline"}})
+    assert offline.roles == [role for role in everyone if role is not Role.JUDGE]
 
 
 def test_every_format_that_may_be_named_is_there() -> None:
