@@ -34,7 +34,10 @@ def question_or_end(data: Mapping[str, Any]) -> str:
     fields: dict[str, Any] = {}
     for name, value in walk_fields(data):
         fields.setdefault(name, value)
-    if yes_or_no(first_of(fields, _ENDS)):
+    ends = yes_or_no(first_of(fields, _ENDS))
+    if ends is None:  # a question may well hold an object of its own
+        raise ValueError("ends must be true or false")
+    if ends:
         return ""
     question = first_of(fields, _QUESTION)
     if not isinstance(question, str) or not any(map(str.isalnum, question)):

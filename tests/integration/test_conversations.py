@@ -12,11 +12,14 @@ from dlgforge_core.config import GenerationConfig, validate
 from dlgforge_core.dialogue import Ending, Role
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.export.writer import write_dataset
+from dlgforge_core.judging.results import judged_dialogues
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.quality.figures import DialogueFigures
+from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.metadata.dialogues import course_metadata
 from tests.support.dialogues import lines, stats
+from tests.support.judging import judge, judging
 from tests.support.recipes import MODELS, ROOT, run_example
 from tests.support.runs import prepared, spec, work
 from tests.support.simulated_endpoint import simulated_endpoint
@@ -132,3 +135,26 @@ def test_a_verdict_on_goals_alone_is_asked_for_again(store: RunStore, support: s
         assert [bool(dialogue.goal_verdict) for dialogue in judged] == [bool(d.plan.goal) for d in judged]
         assert [dialogue.turns for dialogue in judged] == [dialogue.turns for dialogue in dialogues]
         assert store.progress(run.run_id).unjudged == 0
+
+
+@pytest.mark.parametrize(("granularity", "calls"), [("turn", 6), ("conversation", 4)])
+def test_offline_judges_say_whether_goals_were_met(store: RunStore, granularity: str, calls: int) -> None:
+    config = judging(granularity=granularity)
+    settings = {
+        "run": {"total_samples": 4, "target_languages": ["en"], "n_turns": 2, "min_turns": 1},
+        "conversation": GOALS,
+        "judge": config.model_dump(),
+    }
+    with simulated_endpoint(user_ends="A refund", verdict={"goal_met": True}) as sim:
+        endpoint = Endpoint("simulated", sim.base_url)
+        run = prepared(store, validate(GenerationConfig, settings, "test"))
+        work(spec(store, run, endpoint))
+        sim.reset()
+        assert judge(store, run, config, endpoint).given == calls
+        assert sim.stats()["by_role"] == {"qa_judge": calls}
+        assert judge(store, run, config, endpoint).kept == calls
+    dialogues = list(judged_dialogues(store, Scope(run_id=run.run_id)))
+    assert Counter(dialogue.ended_by for dialogue in dialogues) == {Ending.USER: 2, Ending.PLANNED: 2}
+    for dialogue in dialogues:
+        assert bool(dialogue.goal_verdict) == bool(dialogue.plan.goal)
+        assert dialogue.goal_verdict is None or dialogue.goal_verdict.met

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import orjson
@@ -15,7 +15,16 @@ from dlgforge_core.conversation.outcomes import Asked, Outcome, QuestionRejected
 from dlgforge_core.conversation.script import Script
 from dlgforge_core.conversation.state import State, fold
 from dlgforge_core.conversation.steps import Done
-from dlgforge_core.dialogue import DialoguePlan, Judgement, Persona, Role, SeedTopic, Turn
+from dlgforge_core.dialogue import (
+    DialoguePlan,
+    Ending,
+    GoalVerdict,
+    Judgement,
+    Persona,
+    Role,
+    SeedTopic,
+    Turn,
+)
 from dlgforge_core.generation.dialogue_context import DialogueContext
 from dlgforge_core.generation.dialogue_run import DialogueRun
 from dlgforge_core.generation.grounding import Anchor, Grounding
@@ -29,6 +38,7 @@ from dlgforge_core.store.worker_store import Claim
 
 CHUNKS = [Chunk(f"0{n}", "bread.md", n, text, "en") for n, text in enumerate(["Yeast rises.", "Salt slows."])]
 NOBODY = Persona("p", "somebody", "Curious.")
+MET = GoalVerdict(True, "It was paid.")
 PLAN = DialoguePlan("d1", 0, "en", 2, SeedTopic("t", "en", "bread"), NOBODY, NOBODY)
 
 
@@ -42,6 +52,8 @@ class Store:
 
     turns: list[Turn] = field(default_factory=list)
     outcomes: list[tuple[str, bytes]] = field(default_factory=list)
+    plan: DialoguePlan = PLAN
+    finished: tuple[Ending, GoalVerdict | None] | None = None
 
     def _keep(self, turn_index: int, position: int, outcome: Outcome) -> None:
         assert turn_index == len(self.turns)
@@ -62,8 +74,9 @@ class Store:
         self.turns.append(turn)
         self.outcomes.clear()
 
-    async def finish(self, *_: Any, **rest: Any) -> None:
-        raise AssertionError("the user never ends it")
+    async def finish(self, dialogue_id: str, ended_by: Ending, **rest: Any) -> None:
+        self.finished = ended_by, rest["goal"]
+        self.outcomes.clear()
 
     async def amend(self, *_: Any) -> None:
         raise AssertionError("it was never finished before")
@@ -71,7 +84,8 @@ class Store:
     def claim(self) -> Claim:
         """Return the dialogue as it is taken up again."""
         kept = (outcome_from(kind, orjson.loads(data)) for kind, data in self.outcomes)
-        return Claim(PLAN, fold(State(PLAN.n_turns, tuple(self.turns)), kept))
+        begun = State(self.plan.n_turns, tuple(self.turns), has_goal=bool(self.plan.goal))
+        return Claim(self.plan, fold(begun, kept))
 
 
 @dataclass
@@ -107,10 +121,24 @@ class Client:
         )
 
     async def complete_json(
-        self, role: Role, agent: Any, model: str, messages: Sequence[Message], *_: Any, **rest: Any
-    ) -> tuple[Judgement, None]:
+        self,
+        role: Role,
+        agent: Any,
+        model: str,
+        messages: Sequence[Message],
+        schema: Any,
+        *_: Any,
+        **rest: Any,
+    ) -> tuple[Judgement | GoalVerdict, None]:
         self._count(role, rest["seed"], messages)
-        return Judgement(7, ("clear",), "fine"), None
+        alone = "goal_met" in schema["properties"]
+        return MET if alone else Judgement(7, ("clear",), "fine"), None
+
+    async def complete_form(
+        self, role: Role, agent: Any, model: str, messages: Sequence[Message], *_: Any, **rest: Any
+    ) -> tuple[str, None]:
+        self._count(role, rest["seed"], messages)
+        return "", None
 
 
 class Documents:
@@ -137,11 +165,14 @@ class Documents:
         return [chunk for chunk in CHUNKS if chunk.chunk_id in chunk_ids]
 
 
-def carry(store: Store, client: Client) -> object:
+USUAL = Script(3, tool_rounds=3, judges_turns=True)
+
+
+def carry(store: Store, client: Client, script: Script = USUAL) -> object:
     """Carry the dialogue on, as a worker that has just claimed it."""
     judge = JudgeConfig()
     context = DialogueContext(
-        script=Script(3, tool_rounds=3, judges_turns=True),
+        script=script,
         store=store,
         client=cast(LlmClient, client),
         slots=CallSlots(1),
@@ -183,3 +214,30 @@ def test_a_crash_costs_the_call_in_flight_and_no_more(crash_at: int) -> None:
     assert client.calls[:crash_at] + client.calls[crash_at + 1 :] == whole.calls
     assert store.turns == uncut.turns
     assert store.outcomes == []
+
+
+COURSE = replace(USUAL, opens=True, may_end_after=1, judges_goal=True)
+"""The assistant opens; the user asks once, then ends it; its goal is judged by a call of its own."""
+COURSE_CALLS = 1 + (1 + 3 + 1) + 1 + 1
+
+
+@pytest.mark.parametrize("crash_at", [None, *range(COURSE_CALLS)])
+def test_a_conversation_that_the_user_ends_costs_no_call_twice(crash_at: int | None) -> None:
+    plan = replace(PLAN, goal="A refund")
+    uncut, whole = Store(plan=plan), Client()
+    assert carry(uncut, whole, COURSE) == Done()
+    assert len(whole.calls) == len(set(whole.calls)) == COURSE_CALLS
+    assert [role for role, _, _ in whole.calls][:2] == [Role.ASSISTANT, Role.USER_SIMULATOR]
+    (turn,) = uncut.turns
+    assert (turn.details.opening, turn.details.opening_reasoning) == (
+        f"kb_responder {whole.calls[0][1]}?",
+        "thought 0",
+    )
+    assert (uncut.finished, uncut.outcomes) == ((Ending.USER, MET), [])
+    if crash_at is not None:
+        store, client = Store(plan=plan), Client(crash_at)
+        with pytest.raises(CrashError):
+            carry(store, client, COURSE)
+        assert carry(store, client, COURSE) == Done()
+        assert client.calls[:crash_at] + client.calls[crash_at + 1 :] == whole.calls
+        assert (store.turns, store.finished) == (uncut.turns, uncut.finished)
