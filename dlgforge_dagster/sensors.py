@@ -84,75 +84,98 @@ def build_new_seed_batches(dataset: DatasetSpec, jobs: Jobs) -> dg.SensorDefinit
             files = list_seed_files(location)
         except (ConfigError, SeedError) as error:
             return dg.SkipReason(str(error))
-        return _look(context, dataset, store, location, files, run_config, seeds)
+        look = _Look(dataset, location, seeds, run_config)
+        look.over(files, _read_cursor(context.cursor))
+        return _result(context, store, look, files)
 
     return new_seed_batches
 
 
-def _look(
-    context: dg.SensorEvaluationContext,
-    dataset: DatasetSpec,
-    store: StoreResource,
-    location: str,
-    files: Sequence[SeedFile],
-    run_config: Mapping[str, Any],
-    seeds: SeedsConfig,
+class _Look:
+    """One tick's look at the files of a folder, and what comes of it.
+
+    Each content makes runs once: the run keys are made of the content's digest.
+    """
+
+    def __init__(
+        self, dataset: DatasetSpec, location: str, seeds: SeedsConfig, run_config: Mapping[str, Any]
+    ) -> None:
+        self.dataset = dataset
+        self.location = location
+        self._seeds = seeds
+        self._run_config = run_config
+        self.cursor: dict[str, _Seen] = {}
+        self.gone: set[str] = set()
+        """Seed batches of files that are gone since two ticks."""
+        self.requests: list[dg.RunRequest] = []
+        self.read: list[SeedBatch] = []
+        self.waiting: list[str] = []
+        self.problems: dict[str, str] = {}
+        """By file what is wrong with it."""
+        self.twins: Mapping[str, str] = {}
+        self._looked_into = 0
+
+    def over(self, files: Sequence[SeedFile], before: Mapping[str, _Seen]) -> None:
+        """Look at every file; `before` is what the last tick has left."""
+        self.twins = same_batch(files)
+        for file in files:
+            seen = before.get(file.name)
+            if seen is None or seen.state != file.state:
+                # New or changed: it may be half written. Wait until it is the same for two ticks.
+                self.cursor[file.name] = _Seen(file.state, seen.digest if seen else "")
+                self.waiting.append(f"{file.name}: waiting for it to be written whole")
+            elif twin := self.twins.get(file.name):
+                self.cursor[file.name] = _Seen(file.state, seen.digest, twin=True)
+                if not seen.twin:
+                    self.problems[file.name] = twin
+            elif seen.done or self._looked_into >= _FILES_A_TICK:
+                self.cursor[file.name] = seen
+            else:
+                self._into(file, seen)
+        self.gone = _gone(before, self.cursor, files)
+
+    def _into(self, file: SeedFile, seen: _Seen) -> None:
+        """Read a file that has changed and is written whole, and ask for its runs."""
+        self._looked_into += 1
+        digest, batch, problem = _read(self.location, file, self._seeds)
+        self.cursor[file.name] = _Seen(file.state, digest or seen.digest, done=True)
+        if batch is not None and digest != seen.digest:
+            self.read.append(batch)
+            requests = list(_requests(self.dataset, batch, digest, self._run_config))
+            self.requests += requests
+            problem = "" if requests else _no_language(self.dataset, file, batch, self._run_config)
+        if problem:
+            self.problems[file.name] = problem
+
+
+def _result(
+    context: dg.SensorEvaluationContext, store: StoreResource, look: _Look, files: Sequence[SeedFile]
 ) -> dg.SensorResult:
-    """Each content once: the run keys are made of the content's digest."""
-    before = _read_cursor(context.cursor)
-    cursor: dict[str, _Seen] = {}
-    requests: list[dg.RunRequest] = []
-    read: list[SeedBatch] = []
-    notes: list[str] = []
-    problems: dict[str, str] = {}
-    looked_into = 0
-    twins = same_batch(files)
-    for file in files:
-        seen = before.get(file.name)
-        if seen is None or seen.state != file.state:
-            # New or changed: it may be half written. Wait until it is the same for two ticks.
-            cursor[file.name] = _Seen(file.state, seen.digest if seen else "")
-            notes.append(f"{file.name}: waiting for it to be written whole")
-        elif twin := twins.get(file.name):
-            cursor[file.name] = _Seen(file.state, seen.digest, twin=True)
-            if not seen.twin:
-                problems[file.name] = twin
-        elif seen.done or looked_into >= _FILES_A_TICK:
-            cursor[file.name] = seen
-        else:
-            looked_into += 1
-            digest, batch, problem = _read(location, file, seeds)
-            cursor[file.name] = _Seen(file.state, digest or seen.digest, done=True)
-            if batch is not None and digest != seen.digest:
-                read.append(batch)
-                of_batch = list(_requests(dataset, batch, digest, run_config))
-                requests += of_batch
-                problem = "" if of_batch else _no_language(dataset, file, batch, run_config)
-            if problem:
-                problems[file.name] = problem
-    for name, problem in problems.items():
-        again = "" if name in twins else "\nIt is not tried again until it changes."
+    """Log and save what a look has found; returns what Dagster is to do."""
+    dataset = look.dataset
+    for name, problem in look.problems.items():
+        again = "" if name in look.twins else "\nIt is not tried again until it changes."
         context.log.error(problem + again)
-    notes = [*problems.values(), *notes]
-    gone = _gone(before, cursor, files)
-    gone |= _known(context, dataset) & _shipped_names() - {file.batch for file in files}
-    run_store = store.run_store(dataset.name) if gone or read else None
+    gone = look.gone | (_known(context, dataset) & _shipped_names() - {file.batch for file in files})
+    run_store = store.run_store(dataset.name) if gone or look.read else None
     if run_store is not None and gone:
         context.log.info(f"there is no seed file for {', '.join(sorted(gone))} any more: former seeds now")
         run_store.forget_seed_batches(gone)
-    if run_store is not None and read:
-        run_store.save_seed_batches(read)  # a file that came back as it was makes no run that would read it
-    nothing_new = f"nothing new in {shown_address(location)}"
+    if run_store is not None and look.read:
+        # Before runs are asked for: of a file that came back as it was none would read it.
+        run_store.save_seed_batches(look.read)
+    notes = "\n".join([*look.problems.values(), *look.waiting][:20])
+    nothing_new = f"nothing new in {shown_address(look.location)}"
     return dg.SensorResult(
-        run_requests=requests,
-        skip_reason=None if requests else "\n".join(notes[:20]) or nothing_new,
-        cursor=_write_cursor(cursor),
+        run_requests=look.requests,
+        skip_reason=None if look.requests else notes or nothing_new,
+        cursor=_write_cursor(look.cursor),
         dynamic_partitions_requests=[
-            *_added(context, dataset, [batch.name for batch in read]),
+            *_added(context, dataset, [batch.name for batch in look.read]),
             *_deleted(context, dataset, gone),
         ],
         # On the page of `seed_files`: of a tick that asks for runs no reason is shown.
-        asset_events=[seed_problem(dataset, name, problem) for name, problem in problems.items()],
+        asset_events=[seed_problem(dataset, name, problem) for name, problem in look.problems.items()],
     )
 
 
