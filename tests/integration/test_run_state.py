@@ -14,10 +14,10 @@ import psycopg
 import pytest
 
 from dlgforge_core.config import QUESTION_KINDS, ChecksConfig, GenerationConfig, LlmConfig, RunConfig
-from dlgforge_core.conversation.outcomes import Answered
+from dlgforge_core.conversation.outcomes import Answered, UserLeft
 from dlgforge_core.database.database import Database
 from dlgforge_core.database.migrate import migrations
-from dlgforge_core.dialogue import DropReason, Judgement, SeedTopic, Turn
+from dlgforge_core.dialogue import DropReason, Ending, GoalVerdict, Judgement, SeedTopic, Turn, TurnDetails
 from dlgforge_core.errors import BackendError, LeaseLostError, StoreError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.generation.run import Runner, generate
@@ -200,6 +200,33 @@ def test_commit_is_repeatable_but_only_by_the_holder_of_the_lease(store: RunStor
 
     asyncio.run(main())
     assert store.progress(run.run_id).turns == 1
+
+
+def test_a_dialogue_that_ends_early_is_finished_once_and_by_the_holder_of_its_lease(store: RunStore) -> None:
+    run = plan(store, 1)
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            (claim,) = await a.claim(1)
+            dialogue_id = claim.plan.dialogue_id
+            details = TurnDetails(opening="Hello\x00 \ud800")
+            turn = Turn(0, "Why?", "Because.", details=details)
+            await a.commit_turn(dialogue_id, turn, final=False)
+            await a.record(dialogue_id, 1, 0, UserLeft())
+            with pytest.raises(LeaseLostError):
+                await b.finish(dialogue_id, Ending.USER)
+            for _ in range(2):
+                await a.finish(dialogue_id, Ending.USER, goal=GoalVerdict(True, "Paid\x00 \ud800"))
+            assert await b.claim(1) == []
+
+    asyncio.run(main())
+    (dialogue,) = store.dialogues(run.run_id)
+    assert (dialogue.ended_by, dialogue.goal) == (Ending.USER, GoalVerdict(True, "Paid ?"))
+    assert dialogue.opening == "Hello ?"
+    progress = store.progress(run.run_id)
+    assert (progress.done, progress.turns, progress.complete) == (1, 1, True)
+    with store.connection() as connection:
+        assert connection.execute("SELECT count(*) FROM outcomes").fetchone() == (0,)
 
 
 def test_an_expired_lease_is_taken_over_and_its_late_owner_is_fenced_off(store: RunStore) -> None:
