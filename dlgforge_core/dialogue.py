@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from dlgforge_core.sources import PlannedDocument
+
 MAX_SCORE = 10
 """Scores of the judge go from 0 to this; the constraint in the database says the same."""
 
@@ -62,7 +64,8 @@ class Persona:
     description: str
 
 
-_WHERE_SET: Mapping[str, Any] = {"system_prompt": "", "examples": None, "attributes": {}, "goal": ""}
+_WHERE_SET = ("system_prompt", "examples", "attributes", "goal", "document")
+_UNSET: tuple[Any, ...] = ("", None, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +87,13 @@ class DialoguePlan:
     """The values that were drawn for it of what varies from dialogue to dialogue, by name."""
     goal: str = ""
     """What the user wants to reach, which the assistant is not told; "" without one."""
+    document: PlannedDocument | None = None
+    """What it is made from where it has no topic; None where documents are given out as they are needed."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; what is absent leaves no trace."""
         data = asdict(self)
-        return {
-            name: value for name, value in data.items() if name not in _WHERE_SET or value != _WHERE_SET[name]
-        }
+        return {name: value for name, value in data.items() if name not in _WHERE_SET or value not in _UNSET}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DialoguePlan:
@@ -107,6 +110,7 @@ class DialoguePlan:
             examples=tuple(data["examples"]) if "examples" in data else None,
             attributes=data.get("attributes", {}),
             goal=data.get("goal", ""),
+            document=PlannedDocument(**data["document"]) if data.get("document") else None,
         )
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from dlgforge_core.config import Recipe
 from dlgforge_core.dialogue import Role
 from dlgforge_core.planning.fingerprint import CONTENT_VERSION, ContentSource, content_config
-from dlgforge_core.planning.personas import read_personas
+from dlgforge_core.planning.personas import personas_of
 
 DATA_VERSION = "dagster/data_version"
 _USER_PROVIDED = "dagster/data_version_is_user_provided"
@@ -45,11 +45,13 @@ def dialogues_version(recipe: Recipe) -> str:
     content = content_config(
         recipe.generation,
         recipe.llm,
-        read_personas(),  # the file that the recipe names is read in runs alone; its name counts
+        # The file that the recipe names is read in runs alone; its name counts.
+        personas_of(recipe.personas.model_copy(update={"path": ""})),
         ContentSource(index_id="indexed" if recipe.knowledge.path else ""),
     )
     run = recipe.run
-    others = [run.total_samples, list(run.target_languages), recipe.personas.path]
+    count = [run.count_key, getattr(run, run.count_key)] if run.counts_documents else run.samples
+    others = [count, list(run.target_languages), recipe.personas.path]
     return f"{CONTENT_VERSION}-{digest([content, others])}"
 
 

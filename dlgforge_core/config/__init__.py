@@ -29,7 +29,7 @@ from dlgforge_core.config.endpoints import (
 )
 from dlgforge_core.config.environment import addresses_replaced, llm_from_environment
 from dlgforge_core.config.generation import GenerationConfig
-from dlgforge_core.config.inputs import PersonasConfig, SeedColumnsConfig, SeedsConfig
+from dlgforge_core.config.inputs import PersonasConfig, SeedColumnsConfig, SeedsConfig, TopicsConfig
 from dlgforge_core.config.judging import OFFLINE_KEYS, JudgeConfig, JudgeModelConfig
 from dlgforge_core.config.knowledge import (
     SHIPPED_KNOWLEDGE,
@@ -54,7 +54,14 @@ from dlgforge_core.config.markup import MarkupConfig
 from dlgforge_core.config.prompts import ExampleConfig, ExamplesConfig, PromptsConfig
 from dlgforge_core.config.reasoning import ReasoningConfig, TracePartConfig
 from dlgforge_core.config.recipe import Recipe, check_apart, read_recipe, read_recipes
-from dlgforge_core.config.run import EFFORT_KEYS, QUESTION_KINDS, DistributedConfig, RunConfig, SpawnConfig
+from dlgforge_core.config.run import (
+    COUNT_KEYS,
+    EFFORT_KEYS,
+    QUESTION_KINDS,
+    DistributedConfig,
+    RunConfig,
+    SpawnConfig,
+)
 from dlgforge_core.config.runtime import (
     ActorConfig,
     ActorSize,
@@ -76,6 +83,7 @@ __all__ = [
     "ACCEPT_CHECKS",
     "BACKENDS",
     "CALL_TIMEOUT_S",
+    "COUNT_KEYS",
     "EFFORT_KEYS",
     "EMBEDDED_MODEL_NAME",
     "OFFLINE_KEYS",
@@ -143,6 +151,7 @@ __all__ = [
     "StoreConfig",
     "SystemPromptConfig",
     "ToolsConfig",
+    "TopicsConfig",
     "TracePartConfig",
     "UserSimulatorConfig",
     "VllmConfig",

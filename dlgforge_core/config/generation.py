@@ -12,7 +12,7 @@ from dlgforge_core.config.attributes import Attributes, check_drawable
 from dlgforge_core.config.base import ConfigModel, KeyedError
 from dlgforge_core.config.conversation import ConversationConfig
 from dlgforge_core.config.coverage import CoverageConfig
-from dlgforge_core.config.inputs import PersonasConfig
+from dlgforge_core.config.inputs import PersonasConfig, TopicsConfig
 from dlgforge_core.config.judging import JudgeConfig
 from dlgforge_core.config.knowledge import RetrievalConfig
 from dlgforge_core.config.prompts import (
@@ -32,6 +32,9 @@ class GenerationConfig(ConfigModel):
     """Everything the `dialogues` asset is configured with, apart from its resources."""
 
     run: RunConfig = Field(default_factory=RunConfig, description="What to make.")
+    topics: TopicsConfig = Field(
+        default_factory=TopicsConfig, description="Whether dialogues are about the topics of the seeds."
+    )
     personas: PersonasConfig = Field(default_factory=PersonasConfig, description="Who talks.")
     judge: JudgeConfig = Field(default_factory=JudgeConfig, description="How dialogues are judged.")
     coverage: CoverageConfig = Field(default_factory=CoverageConfig, description="How repeats are kept out.")
@@ -79,6 +82,21 @@ class GenerationConfig(ConfigModel):
                 "of the dimensions itself",
             )
         return self
+
+    @model_validator(mode="after")
+    def _topics_or_documents(self) -> Self:
+        if self.topics.enabled and self.run.counts_documents:
+            raise KeyedError(
+                ("run", self.run.count_key),
+                "such dialogues are made from documents alone, and topics.enabled is true; leave that out, "
+                "or set run.total_samples",
+            )
+        return self
+
+    @property
+    def has_topics(self) -> bool:
+        """Whether dialogues are about topics of the seeds, and not made from documents alone."""
+        return not self.run.counts_documents if self.topics.enabled is None else self.topics.enabled
 
     @model_validator(mode="after")
     def _attributes_are_drawn(self) -> Self:

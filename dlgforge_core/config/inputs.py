@@ -1,4 +1,4 @@
-"""`seeds` and `personas`: what the dialogues are about, and who talks."""
+"""`seeds`, `topics` and `personas`: what the dialogues are about, and who talks."""
 
 from __future__ import annotations
 
@@ -52,9 +52,22 @@ class SeedsConfig(ConfigModel):
         return bool(self.language) or self.columns != SeedColumnsConfig()
 
 
+class TopicsConfig(ConfigModel):
+    """Whether the dialogues are about the topics of the seeds."""
+
+    enabled: bool | None = Field(
+        None,
+        description="Draw a topic of the seeds for each dialogue. false: a document of the knowledge index "
+        "in its place; no seeds are read. Unset: true, but false with run.per_document and run.per_chunk.",
+    )
+
+
 class PersonasConfig(ConfigModel):
     """Who talks."""
 
+    enabled: bool = Field(
+        True, description="Draw a persona for each role. false: the roles are told of none."
+    )
     path: str = Field(
         "", description="A YAML file with `user` and `assistant` personas. Empty: the shipped ones."
     )

@@ -80,6 +80,21 @@ class Recipe(GenerationConfig):
             raise KeyedError(("saving", "filters", "require_ok"), none)
         return self
 
+    @model_validator(mode="after")
+    def _something_to_talk_about(self) -> Self:
+        if self.has_topics:
+            return self
+        if not self.knowledge.path:
+            key = ("run", self.run.count_key) if self.run.counts_documents else ("topics", "enabled")
+            raise KeyedError(
+                key,
+                "without topics the dialogues are made from documents, and there are none; set "
+                "knowledge.path, or leave this out",
+            )
+        if self.watch:
+            raise KeyedError(("watch",), "no seeds are read without topics; leave it out, or have topics")
+        return self
+
     @property
     def generation(self) -> GenerationConfig:
         """The sections that are the config of `dialogues`."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from dlgforge_core.config.acceptance import AcceptConfig
-from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
+from dlgforge_core.config.base import ConfigModel, KeyedError, PositiveInt, Seconds
 from dlgforge_core.dialogue import DropReason
 
 TurnCount = Annotated[int, Field(ge=1, le=1000)]
@@ -23,6 +23,8 @@ def _drop_reasons(value: list[str]) -> list[str]:
 
 TurnCountDistribution = Literal["uniform", "poisson", "exponential"]
 
+TOTAL_SAMPLES = 12
+"""What an unset `run.total_samples` stands for."""
 OPEN_PER_SLOT = 4
 """Dialogues in progress for each call slot, so that there is always one whose turn it is."""
 
@@ -54,6 +56,9 @@ class DistributedConfig(ConfigModel):
     spawn: SpawnConfig = Field(default_factory=SpawnConfig, description="Which actors are started.")
 
 
+COUNT_KEYS = ("total_samples", "per_document", "per_chunk")
+"""Settings of `run` that say how many dialogues there are; one of them at most is set."""
+
 # Settings of `run` that say how hard to work and when to stop, not what to make.
 EFFORT_KEYS = frozenset(
     {
@@ -76,10 +81,20 @@ class RunConfig(ConfigModel):
     """What is to be made, and how hard to work on it."""
 
     seed: int = Field(42, description="Random seed of the plan: the same inputs and seed give the same plan.")
-    total_samples: PositiveInt = Field(
-        12,
+    total_samples: PositiveInt | None = Field(
+        None,
         description="Dialogues for each seed batch, shared evenly among the target languages. With `accept` "
-        "those that are accepted.",
+        f"those that are accepted. Unset: {TOTAL_SAMPLES}, unless per_document or per_chunk is set.",
+    )
+    per_document: PositiveInt | None = Field(
+        None,
+        description="In place of total_samples: dialogues for each document of the knowledge index, made "
+        "from it, in its language where that is a target one; any other document's in all of them in turn.",
+    )
+    per_chunk: PositiveInt | None = Field(
+        None,
+        description="In place of total_samples: dialogues for each chunk of the knowledge index, made from "
+        "it alone.",
     )
     accept: AcceptConfig = Field(
         default_factory=AcceptConfig,
@@ -158,6 +173,15 @@ class RunConfig(ConfigModel):
     distributed: DistributedConfig = Field(default_factory=DistributedConfig, description="Ray execution.")
 
     @model_validator(mode="after")
+    def _one_count(self) -> Self:
+        counts = {name: getattr(self, name) for name in COUNT_KEYS}
+        given = [name for name, value in counts.items() if value is not None]
+        if len(given) > 1:
+            told = " and ".join(f"{name} = {counts[name]}" for name in given)
+            raise KeyedError((given[-1],), f"{told}: of these keys one alone can be set; keep one")
+        return self
+
+    @model_validator(mode="after")
     def _check(self) -> Self:
         if self.min_turns > self.max_turns:
             raise ValueError(
@@ -175,6 +199,21 @@ class RunConfig(ConfigModel):
                 f"{self.concurrency}, so call slots would stay empty; use {self.concurrency} or more"
             )
         return self
+
+    @property
+    def samples(self) -> int:
+        """Dialogues for each seed batch, where they are not counted by documents."""
+        return self.total_samples or TOTAL_SAMPLES
+
+    @property
+    def count_key(self) -> str:
+        """The key that says how many dialogues there are."""
+        return next((name for name in COUNT_KEYS if getattr(self, name) is not None), COUNT_KEYS[0])
+
+    @property
+    def counts_documents(self) -> bool:
+        """Whether it is said how many dialogues there are for each document or chunk."""
+        return self.per_document is not None or self.per_chunk is not None
 
     @property
     def open_dialogues(self) -> int:

@@ -117,4 +117,5 @@ def _nearest(upto: Sequence[int], wanted: float) -> int:
 
 def _subject(topic: SeedTopic) -> str:
     text = " ".join(unicodedata.normalize("NFKC", topic.topic).casefold().split())
-    return f"topic\0{topic.language}\0{text}"
+    # Those on no topic in words are told apart by their ids: a document's, or a conversation's.
+    return f"topic\0{topic.language}\0{text}" if text else f"seed\0{topic.id}"

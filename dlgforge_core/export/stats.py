@@ -54,7 +54,7 @@ class DatasetFigures:
         self.turns_by_split[split] += len(dialogue.turns)
         self.language_by_split.setdefault(split, Counter())[language] += 1
         self.judged += bool(dialogue.verdicts)
-        self.off_topic += not topic_of(dialogue.plan, dialogue.turns)
+        self.off_topic += bool(dialogue.plan.topic.topic) and not topic_of(dialogue.plan, dialogue.turns)
         for name, value in dialogue.plan.attributes.items():
             self.by_attribute.setdefault(name, Counter())[value] += 1
         for verdict in dialogue.verdicts:

@@ -11,6 +11,7 @@ from dlgforge_core.knowledge.citations import cited
 from dlgforge_core.knowledge.retrieval import Knowledge
 from dlgforge_core.knowledge.types import Chunk, Hit
 from dlgforge_core.languages import base_code
+from dlgforge_core.sources import PlannedDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Grounding:
 
     async def anchor(self, plan: DialoguePlan) -> Anchor:
         """Return the dialogue's document, the same however often it is taken up; counted as used."""
+        if plan.document is not None:
+            return await self._planned(plan, plan.document)
         pool = self.knowledge.pool(plan.language)
         topic = plan.topic
         candidates = await self.knowledge.relevance(topic.topic, topic.question or "", pool, topic.language)
@@ -47,6 +50,13 @@ class Grounding:
             on_topic=candidates.relevance_of(assignment.document) > 0,
             evidence=rotated(chunks, assignment.nth, plan.n_turns),
         )
+
+    async def _planned(self, plan: DialoguePlan, document: PlannedDocument) -> Anchor:
+        await self.knowledge.note_document(self.fingerprint, plan.dialogue_id, document.name)
+        chunks = await self.knowledge.chunks_of(document.name)
+        if document.chunk is not None:
+            chunks = chunks[document.chunk : document.chunk + 1]
+        return Anchor(on_topic=True, evidence=rotated(chunks, document.nth, plan.n_turns))
 
     async def release(self, dialogue_id: str) -> None:
         """Take back the document of a dropped dialogue."""

@@ -20,11 +20,10 @@ from dlgforge_core.config import (
 from dlgforge_core.config.backends import backend_of
 from dlgforge_core.dialogue import DropReason, Role
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.generation.planned import planning_of
 from dlgforge_core.generation.setup import DEPEND_ON_SETUP, setup_of
 from dlgforge_core.llm.providers import callers_of
 from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource
-from dlgforge_core.planning.personas import read_personas
-from dlgforge_core.planning.plan import plan_run
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.store.run_store import RunStore
 
@@ -93,15 +92,15 @@ def _plan(
     index_id: str,
 ) -> PreparedRun:
     generation = with_question_kinds(generation, llm)
-    personas = read_personas(generation.personas.path)
     source = ContentSource(store.dataset, index_id)
-    planning = plan_run(
-        generation, llm, personas, batches, languages=languages, batch_names=batch_names, source=source
-    )
+    planning = planning_of(store, generation, llm, batches, languages, batch_names, index_id)
+    if planning.documents is not None:
+        store.save_seed_batches([planning.documents], all_there_are=True)
     # The judge's, too, when it is to judge what is finished.
     roles = [role for role in Role if role in (*generation.roles, Role.JUDGE)]
     models = {role: llm.model_of(role) for role in roles}
-    notes = (*planning.notes, *_former_knowledge(store, index_id))
+    goes_on = generation.run.counts_documents  # what is made of the same document is not made anew
+    notes = (*planning.notes, *(() if goes_on else _former_knowledge(store, index_id)))
     run_id = store.register_run(
         planning.fingerprint,
         planning.plans,

@@ -21,8 +21,10 @@ from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.generation.dialogue_run import question_kinds
 from dlgforge_core.generation.prepare import with_question_kinds
 from dlgforge_core.llm.tool_calls import Message
-from dlgforge_core.planning.personas import read_personas
+from dlgforge_core.planning.document_plan import SourceDocument
+from dlgforge_core.planning.personas import personas_of
 from dlgforge_core.planning.plan import plan_run
+from dlgforge_core.planning.plan_documents import DocumentSet, plan_documents
 from dlgforge_core.planning.seed_folder import read_seed_batches
 from dlgforge_core.prompting import dialogue_prompts, verdict_prompts
 from dlgforge_core.prompting.goal_verdicts import goal_judge, with_goal
@@ -32,6 +34,7 @@ from dlgforge_core.prompting.trace import Trace
 from dlgforge_core.prompting.verdict_prompts import alternating
 
 _PASSAGE = "(a passage of the documents)"
+_DOCUMENT = SourceDocument("(a document)", "", "", 1)
 
 
 def planned(recipe: Recipe, n_dialogues: int) -> Iterator[DialoguePlan]:
@@ -39,9 +42,13 @@ def planned(recipe: Recipe, n_dialogues: int) -> Iterator[DialoguePlan]:
 
     Raises ConfigError and SeedError.
     """
-    generation = with_question_kinds(recipe.generation, recipe.llm)
-    batches = read_seed_batches(recipe.seeds.path, strict=recipe.seeds.strict, config=recipe.seeds).batches
-    planning = plan_run(generation, recipe.llm, read_personas(generation.personas.path), batches)
+    generation, llm = with_question_kinds(recipe.generation, recipe.llm), recipe.llm
+    personas, seeds = personas_of(generation.personas), recipe.seeds
+    if generation.has_topics:
+        batches = read_seed_batches(seeds.path, strict=seeds.strict, config=seeds).batches
+        planning = plan_run(generation, llm, personas, batches)
+    else:  # which documents there are is known once they are indexed
+        planning = plan_documents(generation, llm, personas, DocumentSet([_DOCUMENT]))
     rounds = itertools.zip_longest(*(plan.dialogues() for plan in planning.plans))
     dialogues = (dialogue for one in rounds for dialogue in one if dialogue is not None)
     return itertools.islice(dialogues, n_dialogues)
@@ -152,9 +159,10 @@ def preview(recipe: Recipe, *, dialogues: int = 1, turn: int = 1) -> Iterator[st
     """Yield the lines of a preview; `turn` counts from 1."""
     for plan in planned(recipe, dialogues):
         at = min(turn, plan.n_turns)
+        about = f"document {plan.document.name!r}" if plan.document else f"topic {plan.topic.topic!r}"
         personas = f"user {plan.user_persona.name!r}, assistant {plan.assistant_persona.name!r}"
         yield f"# dialogue {plan.dialogue_id}, {plan.language}, turn {at} of {plan.n_turns}"
-        yield f"# topic {plan.topic.topic!r}, {personas}"
+        yield f"# {about}, {personas if recipe.personas.enabled else 'no personas'}"
         if plan.goal:
             yield f"# goal {plan.goal!r}"
         if plan.attributes:

@@ -169,6 +169,18 @@ async def assign_document(
     return Assignment(document, nth)
 
 
+async def note_document(
+    connection: AsyncConnection, fingerprint: str, dialogue_id: str, document: str
+) -> None:
+    """Count the document that a dialogue was planned with, once. As `assign_document`, but for the choice."""
+    names = {"fingerprint": fingerprint, "dialogue": dialogue_id}
+    async with connection.transaction():
+        await connection.execute(_ASYNC_COMMIT)
+        await connection.execute(_LOCK, names)
+        if await (await connection.execute(_ASSIGNED, names)).fetchone() is None:
+            await connection.execute(_ASSIGN, {**names, "document": document})
+
+
 async def release_document(connection: AsyncConnection, fingerprint: str, dialogue_id: str) -> str:
     """Take back what a dropped dialogue was given; doing so twice does no harm.
 

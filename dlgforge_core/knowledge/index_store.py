@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -38,15 +40,31 @@ def locked(connection: Connection, dataset: str) -> Iterator[None]:
 def index_documents(database: Database, dataset: str, index_id: str) -> list[Document]:
     """Return the documents of an index by name; none when there is no such index. Raises StoreError."""
     with database.connection() as connection:
-        data = b"".join(
-            row[0]
-            for row in connection.execute(
-                "SELECT data FROM knowledge_index_parts "
-                "WHERE dataset = %s AND index_id = %s AND name = %s ORDER BY part",
-                (dataset, index_id, DOCUMENTS),
-            )
+        return documents_from_json(_part(connection, dataset, index_id, DOCUMENTS))
+
+
+def document_digests(database: Database, dataset: str, index_id: str) -> list[tuple[Document, str]]:
+    """Return the documents of an index, each with a digest of its chunks. Raises StoreError."""
+    with database.connection() as connection:
+        documents = documents_from_json(_part(connection, dataset, index_id, DOCUMENTS))
+        ids = _part(connection, dataset, index_id, CHUNK_IDS)
+    starts = accumulate((document.n_chunks * ID_BYTES for document in documents), initial=0)
+    return [
+        (document, blake2b(ids[start : start + document.n_chunks * ID_BYTES], digest_size=12).hexdigest())
+        for document, start in zip(documents, starts, strict=False)
+    ]
+
+
+def _part(connection: Connection, dataset: str, index_id: str, name: str) -> bytes:
+    """Return a file of an index; empty when there is no such index."""
+    return b"".join(
+        row[0]
+        for row in connection.execute(
+            "SELECT data FROM knowledge_index_parts "
+            "WHERE dataset = %s AND index_id = %s AND name = %s ORDER BY part",
+            (dataset, index_id, name),
         )
-    return documents_from_json(data)
+    )
 
 
 def documents_to_json(documents: Sequence[Document]) -> bytes:

@@ -14,7 +14,13 @@ import numpy as np
 from dlgforge_core.config import CoverageConfig, RerankConfig, RetrievalConfig
 from dlgforge_core.database.database import Database
 from dlgforge_core.errors import BackendError, ConfigError, DlgforgeError, KnowledgeError
-from dlgforge_core.knowledge.coverage import Assignment, KnownUses, assign_document, release_document
+from dlgforge_core.knowledge.coverage import (
+    Assignment,
+    KnownUses,
+    assign_document,
+    note_document,
+    release_document,
+)
 from dlgforge_core.knowledge.dense import DenseIndex, Mask, reciprocal_rank_fusion
 from dlgforge_core.knowledge.embedding import Embedder, open_embedder
 from dlgforge_core.knowledge.endpoints import JsonClient
@@ -189,6 +195,12 @@ class Knowledge:
             lambda connection: assign_document(
                 connection, fingerprint, dialogue_id, candidates, coverage=coverage, seed=seed, known=known
             )
+        )
+
+    async def note_document(self, fingerprint: str, dialogue_id: str, document: str) -> None:
+        """`coverage.note_document` on this object's connection. Raises StoreError."""
+        await self._reader.run(
+            lambda connection: note_document(connection, fingerprint, dialogue_id, document)
         )
 
     async def release_document(self, fingerprint: str, dialogue_id: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dlgforge_core.config import (
+    COUNT_KEYS,
     EFFORT_KEYS,
     OFFLINE_KEYS,
     PROVIDER_KEYS,
@@ -24,7 +25,7 @@ from dlgforge_core.planning.turn_counts import TurnCounts
 CONTENT_VERSION = 2
 
 # Keys of `run` that decide how fast and how far a run goes, or are part of a plan's identity elsewhere.
-_RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"total_samples", "target_languages"}
+_RUN_KEYS_WITHOUT_EFFECT = EFFORT_KEYS | {"target_languages", *COUNT_KEYS}
 _COUNT_WHERE_SET = ("keep_reasoning", "fallback_language", "question_kinds", "accept")
 _JUDGE_KEYS_WHERE_SET = ("rubric", "show_rubric", "show_persona")
 # Keys of `coverage` that say how documents are used.
@@ -69,6 +70,7 @@ def content_config(
         **({"dataset": source.dataset} if source.dataset else {}),
         **({"tools": _tools(generation)} if generation.tools.enabled else {}),
         **(_grounding(generation, source.index_id) if source.index_id else {}),
+        **({"topics": _without_topics(generation)} if not generation.has_topics else {}),
         **_words(generation),
         **({"attributes": _attributes(generation)} if generation.attributes else {}),
         **({"reasoning": generation.reasoning.model_dump()} if generation.reasoning.prompted else {}),
@@ -117,6 +119,12 @@ def _attributes(generation: GenerationConfig) -> dict[str, Any]:
     return {"drawn": drawn, "languages": generation.run.target_languages}
 
 
+def _without_topics(generation: GenerationConfig) -> dict[str, Any]:
+    """Say what dialogues are made from, and in which languages where these share the documents."""
+    run = generation.run
+    return {"documents": run.count_key, "languages": run.target_languages if run.counts_documents else []}
+
+
 def _agent(llm: LlmConfig, role: Role) -> dict[str, Any]:
     agent = llm.agents.of(role)
     left_out = set(PROVIDER_KEYS) if agent.extra_body else {"extra_body", *PROVIDER_KEYS}
@@ -140,7 +148,8 @@ def _grounding(generation: GenerationConfig, index_id: str) -> dict[str, Any]:
     retrieval = generation.retrieval
     reranked = retrieval.rerank.backend != "off"
     return {
-        "knowledge": index_id,
+        # Documents that come later continue the plan where dialogues are counted by them.
+        "knowledge": "" if generation.run.counts_documents else index_id,
         "retrieval": {
             **retrieval.model_dump(mode="json", exclude={"rerank"}),
             "rerank": retrieval.rerank.model_dump(mode="json", exclude=_RERANK_PLACE) if reranked else None,

@@ -14,6 +14,7 @@ from pathlib import Path
 from dlgforge_core.common import yaml_source
 from dlgforge_core.common.hints import hint
 from dlgforge_core.common.yaml_source import Listing, Mapping, Node, Scalar, bad_character, shown
+from dlgforge_core.config import PersonasConfig
 from dlgforge_core.dialogue import Persona
 from dlgforge_core.errors import SeedError
 
@@ -32,6 +33,15 @@ class Personas:
     def __post_init__(self) -> None:
         if not self.user or not self.assistant:
             raise SeedError("personas: user and assistant must have at least one persona each")
+
+
+NOBODY = Persona("", "", "")
+"""Who talks where there are no personas."""
+
+
+def personas_of(config: PersonasConfig) -> Personas:
+    """Return the personas that a configuration asks for. Raises SeedError as `read_personas` does."""
+    return read_personas(config.path) if config.enabled else Personas((NOBODY,), (NOBODY,))
 
 
 def read_personas(path: str = "") -> Personas:

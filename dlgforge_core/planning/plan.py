@@ -9,6 +9,7 @@ without the ones before it.
 - **Turn counts** come from one uniform number each, by the inverse of the distribution's CDF, clamped to
   [min_turns, max_turns] (so the bounds take the tails' weight): `uniform`, every count alike; `poisson`, with
   the given mean; `exponential`, the value rounded to the nearest whole number, which keeps its mean.
+- **Documents** take the place of topics where there are none, see `document_plan`.
 - **Spares**: a dialogue that takes the place of another is planned as that one was, under an id that is made
   of the other's; so whatever is spread evenly over a plan stays so, however many are replaced.
 - **System prompts and goals** go round in cycles, too, in which each comes as often as its weight says; of
@@ -32,6 +33,7 @@ from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.languages import is_known, known_names
 from dlgforge_core.planning.attribute_draws import AttributeSequence
+from dlgforge_core.planning.document_plan import DocumentDraws, topic_of_document
 from dlgforge_core.planning.draws import block_of, hex_digest, in_cycle, several_in_cycle, uniform
 from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource, content_fingerprint
 from dlgforge_core.planning.personas import Personas
@@ -64,6 +66,8 @@ class Plan:
     examples: tuple[int, ...] = ()
     """The few-shot examples of which each dialogue gets `examples_each`."""
     examples_each: int = 0
+    documents: DocumentDraws | None = None
+    """What dialogues are made from in place of topics; None where there are topics."""
     attributes: AttributeSequence | None = field(default=None, compare=False)
     """What the attributes are drawn from, shared with the batch's other languages; None without any."""
 
@@ -81,12 +85,14 @@ class Plan:
             raise IndexError(f"dialogue {ordinal} of a plan of {self.n_dialogues}")
         if attempt > 0:
             return spare_of(self.dialogue(ordinal, attempt - 1))
+        document = self.documents.of(ordinal) if self.documents is not None else None
         plan = DialoguePlan(
             dialogue_id=self.dialogue_id(ordinal),
             ordinal=ordinal,
             language=self.language,
             n_turns=self.turns.at(uniform(self._keys["turns"], ordinal)),
-            topic=self.topics[in_cycle(self._keys["topic"], len(self.topics), ordinal)],
+            topic=topic_of_document(document, self.language) if document else self._topic(ordinal),
+            document=document,
             user_persona=self._persona("user", self.personas.user, ordinal),
             assistant_persona=self._persona("assistant", self.personas.assistant, ordinal),
             examples=self._examples(ordinal) if self.examples_each else None,
@@ -118,6 +124,9 @@ class Plan:
         purposes = ("turns", "topic", "user", "assistant", "system_prompt", "examples", "goal")
         return {p: bytes.fromhex(hex_digest([self.seed, p, self.batch, self.language], 16)) for p in purposes}
 
+    def _topic(self, ordinal: int) -> SeedTopic:
+        return self.topics[in_cycle(self._keys["topic"], len(self.topics), ordinal)]
+
     def _persona(self, role: str, personas: tuple[Persona, ...], ordinal: int) -> Persona:
         return personas[in_cycle(self._keys[role], len(personas), ordinal)]
 
@@ -135,6 +144,8 @@ class Planning:
     plans: tuple[Plan, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    documents: SeedBatch | None = None
+    """What stands for the seed batches where dialogues are made from documents alone."""
 
     @property
     def n_dialogues(self) -> int:
@@ -169,9 +180,9 @@ def plan_run(
     batch without topics in a language has no plan for it, and its share goes to nobody: `notes` says so.
     Raises ConfigError for an unknown selection, and for a language without topics in any selected batch.
     """
-    chosen = _select_batches(batches, batch_names)
-    shares = _shares(generation.run)
-    wanted = _select_languages(generation.run, languages)
+    chosen = select_batches(batches, batch_names)
+    shares = shares_of(generation.run)
+    wanted = select_languages(generation.run, languages)
     fallback = generation.run.fallback_language
     available = {batch.name: batch.languages for batch in chosen}
     # Attributes are drawn over all languages, whichever are selected.
@@ -191,20 +202,20 @@ def plan_run(
     fingerprint = content_fingerprint(generation, llm, personas, source)
     plans: list[Plan] = []
     notes = [
-        f"run.total_samples = {generation.run.total_samples} leaves no dialogue for {language!r}"
+        f"run.total_samples = {generation.run.samples} leaves no dialogue for {language!r}"
         for language in wanted
         if not shares[language]
     ]
-    notes += [_unknown(language) for language in wanted if not is_known(language)]
+    notes += unknown_languages(wanted)
     for batch in chosen:
         with_topics = [language for language in languages_read if topics[batch.name, language]]
-        attributes = _attributes(generation, batch, with_topics)
+        attributes = attributes_of(generation, batch.name, with_topics)
         for language in wanted:
             if not (n_dialogues := shares[language]):
                 continue
             if found := topics[batch.name, language]:
-                plan = _plan(generation, fingerprint, personas, batch, language, n_dialogues, found)
-                plans.append(replace(plan, attributes=attributes))
+                plan = plan_of(generation, fingerprint, personas, batch, language, n_dialogues)
+                plans.append(replace(plan, topics=found, attributes=attributes))
             else:
                 notes.append(
                     f"seed batch {batch.name!r} has no topics in {language!r}: "
@@ -215,15 +226,15 @@ def plan_run(
     return Planning(tuple(plans), fingerprint, tuple(notes))
 
 
-def _plan(
+def plan_of(
     generation: GenerationConfig,
     fingerprint: str,
     personas: Personas,
     batch: SeedBatch,
     language: str,
     n_dialogues: int,
-    topics: tuple[SeedTopic, ...],
 ) -> Plan:
+    """Return the plan of a batch in a language, without topics or documents yet."""
     run, examples = generation.run, generation.examples
     return Plan(
         fingerprint=fingerprint,
@@ -233,7 +244,7 @@ def _plan(
         n_dialogues=n_dialogues,
         seed=run.seed,
         turns=TurnCounts.from_config(run),
-        topics=topics,
+        topics=(),
         personas=personas,
         system_prompts=_cycle(generation.conversation.system_prompts, language),
         goals=_cycle(generation.conversation.goals, language),
@@ -242,13 +253,13 @@ def _plan(
     )
 
 
-def _attributes(
-    generation: GenerationConfig, batch: SeedBatch, languages: Sequence[str]
+def attributes_of(
+    generation: GenerationConfig, batch: str, languages: Sequence[str]
 ) -> AttributeSequence | None:
     """Return the attributes of a batch's dialogues, in all the languages in which it has some."""
     if not generation.attributes:
         return None
-    key = bytes.fromhex(hex_digest([generation.run.seed, "attributes", batch.name], 16))
+    key = bytes.fromhex(hex_digest([generation.run.seed, "attributes", batch], 16))
     return AttributeSequence(generation.attributes, key, languages)
 
 
@@ -256,6 +267,11 @@ def _cycle(drawn: Sequence[SystemPromptConfig | GoalConfig], language: str) -> t
     """Return a cycle of the templates that dialogues in a language may have."""
     fit = [one for one in drawn if not one.languages or language in one.languages]
     return tuple(fit[i].text for i in block_of([one.weight for one in fit])) if fit else ()
+
+
+def unknown_languages(languages: Sequence[str]) -> list[str]:
+    """Return a note on each language of an unknown name."""
+    return [_unknown(language) for language in languages if not is_known(language)]
 
 
 def _unknown(language: str) -> str:
@@ -267,7 +283,8 @@ def _unknown(language: str) -> str:
     )
 
 
-def _select_batches(batches: Sequence[SeedBatch], names: Sequence[str] | None) -> list[SeedBatch]:
+def select_batches(batches: Sequence[SeedBatch], names: Sequence[str] | None) -> list[SeedBatch]:
+    """Return the batches of these names, or all. Raises ConfigError."""
     known = [batch.name for batch in batches]
     if twice := sorted({name for name in known if known.count(name) > 1}):
         raise ConfigError(f"seed batches share the name {', '.join(twice)}; rename their files")
@@ -280,7 +297,8 @@ def _select_batches(batches: Sequence[SeedBatch], names: Sequence[str] | None) -
     return [batch for batch in batches if batch.name in names]
 
 
-def _select_languages(run: RunConfig, languages: Sequence[str] | None) -> list[str]:
+def select_languages(run: RunConfig, languages: Sequence[str] | None) -> list[str]:
+    """Return the target languages that are among these, or all. Raises ConfigError."""
     if languages is None:
         return list(run.target_languages)
     if unknown := [language for language in languages if language not in run.target_languages]:
@@ -291,6 +309,7 @@ def _select_languages(run: RunConfig, languages: Sequence[str] | None) -> list[s
     return [language for language in run.target_languages if language in languages]
 
 
-def _shares(run: RunConfig) -> dict[str, int]:
-    each, rest = divmod(run.total_samples, len(run.target_languages))
+def shares_of(run: RunConfig) -> dict[str, int]:
+    """Return how many of a batch's dialogues there are in each target language."""
+    each, rest = divmod(run.samples, len(run.target_languages))
     return {language: each + (place < rest) for place, language in enumerate(run.target_languages)}

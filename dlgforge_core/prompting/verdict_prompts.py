@@ -122,7 +122,7 @@ def _judge_system(
 
 
 def _persona(persona: Persona) -> str:
-    return inline(f"{persona.name}. {persona.description}")
+    return inline(f"{persona.name}. {persona.description}") if persona.description else ""
 
 
 def exchanges_of(plan: DialoguePlan, evidence: str, turns: Sequence[Turn], templates: Templates) -> str:

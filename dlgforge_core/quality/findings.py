@@ -199,9 +199,9 @@ class _Schema(Collector):
 
 def _malformed(dialogue: Dialogue) -> str:
     plan = dialogue.plan
-    for key, value in (("id", plan.dialogue_id), ("language", plan.language), ("topic", plan.topic.topic)):
-        if not value:
-            return f"{key} is empty"
+    needed = {"id": plan.dialogue_id, "language": plan.language, "topic": plan.topic.topic or plan.document}
+    if empty := next((key for key, value in needed.items() if not value), ""):
+        return f"{empty} is empty"
     if [turn.index for turn in dialogue.turns] != list(range(len(dialogue.turns))) or not dialogue.turns:
         return f"turns are numbered {[turn.index for turn in dialogue.turns]}"
     for verdict in dialogue.verdicts:

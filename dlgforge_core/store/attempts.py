@@ -69,7 +69,9 @@ SELECT count(*) FROM spares
 """
 
 _SHORTFALL = f"""
-SELECT p.language, p.batch, w.plan #>> '{{topic,topic}}', count(*), max(w.attempt) + 1,
+SELECT p.language, p.batch,
+       coalesce(nullif(w.plan #>> '{{topic,topic}}', ''), w.plan #>> '{{document,name}}'),
+       count(*), max(w.attempt) + 1,
        jsonb_agg(coalesce(w.shortcomings, jsonb_build_object('dropped: ' || w.drop_reason, '')))
 FROM ({_WANTING}) AS w JOIN plans p USING (plan_id)
 GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT %(limit)s

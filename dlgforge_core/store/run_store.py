@@ -90,10 +90,11 @@ class RunStore:
             )
 
     def seed_batches(self, names: Sequence[str] | None = None) -> list[SeedBatch]:
-        """Return the kept batches, by name; all of them when `names` is None."""
+        """Return the kept batches of topics, by name; all of them when `names` is None."""
         with self.connection() as connection:
             rows = connection.execute(
-                "SELECT name, digest, topics FROM seed_batches WHERE dataset = %(dataset)s "
+                "SELECT name, digest, topics FROM seed_batches "
+                "WHERE dataset = %(dataset)s AND topics <> '[]' "
                 "AND (%(names)s::text[] IS NULL OR name = ANY(%(names)s)) ORDER BY name",
                 {"dataset": self.dataset, "names": None if names is None else list(names)},
             ).fetchall()

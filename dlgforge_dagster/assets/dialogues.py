@@ -14,6 +14,7 @@ from dlgforge_core.generation.prepare import PreparedRun, callers_of_run, prepar
 from dlgforge_core.generation.run import Runner, RunReport, Status, generate, shortfall_text
 from dlgforge_core.generation.worker_thread import WorkerSpec, knowledge_access
 from dlgforge_core.knowledge.current import CurrentIndex, current_index
+from dlgforge_core.planning.document_plan import DOCUMENTS_BATCH
 from dlgforge_core.planning.seed_languages import topics_for
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.runtime.distributed.runners import start_runner
@@ -74,8 +75,8 @@ def _dialogues(
     ray, store, llm = dataset.ray(context), dataset.store(context), dataset.llm(context)
     settings = llm.settings
     run_store = store.run_store(dataset.name)
-    batches = run_store.seed_batches()
-    if not batches:
+    batches = run_store.seed_batches() if generation.has_topics else []
+    if not batches and generation.has_topics:
         missing = "there are no seed topics yet: materialize `seed_topics` first, or select it too"
         raise dg.Failure(missing, allow_retries=False)
     index = current_index(run_store.database, dataset.name)
@@ -144,7 +145,7 @@ def _prepare(
     if chosen is None:
         return prepare_run(run_store, generation, settings, batches, index_id=index_id)
     languages, names = chosen
-    known = {batch.name for batch in batches}
+    known = {batch.name for batch in batches} if generation.has_topics else {DOCUMENTS_BATCH}
     if gone := [name for name in names if name not in known]:
         problem = f"{', '.join(gone)}: there is no seed file for it any more, or none that can be read"
         if seed_batch_of(context.run.tags):  # asked for by itself, unlike the others of a backfill
@@ -157,7 +158,8 @@ def _prepare(
     there = {
         language
         for language in languages
-        if any(topics_for(batch, language, fallback) for batch in batches if batch.name in names)
+        if not generation.has_topics
+        or any(topics_for(batch, language, fallback) for batch in batches if batch.name in names)
     }
     if without := [language for language in languages if language not in there]:
         context.log.info(f"{', '.join(names)} has no topics in {', '.join(without)}: nothing to make there")

@@ -11,9 +11,11 @@ import dagster as dg
 from dlgforge_core.config import SeedsConfig, validate
 from dlgforge_core.config.asset_names import SEED_FILES, SEED_TOPICS
 from dlgforge_core.errors import SeedError
+from dlgforge_core.planning.document_plan import DOCUMENTS_BATCH
 from dlgforge_core.planning.seed_folder import read_seed_batches, seed_location
 from dlgforge_core.planning.seed_languages import unused_topics
 from dlgforge_core.planning.seeds import SeedBatch
+from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata.inputs import seed_topics_metadata
@@ -65,6 +67,8 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         seeds = validate(SeedsConfig, plain(config, SeedsConfig), f"ops.{dataset.op(SEED_TOPICS)}.config")
         # First of all: it shows that this run lives, and a folder far away takes its time.
         run_store = dataset.store(context).run_store(dataset.name)
+        if not dataset.recipe.has_topics:
+            return _no_seeds(dataset, context, run_store)
         # In a run of one partition that file alone: another one that is broken is not this run's matter.
         only = seed_batch_of(context.run.tags)
         location = seeds.path if dataset.name else seed_location(seeds.path)
@@ -88,6 +92,16 @@ def build_seed_topics(dataset: DatasetSpec) -> dg.AssetsDefinition:
         )
 
     return seed_topics
+
+
+def _no_seeds(
+    dataset: DatasetSpec, context: dg.AssetExecutionContext, run_store: RunStore
+) -> dg.MaterializeResult[None]:
+    """Read nothing: the documents stand for one seed batch, which `dialogues` keeps."""
+    context.log.info("topics are off: the dialogues are made from the documents alone, no seeds are read")
+    run_store.forget_seed_batches([batch.name for batch in run_store.seed_batches()])
+    context.instance.add_dynamic_partitions(dataset.partitions.batches, [DOCUMENTS_BATCH])
+    return dg.MaterializeResult(data_version=dg.DataVersion("none"), metadata={"topics": 0})
 
 
 def _read(dataset: DatasetSpec, batch: SeedBatch) -> dg.AssetMaterialization:

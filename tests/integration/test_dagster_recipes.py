@@ -13,6 +13,7 @@ import yaml
 from dlgforge_core.database.database import Database
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.quality.checks import CHECKS
+from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import build_definitions
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
@@ -177,3 +178,30 @@ def test_headers_and_further_parameters_of_a_recipe_and_of_the_launchpad_arrive(
     assert all(body.items() >= no_thinking.items() for body in answers)
     logged = "".join(str(entry) for entry in instance.all_logs(result.run_id))
     assert "azure-secret" not in logged + str(instance.get_run_by_id(result.run_id))
+
+
+def test_a_recipe_without_topics(
+    sim: SimulatedEndpoint, dsn: str, recipes: Path, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    recipe = yaml.safe_load((recipes / "left.yaml").read_text())
+    del recipe["seeds"]
+    recipe["run"] = {**recipe["run"], "per_document": 2}
+    del recipe["run"]["total_samples"]
+    for path in recipes.iterdir():
+        path.unlink()
+    (recipes / "alone.yaml").write_text(yaml.safe_dump(recipe))
+    defs = build_definitions(str(recipes))
+    assert execute(defs, "generate_dialogues_alone", dsn, instance).success
+    assert len(ids(tmp_path / "left")) == 6
+    assert set(instance.get_dynamic_partitions("alone_seed_batches")) == {"documents"}
+    store = RunStore(Database(dsn), dataset="alone")
+    assert store.seed_batches() == []
+    run = store.run()
+    assert run is not None
+    assert store.outcomes(Scope(fingerprint=run.fingerprint)).done == 6
+    # One partition of it, with nothing left to make.
+    sim.reset()
+    job = defs.resolve_job_def("generate_dialogues_alone")
+    config = {"resources": {"store": {"config": {"postgres": {"dsn": dsn}}}}}
+    assert job.execute_in_process(config, instance=instance, partition_key="en|documents").success
+    assert sim.stats()["calls"] == 0

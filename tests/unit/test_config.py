@@ -30,7 +30,7 @@ ENDPOINT = {"base_url": "http://gpu-1:8000/v1"}
     ("model", "data", "message"),
     [
         (GenerationConfig, {"run": {"max_turn": 3}}, "run.max_turn: unknown key; did you mean 'max_turns'?"),
-        (GenerationConfig, {"x": {}}, "x: unknown key; known keys: run, personas, judge"),
+        (GenerationConfig, {"x": {}}, "x: unknown key; known keys: run, topics, personas, judge"),
         (
             GenerationConfig,
             {"run": {"concurrency": "8"}},

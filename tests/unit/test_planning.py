@@ -441,7 +441,14 @@ def test_every_config_key_is_decided_on() -> None:
     content = content_config(GenerationConfig(), LlmConfig(), personas())
     assert set(content["run"]) == {"seed", "turns"}
     sections = {"run", "personas", "judge", "coverage", "retrieval", "tools"}
-    sections |= {"attributes", "prompts", "examples", "conversation", "reasoning"}  # where they are set
+    sections |= {
+        "attributes",
+        "prompts",
+        "examples",
+        "conversation",
+        "reasoning",
+        "topics",
+    }  # where they are set
     assert set(GenerationConfig.model_fields) == sections
     grounded = content_config(GenerationConfig(), LlmConfig(), personas(), ContentSource("", "an index"))
     assert grounded.keys() - content.keys() == {"knowledge", "retrieval", "doc_coverage"}
