@@ -4,7 +4,7 @@
     python -m dlgforge_dagster.summary --tag dlgforge/ci=4711 --json summary.json --junit junit.xml
 
 Reads a run of the job from the Dagster instance: the latest one with the tag, for a job whose config was
-refused leaves no run at all, and the latest run is an older one then. Exit code 0 when the run succeeded,
+invalid leaves no run at all, and the latest run is an older one then. Exit code 0 when the run succeeded,
 else 1.
 """
 
@@ -83,7 +83,7 @@ def _no_run(job: str, run_id: str, tags: Mapping[str, str]) -> str:
     if not tags:
         return f"the job {job} was never run"
     state = ", ".join(f"{key}={value}" for key, value in tags.items())
-    return f"there is no run of {job} with {state}: it was never launched, or its config was refused"
+    return f"there is no run of {job} with {state}: it was never launched, or its config was invalid"
 
 
 def _figures(metadata: Any) -> dict[str, Any]:

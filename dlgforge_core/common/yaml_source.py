@@ -2,7 +2,7 @@
 
 The reader takes libyaml's events instead of composing documents: composing recurses in C, so that a deeply
 nested file would end the process. Plain scalars stay text, because in YAML 1.1 the language `no` is a
-boolean. Anchors and aliases are refused: a few lines of them can stand for billions of topics.
+boolean. Anchors and aliases are errors: a few lines of them can stand for billions of topics.
 """
 
 from __future__ import annotations

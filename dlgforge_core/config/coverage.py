@@ -17,7 +17,7 @@ class CoverageConfig(ConfigModel):
     )
     question_similarity_threshold: Annotated[float, Field(ge=0.5, le=1.0)] = Field(
         0.8,
-        description="From which similarity to a question of the dataset another one is refused as a repeat: "
+        description="From which similarity to a question of the dataset another one is rejected as a repeat: "
         "the share of their three-letter pieces, case and punctuation aside, that the two have in common "
         "(Jaccard), 0.5 to 1. With 1 only exact repeats are, which costs least. Raise it where questions "
         "rightly differ by a number or a name alone.",

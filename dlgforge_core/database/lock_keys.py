@@ -8,7 +8,7 @@ two versions would no longer see each other's locks.
 from __future__ import annotations
 
 QUESTIONS = 744_097
-"""Reserving questions under one fingerprint, where near-copies are refused."""
+"""Reserving questions under one fingerprint, where near-copies are rejected."""
 CLAIMS = 744_098
 """Claiming dialogues of one run, where it has a budget."""
 MIGRATIONS = 744_099

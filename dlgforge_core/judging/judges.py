@@ -128,11 +128,13 @@ def provider_of(one: JudgeModelConfig, llm: LlmConfig) -> AgentConfig:
 def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str, own: Mapping[str, str]) -> str:
     # A prompt made of fixed words stands for the prompts' version: nobody has to remember to raise a number.
     # It holds the reasons and the dimensions of a rubric, too, but for their weights.
-    evidence, told = "passages" if config.show_evidence else "", agent.instructions
+    evidence, instructions = "passages" if config.show_evidence else "", agent.instructions
     turns, last = _SAMPLE_TURNS, _SAMPLE_TURNS[1]
     sample: list[Any] = [
-        prompts.conversation_judge(_SAMPLE_PLAN, config, turns, evidence=evidence, instructions=told),
-        prompts.turn_judge(_SAMPLE_PLAN, config, turns[:1], last, evidence=evidence, instructions=told),
+        prompts.conversation_judge(_SAMPLE_PLAN, config, turns, evidence=evidence, instructions=instructions),
+        prompts.turn_judge(
+            _SAMPLE_PLAN, config, turns[:1], last, evidence=evidence, instructions=instructions
+        ),
         prompts.verdict_schema(config),
     ]
     if config.rubric:

@@ -156,12 +156,12 @@ def with_judgements(
     A turn that no judge has judged has none. The connection may be the one that the dialogues come by.
     """
     keys = list(judges)
-    place = {key: i for i, key in enumerate(keys)}
+    position = {key: i for i, key in enumerate(keys)}
     stream = iter(dialogues)
     while batch := list(itertools.islice(stream, _BATCH)):
         ids = [dialogue.plan.dialogue_id for dialogue in batch]
         rows = connection.execute(_VERDICTS, {"ids": ids, "keys": keys}).fetchall()
-        rows.sort(key=lambda row: place[row[2]])
+        rows.sort(key=lambda row: position[row[2]])
         found: dict[str, dict[int, list[JudgeVerdict]]] = {}
         for dialogue_id, index, key, *columns in rows:
             given = JudgeVerdict(
@@ -252,5 +252,5 @@ def rated_dimensions(store: RunStore, scope: Scope) -> list[str]:
 
 
 def _scores(coded: Sequence[int], n_judges: int) -> JudgeScores:
-    by_place = dict(divmod(code, 100) for code in coded)  # places count from 1, as in SQL
-    return tuple(by_place.get(place + 1) for place in range(n_judges))
+    by_number = dict(divmod(code, 100) for code in coded)  # judges count from 1, as in SQL
+    return tuple(by_number.get(number + 1) for number in range(n_judges))

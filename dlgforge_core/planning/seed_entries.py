@@ -1,4 +1,4 @@
-"""Values of seed files' entries: read, checked, and refused with key, value and what would be right."""
+"""Values of seed files' entries: read, checked, and reported with key, value and what would be right."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def seed_location(path: str, env: Mapping[str, str] = os.environ) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SeedReading:
-    """What was read at a place: the batches, and by file name why others could not be used."""
+    """What was read at a location: the batches, and by file name why others could not be used."""
 
     batches: tuple[SeedBatch, ...]
     unusable: Mapping[str, str] = field(default_factory=dict)
@@ -53,24 +53,26 @@ class SeedReading:
 
 
 def read_seed_batches(
-    place: str, *, strict: bool = False, only: str | None = None, config: SeedsConfig = DEFAULT
+    location: str, *, strict: bool = False, only: str | None = None, config: SeedsConfig = DEFAULT
 ) -> SeedReading:
-    """Return the seed batches at a place, or `only` the one of this name.
+    """Return the seed batches at a location, or `only` the one of this name.
 
-    A place is a file, a folder of seed files, or a folder's address that fsspec knows; empty: the shipped
+    A location is a file, a folder of seed files, or a folder's address that fsspec knows; empty: the shipped
     topics. Of `config` the columns of tables count. Files of a folder that cannot be used, or would share one
     batch name, are left out. Raises SeedError, naming every such file, when none is left, or with `strict`,
     where the first bad entry of a file fails it too.
     """
-    if "://" not in place and not (place and Path(place).is_dir()):
-        return SeedReading(tuple(_named(read_seeds(place, strict=strict, config=config), only)))
-    found, unreadable = _listing(place)
+    if "://" not in location and not (location and Path(location).is_dir()):
+        return SeedReading(tuple(_named(read_seeds(location, strict=strict, config=config), only)))
+    found, unreadable = _listing(location)
     files = [file for file in found if only in (None, file.batch)]
     if not files and only is not None:
-        raise SeedError(f"{shown_address(place)} holds no seed file for the seed batch {only!r}")
+        raise SeedError(f"{shown_address(location)} holds no seed file for the seed batch {only!r}")
     if not files:
-        raise SeedError(f"{shown_address(place)} holds no seed file; seed files end in {', '.join(SUFFIXES)}")
-    folder = shown_address(place).rstrip("/")
+        raise SeedError(
+            f"{shown_address(location)} holds no seed file; seed files end in {', '.join(SUFFIXES)}"
+        )
+    folder = shown_address(location).rstrip("/")
     unusable = {name: f"{folder}/{problem}" for name, problem in same_batch(files).items()}
     for name, why in unreadable.items():
         if only in (None, batch_name(name)):
@@ -81,7 +83,7 @@ def read_seed_batches(
             continue
         label = f"{folder}/{file.name}"
         try:
-            data = read_seed_bytes(place, file)
+            data = read_seed_bytes(location, file)
             batches.append(parse_seed_batch(file.name, data, label=label, strict=strict, config=config))
         except SeedError as error:
             unusable[file.name] = str(error)
@@ -114,22 +116,24 @@ def _named(batches: list[SeedBatch], only: str | None) -> list[SeedBatch]:
     return found
 
 
-def list_seed_files(place: str) -> list[SeedFile]:
+def list_seed_files(location: str) -> list[SeedFile]:
     """Return the seed files of a folder, by name; hidden ones and subfolders are left alone.
 
     Raises SeedError.
     """
-    return _listing(place)[0]
+    return _listing(location)[0]
 
 
-def _listing(place: str) -> tuple[list[SeedFile], dict[str, str]]:
+def _listing(location: str) -> tuple[list[SeedFile], dict[str, str]]:
     """Return the seed files of a folder, and by name why others cannot be read. Raises SeedError."""
     try:
-        found = Folder(place).listing(recursive=False)
+        found = Folder(location).listing(recursive=False)
     except (OSError, ValueError, ImportError) as error:
-        raise SeedError(f"{shown_address(place)} cannot be listed: {shown_error(error, place)}") from None
+        raise SeedError(
+            f"{shown_address(location)} cannot be listed: {shown_error(error, location)}"
+        ) from None
     if not found.exists:
-        raise SeedError(f"{shown_address(place)} cannot be listed: no such folder")
+        raise SeedError(f"{shown_address(location)} cannot be listed: no such folder")
     files = [
         SeedFile(file.name, file.path, file.size, file.state)
         for file in found.files
@@ -141,15 +145,15 @@ def _listing(place: str) -> tuple[list[SeedFile], dict[str, str]]:
     return files, unreadable
 
 
-def read_seed_bytes(place: str, file: SeedFile) -> bytes:
+def read_seed_bytes(location: str, file: SeedFile) -> bytes:
     """Return the content of a file. Raises SeedError when it cannot be read or is too large."""
     too_long = f"a seed file may have {MAX_FILE_BYTES:,} bytes at most"
     if file.size > MAX_FILE_BYTES:
         raise SeedError(f"{file.name} has {file.size:,} bytes; {too_long}")
     try:
-        data = Folder(place).read(file, MAX_FILE_BYTES)
+        data = Folder(location).read(file, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
-        raise SeedError(f"{file.name} cannot be read: {shown_error(error, place)}") from None
+        raise SeedError(f"{file.name} cannot be read: {shown_error(error, location)}") from None
     if data is None:
         raise SeedError(f"{file.name} has more bytes than it is said to have; {too_long}")
     return data

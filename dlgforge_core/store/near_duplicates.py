@@ -2,7 +2,7 @@
 
 Two questions are near-copies when the Jaccard similarity of their shingle sets reaches a threshold. Bands of
 a MinHash signature find the candidates, as in locality-sensitive hashing; the exact similarity decides, so
-that a question is never refused for less.
+that a question is never rejected for less.
 
 - **Shingles** are windows of three characters over the normal form between two spaces. Questions are short:
   a changed letter breaks `n` windows, so that with the n of 5 to 9 that suits documents one typo takes a

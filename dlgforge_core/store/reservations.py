@@ -1,4 +1,4 @@
-"""Reservations of questions (dedup): who comes first where near-copies are refused, and what repeats what."""
+"""Reservations of questions (dedup): who is first where near-copies are rejected, and what repeats what."""
 
 from __future__ import annotations
 
@@ -123,9 +123,9 @@ class UnlikeQuestions:
         by_op = {question.row["op"]: question for question in questions}
         results = self._decide(by_op, found)
         unlike = [by_op[op] for op, result in results.items() if result]
-        refused = [_refused(by_op[op].row, result) for op, result in results.items() if not result]
-        if refused:
-            rows = orjson.dumps(refused).decode()
+        rejected = [_rejected(by_op[op].row, result) for op, result in results.items() if not result]
+        if rejected:
+            rows = orjson.dumps(rejected).decode()
             await connection.execute(sql.RECORD_OUTCOMES.encode(), {"rows": rows}, prepare=True)
         if not unlike:
             return results
@@ -165,8 +165,8 @@ class UnlikeQuestions:
         return Reservation(False, form, similarity) if similarity >= self._threshold else ACCEPTED
 
 
-def _refused(row: Mapping[str, Any], result: Reservation) -> dict[str, Any]:
-    """Return the row that records a refused question."""
+def _rejected(row: Mapping[str, Any], result: Reservation) -> dict[str, Any]:
+    """Return the row that records a rejected question."""
     outcome = QuestionRejected(
         row["question"], Rejection.ASKED_BEFORE, result.similarity, result.collides_with
     )

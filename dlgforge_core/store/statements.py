@@ -205,7 +205,7 @@ FROM owned o LEFT JOIN mine m USING (question_key, dialogue_id)
 """
 RESERVE_QUESTIONS = _RESERVE.format(taken="", types="", names="")
 
-# Where near-copies are refused as well, a group of reservations takes three steps in one transaction: the
+# Where near-copies are rejected as well, a group of reservations takes three steps in one transaction: the
 # lock, the look-up, and, for the questions that nobody has, the statement above with what later look-ups
 # need. The lock makes those of one fingerprint take turns, or two near-copies could pass each other unseen;
 # a holder that stands still is cut off, so that the others go on.

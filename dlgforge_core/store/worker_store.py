@@ -44,7 +44,7 @@ class WorkerStore:
     Two connections: one holds the worker's lock and does claims and heartbeats, the other writes groups.
     A connection that breaks is opened again for up to `patience_s`; every write can be repeated, because
     it is keyed by dialogue, turn and worker. Then StoreError. `similarity_threshold` is the Jaccard
-    similarity from which questions count as near-copies; at 1 only exact repeats are refused. `attempts`
+    similarity from which questions count as near-copies; at 1 only exact repeats are rejected. `attempts`
     are those at each sample; at 1 no dialogue is replaced.
     """
 
@@ -222,7 +222,7 @@ class WorkerStore:
     async def reserve(
         self, dialogue_id: str, turn_index: int, question: str, position: int = 0
     ) -> Reservation:
-        """Make this question this turn's own; refused when it, or a near-copy, was asked before.
+        """Make this question this turn's own; rejected when it, or a near-copy, was asked before.
 
         Either is recorded as the turn's outcome at `position`.
         """

@@ -86,7 +86,7 @@ def test_an_older_success_is_not_taken_for_a_run_that_was_refused(
     assert (code, suite.get("failures")) == (0, "0")
     code, suite = read("--tag", "dlgforge/ci=2")
     assert (code, suite.get("failures")) == (1, "1")
-    assert "its config was refused" in capsys.readouterr().err
+    assert "its config was invalid" in capsys.readouterr().err
 
 
 def test_a_run_that_was_lost_fails(instance: dg.DagsterInstance) -> None:

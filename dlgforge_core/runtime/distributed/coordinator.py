@@ -44,7 +44,7 @@ class _Worker:
     where: Any
     asked_at: float
     reported_at: float
-    place: tuple[str, int] | None = None
+    process: tuple[str, int] | None = None
     silent_since: float | None = None
 
 
@@ -144,7 +144,7 @@ class Coordinator:
                         return problem
                 else:
                     self._note(ends, worker, outcome)
-            working = any(worker.place is not None for worker in self._workers)
+            working = any(worker.process is not None for worker in self._workers)
             restarting = self._start_at > time.monotonic()
             if ends.complete:
                 done_at = done_at or time.monotonic()
@@ -165,7 +165,7 @@ class Coordinator:
         if outcome.result is None:
             # Its node may be cut off from what the others still reach. If not, they fail as well, soon.
             ends.failure = outcome
-            where = f" on {worker.place[0]}" if worker.place else ""
+            where = f" on {worker.process[0]}" if worker.process else ""
             self._say(f"a worker{where} ended: {outcome.error}")
             return
         ends.any_result = True
@@ -200,15 +200,15 @@ class Coordinator:
         """Note who has a place now; the run's end when on a cluster that cannot grow nobody gets one."""
         import ray
 
-        waiting = [worker for worker in self._workers if worker.place is None]
+        waiting = [worker for worker in self._workers if worker.process is None]
         if not waiting:
             return None
         ready, _ = ray.wait([w.where for w in waiting], num_returns=len(waiting), timeout=0)
         for worker in waiting:
             if worker.where in ready:
                 with contextlib.suppress(ray.exceptions.RayError):  # its end is told by its work
-                    worker.place = ray.get(worker.where)
-                    self._say(f"a worker runs on {worker.place[0]}, process {worker.place[1]}")
+                    worker.process = ray.get(worker.where)
+                    self._say(f"a worker runs on {worker.process[0]}, process {worker.process[1]}")
         now = time.monotonic()
         waiting = [worker for worker in waiting if worker.where not in ready]
         late = [
@@ -249,13 +249,13 @@ class Coordinator:
         except StoreError:
             return  # the workers have their own patience with Postgres, and tell how it ends
         for worker in self._workers:
-            if worker.place not in silent:
+            if worker.process not in silent:
                 worker.silent_since = None
             elif worker.silent_since is None:
                 worker.silent_since = now
             elif now - worker.silent_since > lease_s:
-                assert worker.place is not None
-                host, pid = worker.place
+                assert worker.process is not None
+                host, pid = worker.process
                 self._say(f"the worker on {host}, process {pid}, gives no sign of life: ending it")
                 kill_quietly(worker.actor)  # its work then fails, and it is replaced
                 worker.silent_since = None
@@ -287,7 +287,7 @@ class Coordinator:
         if pause is None:
             return Outcome.stopped(f"workers were lost again and again, the last one so: {self._loss}")
         self._start_at = time.monotonic() + pause
-        where = f" on {worker.place[0]}, process {worker.place[1]}," if worker.place else ""
+        where = f" on {worker.process[0]}, process {worker.process[1]}," if worker.process else ""
         self._say(f"a worker{where} was lost ({self._loss}); starting another in {pause:g} s")
         return None
 
@@ -295,7 +295,7 @@ class Coordinator:
         import ray
 
         with quietly("stopping the workers"):
-            placed = [worker for worker in self._workers if worker.place is not None]
+            placed = [worker for worker in self._workers if worker.process is not None]
             for worker in placed:
                 worker.actor.stop.remote(reason)
             if placed:
