@@ -30,6 +30,8 @@ def _sample(dialogue: Dialogue, max_chars: int) -> Iterator[str]:
     plan = dialogue.plan
     about = topic_of(plan, dialogue.turns) or ", ".join(documents_of(dialogue.turns))
     yield f"### {escape_inline(about, 200)} ({escape_inline(plan.language, 20)})"
+    if dialogue.opening:
+        yield f"**Assistant**\n\n{escape_markdown(dialogue.opening, max_chars)}"
     for turn in dialogue.turns:
         yield f"**User**\n\n{escape_markdown(turn.user, max_chars)}"
         yield f"**Assistant**\n\n{escape_markdown(turn.assistant, max_chars)}"
@@ -37,6 +39,9 @@ def _sample(dialogue: Dialogue, max_chars: int) -> Iterator[str]:
             yield _verdict("Judge", turn.judgement)
     if dialogue.judgement:
         yield _verdict("Judge, on the whole dialogue", dialogue.judgement)
+    if (goal := dialogue.goal_verdict) is not None:
+        met = "met" if goal.met else "missed"
+        yield f"*Goal {met}*: {escape_inline(plan.goal, 400)} · {escape_inline(goal.reason, 400)}"
 
 
 def _verdict(who: str, judgement: Judgement) -> str:

@@ -16,6 +16,7 @@ from dlgforge_core.config.acceptance import AcceptConfig
 from dlgforge_core.conversation.acceptance import Acceptance
 from dlgforge_core.dialogue import Dialogue, Ending, GoalVerdict, Judgement, Turn, TurnDetails
 from dlgforge_core.export.filters import Sieve
+from dlgforge_core.export.markdown import sample_markdown
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.judging.judges import WHOLE, judges_goal, subjects
@@ -168,6 +169,13 @@ def test_templates_that_want_the_user_first_refuse_the_opening(tmp_path: Path, m
     (row,) = lines(folder / "data/openai_messages/train.jsonl")
     assert "Welcome" not in template.render(messages=row["messages"], tools=None)
     assert "opened_by_assistant" not in stats(folder)
+
+
+def test_samples_show_the_opening_and_the_goal() -> None:
+    shown = sample_markdown([replace(opened(0), goal=GoalVerdict(False, "Not paid."))])
+    assert shown.index("Welcome") < shown.index("**User**")
+    assert "*Goal missed*: \u2068A refund\u2069 · \u2068Not paid.\u2069" in shown
+    assert "Goal" not in sample_markdown([opened(0)])
 
 
 def test_checks_know_openings_and_early_ends() -> None:
