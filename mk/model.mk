@@ -8,4 +8,4 @@ $(TEST_MODEL): | $(VENV)/.installed
 	$(BIN)/python -m scripts.fetch_test_model $@
 
 test-model: $(TEST_MODEL) $(VENV)/.installed-dev  ## example recipes by a model of 1.5 GB memory; some ten minutes each
-	DLGFORGE_TEST_MODEL="$(TEST_MODEL)" $(BIN)/python -m pytest tests/model --timeout 900 $(PYTEST_ARGS)
+	DLGFORGE_TEST_MODEL="$(TEST_MODEL)" $(BIN)/python -m pytest tests/model --timeout 1800 $(PYTEST_ARGS)

@@ -29,7 +29,7 @@ from tests.support.recipes import ROOT
 from tests.support.runs import spec, work
 
 KEPT = ROOT / ".dlgforge" / "test-model"
-TIMEOUT_S = 660.0
+TIMEOUT_S = 1500.0
 # Short, for a model that writes ten or twenty tokens a second.
 AGENTS: dict[str, dict[str, Any]] = {
     "qa_generator": {"max_tokens": 48},
@@ -123,7 +123,7 @@ def test_a_prompted_trace(store: RunStore, model: Endpoint, tmp_path: Path) -> N
     changes = {"run": {"total_samples": 4, "n_turns": 1, "concurrency": 2}}
     result = made(store, model, "prompted_trace", changes, max_tokens=320)
     trace = Trace(result.recipe.reasoning.parts)
-    assert len(result.dialogues) >= 3  # notes without an end are dropped
+    assert len(result.dialogues) >= 2  # notes without an end are dropped
     for dialogue in result.dialogues:
         (turn,) = dialogue.turns
         assert not trace.holds(turn.assistant)
