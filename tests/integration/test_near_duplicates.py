@@ -1,4 +1,4 @@
-"""Near-copies of questions are refused, by a real Postgres: across workers, groups, crashes and languages."""
+"""Near-copies of questions are rejected by a real Postgres: across workers, groups, crashes and languages."""
 
 from __future__ import annotations
 

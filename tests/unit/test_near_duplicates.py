@@ -262,5 +262,5 @@ def test_thresholds_out_of_bounds(value: object, message: str) -> None:
 def test_the_key_says_what_it_does() -> None:
     field = CoverageConfig.model_fields["question_similarity_threshold"]
     assert field.default == 0.8
-    for word in ("refused", "Jaccard", "0.5 to 1", "exact"):
+    for word in ("rejected", "Jaccard", "0.5 to 1", "exact"):
         assert word in (field.description or "")
