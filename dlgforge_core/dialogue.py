@@ -225,6 +225,8 @@ class TurnDetails:
     """With what the assistant opened the conversation before this turn, its first."""
     opening_reasoning: str = ""
     """The model's reasoning before that, where it is kept."""
+    candidates: tuple[Candidate, ...] = ()
+    """Where there may be several answers, all that were given, in the order they were made."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; empty when there is nothing."""
@@ -233,6 +235,7 @@ class TurnDetails:
         data = asdict(self)
         for evidence in data["evidence"]:
             del evidence["text"]
+        data["candidates"] = [candidate.to_json() for candidate in self.candidates]
         return {key: value for key, value in data.items() if value}
 
     @classmethod
@@ -250,6 +253,50 @@ class TurnDetails:
             off_topic=data.get("off_topic", False),
             opening=data.get("opening", ""),
             opening_reasoning=data.get("opening_reasoning", ""),
+            candidates=tuple(map(Candidate.from_json, data.get("candidates", ()))),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An answer to a question that may get several; the turn's own is the one that was `chosen`.
+
+    A `revision` was written after the judge's comment on the best of the others. `details` are tool calls
+    and reasoning; those of the chosen one are the turn's.
+    """
+
+    answer: str
+    chosen: bool = False
+    revision: bool = False
+    judgement: Judgement | None = None
+    model: str = ""
+    temperature: float | None = None
+    details: TurnDetails = TurnDetails()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store."""
+        data = {
+            "chosen": self.chosen,
+            "revision": self.revision,
+            "judgement": self.judgement.to_json() if self.judgement is not None else None,
+            "model": self.model,
+            "details": self.details.to_json(),
+        }
+        told = {"temperature": self.temperature} if self.temperature is not None else {}
+        return {"answer": self.answer, **{name: value for name, value in data.items() if value}, **told}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Candidate:
+        """Return the inverse of `to_json`."""
+        verdict = data.get("judgement")
+        return cls(
+            answer=data["answer"],
+            chosen=data.get("chosen", False),
+            revision=data.get("revision", False),
+            judgement=Judgement.from_json(verdict) if verdict else None,
+            model=data.get("model", ""),
+            temperature=data.get("temperature"),
+            details=TurnDetails.from_json(data.get("details")),
         )
 
 
@@ -355,41 +402,3 @@ class Dialogue:
         """The mean of its scores; None when nothing was judged."""
         scores = self.scores
         return sum(scores) / len(scores) if scores else None
-
-
-@dataclass(frozen=True, slots=True)
-class DroppedDialogue:
-    """A dialogue that was given up: the reason, and in `detail` what was wrong with it."""
-
-    dialogue_id: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """How the planned dialogues of a set, and the spares that replace some of them, ended."""
-
-    planned: int
-    done: int
-    drop_reasons: Mapping[str, int]
-    drop_examples: Sequence[DroppedDialogue] = ()
-    """Some of those dropped, of every reason first."""
-    spares: int = 0
-    unaccepted: int = 0
-    """Dialogues that were finished, and do not count."""
-
-    @property
-    def dropped(self) -> int:
-        """Dialogues given up, whatever the reason."""
-        return sum(self.drop_reasons.values())
-
-    @property
-    def ended(self) -> int:
-        """Dialogues that were finished, accepted or not, or dropped."""
-        return self.done + self.unaccepted + self.dropped
-
-    @property
-    def unfinished(self) -> int:
-        """Dialogues that have not ended."""
-        return self.planned + self.spares - self.ended

@@ -13,6 +13,7 @@ from dlgforge_core.config.agents import (
     JudgeAgentConfig,
     UserSimulatorConfig,
 )
+from dlgforge_core.config.answers import MAX_CANDIDATES, AnswersConfig
 from dlgforge_core.config.attributes import AttributeCaseConfig, AttributeConfig
 from dlgforge_core.config.backends import BACKENDS, Backend, BackendName, backend_of
 from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Probability, Seconds, validate
@@ -86,6 +87,7 @@ __all__ = [
     "COUNT_KEYS",
     "EFFORT_KEYS",
     "EMBEDDED_MODEL_NAME",
+    "MAX_CANDIDATES",
     "OFFLINE_KEYS",
     "PROVIDER_KEYS",
     "QUESTION_KINDS",
@@ -95,6 +97,7 @@ __all__ = [
     "ActorSize",
     "AgentConfig",
     "AgentsConfig",
+    "AnswersConfig",
     "AssistantConfig",
     "AttributeCaseConfig",
     "AttributeConfig",

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from dlgforge_core.common.templates import BadTemplateError, TextTemplate
+from dlgforge_core.config.answers import AnswersConfig
 from dlgforge_core.config.attributes import Attributes, check_drawable
 from dlgforge_core.config.base import ConfigModel, KeyedError
 from dlgforge_core.config.conversation import ConversationConfig
@@ -52,6 +53,9 @@ class GenerationConfig(ConfigModel):
     reasoning: ReasoningConfig = Field(
         default_factory=ReasoningConfig, description="What the assistant notes down before it answers."
     )
+    answers: AnswersConfig = Field(
+        default_factory=AnswersConfig, description="Several answers to a question, and revised ones."
+    )
     attributes: Attributes = Field(
         {}, description="What varies from dialogue to dialogue, by name: {tone: {values: [calm, angry]}}."
     )
@@ -67,6 +71,7 @@ class GenerationConfig(ConfigModel):
                 f"the user may end a dialogue after run.min_turns = {self.run.min_turns} turns, but none has "
                 f"more than run.{key} = {most}; set min_turns to less, or {key} to more",
             )
+        self.answers.check(self.judge)
         return self
 
     @model_validator(mode="after")

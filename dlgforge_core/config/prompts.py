@@ -25,8 +25,11 @@ VARIABLES: Mapping[str, tuple[Any, str]] = {
     "about": ("text", "what the dimension is a quality of: question, answer, or both"),
     "alone": (True, "whether the user's goal is all that is judged"),
     "answer": ("text", "the assistant's last answer; empty before the first question"),
+    "answers": ("text", "the answers to be compared, numbered and quoted"),
     "assistant_persona": ("text", "who the assistant was to be; empty unless judge.show_persona"),
     "attributes": (AnyItem(), "the dialogue's attributes by name, as in attributes.tone; empty without any"),
+    "comment": ("text", "the judge's comment on the answer; may be empty"),
+    "count": ("2", "how many answers are compared"),
     "description": ("text", "what is looked at in the dimension; may be empty"),
     "evidence": ("text", "quoted passages; empty without any"),
     "example": (True, "whether the user simulator was asked for an example before"),
@@ -39,6 +42,7 @@ VARIABLES: Mapping[str, tuple[Any, str]] = {
     "instructions": ("text", "llm.agents.<role>.instructions"),
     "kind": ("text", "what sort of question this turn wants; empty: any"),
     "kinds": (True, "whether questions are of certain sorts"),
+    "labels": ("text", "the labels that the verdict gives as reasons"),
     "language": ("text", "the language to write in, by its name"),
     "levels": ("text", "what levels of the dimension mean; empty without any"),
     "lowest": ("text", "the dimension's lowest level"),
@@ -85,6 +89,7 @@ MESSAGES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
         "question": ("passages", "question", *_EVERYWHERE),
         "trace": ("parts", *_EVERYWHERE),
         "opening": ("topic", "persona", "system_prompt", *_EVERYWHERE),
+        "revision": ("comment", "labels", "question", *_EVERYWHERE),
     },
     Role.JUDGE: {
         _SYSTEM: (
@@ -94,6 +99,7 @@ MESSAGES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
         "dimension": ("name", "about", "lowest", "highest", "description", "levels", *_EVERYWHERE),
         "exchanges": ("evidence", "exchanges", *_EVERYWHERE),
         "goal": ("goal", "alone", "topic", "instructions", *_EVERYWHERE),
+        "answers": ("evidence", "question", "answers", "count", *_EVERYWHERE),
     },
 }
 """The messages of each role's prompt that have a template, and the variables of each."""
@@ -107,9 +113,11 @@ REQUIRED: Mapping[tuple[Role, str], tuple[str, ...]] = {
     (Role.ASSISTANT, "examples"): ("examples",),
     (Role.ASSISTANT, "question"): ("question",),
     (Role.ASSISTANT, "trace"): ("parts",),
+    (Role.ASSISTANT, "revision"): ("comment",),
     (Role.JUDGE, "dimension"): ("name",),
     (Role.JUDGE, "exchanges"): ("exchanges",),
     (Role.JUDGE, "goal"): ("goal",),
+    (Role.JUDGE, "answers"): ("question", "answers"),
 }
 """Variables without which a message says nothing of what was said."""
 
@@ -215,6 +223,9 @@ class AssistantPrompts(RolePrompts):
     opening: str | None = _message(
         _ASSISTANT, "opening", "The request to open the conversation; see conversation.opens."
     )
+    revision: str | None = _message(
+        _ASSISTANT, "revision", "The request to improve an answer, see answers.revise."
+    )
 
 
 class JudgePrompts(RolePrompts):
@@ -231,6 +242,9 @@ class JudgePrompts(RolePrompts):
     dimension: str | None = _message(_JUDGE, "dimension", "A dimension of judge.rubric, in a line.")
     exchanges: str | None = _message(_JUDGE, "exchanges", "What it judges.")
     goal: str | None = _message(_JUDGE, "goal", "Whether the user's goal was met; see conversation.goals.")
+    answers: str | None = _message(
+        _JUDGE, "answers", "The answers it compares, see answers.candidates, and how to reply."
+    )
 
 
 class PromptsConfig(ConfigModel):

@@ -95,6 +95,17 @@ class Recipe(GenerationConfig):
             raise KeyedError(("watch",), "no seeds are read without topics; leave it out, or have topics")
         return self
 
+    @model_validator(mode="after")
+    def _check_answers(self) -> Self:
+        self.answers.check_models(self.llm)
+        if "dpo" in self.saving.formats and not self.answers.several:
+            raise KeyedError(
+                ("saving", "formats"),
+                "dpo has a row for each pair of answers to a question, and each question gets one; set "
+                "answers.candidates to 2 or more, or answers.revise, or leave dpo out",
+            )
+        return self
+
     @property
     def generation(self) -> GenerationConfig:
         """The sections that are the config of `dialogues`."""

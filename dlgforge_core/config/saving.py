@@ -16,7 +16,7 @@ from dlgforge_core.config.endpoints import check_port
 from dlgforge_core.config.knowledge import EmbeddingConfig
 from dlgforge_core.dialogue import MAX_SCORE
 
-FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "prompt_completion", "parquet")
+FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "prompt_completion", "dpo", "parquet")
 # The columns of the ShareGPT files, which `output_columns` may rename; `dlgforge_core.export` fills them.
 SHAREGPT_COLUMNS = (
     "id",
@@ -240,8 +240,8 @@ class DatasetFilesConfig(ConfigModel):
     passages: Passages = Field(
         "column",
         description="Where the texts of passages go: none: nowhere, documents are named alone; column: into "
-        "turn_evidence of the Parquet files; context: also before each question of openai_messages and "
-        "prompt_completion.",
+        "turn_evidence of the Parquet files; context: also before each question of openai_messages, "
+        "prompt_completion and dpo.",
     )
     system: Literal["include", "none"] = Field(
         "include",
@@ -259,15 +259,19 @@ class DatasetFilesConfig(ConfigModel):
         "a model of the hub: owner/name or owner/name@revision. Empty: they are estimated, four bytes of "
         "UTF-8 each.",
     )
+    min_margin: Annotated[float, Field(gt=0.0, le=float(MAX_SCORE))] = Field(
+        1.0,
+        description="By how many points of the score the answer of a pair in dpo must be above the other.",
+    )
     card: CardConfig = Field(CardConfig(), description="What the dataset card says that only you know.")
     # Any, as Dagster has no type for a word or a truth value.
     reasoning: Annotated[Any, AfterValidator(_reasoning)] = Field(
         "none",
         description="Where the assistant's reasoning goes, if run.keep_reasoning or reasoning.prompted kept "
         "it. none: nowhere; column: into the column turn_reasoning of the Parquet files; field: also into "
-        "reasoning_content of each assistant message of openai_messages, prompt_completion and Parquet; "
-        "tags: instead between <think> and </think> before the text, in all formats. true is column, false "
-        "is none.",
+        "reasoning_content of each assistant message of openai_messages, prompt_completion, dpo and "
+        "Parquet; tags: instead between <think> and </think> before the text, in all formats. true is "
+        "column, false is none.",
     )
 
     @field_validator("formats")

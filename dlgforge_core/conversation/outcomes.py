@@ -17,6 +17,11 @@ GOAL = -1
 """The subject of a verdict on the user's goal alone; a turn's is its index, and None the conversation."""
 
 
+def _of(candidate: int) -> dict[str, int]:
+    """Return the part of an outcome that names the candidate; nothing for the first."""
+    return {"candidate": candidate} if candidate else {}
+
+
 class Rejection(StrEnum):
     """Why a question was not taken."""
 
@@ -93,11 +98,13 @@ class ToolsCalled(_Plain):
     message: Mapping[str, Any]
     problems: Mapping[str, str]
     reasoning: str = ""
+    candidate: int = 0
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the inverse of `to_json`."""
-        return cls(data["message"], data.get("problems", {}), data.get("reasoning", ""))
+        reasoning, candidate = data.get("reasoning", ""), data.get("candidate", 0)
+        return cls(data["message"], data.get("problems", {}), reasoning, candidate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,36 +118,61 @@ class ToolResults:
 
     events: tuple[ToolEvent, ...]
     passages: tuple[tuple[str, float], ...] = ()
+    candidate: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store."""
-        return {"events": [asdict(event) for event in self.events], "passages": list(self.passages)}
+        data = {"events": [asdict(event) for event in self.events], "passages": list(self.passages)}
+        return {**data, **_of(self.candidate)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the inverse of `to_json`."""
         passages = tuple((chunk_id, score) for chunk_id, score in data["passages"])
-        return cls(tuple(ToolEvent(**event) for event in data["events"]), passages)
+        events = tuple(ToolEvent(**event) for event in data["events"])
+        return cls(events, passages, data.get("candidate", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSource:
+    """What one of several answers comes from. A `revision` was written after the judge's comment."""
+
+    model: str = ""
+    temperature: float | None = None
+    revision: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The assistant's answer, and what stood behind it."""
+    """The assistant's answer, and what stood behind it; `source` where there may be several."""
 
     kind: ClassVar[str] = "answered"
 
     answer: str
     details: TurnDetails = NO_DETAILS
+    candidate: int = 0
+    source: AnswerSource | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store."""
         details = self.details.to_json()
-        return {"answer": self.answer, "details": details} if details else {"answer": self.answer}
+        return {
+            "answer": self.answer,
+            **({"details": details} if details else {}),
+            **_of(self.candidate),
+            **({"source": asdict(self.source)} if self.source is not None else {}),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the inverse of `to_json`."""
-        return cls(data["answer"], TurnDetails.from_json(data.get("details")))
+        source = data.get("source")
+        return cls(
+            data["answer"],
+            TurnDetails.from_json(data.get("details")),
+            data.get("candidate", 0),
+            AnswerSource(**source) if source else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,24 +181,58 @@ class AnswerRejected(_Plain):
 
     kind: ClassVar[str] = "answer_refused"
 
+    candidate: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A verdict on the turn `subject`, or with None on the whole conversation."""
+    """A verdict on the turn `subject` as a candidate answers it, or with None on the whole conversation."""
 
     kind: ClassVar[str] = "judged"
 
     subject: int | None
     judgement: Judgement
+    candidate: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store."""
-        return {"subject": self.subject, "judgement": self.judgement.to_json()}
+        return {
+            "subject": self.subject,
+            "judgement": self.judgement.to_json(),
+            **_of(self.candidate),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the inverse of `to_json`."""
-        return cls(data["subject"], Judgement.from_json(data["judgement"]))
+        return cls(data["subject"], Judgement.from_json(data["judgement"]), data.get("candidate", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A verdict on each of several candidates for the answer of the turn `subject`, by candidate."""
+
+    kind: ClassVar[str] = "compared"
+
+    subject: int
+    judgements: Mapping[int, Judgement]
+
+    @property
+    def verdicts(self) -> tuple[Judged, ...]:
+        """What it says of each candidate."""
+        return tuple(
+            Judged(self.subject, judgement, candidate) for candidate, judgement in self.judgements.items()
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for the store."""
+        return {"subject": self.subject, "verdicts": [verdict.to_json() for verdict in self.verdicts]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return the inverse of `to_json`."""
+        verdicts = map(Judged.from_json, data["verdicts"])
+        return cls(data["subject"], {verdict.candidate: verdict.judgement for verdict in verdicts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +241,7 @@ class GoalJudged:
 
     kind: ClassVar[str] = "goal_judged"
     subject: ClassVar[int] = GOAL
+    candidate: ClassVar[int] = 0
 
     verdict: GoalVerdict
 
@@ -197,15 +264,17 @@ class Unjudged:
     subject: int | None
     reason: DropReason
     detail: str = ""
+    candidate: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store."""
-        return {"subject": self.subject, "reason": self.reason.value, "detail": self.detail}
+        data = {"subject": self.subject, "reason": self.reason.value, "detail": self.detail}
+        return {**data, **_of(self.candidate)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the inverse of `to_json`."""
-        return cls(data["subject"], DropReason(data["reason"]), data["detail"])
+        return cls(data["subject"], DropReason(data["reason"]), data["detail"], data.get("candidate", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,15 +285,16 @@ class Failed:
 
     reason: DropReason
     detail: str = ""
+    candidate: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store."""
-        return {"reason": self.reason.value, "detail": self.detail}
+        return {"reason": self.reason.value, "detail": self.detail, **_of(self.candidate)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the inverse of `to_json`."""
-        return cls(DropReason(data["reason"]), data["detail"])
+        return cls(DropReason(data["reason"]), data["detail"], data.get("candidate", 0))
 
 
 Outcome = (
@@ -238,6 +308,7 @@ Outcome = (
     | AnswerRejected
     | Judged
     | GoalJudged
+    | Compared
     | Unjudged
     | Failed
 )

@@ -1,11 +1,11 @@
 """The script: from the configuration and the outcomes so far to the next step.
 
-Each turn goes through phases: the question, the answer with the tools it calls, the verdict. A phase names
-its next step, or None once it is through; a turn that is through all of them is committed. What a
-conversation can be grows here: by a phase (choose among several answers, revise one), by a step within a
-phase (another candidate, a tool with state), by another end. Whoever performs the steps only needs to know
-the new one. Before the first turn the assistant may open the conversation; and instead of a question the user
-may end it, so that it is finished without another turn.
+Each turn goes through phases: the question, the answers with the tools they call, the choice among several,
+the verdict, another try at a poor one. A phase names its next step, or None once it is through; a turn that
+is through all of them is committed. What a conversation can be grows here: by a phase, by a step within a
+phase (a tool with state), by another end. Whoever performs the steps only needs to know the new one. Before
+the first turn the assistant may open the conversation; and instead of a question the user may end it, so that
+it is finished without another turn.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from dlgforge_core.conversation.steps import (
     Ask,
     CallTools,
     Commit,
+    Compare,
     Done,
     Dropped,
     Finish,
     Judge,
     Open,
+    Review,
     Step,
 )
 from dlgforge_core.dialogue import DropReason, Ending, GoalVerdict, Judgement
@@ -39,6 +41,8 @@ class Script:
 
     With `opens` the assistant speaks first; after `may_end_after` turns the user may end the conversation
     instead of asking, never with None; `judges_goal`: the user's goal is judged by a call of its own.
+    Of several `candidates` for an answer the judge chooses one; an answer that it gives a score below
+    `revise` gets another try.
     """
 
     question_attempts: int
@@ -48,6 +52,8 @@ class Script:
     opens: bool = False
     may_end_after: int | None = None
     judges_goal: bool = False
+    candidates: int = 1
+    revise: float | None = None
 
     @classmethod
     def of(cls, generation: GenerationConfig, *, has_tools: bool) -> Script:
@@ -62,29 +68,40 @@ class Script:
             opens=conversation.opens == "assistant",
             may_end_after=generation.run.min_turns if conversation.ends == "user" else None,
             judges_goal=online and judge.granularity == "turn" and bool(conversation.goals),
+            candidates=generation.answers.candidates,
+            revise=generation.answers.revise,
         )
 
     def next(self, state: State) -> Step:
         """Return what is to be done now: a step, or that the dialogue is done or dropped, and why."""
         if state.index == state.n_turns:
             return self._review(state) if state.review else Done()
-        for phase in (self._opening, self._question, self._answer, self._verdict):
+        phases = (
+            *(self._opening, self._question, self._answers, self._choice, self._verdict, self._revision),
+            self._at_end,
+        )
+        for phase in phases:
             if (step := phase(state)) is not None:
                 return step
-        return _finish(state) if state.progress.left else _commit(state)
+        return self._finish(state) if state.progress.left else self._commit(state)
 
     def remaining(self, state: State) -> int:
         """How many calls the dialogue has left when nothing is repeated, and the user does not end it."""
         if state.index == state.n_turns:
             return len(self._lacking(state)) if state.review else 0
+        rated = self.judges_turns or self.candidates > 1
+        per_turn = 1 + self.candidates + rated
         progress = state.progress
         at_end = sum(progress.verdict(subject) is None for subject in self._judged_at_end(state))
         if progress.left:
             return at_end
-        per_turn = 2 + self.judges_turns
-        calls = (state.n_turns - state.index - 1) * per_turn + at_end
-        calls += (progress.question is None) + (progress.answer is None) + self._is_to_open(state)
-        return calls + (self.judges_turns and progress.verdict(state.index) is None)
+        later = (state.n_turns - state.index - 1) * per_turn + at_end + self._is_to_open(state)
+        if progress.question is None:
+            return later + per_turn
+        answers = self._lacking_answers(state)
+        if not answers and not self.judges_turns and len(progress.answered) < 2:
+            rated = False  # there is nothing to choose from
+        return later + answers + (rated and not self._is_rated(state)) + self._left_of_revision(state)
 
     # Before the first turn
 
@@ -116,12 +133,28 @@ class Script:
             f"last {last.question!r}, which is {last.similarity:.0%} like {last.collides_with!r}",
         )
 
-    def _answer(self, state: State) -> Step | None:
-        progress, attempt = state.progress, state.progress.attempt
-        if progress.answer is not None or progress.left:
+    def _answers(self, state: State) -> Step | None:
+        """One candidate after the other; one that cannot be had costs the dialogue only if none can."""
+        if state.progress.left:
+            return None
+        given_up: Dropped | None = None
+        for candidate in range(self.candidates):
+            match self._answer(state, candidate):
+                case Dropped() as end:
+                    given_up = given_up or end
+                case None:
+                    pass
+                case step:
+                    return step
+        return None if state.progress.answered else given_up
+
+    def _answer(self, state: State, candidate: int, review: Review | None = None) -> Step | None:
+        """Return the next step to a candidate; None when it is there, Dropped when it cannot be had."""
+        progress, attempt = state.progress, state.progress.candidate(candidate)
+        if attempt.answer is not None:
             return None
         assert progress.question is not None
-        turn, rejected = state.index, progress.answers_rejected
+        turn, rejected = state.index, attempt.rejected
         if rejected >= ANSWER_ATTEMPTS:
             return Dropped(
                 DropReason.INVALID_OUTPUT,
@@ -131,22 +164,43 @@ class Script:
             return CallTools(turn, rejected, attempt.called, attempt.rounds)
         if not attempt.failures:
             offered = len(attempt.rounds) < self.tool_rounds
-            return Answer(turn, rejected, progress.question, offered, attempt.rounds)
+            return Answer(
+                *(turn, rejected, progress.question, offered, attempt.rounds),
+                candidate=candidate,
+                review=review,
+            )
         failure = attempt.failures[-1]
         if len(attempt.failures) == 1 and len(attempt.rounds) < self.tool_rounds:
             # With tools a model may say nothing that can be used, or find more than it can read.
             overflow = failure.reason is DropReason.CONTEXT_OVERFLOW and bool(attempt.rounds)
             if overflow or failure.reason is DropReason.INVALID_OUTPUT:
-                return Answer(turn, rejected, progress.question, False, attempt.rounds, without_last=overflow)
+                return Answer(
+                    *(turn, rejected, progress.question, False, attempt.rounds),
+                    without_last=overflow,
+                    candidate=candidate,
+                    review=review,
+                )
         return Dropped(failure.reason, failure.detail)
+
+    def _choice(self, state: State) -> Step | None:
+        if self.candidates < 2 or len(answered := state.progress.answered) < 2 or self._is_rated(state):
+            return None
+        return Compare(state.index, tuple(answered))
+
+    def _is_rated(self, state: State) -> bool:
+        """Whether the judge was asked about the answer, or the choice among several."""
+        return any(verdict.subject == state.index for verdict in state.progress.verdicts)
 
     def _verdict(self, state: State) -> Step | None:
         progress, index = state.progress, state.index
-        if self.judges_turns and not progress.left and progress.verdict(index) is None:
-            return Judge(index)
-        if progress.left or index + 1 == state.n_turns:
+        if self.judges_turns and not progress.left and not self._is_rated(state):
+            return Judge(index, candidate=progress.answered[0])
+        return None
+
+    def _at_end(self, state: State) -> Step | None:
+        if state.progress.left or state.index + 1 == state.n_turns:
             for subject in self._judged_at_end(state):
-                if progress.verdict(subject) is None:
+                if state.progress.verdict(subject) is None:
                     return Judge(subject)
         return None
 
@@ -154,6 +208,46 @@ class Script:
         """Return what is judged once the conversation has ended."""
         whole = (None,) if self.judges_whole else ()
         return (*whole, GOAL) if self.judges_goal and state.has_goal else whole
+
+    def _revision(self, state: State) -> Step | None:
+        if (review := self._under_review(state)) is None:
+            return None
+        match self._answer(state, self.candidates, review):
+            case Dropped():
+                return None  # the answer that it was to improve is there
+            case None if state.progress.verdict(state.index, self.candidates) is None:
+                return Judge(state.index, candidate=self.candidates)
+            case step:
+                return step
+
+    def _under_review(self, state: State) -> Review | None:
+        """Return the answer of the turn in progress that is to be improved, if any."""
+        if self.revise is None:
+            return None
+        progress = state.progress
+        best = progress.best([number for number in progress.answered if number < self.candidates])
+        verdict = progress.verdict(state.index, best) if best is not None else None
+        if best is None or not isinstance(verdict, Judged) or verdict.judgement.score >= self.revise:
+            return None
+        original = progress.answers[best]
+        assert original.answer is not None
+        return Review(original.answer, original.rounds, verdict.judgement)
+
+    def _lacking_answers(self, state: State) -> int:
+        """How many candidates are neither there nor given up."""
+        if self.candidates == 1:
+            return not state.progress.answered
+        steps = (self._answer(state, candidate) for candidate in range(self.candidates))
+        return sum(not isinstance(step, Dropped | None) for step in steps)
+
+    def _left_of_revision(self, state: State) -> int:
+        match self._revision(state):
+            case None:
+                return 0
+            case Judge():
+                return 1
+            case _:
+                return 2
 
     # A finished dialogue, for the verdicts it lacks
 
@@ -164,7 +258,7 @@ class Script:
         verdicts = state.progress.verdicts
         return Amend(
             {verdict.subject: verdict.judgement for verdict in verdicts if isinstance(verdict, Judged)},
-            _unjudged(state),
+            self._unjudged(state),
             _goal(state),
         )
 
@@ -179,19 +273,27 @@ class Script:
             subjects.append(GOAL)
         return [subject for subject in subjects if state.progress.verdict(subject) is None]
 
+    def _commit(self, state: State) -> Commit:
+        return Commit(
+            state.seen[-1],
+            final=state.index + 1 == state.n_turns,
+            judgement=_whole(state),
+            unjudged=self._unjudged(state),
+            goal=_goal(state),
+        )
 
-def _commit(state: State) -> Commit:
-    return Commit(
-        state.seen[-1],
-        final=state.index + 1 == state.n_turns,
-        judgement=_whole(state),
-        unjudged=_unjudged(state),
-        goal=_goal(state),
-    )
+    def _finish(self, state: State) -> Finish:
+        return Finish(Ending.USER, _whole(state), self._unjudged(state), _goal(state))
 
-
-def _finish(state: State) -> Finish:
-    return Finish(Ending.USER, _whole(state), _unjudged(state), _goal(state))
+    def _unjudged(self, state: State) -> tuple[Unjudged, ...]:
+        """Return what stays without a verdict that it should have; that on another answer is no loss."""
+        progress, best = state.progress, state.progress.best() or 0
+        return tuple(
+            verdict
+            for verdict in progress.verdicts
+            if isinstance(verdict, Unjudged)
+            and (verdict.subject in (None, GOAL) or (self.judges_turns and verdict.candidate == best))
+        )
 
 
 def _whole(state: State) -> Judgement | None:
@@ -202,7 +304,3 @@ def _whole(state: State) -> Judgement | None:
 def _goal(state: State) -> GoalVerdict | None:
     goal = state.progress.verdict(GOAL)
     return goal.verdict if isinstance(goal, GoalJudged) else None
-
-
-def _unjudged(state: State) -> tuple[Unjudged, ...]:
-    return tuple(verdict for verdict in state.progress.verdicts if isinstance(verdict, Unjudged))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from dlgforge_core.conversation.outcomes import (
+    NO_DETAILS,
     Amended,
     Answered,
     AnswerRejected,
+    AnswerSource,
     Asked,
     Committed,
+    Compared,
     Failed,
     Finished,
     GoalJudged,
@@ -25,28 +28,38 @@ from dlgforge_core.conversation.outcomes import (
     UserLeft,
 )
 from dlgforge_core.conversation.steps import ToolRound
-from dlgforge_core.dialogue import GoalVerdict, Judgement, Turn, TurnDetails
+from dlgforge_core.dialogue import Candidate, GoalVerdict, Judgement, Turn, TurnDetails
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerInProgress:
-    """One attempt of the assistant at an answer: its rounds of tool calls, and what failed meanwhile."""
+    """An answer of the assistant: `rejected` counts attempts that could not be used.
+
+    Of the present attempt the rounds of tool calls, and what failed meanwhile; once it is there the `answer`.
+    """
 
     rounds: tuple[ToolRound, ...] = ()
     called: ToolsCalled | None = None
     failures: tuple[Failed, ...] = ()
+    rejected: int = 0
+    answer: Answered | None = None
+
+
+_NO_ANSWER = AnswerInProgress()
+_NO_SOURCE = AnswerSource()
 
 
 @dataclass(frozen=True, slots=True)
 class TurnInProgress:
-    """What is known of the turn that is not committed yet. `recorded` counts its outcomes."""
+    """What is known of the turn that is not committed yet. `recorded` counts its outcomes.
+
+    `answers` are the candidates begun so far, by number; a revision comes after all others.
+    """
 
     recorded: int = 0
     rejected: tuple[QuestionRejected, ...] = ()
     question: str | None = None
-    answers_rejected: int = 0
-    attempt: AnswerInProgress = AnswerInProgress()
-    answer: Answered | None = None
+    answers: tuple[AnswerInProgress, ...] = ()
     verdicts: tuple[Judged | GoalJudged | Unjudged, ...] = ()
     failure: Failed | None = None
     """Of the user simulator, or of the assistant when it was to open the conversation."""
@@ -54,9 +67,67 @@ class TurnInProgress:
     left: bool = False
     """The user has ended the conversation instead of asking."""
 
-    def verdict(self, subject: int | None) -> Judged | GoalJudged | Unjudged | None:
-        """Return what the judge gave on a turn, on the whole conversation (None) or on the goal (GOAL)."""
-        return next((verdict for verdict in self.verdicts if verdict.subject == subject), None)
+    def verdict(self, subject: int | None, candidate: int = 0) -> Judged | GoalJudged | Unjudged | None:
+        """Return what the judge gave on a turn, by its answer, on the whole (None) or on the goal (GOAL)."""
+        return next(
+            (one for one in self.verdicts if one.subject == subject and one.candidate == candidate), None
+        )
+
+    def candidate(self, number: int) -> AnswerInProgress:
+        """Return how far a candidate is."""
+        return self.answers[number] if number < len(self.answers) else _NO_ANSWER
+
+    @property
+    def answered(self) -> list[int]:
+        """The candidates that are there, by number."""
+        return [number for number, one in enumerate(self.answers) if one.answer is not None]
+
+    def best(self, candidates: Sequence[int] | None = None) -> int | None:
+        """Return the candidate with the highest score, of equal ones the first; None without any answer."""
+        among = self.answered if candidates is None else candidates
+        if len(among) < 2:
+            return among[0] if among else None
+        scores = {number: judgement.score for number, judgement in self._ratings.items()}
+        return max(among, key=lambda number: (scores.get(number, -1), -number))
+
+    @property
+    def _ratings(self) -> dict[int, Judgement]:
+        """The verdicts on the turn's answers, by candidate."""
+        return {
+            one.candidate: one.judgement
+            for one in self.verdicts
+            if isinstance(one, Judged) and one.subject is not None
+        }
+
+    @property
+    def answer(self) -> Answered | None:
+        """The best answer so far."""
+        best = self.best()
+        return None if best is None else self.answers[best].answer
+
+    def details(self, candidate: int) -> TurnDetails:
+        """Return what stands behind a turn with this answer; with all of them, where there may be several."""
+        answered = self.answers[candidate].answer
+        assert answered is not None, "a candidate without an answer cannot stand"
+        if answered.source is None:
+            return answered.details
+        return replace(
+            answered.details, candidates=tuple(self._shown(n, n == candidate) for n in self.answered)
+        )
+
+    def _shown(self, number: int, chosen: bool) -> Candidate:
+        answered = self.answers[number].answer
+        assert answered is not None
+        source = answered.source or _NO_SOURCE
+        return Candidate(
+            answer=answered.answer,
+            chosen=chosen,
+            revision=source.revision,
+            judgement=self._ratings.get(number),
+            model=source.model,
+            temperature=source.temperature,
+            details=NO_DETAILS if chosen else replace(answered.details, evidence=(), off_topic=False),
+        )
 
 
 _NOTHING = TurnInProgress()
@@ -89,10 +160,8 @@ class State:
         """The turns so far with their verdicts, the one in progress once it is answered."""
         progress = self.progress
         turns = self.turns
-        if progress.question is not None and progress.answer is not None:
-            details = _with_opening(progress.answer.details, progress.opened)
-            current = Turn(self.index, progress.question, progress.answer.answer, None, details)
-            turns = (*turns, current)
+        if (best := progress.best()) is not None:
+            return (*turns, self.answered_by(best))
         given = {v.subject: v.judgement for v in progress.verdicts if isinstance(v, Judged)}
         if not given:
             return turns
@@ -106,6 +175,21 @@ class State:
         if self.turns:
             return self.turns[0].details.opening
         return self.progress.opened.text if self.progress.opened is not None else ""
+
+    def answered_by(self, candidate: int) -> Turn:
+        """Return the turn in progress with the answer of a candidate, and the verdict on that."""
+        progress = self.progress
+        answered = progress.answers[candidate].answer
+        assert progress.question is not None
+        assert answered is not None
+        given = progress.verdict(self.index, candidate)
+        return Turn(
+            self.index,
+            progress.question,
+            answered.answer,
+            given.judgement if isinstance(given, Judged) else None,
+            _with_opening(progress.details(candidate), progress.opened),
+        )
 
     def after(self, outcome: Outcome | Committed | Finished | Amended) -> State:
         """Return the state once `outcome` is known."""
@@ -135,7 +219,7 @@ def _with_opening(details: TurnDetails, opened: Opened | None) -> TurnDetails:
 
 
 def _advanced(progress: TurnInProgress, outcome: Outcome) -> TurnInProgress:
-    n, attempt = progress.recorded + 1, progress.attempt
+    n = progress.recorded + 1
     match outcome:
         case Opened():
             return replace(progress, recorded=n, opened=outcome)
@@ -145,24 +229,35 @@ def _advanced(progress: TurnInProgress, outcome: Outcome) -> TurnInProgress:
             return replace(progress, recorded=n, question=question)
         case QuestionRejected():
             return replace(progress, recorded=n, rejected=(*progress.rejected, outcome))
-        case ToolsCalled():
-            return replace(progress, recorded=n, attempt=replace(attempt, called=outcome))
-        case ToolResults():
-            assert attempt.called is not None, "tools answered that were not called"
-            rounds = (*attempt.rounds, ToolRound(attempt.called, outcome))
-            return replace(progress, recorded=n, attempt=replace(attempt, called=None, rounds=rounds))
-        case Answered():
-            return replace(progress, recorded=n, answer=outcome)
-        case AnswerRejected():
-            rejected = progress.answers_rejected + 1
-            return replace(progress, recorded=n, answers_rejected=rejected, attempt=AnswerInProgress())
         case Judged() | GoalJudged() | Unjudged():
             return replace(progress, recorded=n, verdicts=(*progress.verdicts, outcome))
+        case Compared():
+            return replace(progress, recorded=n, verdicts=(*progress.verdicts, *outcome.verdicts))
         case Failed() if progress.question is None:
             return replace(progress, recorded=n, failure=outcome)
+    number, answers = outcome.candidate, progress.answers
+    missing = (_NO_ANSWER,) * (number + 1 - len(answers))
+    changed = _nearer(progress.candidate(number), outcome)
+    answers = (*answers[:number], *missing[1:], changed, *answers[number + 1 :])
+    return replace(progress, recorded=n, answers=answers)
+
+
+def _nearer(
+    answer: AnswerInProgress, outcome: ToolsCalled | ToolResults | Answered | AnswerRejected | Failed
+) -> AnswerInProgress:
+    match outcome:
+        case ToolsCalled():
+            return replace(answer, called=outcome)
+        case ToolResults():
+            assert answer.called is not None, "tools answered that were not called"
+            rounds = (*answer.rounds, ToolRound(answer.called, outcome))
+            return replace(answer, called=None, rounds=rounds)
+        case Answered():
+            return replace(answer, answer=outcome)
+        case AnswerRejected():
+            return AnswerInProgress(rejected=answer.rejected + 1)
         case Failed():
-            failures = (*attempt.failures, outcome)
-            return replace(progress, recorded=n, attempt=replace(attempt, failures=failures))
+            return replace(answer, failures=(*answer.failures, outcome))
 
 
 def fold(state: State, outcomes: Iterable[Outcome | Committed | Finished | Amended]) -> State:

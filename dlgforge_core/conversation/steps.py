@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dlgforge_core.conversation.outcomes import Failed, QuestionRejected, ToolResults, ToolsCalled, Unjudged
+from dlgforge_core.conversation.outcomes import (
+    Answered,
+    Failed,
+    QuestionRejected,
+    ToolResults,
+    ToolsCalled,
+    Unjudged,
+)
 from dlgforge_core.dialogue import DropReason, Ending, GoalVerdict, Judgement, Turn
 
 
@@ -48,10 +55,20 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Review:
+    """An answer that is to be improved, the rounds of tool calls it was written after, and the verdict."""
+
+    answered: Answered
+    rounds: tuple[ToolRound, ...]
+    judgement: Judgement
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Have the assistant answer, which may call tools when they are `offered`.
 
-    `rounds` are its calls so far; with `without_last` what the last of them found is not shown again.
+    `rounds` are its calls so far; with `without_last` what the last of them found is not shown again. With a
+    `review` it is to improve that answer.
     """
 
     turn: int
@@ -60,10 +77,17 @@ class Answer:
     offered: bool = False
     rounds: tuple[ToolRound, ...] = ()
     without_last: bool = False
+    candidate: int = 0
+    review: Review | None = None
+
+    @property
+    def all_rounds(self) -> tuple[ToolRound, ...]:
+        """The rounds behind the answer: those of the answer that it is to improve come first."""
+        return self.rounds if self.review is None else (*self.review.rounds, *self.rounds)
 
     def failure(self, reason: DropReason, detail: str) -> Failed:
         """Return the outcome when its call cannot succeed."""
-        return Failed(reason, detail)
+        return Failed(reason, detail, self.candidate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +99,11 @@ class CallTools:
     called: ToolsCalled
     rounds: tuple[ToolRound, ...] = ()
 
+    @property
+    def candidate(self) -> int:
+        """The candidate that calls them."""
+        return self.called.candidate
+
 
 @dataclass(frozen=True, slots=True)
 class Judge:
@@ -82,14 +111,28 @@ class Judge:
 
     With GOAL it is one on the user's goal alone.
     `attempt` counts from 0: how often the finished dialogue was taken up again for verdicts it lacks.
+    `candidate` is the answer that the verdict is about, of a turn with several.
     """
 
     subject: int | None
     attempt: int = 0
+    candidate: int = 0
 
     def failure(self, reason: DropReason, detail: str) -> Unjudged:
         """Return the outcome when its call cannot succeed: that costs the verdict, never the dialogue."""
-        return Unjudged(self.subject, reason, detail)
+        return Unjudged(self.subject, reason, detail, self.candidate)
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Have the judge give a verdict on each of several answers to a question, two or more."""
+
+    turn: int
+    candidates: tuple[int, ...]
+
+    def failure(self, reason: DropReason, detail: str) -> Unjudged:
+        """Return the outcome when its call cannot succeed: the first answer stands, without a verdict."""
+        return Unjudged(self.turn, reason, detail, self.candidates[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +178,7 @@ class Dropped:
     detail: str
 
 
-Call = Open | Ask | Answer | Judge
+Call = Open | Ask | Answer | Judge | Compare
 """Steps that call a model."""
 Write = Commit | Finish | Amend
 """Steps that fold outcomes away, in one transaction."""

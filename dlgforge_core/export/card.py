@@ -63,7 +63,8 @@ class CardFacts:
     @property
     def tools(self) -> bool:
         """Whether the assistant had tools, called or not."""
-        return bool(self.context.offered or self.figures.dialogues.tool_calls)
+        figures = self.figures
+        return bool(self.context.offered or figures.dialogues.tool_calls or figures.preferences.tools)
 
     @property
     def format_context(self) -> FormatContext:
@@ -205,6 +206,7 @@ def _made(facts: CardFacts) -> Iterator[str]:
     else:
         yield "- Nothing was judged."
     yield from _course(figures)
+    yield from (f"- {line}" for line in figures.preferences.lines(written="dpo" in facts.saving.formats))
     if figures.off_topic:
         yield (
             f"- {counted(figures.off_topic, 'dialogue')} went off the seed topic, to what the document "
@@ -262,11 +264,16 @@ def _loading(facts: CardFacts) -> Iterator[list[str]]:
     yield [*lines, "```"]
     listed = ", ".join(f"`{name}`" for name in facts.files)
     yield [
-        f"Configurations: {listed}. Each holds the same dialogues in the same order, one file a split: "
-        f"`data/<configuration>/<split>`. Figures of the whole are in `{STATS_NAME}`."
+        f"Configurations: {listed}. Each holds the same dialogues in the same order{_partial(facts)}, one "
+        f"file a split: `data/<configuration>/<split>`. Figures of the whole are in `{STATS_NAME}`."
     ]
     for name in facts.files:
         yield from FORMATS[name].notes(facts.format_context)
+
+
+def _partial(facts: CardFacts) -> str:
+    partial = [code(name) for name in facts.files if FORMATS[name].partial]
+    return f" ({', '.join(partial)} those that have rows)" if partial else ""
 
 
 def _columns(facts: CardFacts, name: str) -> list[str]:

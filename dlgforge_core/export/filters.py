@@ -46,6 +46,19 @@ class EmptyDatasetError(DlgforgeError):
         )
 
 
+class NoPairsError(EmptyDatasetError):
+    """Pairs alone were to be written, and none of the dialogues has any."""
+
+    def __init__(self, read: int, refused: Mapping[str, int], kept: int, min_margin: float) -> None:
+        DlgforgeError.__init__(
+            self,
+            f"none of {kept} dialogues has a pair of answers whose scores differ by saving.min_margin = "
+            f"{min_margin:g} or more: ask for more answers (answers.candidates, answers.revise), lower "
+            "min_margin, or write other formats as well; what was written before stays as it is",
+        )
+        self.read, self.refused = read, dict(refused)
+
+
 class Sieve:
     """Asks each filter in turn; a dialogue is counted under the first that refuses it."""
 

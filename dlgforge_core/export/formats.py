@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from dlgforge_core.config.saving import RENAMED_COLUMNS, Reasoning
 from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.export import preferences
 from dlgforge_core.export.openai_messages import Record, openai_messages_record
 from dlgforge_core.export.prompt_completion import (
     COLUMNS,
@@ -20,10 +21,12 @@ from dlgforge_core.export.record_checks import openai_problem, sharegpt_problem
 from dlgforge_core.export.records import parquet_record, sharegpt_judged_record, sharegpt_record
 from dlgforge_core.export.schema import (
     COLUMN_TEXTS,
+    DPO_TEXTS,
     SEED_METADATA,
     SYSTEM,
     arrow_features,
     attribute_columns,
+    dpo_features,
     openai_features,
     parquet_schema,
     prompt_completion_features,
@@ -40,7 +43,8 @@ class FormatContext:
     models are named; `siblings`: there are files of other formats, too; `seed_metadata`: the metadata of seed
     topics is a column; `system`: so are system messages, where a format has them apart; `attributes`: those
     that are columns; `conversation`: the columns of who ended dialogues, and of goals; `opened`: the
-    assistant opened some; `dimensions`: those that verdicts rate.
+    assistant opened some; `dimensions`: those that verdicts rate; `candidates`: turns may have several
+    answers, which are pairs where their scores differ by `min_margin`.
     """
 
     reasoning: Reasoning = "none"
@@ -57,6 +61,8 @@ class FormatContext:
     renamed: Mapping[str, str] = field(default_factory=dict)
     roles: Sequence[str] = ()
     dimensions: Sequence[str] = ()
+    candidates: bool = False
+    min_margin: float = 1.0
 
 
 Features = list[dict[str, Any]]
@@ -69,8 +75,9 @@ class Format:
 
     `words` say in the card what it is, and `notes` what else is to be known of it. `columns` and `features`
     are before any renaming. `records` are the rows of a dialogue: one, or several in a row that have its id
-    in the column `dialogue_column`. `problem` says what is wrong with a record that was read back, or None;
-    it may raise KeyError, TypeError, ValueError and AttributeError as well.
+    in the column `dialogue_column`; of a `partial` format there may be none. `problem` says what is wrong
+    with a record that was read back, or None; it may raise KeyError, TypeError, ValueError and
+    AttributeError as well.
     """
 
     name: str
@@ -83,6 +90,7 @@ class Format:
     column_texts: Mapping[str, str] = field(default_factory=lambda: COLUMN_TEXTS)
     schema: Callable[[FormatContext], pa.Schema] | None = None
     dialogue_column: str = ""
+    partial: bool = False
 
     @property
     def suffix(self) -> str:
@@ -172,6 +180,21 @@ def _prompt_completion_notes(context: FormatContext) -> Iterator[list[str]]:
         ]
 
 
+def _dpo_notes(context: FormatContext) -> Iterator[list[str]]:
+    yield from _passage_notes("dpo", context)
+    yield from _reasoning_notes("dpo", context)
+    yield [
+        "`dpo` has a row for each pair of answers to a question: the turn's own, and another one that the",
+        f"judge scored lower by {context.min_margin:g} or more. It is the conversational form with an",
+        "explicit prompt that TRL's `DPOTrainer` takes. Turns without such a pair have no row.",
+    ]
+    if context.tools:
+        yield [
+            "There calls of tools, and what the tools gave, belong to the answer that they were made for. "
+            "Arguments of calls are objects; the columns have the feature type `Json`."
+        ]
+
+
 def _of_sharegpt(name: str, context: FormatContext) -> Sequence[str]:
     more = {SYSTEM: context.system, SEED_METADATA: context.seed_metadata}
     known = [*RENAMED_COLUMNS[name], *(column for column, there in more.items() if there)]
@@ -185,6 +208,7 @@ def _schema(context: FormatContext) -> pa.Schema:
         context.dimensions,
         context.attributes,
         context.conversation,
+        context.candidates,
     )
 
 
@@ -260,6 +284,25 @@ _ALL = (
         dialogue_column="id",
     ),
     Format(
+        name="dpo",
+        words="Preference pairs JSONL, for direct preference optimisation with TRL",
+        columns=lambda context: [*preferences.COLUMNS, *(["tools"] if context.tools else [])],
+        features=lambda context: dpo_features(context.tools, context.reasoning),
+        records=lambda dialogue, context: preferences.dpo_records(
+            dialogue,
+            context.definitions,
+            min_margin=context.min_margin,
+            offered=context.offered,
+            context=context.passages,
+            reasoning=context.reasoning,
+        ),
+        problem=lambda record, renamed: preferences.dpo_problem(record),
+        notes=_dpo_notes,
+        column_texts=DPO_TEXTS,
+        dialogue_column="id",
+        partial=True,
+    ),
+    Format(
         name="parquet",
         words="Parquet with everything that is known of a dialogue",
         columns=lambda context: _schema(context).names,
@@ -272,6 +315,7 @@ _ALL = (
                 dimensions=context.dimensions,
                 attributes=context.attributes,
                 conversation=context.conversation,
+                candidates=context.candidates,
             )
         ],
         problem=_parquet_problem,

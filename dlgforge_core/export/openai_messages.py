@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from dlgforge_core.config.saving import Reasoning
-from dlgforge_core.dialogue import Dialogue, Role, ToolEvent, Turn
+from dlgforge_core.dialogue import Dialogue, Role, ToolEvent, Turn, TurnDetails
 from dlgforge_core.export.reasoning import answer_reasoning, call_reasoning, with_reasoning
 from dlgforge_core.prompting.quoting import quote
 
@@ -63,14 +63,18 @@ def _messages(dialogue: Dialogue, context: bool, form: Reasoning) -> Iterator[Re
     yield from opening_message(dialogue, form)
     for turn in dialogue.turns:
         yield {"role": "user", "content": in_context(turn) if context else turn.user}
-        # A call after the other: which were made at once is not recorded, and in a row is always right.
-        for number, event in enumerate(turn.details.tools):
-            # Empty and not left out: chat templates join the contents of all messages, or measure them.
-            message = {"role": "assistant", "content": "", "tool_calls": [_call(event)]}
-            yield with_reasoning(message, call_reasoning(turn.details, number), form)
-            yield {"role": "tool", "tool_call_id": event.call_id, "content": tool_content(event)}
-        answer = {"role": "assistant", "content": turn.assistant}
-        yield with_reasoning(answer, answer_reasoning(turn.details), form)
+        yield from answer_messages(turn.assistant, turn.details, form)
+
+
+def answer_messages(answer: str, details: TurnDetails, form: Reasoning) -> Iterator[Record]:
+    """Yield the messages of an answer: the calls of tools behind it with what they gave, and its text."""
+    # A call after the other: which were made at once is not recorded, and in a row is always right.
+    for number, event in enumerate(details.tools):
+        # Empty and not left out: chat templates join the contents of all messages, or measure them.
+        message = {"role": "assistant", "content": "", "tool_calls": [_call(event)]}
+        yield with_reasoning(message, call_reasoning(details, number), form)
+        yield {"role": "tool", "tool_call_id": event.call_id, "content": tool_content(event)}
+    yield with_reasoning({"role": "assistant", "content": answer}, answer_reasoning(details), form)
 
 
 def in_context(turn: Turn) -> str:
@@ -121,13 +125,22 @@ def tool_content(event: ToolEvent) -> str:
 
 
 def tool_definitions(
-    dialogue: Dialogue, definitions: Mapping[str, Record], offered: Sequence[str] = ()
+    dialogue: Dialogue,
+    definitions: Mapping[str, Record],
+    offered: Sequence[str] = (),
+    *,
+    candidates: bool = False,
 ) -> list[Record]:
-    """Return the definitions of the tools that were offered or called in a dialogue, by name."""
+    """Return the definitions of the tools that were offered or called in a dialogue, by name.
+
+    With `candidates` also of those that answers called which were not chosen.
+    """
     events: dict[str, list[ToolEvent]] = {name: [] for name in offered}
     for turn in dialogue.turns:
-        for event in turn.details.tools:
-            events.setdefault(event.name, []).append(event)
+        others = turn.details.candidates if candidates else ()
+        for details in (turn.details, *(one.details for one in others)):
+            for event in details.tools:
+                events.setdefault(event.name, []).append(event)
     return [definitions.get(name) or _described(name, events[name]) for name in sorted(events)]
 
 

@@ -33,7 +33,7 @@ def prompt_completion_records(
     record = openai_messages_record(
         dialogue, definitions, offered=offered, context=context, reasoning=reasoning
     )
-    messages = [_with_objects(message) for message in record["messages"]]
+    messages = [with_objects(message) for message in record["messages"]]
     tools = {"tools": record["tools"]} if "tools" in record else {}
     for place, message in enumerate(messages):
         if message["role"] == "assistant" and any(m["role"] == "user" for m in messages[:place]):
@@ -41,7 +41,8 @@ def prompt_completion_records(
             yield {**row, **tools}
 
 
-def _with_objects(message: Record) -> Record:
+def with_objects(message: Record) -> Record:
+    """Return a message whose calls of tools have objects as arguments, as chat templates want them."""
     if "tool_calls" not in message:
         return message
     calls = [
@@ -70,10 +71,15 @@ def prompt_completion_problem(record: Record) -> str | None:
         return "'completion' must be one message of the assistant"
     if not prompt or prompt[-1]["role"] not in ("user", "tool"):
         return "'prompt' must end with the user's message or a tool's result"
-    tools = {tool["function"]["name"] for tool in record.get("tools", ())}
+    return conversation_problem([*prompt, *completion], record.get("tools", ()), "'prompt' and 'completion'")
+
+
+def conversation_problem(messages: Sequence[Record], tools: Sequence[Record], columns: str) -> str | None:
+    """Return what is wrong with the messages of these columns, one after the other, or None."""
+    known = {tool["function"]["name"] for tool in tools}
     open_calls = set[str]()
-    for place, message in enumerate([*prompt, *completion]):
-        where = f"message {place} of 'prompt' and 'completion'"
+    for place, message in enumerate(messages):
+        where = f"message {place} of {columns}"
         opens = message["role"] == "assistant" and not message.get("tool_calls")
         if message["role"] not in (_ROLES if place or opens else ("system", "user")):
             return f"{where} is of {message['role']!r}"
@@ -86,7 +92,7 @@ def prompt_completion_problem(record: Record) -> str | None:
         elif open_calls:
             return f"{where} is of {message['role']!r}, and a tool must speak"
         for call in message.get("tool_calls", ()):
-            if call["function"]["name"] not in tools:
+            if call["function"]["name"] not in known:
                 return f"{where} calls {call['function']['name']!r}, which is not in 'tools'"
             if not isinstance(call["function"]["arguments"], dict):
                 return f"{where}: arguments must be an object"

@@ -9,10 +9,19 @@ from typing import Any
 from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.config.conversation import ENDED_BY, GOAL, GOAL_MET, GOAL_REASON
 from dlgforge_core.config.saving import Reasoning
-from dlgforge_core.dialogue import Dialogue, Evidence, Judgement, ToolEvent, Turn, documents_of, topic_of
+from dlgforge_core.dialogue import (
+    Candidate,
+    Dialogue,
+    Evidence,
+    Judgement,
+    ToolEvent,
+    Turn,
+    documents_of,
+    topic_of,
+)
 from dlgforge_core.export.openai_messages import Record, arguments_json, opening_message, system_message
 from dlgforge_core.export.reasoning import in_tags, with_reasoning
-from dlgforge_core.export.schema import SEED_METADATA, SYSTEM
+from dlgforge_core.export.schema import CANDIDATES, SEED_METADATA, SYSTEM
 from dlgforge_core.export.scrub import last_part_if_absolute
 
 
@@ -69,6 +78,7 @@ def parquet_record(
     dimensions: Sequence[str] = (),
     attributes: Sequence[str] = (),
     conversation: Sequence[str] = (),
+    candidates: bool = False,
 ) -> Record:
     """One row of `parquet_schema` with the same options."""
     turns = dialogue.turns
@@ -90,6 +100,11 @@ def parquet_record(
     }
     if reasoning in ("column", "field"):
         record["turn_reasoning"] = [turn.details.reasoning for turn in turns]
+    if candidates:
+        record[CANDIDATES] = [
+            [_candidate(one, turn, reasoning, dimensions) for one in turn.details.candidates]
+            for turn in turns
+        ]
     return {**record, **_of_plan(dialogue, seed_metadata, False, attributes, conversation)}
 
 
@@ -182,6 +197,20 @@ def _evidence(item: Evidence) -> Record:
         "given_to": str(item.given_to),
         "text": item.text,
     }
+
+
+def _candidate(one: Candidate, turn: Turn, form: Reasoning, dimensions: Sequence[str]) -> Record:
+    details = turn.details if one.chosen else one.details
+    record = {
+        "answer": in_tags(one.answer, details.reasoning, form),
+        "chosen": one.chosen,
+        "revision": one.revision,
+        "judgement": _verdict(one.judgement, dimensions),
+        "model": last_part_if_absolute(one.model),
+        "temperature": one.temperature,
+        "tools": [_tool(event) for event in details.tools],
+    }
+    return {**record, "reasoning": details.reasoning} if form in ("column", "field") else record
 
 
 def _tool(event: ToolEvent) -> Record:

@@ -15,6 +15,7 @@ from dlgforge_core.export.reasoning import FIELD
 
 SEED_METADATA = "seed_metadata"
 SYSTEM = "system"
+CANDIDATES = "turn_candidates"
 _text = pa.string()
 _CONVERSATION = {ENDED_BY: _text, GOAL: _text, GOAL_MET: pa.bool_(), GOAL_REASON: _text}
 
@@ -66,6 +67,22 @@ def _verdict_columns(dimensions: Sequence[str]) -> list[pa.Field[Any]]:
         pa.field("judgement", pa.struct(verdict)),
         _required("judge_verdicts", pa.list_(pa.struct([*_judge, *verdict]))),
     ]
+
+
+def _candidates(dimensions: Sequence[str], reasoning: bool) -> pa.Field[Any]:
+    """Return the column of all answers of each turn; `reasoning` is a field of each where it is apart."""
+    verdict = next(column.type for column in _verdict_columns(dimensions) if column.name == "judgement")
+    candidate = [
+        _required("answer", _text),
+        _required("chosen", pa.bool_()),
+        _required("revision", pa.bool_()),
+        pa.field("judgement", verdict),
+        _required("model", _text),
+        pa.field("temperature", pa.float64()),
+        _required("tools", pa.list_(_tool)),
+        *([_required("reasoning", _text)] if reasoning else []),
+    ]
+    return _required(CANDIDATES, pa.list_(pa.list_(pa.struct(candidate))))
 
 
 # Lists of structs, no maps: pandas, DuckDB, Polars and Hugging Face `datasets` read them all alike.
@@ -126,7 +143,22 @@ COLUMN_TEXTS = {
     "their text (empty where it was not kept).",
     "turn_tools": "The tool calls of each turn: name, arguments as JSON, result (cut when long), error.",
     "turn_reasoning": "The assistant's reasoning in each turn; empty where none was kept.",
+    CANDIDATES: "All answers of each turn, in the order they were made: the text, whether it was chosen, "
+    "whether it is a revision after the judge's comment, the verdict, and what it comes from.",
     "models": "Model of each role.",
+}
+
+
+DPO_TEXTS = {
+    "id": COLUMN_TEXTS["id"],
+    "turn": "The turn, from 0.",
+    "prompt": "All messages before the answer, by role, in order; the last one is the question.",
+    "chosen": "The turn's answer; calls of tools behind it come first.",
+    "rejected": "Another answer to the same question, which the judge scored lower.",
+    "chosen_score": f"The judge's score of the answer, 0 to {MAX_SCORE}.",
+    "rejected_score": "The judge's score of the other one.",
+    "margin": "By how much the answer was scored higher.",
+    "tools": COLUMN_TEXTS["tools"],
 }
 
 
@@ -141,13 +173,16 @@ def parquet_schema(
     dimensions: Sequence[str] = (),
     attributes: Sequence[str] = (),
     conversation: Sequence[str] = (),
+    candidates: bool = False,
 ) -> pa.Schema:
     """Return the schema of the Parquet files, with reasoning, seeds' metadata and the like if asked for.
 
     `conversation` are the columns of who ended it, and of goals.
     """
+    apart = reasoning in ("column", "field")
     more = [
-        *([_REASONING] if reasoning in ("column", "field") else []),
+        *([_REASONING] if apart else []),
+        *([_candidates(dimensions, apart)] if candidates else []),
         *([_SEED_METADATA] if seed_metadata else []),
         *(pa.field(column, _text) for column in attribute_columns(attributes)),
         *(pa.field(column, _CONVERSATION[column]) for column in conversation),
@@ -206,6 +241,18 @@ def prompt_completion_features(tools: bool, reasoning: Reasoning = "none") -> li
         return head + [{"name": name, "list": "json"} for name in ("prompt", "completion", "tools")]
     messages = openai_features(tools, reasoning)[0]
     return head + [{**messages, "name": name} for name in ("prompt", "completion")]
+
+
+def dpo_features(tools: bool, reasoning: Reasoning = "none") -> list[dict[str, Any]]:
+    """As `openai_features`, of a prompt and two answers, with id, turn and scores."""
+    messages = {"list": "json"} if tools else openai_features(tools, reasoning)[0]
+    return [
+        {"name": "id", "dtype": "string"},
+        {"name": "turn", "dtype": "int32"},
+        *({**messages, "name": name} for name in ("prompt", "chosen", "rejected")),
+        *({"name": name, "dtype": "float64"} for name in ("chosen_score", "rejected_score", "margin")),
+        *([{"name": "tools", "list": "json"}] if tools else []),
+    ]
 
 
 def sharegpt_features(

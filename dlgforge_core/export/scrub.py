@@ -11,6 +11,7 @@ from typing import Any
 
 from dlgforge_core.common.secrets import can_be_secret, password_of, redact
 from dlgforge_core.dialogue import (
+    Candidate,
     Dialogue,
     Evidence,
     GoalVerdict,
@@ -124,21 +125,34 @@ class Scrubber:
     def _turn(self, turn: Turn, n_calls: int) -> Turn:
         details = turn.details
         if details != TurnDetails():
-            details = replace(
-                details,
-                evidence=tuple(map(self._evidence, details.evidence)),
-                tools=tuple(self._tool(event, n_calls + i) for i, event in enumerate(details.tools)),
-                reasoning=self.tool_text(details.reasoning),
-                opening=self.text(details.opening),
-                opening_reasoning=self.tool_text(details.opening_reasoning),
-                call_reasoning=tuple(map(self.tool_text, details.call_reasoning)),
-            )
+            details = self._details(details, n_calls)
         return replace(
             turn,
             user=self.text(turn.user),
             assistant=self.text(turn.assistant),
             judgement=self._judgement(turn.judgement),
             details=details,
+        )
+
+    def _details(self, details: TurnDetails, n_calls: int) -> TurnDetails:
+        return replace(
+            details,
+            evidence=tuple(map(self._evidence, details.evidence)),
+            tools=tuple(self._tool(event, n_calls + i) for i, event in enumerate(details.tools)),
+            reasoning=self.tool_text(details.reasoning),
+            opening=self.text(details.opening),
+            opening_reasoning=self.tool_text(details.opening_reasoning),
+            call_reasoning=tuple(map(self.tool_text, details.call_reasoning)),
+            candidates=tuple(self._candidate(one, n_calls) for one in details.candidates),
+        )
+
+    def _candidate(self, one: Candidate, n_calls: int) -> Candidate:
+        return replace(
+            one,
+            answer=self.text(one.answer),
+            judgement=self._judgement(one.judgement),
+            model=self.text(last_part_if_absolute(one.model)),
+            details=self._details(one.details, n_calls),
         )
 
     def _judgement(self, judgement: Judgement | None) -> Judgement | None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dlgforge_core.config.saving import DatasetFilesConfig
-from dlgforge_core.dialogue import Dialogue, Turn
+from dlgforge_core.dialogue import Dialogue, Turn, TurnDetails
 from dlgforge_core.export.formats import FORMATS, Format, FormatContext
 from dlgforge_core.export.openai_messages import Record
 from dlgforge_core.export.records import clean
@@ -27,10 +27,12 @@ Records = Callable[[Dialogue], Iterable[Record]]
 
 
 class Sink(Protocol):
-    """What writes dialogues to a file."""
+    """What writes dialogues to a file; `name` is its path in the dataset's folder."""
 
-    def write(self, dialogue: Dialogue) -> None:
-        """Write the rows of a dialogue."""
+    name: str
+
+    def write(self, dialogue: Dialogue) -> int:
+        """Write the rows of a dialogue; returns how many there are."""
         ...
 
     def close(self) -> None:
@@ -46,13 +48,12 @@ def open_sinks(
     for split in saving.splits:
         for form in formats_of(saving):
             records = functools.partial(form.written, context=context)
-            path = folder / form.file_name(split)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            (folder / form.file_name(split)).parent.mkdir(parents=True, exist_ok=True)
             made: list[Sink] = []
             if form.schema is not None:
-                made.append(_ParquetSink(path, form.schema(context), records))
+                made.append(_ParquetSink(folder, form.file_name(split), form.schema(context), records))
             if form.schema is None or has_twin(form, saving):
-                made.append(_JsonlSink(folder / form.file_name(split, "jsonl"), records))
+                made.append(_JsonlSink(folder, form.file_name(split, "jsonl"), records))
             for sink in made:
                 stack.callback(sink.close)
             sinks.setdefault(split, []).extend(made)
@@ -70,31 +71,38 @@ def has_twin(form: Format, saving: DatasetFilesConfig) -> bool:
 
 
 class _JsonlSink:
-    def __init__(self, path: Path, records: Records) -> None:
+    def __init__(self, folder: Path, name: str, records: Records) -> None:
+        self.name = name
         self._records = records
-        self._file = path.open("wb")
+        self._file = (folder / name).open("wb")
 
-    def write(self, dialogue: Dialogue) -> None:
+    def write(self, dialogue: Dialogue) -> int:
+        rows = 0
         for record in self._records(dialogue):
             self._file.write(orjson.dumps(clean(record), option=orjson.OPT_APPEND_NEWLINE))
+            rows += 1
+        return rows
 
     def close(self) -> None:
         self._file.close()
 
 
 class _ParquetSink:
-    def __init__(self, path: Path, schema: pa.Schema, records: Records) -> None:
+    def __init__(self, folder: Path, name: str, schema: pa.Schema, records: Records) -> None:
+        self.name = name
         self._records = records
         self._schema = schema
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(folder / name, self._schema, compression="zstd")
         self._rows: list[Record] = []
         self._chars = 0
 
-    def write(self, dialogue: Dialogue) -> None:
-        self._rows.extend(map(clean, self._records(dialogue)))
+    def write(self, dialogue: Dialogue) -> int:
+        rows = list(map(clean, self._records(dialogue)))
+        self._rows.extend(rows)
         self._chars += sum(_size(turn) for turn in dialogue.turns)
         if len(self._rows) >= ROW_GROUP_ROWS or self._chars >= ROW_GROUP_CHARS:
             self._flush()
+        return len(rows)
 
     def _flush(self) -> None:
         if self._rows:
@@ -111,7 +119,12 @@ class _ParquetSink:
 def _size(turn: Turn) -> int:
     """About how many characters of a turn a row group holds."""
     details = turn.details
-    tools = sum(len(event.result) + len(event.error) + 200 for event in details.tools)
     passages = sum(len(evidence.text) + 200 for evidence in details.evidence)
+    others = sum(len(one.answer) + _size_behind(one.details) + 400 for one in details.candidates)
     messages = len(details.opening) + len(turn.user) + len(turn.assistant)
-    return messages + len(details.reasoning) + tools + passages
+    return messages + _size_behind(details) + passages + others
+
+
+def _size_behind(details: TurnDetails) -> int:
+    tools = sum(len(event.result) + len(event.error) + 200 for event in details.tools)
+    return len(details.reasoning) + tools

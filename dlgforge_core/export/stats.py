@@ -9,6 +9,7 @@ from typing import Any
 
 from dlgforge_core.config.conversation import ENDED_BY
 from dlgforge_core.dialogue import Dialogue, Ending, topic_of
+from dlgforge_core.export.preference_figures import PreferenceFigures
 from dlgforge_core.export.records import clean
 from dlgforge_core.export.token_counts import MessageSizes
 from dlgforge_core.quality.diversity import Diversity
@@ -42,6 +43,7 @@ class DatasetFigures:
     by_attribute: dict[str, Counter[str]] = field(default_factory=dict)
     conversation: Sequence[str] = ()
     """The columns of who ended dialogues, and of goals."""
+    preferences: PreferenceFigures = field(default_factory=PreferenceFigures)
 
     def add(self, dialogue: Dialogue, split: str) -> None:
         """Count one dialogue in."""
@@ -49,6 +51,7 @@ class DatasetFigures:
         self.dialogues.add(dialogue)
         self.diversity.add(dialogue, language)
         self.sizes.add(dialogue)
+        self.preferences.add(dialogue)
         self.by_language[language] += 1
         self.by_split[split] += 1
         self.turns_by_split[split] += len(dialogue.turns)
@@ -105,6 +108,7 @@ class DatasetFigures:
                 "reasons": _sorted(self.reasons),
                 **self._rubric(),
             },
+            **({"preferences": preferences} if (preferences := self.preferences.to_json()) else {}),
             "models": {role: sorted(models) for role, models in sorted(self.models.items())},
             "documents": self._documents(),
             "tools": {

@@ -14,6 +14,7 @@ from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.formats import FORMATS, Format, FormatContext
 from dlgforge_core.export.schema import (
+    CANDIDATES,
     SEED_METADATA,
     conversation_columns,
     rated_dimensions,
@@ -32,8 +33,8 @@ class DatasetError(DlgforgeError):
 def verify_dataset(folder: Path) -> dict[str, int]:
     """Dialogues by format in the files of `folder`, each read whole, a piece at a time.
 
-    Every format must hold the same number in each split, and no seed topic may be in two splits. Raises
-    DatasetError naming file and line or column.
+    Every format must hold the same number in each split, but for pairs, which not all have; and no seed topic
+    may be in two splits. Raises DatasetError naming file and line or column.
     """
     stats = read_stats(folder)
     renamed = stats.get("output_columns", {})
@@ -76,8 +77,9 @@ def _compare_twins(folder: Path, form: Format, counts: Mapping[str, int]) -> Non
 
 
 def _compare(folder: Path, counts: Mapping[str, Mapping[str, int]], stats: Mapping[str, Any]) -> None:
-    first = next(iter(counts))
-    for name, by_split in counts.items():
+    whole = {name: by_split for name, by_split in counts.items() if not FORMATS[name].partial}
+    first = next(iter(whole), "")
+    for name, by_split in whole.items():
         if by_split != counts[first]:
             raise DatasetError(
                 f"the files in {folder} hold different numbers of dialogues: "
@@ -136,6 +138,7 @@ def _parquet(path: Path, schema_of: Callable[[FormatContext], pa.Schema]) -> Ite
                     seed_metadata=SEED_METADATA in names,
                     dimensions=rated_dimensions(file.schema_arrow),
                     conversation=conversation_columns(names),
+                    candidates=CANDIDATES in names,
                     attributes=[
                         name.removeprefix(COLUMN_PREFIX) for name in names if name.startswith(COLUMN_PREFIX)
                     ],

@@ -28,10 +28,11 @@ from typing import Any, Protocol
 from dlgforge_core.config.saving import DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue, Role
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
-from dlgforge_core.export.filters import SEMANTIC_DEDUP, EmptyDatasetError, Predicate, Sieve
+from dlgforge_core.export.filters import SEMANTIC_DEDUP, EmptyDatasetError, NoPairsError, Predicate, Sieve
 from dlgforge_core.export.folder import make_private, move_into_place, writing_folder
 from dlgforge_core.export.formats import FORMATS, FormatContext
 from dlgforge_core.export.plots import dataset_plots
+from dlgforge_core.export.preference_figures import PreferenceFigures
 from dlgforge_core.export.records import clean
 from dlgforge_core.export.scrub import Scrubber, last_part_if_absolute, machine_folders, secrets_of
 from dlgforge_core.export.sinks import formats_of, has_twin, open_sinks
@@ -75,6 +76,7 @@ class DatasetSummary:
     diversity: Mapping[str, Any] = field(default_factory=dict)
     sizes: MessageSizes = field(default_factory=MessageSizes)
     conversation: tuple[str, ...] = ()
+    preferences: PreferenceFigures = field(default_factory=PreferenceFigures)
 
 
 class Dedup(Protocol):
@@ -105,6 +107,7 @@ def write_dataset(
     dimensions: Sequence[str] = (),
     attributes: Sequence[str] = (),
     conversation: Sequence[str] = (),
+    candidates: bool = False,
     secrets: Iterable[str] | None = None,
 ) -> DatasetSummary:
     """Write `dialogues` to `folder` as `saving` says, with a card, figures and plots beside them.
@@ -114,7 +117,8 @@ def write_dataset(
     were given up, `tool_definitions` are the assistant's tools by name, `judges` those who judged when it was
     not the model that they name, `alpha` how far they agree, `offered` the tools that could be called. With
     `seed_metadata` the metadata of seed topics is a column of its own, and so is each of `attributes` and of
-    `conversation`, see `ConversationConfig.columns`; `system` says that dialogues may have system messages.
+    `conversation`, see `ConversationConfig.columns`; `system` says that dialogues may have system messages,
+    `candidates` that turns may have several answers.
     The texts of passages are those that the evidence of `dialogues` carries. What is in `secrets` (by default
     this process's) is struck out everywhere.
 
@@ -135,6 +139,7 @@ def write_dataset(
         turns_by_split=_zeros(saving.splits),
         sizes=MessageSizes(token_counter(saving.tokenizer)),
         conversation=conversation,
+        preferences=PreferenceFigures(saving.min_margin),
     )
     known = secrets_of(os.environ) if secrets is None else set(secrets)
     scrubber = Scrubber(known, machine_folders(folder))
@@ -142,7 +147,8 @@ def write_dataset(
         sifted = (dialogue for dialogue in dialogues if sieve(dialogue))
         thinned = sifted if dedup is None else dedup.filter(sifted)
         shown = (_shown(dialogue, saving) for dialogue in thinned)
-        kept = (scrubber.dialogue(_with_judges(dialogue, judges)) for dialogue in shown)
+        named = (_with_assistants(_with_judges(dialogue, judges)) for dialogue in shown)
+        kept = map(scrubber.dialogue, named)
         context = FormatContext(
             reasoning=saving.reasoning,
             passages=saving.passages == "context",
@@ -154,13 +160,17 @@ def write_dataset(
             attributes=attributes,
             conversation=conversation,
             renamed=saving.output_columns,
+            candidates=candidates,
+            min_margin=saving.min_margin,
         )
-        _write_dialogues(kept, writing, saving, context, dataset)
+        written = _write_dialogues(kept, writing, saving, context, dataset)
         if dedup is not None:
             sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused
         if not dataset.dialogues.n_dialogues:
             raise EmptyDatasetError(sieve.read, sieve.refused, saving.filters)
-        files = _files(writing, saving, dataset)
+        files = _files(writing, saving, written)
+        if not files:
+            raise NoPairsError(sieve.read, sieve.refused, dataset.dialogues.n_dialogues, saving.min_margin)
         names = [file.name for file in files]
         about = CardFacts(
             title=saving.card.title or title,
@@ -186,6 +196,7 @@ def write_dataset(
         diversity=dataset.diversity.to_json(),
         sizes=dataset.sizes,
         conversation=tuple(conversation),
+        preferences=dataset.preferences,
     )
 
 
@@ -195,14 +206,19 @@ def _write_dialogues(
     saving: DatasetFilesConfig,
     context: FormatContext,
     dataset: DatasetFigures,
-) -> None:
-    """Write each dialogue to the files of its split, in every format, and count it in `dataset`."""
+) -> Counter[str]:
+    """Write each dialogue to the files of its split, in every format, and count it in `dataset`.
+
+    Returns the number of dialogues in each file.
+    """
+    written: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         sinks = open_sinks(stack, writing, saving, context)
         for dialogue, split in _with_splits(dialogues, saving.splits, writing):
             for sink in sinks[split]:
-                sink.write(dialogue)
+                written[sink.name] += sink.write(dialogue) > 0
             dataset.add(dialogue, split)
+    return written
 
 
 def _with_judges(dialogue: Dialogue, judges: Sequence[str]) -> Dialogue:
@@ -213,6 +229,15 @@ def _with_judges(dialogue: Dialogue, judges: Sequence[str]) -> Dialogue:
         if judge := ", ".join(filter(None, named)):
             models[Role.JUDGE.value] = judge
     return replace(dialogue, models=models)
+
+
+def _with_assistants(dialogue: Dialogue) -> Dialogue:
+    """`dialogue` naming who wrote its answers, where candidates may have models of their own."""
+    models = [one.model for turn in dialogue.turns for one in turn.details.candidates if one.chosen]
+    if not models:
+        return dialogue
+    named = ", ".join(dict.fromkeys(map(last_part_if_absolute, models)))
+    return replace(dialogue, models={**dialogue.models, Role.ASSISTANT.value: named})
 
 
 def _shown(dialogue: Dialogue, saving: DatasetFilesConfig) -> Dialogue:
@@ -268,10 +293,9 @@ def _with_splits(
     spool.unlink()
 
 
-def _files(writing: Path, saving: DatasetFilesConfig, dataset: DatasetFigures) -> list[DatasetFile]:
-    """Return the files to keep: those of splits that hold something."""
-    splits = [split for split, count in dataset.by_split.items() if count]
-    forms = formats_of(saving)
+def _files(writing: Path, saving: DatasetFilesConfig, written: Mapping[str, int]) -> list[DatasetFile]:
+    """Return the files to keep: those that hold something, by how many dialogues were `written` to each."""
+    splits, forms = list(saving.splits), formats_of(saving)
     found = [(form.name, split, form.file_name(split)) for form in forms for split in splits]
     twins = [form for form in forms if has_twin(form, saving)]
     found += [(form.name, split, form.file_name(split, "jsonl")) for form in twins for split in splits]
@@ -280,11 +304,12 @@ def _files(writing: Path, saving: DatasetFilesConfig, dataset: DatasetFigures) -
             format=name,
             split=split,
             name=path,
-            dialogues=dataset.by_split[split],
+            dialogues=written[path],
             bytes=(writing / path).stat().st_size,
             sha256=_sha256(writing / path),
         )
         for name, split, path in found
+        if written[path]
     ]
 
 

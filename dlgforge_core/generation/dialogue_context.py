@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlgforge_core.config import AgentsConfig, ExamplesConfig, JudgeConfig
+from dlgforge_core.config import AgentsConfig, AnswersConfig, ExamplesConfig, JudgeConfig
 from dlgforge_core.conversation.acceptance import Acceptance
 from dlgforge_core.conversation.script import Script
 from dlgforge_core.dialogue import Role
+from dlgforge_core.generation.assistants import Assistants
 from dlgforge_core.generation.dialogue_store import DialogueStore
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.tools import Toolbox
@@ -43,6 +44,12 @@ class DialogueContext:
     templates: Templates = SHIPPED
     examples: ExamplesConfig = field(default_factory=ExamplesConfig)
     trace: Trace | None = None
+    answers: AnswersConfig = field(default_factory=AnswersConfig)
+
+    @functools.cached_property
+    def assistants(self) -> Assistants:
+        """Who gives each of several answers."""
+        return Assistants.of(self.answers, self.agents.kb_responder, self.models[Role.ASSISTANT])
 
     @functools.cached_property
     def verdict_schema(self) -> dict[str, Any]:

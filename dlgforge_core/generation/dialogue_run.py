@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 
+from dlgforge_core.config import AgentConfig
 from dlgforge_core.conversation.acceptance import NONE_LACKING, Shortcomings
 from dlgforge_core.conversation.outcomes import (
     Amended,
@@ -23,6 +25,7 @@ from dlgforge_core.conversation.outcomes import (
     ToolResults,
     UserLeft,
 )
+from dlgforge_core.conversation.script import ANSWER_ATTEMPTS
 from dlgforge_core.conversation.steps import (
     Amend,
     Answer,
@@ -30,6 +33,7 @@ from dlgforge_core.conversation.steps import (
     Call,
     CallTools,
     Commit,
+    Compare,
     End,
     Finish,
     Judge,
@@ -51,7 +55,7 @@ from dlgforge_core.generation.tool_rounds import (
 )
 from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.generation.traced import complete_traced
-from dlgforge_core.generation.verdicts import verdict_on
+from dlgforge_core.generation.verdicts import compare, verdict_on
 from dlgforge_core.knowledge.types import Hit
 from dlgforge_core.llm.client import CallError, Completion, Message, RequestRefusedError
 from dlgforge_core.llm.tool_calls import ToolDefinition
@@ -145,6 +149,8 @@ class DialogueRun:
                     return await self._record(await self._open())
                 case Judge():
                     return await self._record(await verdict_on(self._context, self._plan, self._state, step))
+                case Compare():
+                    return await self._record(await compare(self._context, self._plan, self._state, step))
         except RequestRefusedError:
             raise
         except CallError as error:
@@ -279,7 +285,7 @@ class DialogueRun:
 
     async def _answer(self, step: Answer) -> Outcome:
         anchor = await self._anchored()
-        given = await self._passages(step)
+        given, trace = await self._passages(step), self._context.trace
         messages = prompts.assistant(
             self._plan,
             self._state.turns,
@@ -289,32 +295,42 @@ class DialogueRun:
             on_topic=anchor is None or anchor.on_topic,
             instructions=self._context.agents.kb_responder.instructions,
             examples=self._context.examples.of(self._plan, Role.ASSISTANT),
-            trace=trace.parts if (trace := self._context.trace) else (),
+            trace=trace.parts if trace else (),
             form=trace.words if trace and step.offered else "",
             templates=self._context.templates,
             opening=self._state.opening,
         )
+        if (review := step.review) is not None:
+            shown = prompt_of(messages, dataclasses.replace(step, rounds=review.rounds, without_last=False))
+            messages = prompts.revision(
+                *(self._plan, shown, step.question, review.answered.answer, review.judgement),
+                trace=trace.parts if trace else (),
+                form=trace.words if trace and step.offered else "",
+                templates=self._context.templates,
+            )
         tools = self._toolbox().definitions if step.offered else None
+        agent, model = self._context.assistants.of_step(step)
+        attempt = step.attempt + step.candidate * ANSWER_ATTEMPTS
         completion = await self._complete(
-            Role.ASSISTANT, step.turn, step.attempt, prompt_of(messages, step), tools
+            Role.ASSISTANT, step.turn, attempt, prompt_of(messages, step), tools, agent, model
         )
         keep_reasoning = self._context.keep_reasoning
         if completion.tool_calls:
-            return tools_called(completion, step.rounds, keep_reasoning=keep_reasoning)
+            return tools_called(completion, step, keep_reasoning=keep_reasoning)
         answer = without_quotes(completion.text, grounded=anchor is not None)
         if not answer:
-            return AnswerRejected()
-        hits = [*given, *await self._hits(step.rounds)]
+            return AnswerRejected(step.candidate)
+        hits = [*given, *await self._hits(step.all_rounds)]
         details = TurnDetails(
             evidence=evidence_of(
                 self._plan, anchor.evidence[step.turn] if anchor is not None else None, hits, answer
             ),
-            tools=events_of(step.rounds),
-            reasoning=reasoning_of(step.rounds, completion) if keep_reasoning else "",
-            call_reasoning=call_reasoning_of(step.rounds) if keep_reasoning else (),
+            tools=events_of(step.all_rounds),
+            reasoning=reasoning_of(step.all_rounds, completion) if keep_reasoning else "",
+            call_reasoning=call_reasoning_of(step.all_rounds) if keep_reasoning else (),
             off_topic=anchor is not None and not anchor.on_topic,
         )
-        return Answered(answer, details)
+        return Answered(answer, details, step.candidate, self._context.assistants.source(step))
 
     async def _passages(self, step: Answer) -> list[Hit]:
         """Return what the assistant is given for the question, found once for all its attempts."""
@@ -354,6 +370,8 @@ class DialogueRun:
         attempt: int,
         messages: Sequence[Message],
         tools: Sequence[ToolDefinition] | None = None,
+        agent: AgentConfig | None = None,
+        model: str = "",
         *,
         traced: bool = True,
     ) -> Completion:
@@ -363,8 +381,8 @@ class DialogueRun:
         async with context.slots.slot(context.script.remaining(self._state), role.value):
             return await complete(
                 role,
-                context.agents.of(role),
-                context.models[role],
+                agent or context.agents.of(role),
+                model or context.models[role],
                 messages,
                 affinity=self._plan.dialogue_id,
                 seed=context.call_seed(self._plan.dialogue_id, role, index, attempt),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from dlgforge_core.conversation.outcomes import GoalJudged, Judged, Unjudged
+from dlgforge_core.conversation.outcomes import Compared, GoalJudged, Judged, Unjudged
 
 _ENOUGH = 8
 
@@ -19,9 +19,9 @@ class JudgeWatch:
         self._first: Unjudged | None = None
         self._dialogues: set[str] = set()
 
-    def saw(self, dialogue_id: str, outcome: Judged | GoalJudged | Unjudged) -> None:
+    def saw(self, dialogue_id: str, outcome: Judged | GoalJudged | Compared | Unjudged) -> None:
         """Count what the judge gave."""
-        if isinstance(outcome, Judged | GoalJudged):
+        if not isinstance(outcome, Unjudged):
             self._worked = True
             self._dialogues.clear()
             return

@@ -18,6 +18,7 @@ from dlgforge_core.config import (
     validate,
 )
 from dlgforge_core.config.backends import backend_of
+from dlgforge_core.config.base import KeyedError
 from dlgforge_core.dialogue import DropReason, Role
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.generation.planned import planning_of
@@ -92,6 +93,10 @@ def _plan(
     index_id: str,
 ) -> PreparedRun:
     generation = with_question_kinds(generation, llm)
+    try:
+        generation.answers.check_models(llm)
+    except KeyedError as error:
+        raise ConfigError(f"{'.'.join(map(str, error.key))}: {error}") from None
     source = ContentSource(store.dataset, index_id)
     planning = planning_of(store, generation, llm, batches, languages, batch_names, index_id)
     if planning.documents is not None:

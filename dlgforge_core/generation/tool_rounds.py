@@ -32,13 +32,14 @@ def prompt_of(messages: Sequence[Message], step: Answer) -> list[Message]:
     return history if step.offered else fold(history)
 
 
-def tools_called(completion: Completion, rounds: Sequence[ToolRound], *, keep_reasoning: bool) -> ToolsCalled:
+def tools_called(completion: Completion, step: Answer, *, keep_reasoning: bool) -> ToolsCalled:
     """Return the outcome of an answer that calls tools."""
-    calls = _numbered(completion.tool_calls[:MAX_CALLS_AT_ONCE], events_of(rounds))
+    calls = _numbered(completion.tool_calls[:MAX_CALLS_AT_ONCE], events_of(step.all_rounds))
     return ToolsCalled(
         call_message(completion.text, calls, completion.state),
         {call.id: call.problem for call in calls if call.problem},
         completion.reasoning if keep_reasoning else "",
+        step.candidate,
     )
 
 
@@ -89,7 +90,8 @@ async def call_tools(toolbox: Toolbox, step: CallTools) -> tuple[ToolResults, li
         known[key] = event
         hits.extend(found)
     events = tuple(dataclasses.replace(known[_key(call)], call_id=call.id) for call in calls)
-    return ToolResults(events, tuple((hit.chunk.chunk_id, float(hit.score)) for hit in hits)), hits
+    passages = tuple((hit.chunk.chunk_id, float(hit.score)) for hit in hits)
+    return ToolResults(events, passages, step.candidate), hits
 
 
 def _numbered(calls: Sequence[ToolCall], events: Sequence[ToolEvent]) -> list[ToolCall]:

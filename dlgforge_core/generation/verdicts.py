@@ -6,14 +6,16 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from dlgforge_core.conversation.outcomes import GOAL, GoalJudged, Judged
+from dlgforge_core.conversation.outcomes import GOAL, Compared, GoalJudged, Judged
 from dlgforge_core.conversation.state import State
-from dlgforge_core.conversation.steps import Judge
-from dlgforge_core.dialogue import DialoguePlan, Role
+from dlgforge_core.conversation.steps import Compare, Judge
+from dlgforge_core.dialogue import DialoguePlan, Role, Turn
+from dlgforge_core.generation.assistants import compared_order, with_room_for
 from dlgforge_core.generation.dialogue_context import DialogueContext
 from dlgforge_core.llm.client import Message
+from dlgforge_core.prompting.comparison import comparison_schema, judgements_from
 from dlgforge_core.prompting.goal_verdicts import GOAL_SCHEMA, goal_from, goal_judge
-from dlgforge_core.prompting.verdict_evidence import chunks_shown, verdict_messages
+from dlgforge_core.prompting.verdict_evidence import chunks_shown, comparison_messages, verdict_messages
 from dlgforge_core.prompting.verdict_prompts import alternating
 from dlgforge_core.prompting.verdict_reading import judgement_from
 
@@ -29,20 +31,19 @@ async def verdict_on(
     if subject == GOAL:
         messages = goal_judge(plan, seen, instructions=instructions, templates=templates)
         read: Callable[[dict[str, Any]], Any] = goal_from
-        return GoalJudged(await _ask(context, plan, state, step, messages, GOAL_SCHEMA, read))
+        return GoalJudged(
+            await _ask(context, plan, state, _seed(context, plan, step), messages, GOAL_SCHEMA, read)
+        )
     whole = subject is None
     turns = seen if subject is None else seen[: subject + 1]
-    texts: Mapping[str, str] = {}
-    if context.grounding is not None:
-        # By ids, so that the judge is shown the same after a resume.
-        judged = [turn.details for turn in (turns if whole else turns[-1:])]
-        texts = await context.grounding.texts(chunks_shown(context.judge, judged))
+    if step.candidate:
+        turns = (*state.turns, state.answered_by(step.candidate))
     goal = whole and bool(plan.goal)
     messages = verdict_messages(
         context.judge,
         plan,
         turns,
-        texts,
+        await _texts(context, turns if whole else turns[-1:]),
         whole=whole,
         instructions=instructions,
         templates=templates,
@@ -50,29 +51,58 @@ async def verdict_on(
     )
     schema = context.verdict_schema_with_goal if goal else context.verdict_schema
     read = functools.partial(judgement_from, judge=context.judge, goal=goal)
-    return Judged(subject, await _ask(context, plan, state, step, messages, schema, read))
+    verdict = await _ask(context, plan, state, _seed(context, plan, step), messages, schema, read)
+    return Judged(subject, verdict, step.candidate)
+
+
+async def compare(context: DialogueContext, plan: DialoguePlan, state: State, step: Compare) -> Compared:
+    """Have the judge give a verdict on each of several answers, in one call. Raises CallError."""
+    order = compared_order(step, context.seed, plan.dialogue_id)
+    answers = [state.answered_by(candidate) for candidate in order]
+    messages = comparison_messages(
+        *(context.judge, plan, state.turns, answers, await _texts(context, answers)),
+        instructions=context.agents.qa_judge.instructions,
+        templates=context.templates,
+    )
+    schema = comparison_schema(context.judge, len(order))
+    read = functools.partial(judgements_from, judge=context.judge, count=len(order))
+    seed = context.call_seed(plan.dialogue_id, Role.JUDGE, step.turn, 0)
+    verdicts = await _ask(context, plan, state, seed, messages, schema, read, len(order))
+    return Compared(step.turn, dict(sorted(zip(order, verdicts, strict=True))))
+
+
+def _seed(context: DialogueContext, plan: DialoguePlan, step: Judge) -> int:
+    # Of what is no turn, after all turns.
+    index = {None: plan.n_turns, GOAL: plan.n_turns + 1}.get(step.subject, step.subject or 0)
+    return context.call_seed(plan.dialogue_id, Role.JUDGE, index, step.attempt + step.candidate)
+
+
+async def _texts(context: DialogueContext, judged: Sequence[Turn]) -> Mapping[str, str]:
+    """Return the passages behind what is judged, by ids: the judge is shown the same after a resume."""
+    if context.grounding is None:
+        return {}
+    return await context.grounding.texts(chunks_shown(context.judge, [turn.details for turn in judged]))
 
 
 async def _ask(
     context: DialogueContext,
     plan: DialoguePlan,
     state: State,
-    step: Judge,
+    seed: int,
     messages: Sequence[Message],
     schema: Mapping[str, Any],
     read: Callable[[dict[str, Any]], T],
+    verdicts: int = 1,
 ) -> T:
-    # Of what is no turn, after all turns.
-    index = {None: plan.n_turns, GOAL: plan.n_turns + 1}.get(step.subject, step.subject or 0)
     async with context.slots.slot(context.script.remaining(state), Role.JUDGE.value):
         verdict, _ = await context.client.complete_json(
             Role.JUDGE,
-            context.agents.of(Role.JUDGE),
+            with_room_for(context.agents.of(Role.JUDGE), verdicts),
             context.models[Role.JUDGE],
             alternating(messages),
             schema,
             read,
             affinity=plan.dialogue_id,
-            seed=context.call_seed(plan.dialogue_id, Role.JUDGE, index, step.attempt),
+            seed=seed,
         )
     return verdict

@@ -16,6 +16,7 @@ from dlgforge_core.conversation.acceptance import Acceptance
 from dlgforge_core.conversation.outcomes import (
     Amended,
     Committed,
+    Compared,
     Finished,
     GoalJudged,
     Judged,
@@ -114,6 +115,7 @@ class Worker:
             acceptance=acceptance,
             templates=Templates.of(generation.prompts),
             examples=generation.examples,
+            answers=generation.answers,
         )
         slots = self._context.slots
         store.write_is_awaited = lambda: not slots.all_wanted
@@ -262,7 +264,7 @@ class Worker:
         match outcome:
             case Committed():
                 self._counts.turns += 1
-            case Judged() | GoalJudged() | Unjudged():
+            case Judged() | GoalJudged() | Compared() | Unjudged():
                 self._judging.saw(dialogue_id, outcome)
 
     async def _check_judge(self) -> None:

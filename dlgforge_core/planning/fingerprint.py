@@ -75,6 +75,7 @@ def content_config(
         **({"attributes": _attributes(generation)} if generation.attributes else {}),
         **({"reasoning": generation.reasoning.model_dump()} if generation.reasoning.prompted else {}),
         **({"conversation": course} if (course := _course(generation)) else {}),
+        **({"answers": answers} if (answers := _answers(generation)) else {}),
         "run": {**run, "turns": asdict(TurnCounts.from_config(generation.run))},
         "personas": asdict(personas),
         "judge": _judge(generation.judge) if Role.JUDGE in roles else None,
@@ -123,6 +124,10 @@ def _without_topics(generation: GenerationConfig) -> dict[str, Any]:
     """Say what dialogues are made from, and in which languages where these share the documents."""
     run = generation.run
     return {"documents": run.count_key, "languages": run.target_languages if run.counts_documents else []}
+
+
+def _answers(generation: GenerationConfig) -> dict[str, Any]:
+    return generation.answers.model_dump(mode="json", exclude_defaults=True)
 
 
 def _agent(llm: LlmConfig, role: Role) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dlgforge_core.config import ExampleConfig
-from dlgforge_core.dialogue import DialoguePlan, Role, Turn
+from dlgforge_core.dialogue import DialoguePlan, Judgement, Role, Turn
 from dlgforge_core.llm.forms import Form
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.prompting.ending import END_MARKER, ending_form
@@ -156,10 +156,8 @@ def assistant(
         messages.append({"role": "user", "content": turn.user})
         messages.append({"role": "assistant", "content": turn.assistant})
     role, common = Role.ASSISTANT, everywhere(plan)
-    asked = [templates.render(role, "question", passages=passages, question=question, **common)]
-    if trace:
-        asked.append(templates.render(role, "trace", parts=trace, **common))
-    messages.append({"role": "user", "content": "\n\n".join(filter(None, (*asked, form)))})
+    asked = templates.render(role, "question", passages=passages, question=question, **common)
+    messages.append({"role": "user", "content": _with_trace(plan, asked, trace, form, templates)})
     return messages
 
 
@@ -219,3 +217,36 @@ def _assistant_system(
     )
     more = templates.render(role, "examples", examples=few, **common) if few else ""
     return beginning(system, more)
+
+
+def revision(
+    plan: DialoguePlan,
+    messages: Sequence[Message],
+    question: str,
+    answer: str,
+    judgement: Judgement,
+    *,
+    trace: Sequence[Mapping[str, str]] = (),
+    form: str = "",
+    templates: Templates = SHIPPED,
+) -> list[Message]:
+    """Return the prompt of an answer, with that answer and the request for a better one; see `assistant`."""
+    request = templates.render(
+        Role.ASSISTANT,
+        "revision",
+        comment=inline(judgement.comment),
+        labels=", ".join(judgement.reasons),
+        question=question,
+        **everywhere(plan),
+    )
+    asked = _with_trace(plan, request, trace, form, templates)
+    return [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": asked}]
+
+
+def _with_trace(
+    plan: DialoguePlan, request: str, trace: Sequence[Mapping[str, str]], form: str, templates: Templates
+) -> str:
+    parts = [request]
+    if trace:
+        parts.append(templates.render(Role.ASSISTANT, "trace", parts=trace, **everywhere(plan)))
+    return "\n\n".join(filter(None, (*parts, form)))

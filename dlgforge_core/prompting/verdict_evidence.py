@@ -50,6 +50,25 @@ def verdict_messages(
     return with_goal(messages, plan, templates) if goal else messages
 
 
+def comparison_messages(
+    judge: JudgeConfig,
+    plan: DialoguePlan,
+    before: Sequence[Turn],
+    answers: Sequence[Turn],
+    texts: Mapping[str, str],
+    *,
+    instructions: str = "",
+    templates: Templates = SHIPPED,
+) -> list[Message]:
+    """Return the prompt for a verdict on each of several answers to a question; see `verdict_messages`."""
+    return prompts.comparing_judge(
+        *(plan, judge, before, answers),
+        evidence=evidence_shown(judge, [turn.details for turn in answers], texts),
+        instructions=instructions,
+        templates=templates,
+    )
+
+
 def chunks_shown(judge: JudgeConfig, turns: Sequence[TurnDetails]) -> list[str]:
     """Ids of the chunks behind the turns that one verdict is about, each once, in the order they were given.
 

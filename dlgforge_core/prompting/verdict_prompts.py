@@ -30,6 +30,47 @@ def turn_judge(
 
     Earlier turns come with their verdicts, so that each prompt begins with most of the one before.
     """
+    messages = _so_far(plan, judge, before, turn, evidence, instructions, templates)
+    return [*messages, {"role": "user", "content": exchanges_of(plan, evidence, [turn], templates)}]
+
+
+def comparing_judge(
+    plan: DialoguePlan,
+    judge: JudgeConfig,
+    before: Sequence[Turn],
+    answers: Sequence[Turn],
+    *,
+    evidence: str = "",
+    instructions: str = "",
+    templates: Templates = SHIPPED,
+) -> list[Message]:
+    """One verdict on each of several `answers` to a question, the same turn with each of them.
+
+    The prompt begins as that for a verdict on the turn.
+    """
+    messages = _so_far(plan, judge, before, answers[0], evidence, instructions, templates)
+    listed = (f"Answer {n}:\n{quote(turn.assistant)}" for n, turn in enumerate(answers, 1))
+    compared = templates.render(
+        Role.JUDGE,
+        "answers",
+        evidence=evidence,
+        question=_question(answers[0]),
+        answers="\n".join(listed),
+        count=str(len(answers)),
+        **everywhere(plan),
+    )
+    return [*messages, {"role": "user", "content": compared}]
+
+
+def _so_far(
+    plan: DialoguePlan,
+    judge: JudgeConfig,
+    before: Sequence[Turn],
+    turn: Turn,
+    evidence: str,
+    instructions: str,
+    templates: Templates,
+) -> list[Message]:
     about = topic_of(plan, [*before, turn])
     system = _judge_system(plan, judge, about, evidence, instructions, templates, whole=False)
     messages = beginning(system)
@@ -37,7 +78,6 @@ def turn_judge(
         messages.append({"role": "user", "content": _exchange(earlier)})
         if earlier.judgement is not None:
             messages.append({"role": "assistant", "content": _verdict_text(earlier.judgement)})
-    messages.append({"role": "user", "content": exchanges_of(plan, evidence, [turn], templates)})
     return messages
 
 
@@ -134,8 +174,12 @@ def exchanges_of(plan: DialoguePlan, evidence: str, turns: Sequence[Turn], templ
 
 
 def _exchange(turn: Turn) -> str:
+    return f"{_question(turn)}\nAssistant:\n{quote(turn.assistant)}"
+
+
+def _question(turn: Turn) -> str:
     opening = f"Assistant:\n{quote(turn.details.opening)}\n" if turn.details.opening else ""
-    return f"{opening}User:\n{quote(turn.user)}\nAssistant:\n{quote(turn.assistant)}"
+    return f"{opening}User:\n{quote(turn.user)}"
 
 
 def _verdict_text(judgement: Judgement) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 
 from dlgforge_core.common.questions import question_key
 from dlgforge_core.config import ChecksConfig
-from dlgforge_core.dialogue import Outcomes
 from dlgforge_core.quality.findings import (
     COLLECTORS,
     EXCERPT_CHARS,
@@ -24,6 +23,7 @@ from dlgforge_core.quality.findings import (
     Finding,
     Findings,
 )
+from dlgforge_core.run_outcomes import Outcomes
 
 _REPEATS = "unique_questions"
 DROP_RATE = "drop_rate"

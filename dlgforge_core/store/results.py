@@ -19,13 +19,12 @@ import psycopg
 from dlgforge_core.dialogue import (
     Dialogue,
     DialoguePlan,
-    DroppedDialogue,
     Ending,
     GoalVerdict,
     Judgement,
-    Outcomes,
     Turn,
 )
+from dlgforge_core.run_outcomes import DroppedDialogue, Outcomes
 
 _OF_RUN = "SELECT plan_id, n_dialogues FROM run_plans WHERE run_id = %(run_id)s"
 _OF_FINGERPRINT = """

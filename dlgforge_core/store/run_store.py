@@ -11,9 +11,10 @@ import orjson
 
 from dlgforge_core.database.connection import Connection
 from dlgforge_core.database.database import Database
-from dlgforge_core.dialogue import Dialogue, DropReason, Outcomes, SeedTopic
+from dlgforge_core.dialogue import Dialogue, DropReason, SeedTopic
 from dlgforge_core.planning.plan import Plan
 from dlgforge_core.planning.seeds import SeedBatch
+from dlgforge_core.run_outcomes import Outcomes
 from dlgforge_core.store.attempts import Shortfall, open_spares, retry_dropped, shortfall
 from dlgforge_core.store.results import (
     Part,

@@ -12,10 +12,15 @@ import dagster as dg
 from pydantic import Field
 
 from dlgforge_core.common.secrets import secret_variables
-from dlgforge_core.config import ConversationConfig, DatasetFilesConfig, SemanticDedupConfig, validate
+from dlgforge_core.config import (
+    AnswersConfig,
+    ConversationConfig,
+    DatasetFilesConfig,
+    SemanticDedupConfig,
+    validate,
+)
 from dlgforge_core.config.asset_names import DIALOGUE_DATASET, DIALOGUES, JUDGEMENTS
 from dlgforge_core.database.embedded import dlgforge_home
-from dlgforge_core.dialogue import Outcomes
 from dlgforge_core.export.filters import EmptyDatasetError
 from dlgforge_core.export.scrub import secrets_of
 from dlgforge_core.export.writer import write_dataset
@@ -26,6 +31,7 @@ from dlgforge_core.knowledge.endpoints import embedding_endpoint
 from dlgforge_core.knowledge.texts import with_texts
 from dlgforge_core.prompting.tool_definitions import VECTOR_DB_SEARCH, WEB_SEARCH
 from dlgforge_core.quality.semantic import SemanticDedup
+from dlgforge_core.run_outcomes import Outcomes
 from dlgforge_core.store.run_records import RunRecord
 from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
@@ -36,7 +42,7 @@ from dlgforge_dagster.steps import run_and_scope
 from dlgforge_dagster.tags import OWNERS
 from dlgforge_dagster.versions import code_version
 
-_LATER = ("system", "opening", "filters.goal_met")
+_LATER = ("system", "opening", "filters.goal_met", "min_margin")
 """Keys that came after the first version."""
 
 
@@ -111,6 +117,7 @@ def _write(
                 offered=_offered(record),
                 seed_metadata=run_store.has_seed_metadata(scope),
                 system=bool(_conversation(record).system_prompts),
+                candidates=_has_candidates(record),
                 dimensions=dimensions,
                 attributes=sorted(record.config.get("generation", {}).get("attributes", {})),
                 conversation=_conversation(record).columns,
@@ -124,6 +131,8 @@ def _write(
         context.log.info(f"{former} finished dialogues of former seeds, edited or gone since then, stay out")
     for name, count in summary.refused.items():
         context.log.info(f"{count} dialogues were left out by the filter {name}")
+    for line in summary.preferences.lines(written="dpo" in saving.formats):
+        context.log.info(line)
     for note in saving.filters.notes(dataset.recipe.judge.reasons, dimensions):  # refuse nothing
         context.log.warning(note)
     samples = judged_dialogues(run_store, scope, limit=N_SAMPLES, mixed=True)
@@ -135,6 +144,11 @@ def _write(
 def _conversation(record: RunRecord) -> ConversationConfig:
     """Return what the conversations of a run are like; as usual for what an earlier version made."""
     return ConversationConfig(**record.config.get("generation", {}).get("conversation", {}))
+
+
+def _has_candidates(record: RunRecord) -> bool:
+    """Whether the turns of a run may have several answers."""
+    return AnswersConfig(**record.config.get("generation", {}).get("answers", {})).several
 
 
 def _described(saving: DatasetFilesConfig, description: str) -> DatasetFilesConfig:

@@ -38,6 +38,7 @@ def dataset_metadata(summary: DatasetSummary, samples: Iterable[Dialogue]) -> Ma
     return {
         **metadata,
         **rubric_metadata(figures),
+        **_preferences(summary),
         **grounding_metadata(figures),
         **course_metadata(figures, summary.conversation),
         **_diversity(summary.diversity),
@@ -46,6 +47,19 @@ def dataset_metadata(summary: DatasetSummary, samples: Iterable[Dialogue]) -> Ma
         **_counts(summary),
         "folder": dg.MetadataValue.path(summary.folder.absolute()),
         "files": _file_table(summary),
+    }
+
+
+def _preferences(summary: DatasetSummary) -> dict[str, Any]:
+    """Return how many questions got several answers, and how many pairs there are; nothing without any."""
+    figures = summary.preferences
+    if not figures.turns:
+        return {}
+    return {
+        "turns_with_candidates": figures.turns,
+        "revised_turns": figures.revised,
+        "preference_pairs": figures.pairs,
+        "turns_without_pair": figures.without.total(),
     }
 
 

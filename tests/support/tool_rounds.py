@@ -52,7 +52,7 @@ async def answer_with_tools(
                     if not completion.tool_calls:
                         reasoning = reasoning_of(step.rounds, completion)
                         return replace(completion, reasoning=reasoning), events_of(step.rounds), shown
-                    outcome = tools_called(completion, step.rounds, keep_reasoning=True)
+                    outcome = tools_called(completion, step, keep_reasoning=True)
             case CallTools():
                 outcome, hits = await call_tools(toolbox, step)
                 shown += hits

@@ -18,7 +18,6 @@ from dlgforge_core.dialogue import (
     DialoguePlan,
     Evidence,
     Judgement,
-    Outcomes,
     Persona,
     Role,
     SeedTopic,
@@ -40,6 +39,7 @@ from dlgforge_core.quality.findings import (
     findings_key,
     findings_of,
 )
+from dlgforge_core.run_outcomes import Outcomes
 
 USER = Persona("u", "Careful buyer", "A careful buyer who asks about the price and then about the guarantee.")
 ASSISTANT = Persona(

@@ -10,7 +10,7 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from dlgforge_core.config import AgentsConfig, JudgeConfig, ToolsConfig
+from dlgforge_core.config import AgentsConfig, AnswersConfig, JudgeConfig, ToolsConfig
 from dlgforge_core.conversation.outcomes import Asked, Outcome, QuestionRejected, Rejection, outcome_from
 from dlgforge_core.conversation.script import Script
 from dlgforge_core.conversation.state import State, fold
@@ -40,6 +40,10 @@ CHUNKS = [Chunk(f"0{n}", "bread.md", n, text, "en") for n, text in enumerate(["Y
 NOBODY = Persona("p", "somebody", "Curious.")
 MET = GoalVerdict(True, "It was paid.")
 PLAN = DialoguePlan("d1", 0, "en", 2, SeedTopic("t", "en", "bread"), NOBODY, NOBODY)
+
+
+ONE = AnswersConfig()
+SEVERAL = AnswersConfig(candidates=2, temperatures=[0.2, 1.0], models=["small", "large"], revise=9.0)
 
 
 class CrashError(Exception):
@@ -129,8 +133,11 @@ class Client:
         schema: Any,
         *_: Any,
         **rest: Any,
-    ) -> tuple[Judgement | GoalVerdict, None]:
+    ) -> tuple[Judgement | GoalVerdict | list[Judgement], None]:
         self._count(role, rest["seed"], messages)
+        if (compared := len(schema["properties"])) and "answer_1" in schema["properties"]:
+            assert agent.max_tokens == 256 * compared
+            return [Judgement(score, ("clear",), "Say more.") for score in range(compared)], None
         alone = "goal_met" in schema["properties"]
         return MET if alone else Judgement(7, ("clear",), "fine"), None
 
@@ -168,11 +175,11 @@ class Documents:
 USUAL = Script(3, tool_rounds=3, judges_turns=True)
 
 
-def carry(store: Store, client: Client, script: Script = USUAL) -> object:
+def carry(store: Store, client: Client, script: Script = USUAL, answers: AnswersConfig = ONE) -> object:
     """Carry the dialogue on, as a worker that has just claimed it."""
     judge = JudgeConfig()
     context = DialogueContext(
-        script=script,
+        script=replace(script, candidates=answers.candidates, revise=answers.revise),
         store=store,
         client=cast(LlmClient, client),
         slots=CallSlots(1),
@@ -183,12 +190,15 @@ def carry(store: Store, client: Client, script: Script = USUAL) -> object:
         toolbox=Toolbox(ToolsConfig(enabled=True)),
         grounding=cast(Grounding, Documents()),
         keep_reasoning=True,
+        answers=answers,
     )
     return asyncio.run(DialogueRun(context, store.claim()).run())
 
 
 CALLS_A_TURN = 2 + 3 + 1
 """Two questions, of which the first is a repeat, two searches and the answer, and a verdict."""
+CALLS_WITH_CANDIDATES = 2 + 2 * 3 + 1 + 1 + 1
+"""Two answers with their searches and a comparison; a revision, which has found enough, and a verdict."""
 
 
 def test_without_a_crash_every_call_is_made_once() -> None:
@@ -203,14 +213,34 @@ def test_without_a_crash_every_call_is_made_once() -> None:
         assert sorted(given) == ["00", "01"]
 
 
-@pytest.mark.parametrize("crash_at", range(2 * CALLS_A_TURN))
-def test_a_crash_costs_the_call_in_flight_and_no_more(crash_at: int) -> None:
+def test_of_several_answers_each_is_made_once_with_its_own_tool_calls() -> None:
+    store, client = Store(), Client()
+    assert carry(store, client, answers=SEVERAL) == Done()
+    assert len(client.calls) == len(set(client.calls)) == 2 * CALLS_WITH_CANDIDATES
+    for turn in store.turns:
+        first, second, revision = turn.details.candidates
+        assert [one.chosen for one in (first, second, revision)] == [False, False, True]
+        assert len({one.answer for one in (first, second, revision)}) == 3
+        assert (revision.answer, revision.judgement) == (turn.assistant, turn.judgement)
+        assert {one.judgement.score for one in (first, second) if one.judgement} == {0, 1}
+        better = max((first, second), key=lambda one: one.judgement.score if one.judgement else -1)
+        assert (revision.model, revision.temperature) == (better.model, better.temperature)
+        assert [(one.model, one.temperature) for one in (first, second)] == [("small", 0.2), ("large", 1.0)]
+        assert [len(one.details.tools) for one in (first, second)] == [2, 2]
+        assert turn.details.tools == better.details.tools, "what was found for the answer that it improves"
+
+
+@pytest.mark.parametrize(
+    ("answers", "crash_at"),
+    [(ONE, n) for n in range(2 * CALLS_A_TURN)] + [(SEVERAL, n) for n in range(2 * CALLS_WITH_CANDIDATES)],
+)
+def test_a_crash_costs_the_call_in_flight_and_no_more(answers: AnswersConfig, crash_at: int) -> None:
     uncut, whole = Store(), Client()
-    carry(uncut, whole)
+    carry(uncut, whole, answers=answers)
     store, client = Store(), Client(crash_at)
     with pytest.raises(CrashError):
-        carry(store, client)
-    assert carry(store, client) == Done()
+        carry(store, client, answers=answers)
+    assert carry(store, client, answers=answers) == Done()
     assert client.calls[:crash_at] + client.calls[crash_at + 1 :] == whole.calls
     assert store.turns == uncut.turns
     assert store.outcomes == []

@@ -16,8 +16,11 @@ from dlgforge_core.conversation.outcomes import (
     Amended,
     Answered,
     AnswerRejected,
+    AnswerSource,
     Asked,
     Committed,
+    Compared,
+    Failed,
     Finished,
     GoalJudged,
     Judged,
@@ -40,12 +43,14 @@ from dlgforge_core.conversation.steps import (
     Call,
     CallTools,
     Commit,
+    Compare,
     Done,
     Dropped,
     End,
     Finish,
     Judge,
     Open,
+    Review,
     Step,
 )
 from dlgforge_core.dialogue import (
@@ -65,16 +70,24 @@ EVENT = ToolEvent("search", {"query": None}, result="> Bread", call_id="a")
 CALLED = ToolsCalled({"role": "assistant", "content": None, "tool_calls": []}, {"a": "bad JSON"}, "Hm.")
 GOOD = Judgement(8, ("clear",), "fine")
 
-SCRIPTS = st.builds(
-    Script,
-    question_attempts=st.integers(1, 3),
-    tool_rounds=st.integers(0, 2),
-    judges_turns=st.booleans(),
-    judges_whole=st.booleans(),
-    opens=st.booleans(),
-    may_end_after=st.one_of(st.none(), st.integers(1, 3)),
-    judges_goal=st.booleans(),
-).map(lambda s: replace(s, judges_whole=s.judges_whole and not s.judges_turns and not s.judges_goal))
+SCRIPTS = (
+    st.builds(
+        Script,
+        question_attempts=st.integers(1, 3),
+        tool_rounds=st.integers(0, 2),
+        judges_turns=st.booleans(),
+        judges_whole=st.booleans(),
+        opens=st.booleans(),
+        may_end_after=st.one_of(st.none(), st.integers(1, 3)),
+        judges_goal=st.booleans(),
+        candidates=st.sampled_from([1, 1, 3]),
+        revise=st.sampled_from([None, 5.0, 9.0]),
+    )
+    .map(lambda s: replace(s, judges_whole=s.judges_whole and not s.judges_turns and not s.judges_goal))
+    .map(lambda s: s if s.judges_turns else replace(s, revise=None))
+)
+
+VERDICTS = st.builds(Judgement, st.integers(0, 10), st.just(("clear",)), st.just("fine"))
 
 Any = Outcome | Committed | Finished | Amended
 
@@ -91,16 +104,22 @@ def outcomes_of(step: Step, pick: st.DataObject) -> Any:
         case Open():
             possible: list[Outcome] = [Opened("Welcome.", "Hm.")]
         case CallTools():
-            return ToolResults((EVENT,), (("c1", 0.25),))
+            return ToolResults((EVENT,), (("c1", 0.25),), step.candidate)
         case Ask():
             refused = QuestionRejected("Why?", pick.draw(st.sampled_from(Rejection)), 0.9, "why")
             possible = [Asked("Why?"), refused, *([UserLeft()] if step.may_end else [])]
         case Answer():
             details = TurnDetails((EVIDENCE,), (EVENT,), "Hm.", True)
-            possible = [Answered("Because.", details), AnswerRejected(), *([CALLED] if step.offered else [])]
+            source = AnswerSource("m", 0.5, step.review is not None)
+            answered = Answered(f"Because {step.candidate}.", details, step.candidate, source)
+            called = replace(CALLED, candidate=step.candidate)
+            possible = [answered, AnswerRejected(step.candidate), *([called] if step.offered else [])]
         case Judge(subject):
             verdict = GoalVerdict(pick.draw(st.booleans()), "so")
-            possible = [GoalJudged(verdict) if subject == GOAL else Judged(subject, GOOD)]
+            judged = Judged(subject, pick.draw(VERDICTS), step.candidate)
+            possible = [GoalJudged(verdict) if subject == GOAL else judged]
+        case Compare(turn, candidates):
+            possible = [Compared(turn, {number: pick.draw(VERDICTS) for number in candidates})]
         case _:
             raise AssertionError(step)
     failure = step.failure(pick.draw(st.sampled_from(DropReason)), "down")
@@ -126,8 +145,8 @@ def reread(outcome: Any) -> Any:
     return outcome_from(outcome.kind, orjson.loads(orjson.dumps(outcome.to_json())))
 
 
-@settings(max_examples=100, deadline=None)
-@given(SCRIPTS, st.integers(1, 4), st.booleans(), st.data())
+@settings(max_examples=80, deadline=None)
+@given(SCRIPTS, st.integers(1, 3), st.booleans(), st.data())
 def test_any_prefix_replayed_names_the_same_step(
     script: Script, n_turns: int, has_goal: bool, pick: st.DataObject
 ) -> None:
@@ -163,10 +182,86 @@ def test_any_prefix_replayed_names_the_same_step(
             *([None] if script.judges_whole else []),
             *([GOAL] if script.judges_goal and has_goal else []),
         ]
-        assert verdicts == [*(made if script.judges_turns else []), *at_end]
+        assert verdicts[len(verdicts) - len(at_end) :] == at_end
+        if script.candidates == 1 and script.revise is None:
+            assert verdicts == [*(made if script.judges_turns else []), *at_end]
     # At most: all attempts at a question, at an answer with its tools and one without, and the verdicts.
-    answer = 2 * (2 * script.tool_rounds + 2)
-    assert len(taken) <= n_turns * (script.question_attempts + answer + 2) + 5
+    answer = (script.candidates + 1) * 2 * (2 * script.tool_rounds + 2)
+    assert len(taken) <= n_turns * (script.question_attempts + answer + 3) + 5
+
+
+@settings(max_examples=50, deadline=None)
+@given(SCRIPTS, st.integers(1, 3), st.data())
+def test_what_is_left_is_what_comes_when_nothing_fails(
+    script: Script, n_turns: int, pick: st.DataObject
+) -> None:
+    script = replace(script, may_end_after=None)
+    state, due = State(n_turns, has_goal=True), 0
+    left = script.remaining(state)
+    assert left == n_turns * (1 + script.candidates + (script.judges_turns or script.candidates > 1)) + (
+        script.judges_whole + script.judges_goal + script.opens
+    )
+    while not isinstance(step := script.next(state), End):
+        outcome = smooth(step, pick)
+        state = state.after(outcome)
+        revised = any(
+            isinstance(v, Judged) and v.candidate == script.candidates for v in verdicts_of(outcome)
+        )
+        poor = [v for v in verdicts_of(outcome) if v.subject is not None and not revised]
+        if script.revise is not None and poor and max(v.judgement.score for v in poor) < script.revise:
+            due += 2
+        left -= not isinstance(step, Commit)
+        assert script.remaining(state) == left + due, step
+    assert left + due == 0
+    for turn in state.turns:
+        check_choice(script, turn)
+
+
+def smooth(step: Step, pick: st.DataObject) -> Any:
+    """Return what comes of a step when nothing fails, and no tool is called."""
+    match step:
+        case Ask():
+            return ASKED
+        case Answer():
+            source = AnswerSource("m", None, step.review is not None)
+            return Answered(f"Because {step.candidate}.", candidate=step.candidate, source=source)
+        case Open():
+            return Opened("Welcome.")
+        case Judge(subject) if subject == GOAL:
+            return GoalJudged(GoalVerdict(True, "so"))
+        case Judge(subject):
+            return Judged(subject, pick.draw(VERDICTS), step.candidate)
+        case Compare(turn, candidates):
+            return Compared(turn, {number: pick.draw(VERDICTS) for number in candidates})
+        case Commit(turn):
+            return Committed(turn)
+    raise AssertionError(step)
+
+
+def verdicts_of(outcome: Any) -> tuple[Judged, ...]:
+    match outcome:
+        case Judged():
+            return (outcome,)
+        case Compared():
+            return outcome.verdicts
+        case _:
+            return ()
+
+
+def check_choice(script: Script, turn: Turn) -> None:
+    """Check that the answer has the highest score that there is, and that the verdict on it is the turn's."""
+    candidates = turn.details.candidates
+    chosen = [one for one in candidates if one.chosen]
+    assert [one.answer for one in chosen] == [turn.assistant]
+    scores = [one.judgement.score for one in candidates if one.judgement is not None]
+    if script.candidates > 1 or script.judges_turns:
+        assert chosen[0].judgement is not None
+        assert chosen[0].judgement.score == max(scores)
+        assert (
+            chosen == [one for one in candidates if one.judgement and one.judgement.score == max(scores)][:1]
+        )
+        assert turn.judgement == chosen[0].judgement
+    assert len(candidates) == script.candidates + any(one.revision for one in candidates)
 
 
 @settings(max_examples=50, deadline=None)
@@ -279,6 +374,117 @@ def test_what_is_left_counts_the_calls_that_nothing_repeats() -> None:
     assert Script(4, judges_whole=True).remaining(State(2)) == 5
 
 
+def given_answers(*scores: int) -> list[Outcome]:
+    """Return a question, an answer for each score, and the judge's comparison of them."""
+    answers = [Answered(f"Answer {n}.", candidate=n, source=AnswerSource("m")) for n in range(len(scores))]
+    verdicts = {n: Judgement(score, ("clear",), "Say more.") for n, score in enumerate(scores)}
+    return [ASKED, *answers, Compared(0, verdicts)]
+
+
+@pytest.mark.parametrize(("scores", "best"), [((3, 8, 8), 1), ((9, 2, 8), 0), ((0, 0), 0), ((1, 2, 3), 2)])
+@pytest.mark.parametrize("judges_turns", [True, False])
+def test_of_several_answers_the_best_one_stands(
+    scores: tuple[int, ...], best: int, judges_turns: bool
+) -> None:
+    script = Script(4, judges_turns=judges_turns, candidates=len(scores))
+    *steps, commit = steps_of(script, 1, *given_answers(*scores))
+    assert steps == [
+        Ask(0),
+        *(Answer(0, 0, "Why?", candidate=n) for n in range(len(scores))),
+        Compare(0, tuple(range(len(scores)))),
+    ]
+    assert isinstance(commit, Commit)
+    assert (commit.turn.assistant, commit.unjudged) == (f"Answer {best}.", ())
+    assert [one.chosen for one in commit.turn.details.candidates] == [n == best for n in range(len(scores))]
+    assert [one.judgement.score for one in commit.turn.details.candidates if one.judgement] == list(scores)
+
+
+@pytest.mark.parametrize("judges_turns", [True, False])
+def test_without_a_comparison_the_first_answer_stands_unjudged(judges_turns: bool) -> None:
+    script = Script(4, judges_turns=judges_turns, candidates=2, revise=9.0 if judges_turns else None)
+    slip = Compare(0, (0, 1)).failure(DropReason.INVALID_OUTPUT, "no verdicts")
+    commit = steps_of(script, 1, *given_answers(1, 2)[:-1], slip)[-1]
+    assert isinstance(commit, Commit)
+    assert (commit.turn.assistant, commit.turn.judgement) == ("Answer 0.", None)
+    assert [one.judgement for one in commit.turn.details.candidates] == [None, None]
+    expected = (Unjudged(0, DropReason.INVALID_OUTPUT, "no verdicts"),) if judges_turns else ()
+    assert commit.unjudged == expected
+
+
+def test_an_answer_that_cannot_be_had_costs_the_dialogue_only_when_there_is_no_other() -> None:
+    script = Script(4, judges_turns=True, candidates=3)
+    gone = [Answer(0, 0, "Why?", candidate=n).failure(DropReason.REFUSED, f"no {n}") for n in range(3)]
+    second = Answered("Two.", candidate=1, source=AnswerSource("m"))
+    spoilt = AnswerRejected(2)
+    steps = steps_of(script, 1, ASKED, gone[0], second, spoilt, spoilt, Judged(0, GOOD, 1))
+    assert steps[-2:] == [
+        Judge(0, candidate=1),
+        Commit(Turn(0, "Why?", "Two.", GOOD, steps[-1].turn.details), final=True),  # type: ignore[union-attr]
+    ]
+    end = steps_of(script, 1, ASKED, *gone)[-1]
+    assert end == Dropped(DropReason.REFUSED, "no 0")
+    whole = Script(4, judges_whole=True, candidates=2)
+    state = fold(State(1), [ASKED, gone[0]])
+    assert whole.remaining(state) == 3
+    assert whole.remaining(state.after(second)) == 1, "nothing to compare it with"
+
+
+REVISED = Answered("Better.", candidate=1, source=AnswerSource("m", 0.5, revision=True))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "answer", "score"),
+    [
+        (Judged(0, Judgement(8, ("clear",)), 1), "Better.", 8),
+        (Judged(0, Judgement(4, ("clear",)), 1), "Answer 0.", 4),
+        (Judged(0, Judgement(1, ("clear",)), 1), "Answer 0.", 4),
+        (Unjudged(0, DropReason.INVALID_OUTPUT, "x", 1), "Answer 0.", 4),
+    ],
+)
+def test_a_poor_answer_gets_another_try_and_the_better_one_stands(
+    outcome: Outcome, answer: str, score: int
+) -> None:
+    script = Script(4, judges_turns=True, revise=6.0)
+    first = Answered("Answer 0.", source=AnswerSource("m"))
+    poor = Judgement(4, ("clear",), "Say more.")
+    steps = steps_of(script, 1, ASKED, first, Judged(0, poor), REVISED, outcome)
+    assert steps[3:5] == [
+        Answer(0, 0, "Why?", candidate=1, review=Review(first, (), poor)),
+        Judge(0, candidate=1),
+    ]
+    commit = steps[-1]
+    assert isinstance(commit, Commit)
+    assert (commit.turn.assistant, commit.unjudged) == (answer, ())
+    assert commit.turn.judgement is not None
+    assert commit.turn.judgement.score == score
+    assert [one.revision for one in commit.turn.details.candidates] == [False, True]
+
+
+def test_a_good_answer_is_not_revised_nor_one_without_a_verdict_and_a_revision_that_fails_costs_nothing() -> (
+    None
+):
+    script = Script(4, judges_turns=True, revise=6.0)
+    first = Answered("Answer 0.", source=AnswerSource("m"))
+    for verdict in (Judged(0, Judgement(6, ("clear",))), Judge(0).failure(DropReason.REFUSED, "x")):
+        assert isinstance(steps_of(script, 1, ASKED, first, verdict)[-1], Commit)
+    poor = Judged(0, Judgement(4, ("clear",), "Say more."))
+    for failure in (Failed(DropReason.REFUSED, "x", 1), Failed(DropReason.INVALID_OUTPUT, "x", 1)):
+        commit = steps_of(script, 1, ASKED, first, poor, failure)[-1]
+        assert isinstance(commit, Commit)
+        assert commit.turn.assistant == "Answer 0."
+
+
+def test_of_several_answers_the_best_one_is_revised() -> None:
+    script = Script(4, judges_turns=True, candidates=2, revise=6.0)
+    revised = replace(REVISED, candidate=2)
+    steps = steps_of(script, 1, *given_answers(3, 5), revised, Judged(0, GOOD, 2))
+    assert isinstance(steps[4], Answer)
+    assert steps[4].review is not None
+    assert steps[4].review.answered.answer == "Answer 1."
+    assert isinstance(steps[-1], Commit)
+    assert [one.chosen for one in steps[-1].turn.details.candidates] == [False, False, True]
+
+
 @pytest.mark.parametrize(
     ("judge", "expected"),
     [
@@ -295,6 +501,7 @@ def test_the_configuration_makes_the_script(judge: dict[str, str], expected: tup
     assert script.question_attempts == 3
     assert script.tool_rounds == config.tools.max_rounds
     assert Script.of(config, has_tools=False).tool_rounds == 0
+    assert (script.candidates, script.revise) == (1, None)
 
 
 def test_the_configuration_says_who_opens_and_who_ends() -> None:

@@ -98,9 +98,11 @@ class Options:
     # The user simulator ends the conversation where it may, if the first message, who it plays, matches.
     user_ends: str = ""
     answer_words: int = 40  # below 10 words, answers are no longer sure to be unique
-    text_template: str = "{text}"  # may hold {text}, {role} and {model}
+    # May hold {text}, {role}, {model}, {temperature} and {last}, the end of the prompt.
+    text_template: str = "{text}"
     writes_forms: bool = True  # answers in a form between tags, where one is asked for
     verdict: Mapping[str, Any] = field(default_factory=dict)  # fields that win over the generated ones
+    scores: Mapping[str, int] = field(default_factory=dict)  # of answers that hold a text, the first found
     default_schema: Mapping[str, Any] = field(default_factory=lambda: JUDGE_SCHEMA)  # none in the request
 
     # Tool calls, when a request offers tools: "ignored" (text as ever), "once" (a call, and text after its
@@ -172,10 +174,11 @@ class Options:
             except re.error as error:
                 raise ValueError(f"{name} is not a regular expression: {error}") from None
         try:
-            self.text_template.format(text="", role="", model="")
+            self.text_template.format(text="", role="", model="", temperature="", last="")
         except (KeyError, IndexError, ValueError):
             raise ValueError(
-                f"text_template = {self.text_template!r}: use only {{text}}, {{role}} and {{model}}"
+                f"text_template = {self.text_template!r}: use only {{text}}, {{role}}, {{model}}, "
+                "{temperature} and {last}"
             ) from None
 
     def _check_tools_and_retrieval(self) -> None:

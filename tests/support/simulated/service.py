@@ -21,6 +21,7 @@ from tests.support.simulated.errors import RequestError, error_body, status_erro
 from tests.support.simulated.memory import Occurrences, PrefixCache, PrefixLookup, Ring
 from tests.support.simulated.options import IMMEDIATE_FAULTS, Options
 from tests.support.simulated.schema import fill
+from tests.support.simulated.scores import with_fields, with_scores
 from tests.support.simulated.stats import Stats
 from tests.support.simulated.tools import ToolCalls, tool_calls_for
 
@@ -53,6 +54,8 @@ class Call:
     tool_calls: ToolCalls | None = None
     streams: bool = False
     ends: bool = False  # of the user simulator: the conversation
+    temperature: Any = None
+    last: str = ""  # message of the prompt
     state: str = "new"  # then queued, serving or hanging, at last done
     queued_at: float = 0.0
     started_at: float = 0.0
@@ -216,6 +219,7 @@ class Service:
         form = content.form_in(messages) if options.writes_forms else ()
         call = Call(client, model, role, schema, self._key(body), fault, prompt, max_tokens, form, tool_calls)
         call.ends = self._ends(role, messages)
+        call.temperature, call.last = request.get("temperature"), content.text_of(messages[-1])
         call.streams = options.streams == "always" or (
             options.streams == "unless_told" and request.get("stream") is not False
         )
@@ -367,7 +371,9 @@ class Service:
         else:
             text = content.question(call.key)
         if options.text_template != "{text}":
-            text = options.text_template.format(text=text, role=call.role, model=call.model)
+            text = options.text_template.format(
+                text=text, role=call.role, model=call.model, temperature=call.temperature, last=call.last
+            )
         if call.role == USER_SIMULATOR:
             self._questions.add(text)
         return text
@@ -378,7 +384,9 @@ class Service:
     def _verdict(self, call: Call, schema: Mapping[str, Any]) -> str:
         value = fill(schema, call.key)
         if isinstance(value, dict) and self.options.verdict:
-            value.update(self.options.verdict)
+            value = with_fields(value, self.options.verdict)
+        if isinstance(value, dict) and self.options.scores:
+            value = with_scores(value, self.options.scores, call.last)
         text = orjson.dumps(value).decode()
         if call.fault == "bad_json":
             # Half an object never parses; a bare number or string would, so it gets a brace of its own.
