@@ -288,16 +288,9 @@ class Candidate:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Candidate:
         """Return the inverse of `to_json`."""
-        verdict = data.get("judgement")
-        return cls(
-            answer=data["answer"],
-            chosen=data.get("chosen", False),
-            revision=data.get("revision", False),
-            judgement=Judgement.from_json(verdict) if verdict else None,
-            model=data.get("model", ""),
-            temperature=data.get("temperature"),
-            details=TurnDetails.from_json(data.get("details")),
-        )
+        verdict, details = data.get("judgement"), TurnDetails.from_json(data.get("details"))
+        judgement = Judgement.from_json(verdict) if verdict else None
+        return cls(**{**data, "judgement": judgement, "details": details})
 
 
 _NO_DETAILS = TurnDetails()
