@@ -83,7 +83,7 @@ class Dialect:
 
 
 # Words that differ from call to call: numbers, ids, times.
-_NUMBERS = re.compile(r"\S*\d\S*")
+_NUMBERS = re.compile(r"(?<!\S)[^\s\d]*\d\S*")
 
 
 def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:

@@ -23,7 +23,7 @@ _VALUE = "\x00"
 _ANY_VALUE = r"[^\n]{1,200}?"
 _TOKEN = re.compile(rf"{_VALUE}|[^\W_]+(?:['’][^\W_]+)*")
 _CLAUSE_END = re.compile(r"[.;?!\n]")
-_LABEL = re.compile(rf"(?:^|[.;?!\n])\s*([^.:;?!\n{_VALUE}]+:)\s*{_VALUE}")
+_LABEL = re.compile(rf"(?:^|[.;?!\n])[^\S\n]*+([^.:;?!\n{_VALUE}]+:)\s*{_VALUE}")
 
 
 def phrase_pattern(templates: Iterable[TextTemplate], most: int) -> re.Pattern[str]:

@@ -20,7 +20,7 @@ _REASONS = ("reasons", "reason", "labels", "label", "tags")
 _COMMENT = ("comment", "comments", "explanation", "rationale", "justification")
 _BETWEEN = re.compile(r"[,;|/\n]|\band\b", re.IGNORECASE)
 _NOT_IN_LABEL = re.compile(r"[\W_]+")
-_LIST_MARK = re.compile(r"\s*\(?\d{1,2}[.):]\s")
+_LIST_MARK = re.compile(r"(?<!\s)\s*\(?\d{1,2}[.):]\s")
 _EXPLAINED = re.compile(r"[:(–—]|\s-\s")
 
 
