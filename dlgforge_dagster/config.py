@@ -79,6 +79,8 @@ def _default(field: FieldInfo) -> Any:
         return Field(default=cls(**plain(default, type(default))), **kwargs)
     if isinstance(default, SecretStr):
         return Field(default=default.get_secret_value(), **kwargs)
+    if isinstance(default, list):  # in one Dagster takes plain data alone
+        return Field(default=_plain(default), **kwargs)
     return Field(default=default, **kwargs)
 
 
