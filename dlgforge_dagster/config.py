@@ -76,7 +76,13 @@ def _default(field: FieldInfo) -> Any:
     default = field.get_default(call_default_factory=True)
     if isinstance(default, BaseModel):
         cls = config_class(type(default))
-        return Field(default=cls(**plain(default, type(default))), **kwargs)
+        # What is the class' own default is left to it: given again, Dagster does not know it as such.
+        values = {
+            name: value
+            for name, value in plain(default, type(default)).items()
+            if name in default.model_fields_set
+        }
+        return Field(default=cls(**values), **kwargs)
     if isinstance(default, SecretStr):
         return Field(default=default.get_secret_value(), **kwargs)
     if isinstance(default, list):  # in one Dagster takes plain data alone
