@@ -24,16 +24,33 @@ ACCELERATORS = (
 )
 """Variables of GPUs and their like."""
 
+NETWORK = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    *("all_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+)
+"""Proxies and certificates."""
+
 MODEL_SERVER = (
     *PROGRAM,
     *ACCELERATORS,
+    *NETWORK,
     *("VLLM_*", "TORCH*", "PYTORCH_*", "TRITON_*", "GLOO_*", "UCX_*"),
     *("HF_*", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_*", "TRANSFORMERS_*", "TOKENIZERS_*", "SAFETENSORS_*"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy"),
-    *("all_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     *("DO_NOT_TRACK", "MODELSCOPE_*"),
 )
 """Variables of a server that loads a model by itself: accelerators, the model hub and its token, proxies."""
+
+
+RAY = (
+    *PROGRAM,
+    *ACCELERATORS,
+    *NETWORK,
+    *("RAY_*", "GRPC_*", "grpc_proxy", "no_grpc_proxy"),
+    *("PG*", FURTHER),
+)
+"""Variables of a Ray cluster whose workers call endpoints: Ray's own, and what libpq reads beside a DSN. The
+keys of endpoints come to the workers in a call.
+"""
 
 
 def child_environment(wanted: Iterable[str] = PROGRAM, env: Mapping[str, str] = os.environ) -> dict[str, str]:

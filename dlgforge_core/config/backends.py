@@ -43,6 +43,11 @@ class Backend:
     """Whether OPENAI_BASE_URL in the environment takes the place of its addresses."""
 
     @property
+    def serves_on_ray(self) -> bool:
+        """Whether its servers run on the Ray cluster."""
+        return self.starts_servers and not self.local_only
+
+    @property
     def configured_endpoints(self) -> bool:
         """Whether its endpoints are those of the configuration."""
         return not self.starts_servers

@@ -115,6 +115,11 @@ def test_owned_cluster_runs_work_on_loopback_alone_and_ends_with_the_session(
     sigterm = signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
+    for name in ("OPENAI_API_KEY", "MY_LLM", "DLGFORGE_POSTGRES_DSN", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "mark-of-a-secret-0123")
+    monkeypatch.setenv("DLGFORGE_CHILD_ENV", "FOR_WORKERS_*")
+    monkeypatch.setenv("FOR_WORKERS_TOO", "yes")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     before_env = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", TOKEN_PATH)}
     message: list[str] = []
     config = RayConfig(workers=ActorConfig(replicas=5, num_cpus=1.5))
@@ -133,11 +138,18 @@ def test_owned_cluster_runs_work_on_loopback_alone_and_ends_with_the_session(
         double: Any = ray.remote(lambda x: 2 * x)
         assert ray.get(double.remote(21), timeout=60) == 42
         assert ray.get_runtime_context().namespace == "dlgforge"
+        environment: Any = ray.remote(lambda: dict(__import__("os").environ))
+        of_worker = ray.get(environment.remote(), timeout=60)
+        assert of_worker["FOR_WORKERS_TOO"] == "yes"
+        assert of_worker["HTTPS_PROXY"] == "http://127.0.0.1:9"
+        assert of_worker["PATH"] == os.environ["PATH"]
         # All actors the configuration asks for have a place, whatever the number of cores.
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         assert resources["CPU"] >= 5 * 1.5 + 0.1
         processes = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
         assert len(processes) > 4
+        environments = [of_worker, *(process.environ() for process in processes)]
+        assert not [each for each in environments if "mark-of-a-secret-0123" in str(each)]
         assert listening_addresses(processes) <= {"127.0.0.1", "::1"}
         assert signal.getsignal(signal.SIGTERM) is sigterm
         folders = set(Path(tempfile.gettempdir()).glob("dlgforge-ray-*")) - folders_before

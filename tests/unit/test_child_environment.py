@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dlgforge_core.common.child_environment import MODEL_SERVER, PROGRAM, child_environment
+from dlgforge_core.common.child_environment import MODEL_SERVER, PROGRAM, RAY, child_environment
 from dlgforge_core.config import VllmConfig
 from dlgforge_core.runtime.cluster.reaper import RayReaper
 from dlgforge_core.runtime.serving.vllm_server import serve_environment
@@ -45,6 +45,14 @@ def test_the_user_names_further_ones() -> None:
     env = {**SECRETS, **NEEDED, "DLGFORGE_CHILD_ENV": "AWS_*, MY_SERVICE"}
     further = {"AWS_SECRET_ACCESS_KEY": "aws-1", "MY_SERVICE": "whatever"}
     assert child_environment(PROGRAM, env) == {**NEEDED, **further}
+
+
+def test_a_ray_cluster_gets_rays_variables_and_none_of_our_keys() -> None:
+    keys = {name: value for name, value in SECRETS.items() if name not in ("RAY_AUTH_TOKEN", "PGPASSWORD")}
+    network = {"https_proxy": "http://proxy:3128", "SSL_CERT_FILE": "/ca.pem", "PGSSLROOTCERT": "/pg.pem"}
+    env = {**keys, **NEEDED, **network, "RAY_TMPDIR": "/t", "HF_TOKEN": "hf_1"}
+    assert child_environment(RAY, env) == {**NEEDED, **network, "RAY_TMPDIR": "/t"}
+    assert child_environment((*RAY, *MODEL_SERVER), env)["HF_TOKEN"] == "hf_1"
 
 
 def test_vllm_gets_the_models_token_and_none_of_our_keys() -> None:

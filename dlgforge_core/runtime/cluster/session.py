@@ -9,9 +9,10 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from dlgforge_core.common.child_environment import MODEL_SERVER, RAY
 from dlgforge_core.common.cpus import available_cpus
 from dlgforge_core.config import RayConfig
 from dlgforge_core.errors import RayError
@@ -21,7 +22,7 @@ from dlgforge_core.runtime.cluster.private_folder import PrivateFolder
 from dlgforge_core.runtime.cluster.reaper import RayReaper
 from dlgforge_core.runtime.cluster.record import recorded_address
 from dlgforge_core.runtime.cluster.signals import handler_kept
-from dlgforge_core.runtime.cluster.start import START_TIMEOUT_S, patient_start
+from dlgforge_core.runtime.cluster.start import START_TIMEOUT_S, own_environment, patient_start
 
 CONNECT_TIMEOUT_S = 90.0  # and START_TIMEOUT_S more where a cluster is started
 SHUTDOWN_TIMEOUT_S = 30.0
@@ -94,8 +95,11 @@ class RaySession:
         here = {socket.gethostname(), os.uname().nodename}
         return all(node["NodeManagerHostname"] in here for node in nodes if node["Alive"])
 
-    def connect(self) -> None:
+    def connect(self, *, serves_models: bool = False) -> None:
         """Use the cluster, or start one; does nothing when done already.
+
+        One that is started has of this process's environment what it needs: with `serves_models` the model
+        hub's token, too.
 
         Takes some seconds; on a machine with much to do a local cluster may take minutes to start. Raises
         RayError when there is no cluster at the address, none may be started, or Ray cannot start; the
@@ -114,7 +118,7 @@ class RaySession:
             try:
                 address = self._find()
                 if address is None:
-                    self._start_local()
+                    self._start_local(MODEL_SERVER if serves_models else ())
                 else:
                     self._borrow(address)
                 self._head = _watch_of_head(address or "")
@@ -178,7 +182,7 @@ class RaySession:
         except Exception as error:
             raise RayError(f"cannot use the Ray cluster at {address}: {_reason(error)}") from error
 
-    def _start_local(self) -> None:
+    def _start_local(self, variables: Iterable[str]) -> None:
         import ray
 
         coordinator, workers = self.config.coordinator, self.config.workers
@@ -200,7 +204,7 @@ class RaySession:
         }
         try:
             self._reaper = RayReaper(self._folder.path, self._folder.in_use)
-            with _loopback_only(), patient_start(self._progress):
+            with _loopback_only(), own_environment((*RAY, *variables)), patient_start(self._progress):
                 self._init(arguments, CONNECT_TIMEOUT_S + START_TIMEOUT_S)
             self._owned = True
             _watch_local_node(self._reaper)

@@ -1,12 +1,14 @@
-"""Waiting for a local Ray cluster on a machine that has much else to do."""
+"""Starting a local Ray cluster: what it gets of our environment, and patience on a busy machine."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+from dlgforge_core.common.child_environment import child_environment
 
 START_TIMEOUT_S = 240.0
 """How long a node of a local cluster may take to register."""
@@ -52,6 +54,28 @@ def patient_start(progress: Callable[[str], None], timeout_s: float = START_TIME
         services.get_node = look_up
         if not given:
             del os.environ[_PORT_WAIT]
+
+
+@contextlib.contextmanager
+def own_environment(wanted: Iterable[str]) -> Iterator[None]:
+    """Have what `ray.init` starts get the variables `wanted` of ours, and DLGFORGE_CHILD_ENV's.
+
+    Ray hands on everything. Workers have what its processes have.
+    """
+    from ray._private import services as typed_services
+
+    services: Any = typed_services
+    start: Callable[..., Any] = services.ConsolePopen
+
+    def start_with_less(*arguments: Any, env: Mapping[str, str], **options: Any) -> Any:
+        of_ray = {name: value for name, value in env.items() if os.environ.get(name) != value}
+        return start(*arguments, env={**child_environment(wanted), **of_ray}, **options)
+
+    services.ConsolePopen = start_with_less
+    try:
+        yield
+    finally:
+        services.ConsolePopen = start
 
 
 def _raylet_lives() -> bool:

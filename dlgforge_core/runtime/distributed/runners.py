@@ -48,7 +48,7 @@ def start_runner(
     else:
         own_endpoints(llm, callers)
     if distributed:
-        session.connect()
+        session.connect(serves_models=uses_backend(callers) and backend_of(llm.backend).serves_on_ray)
         check_reach(
             session, spec.database.dsn, dsn_source, llm, callers, spawn, addresses=worker_addresses(spec)
         )

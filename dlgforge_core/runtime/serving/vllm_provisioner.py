@@ -74,7 +74,7 @@ class VllmManagedProvisioner:
         if self._actors:
             raise BackendError("the vLLM servers were started already; stop() them before another start()")
         if self._session is not None:
-            self._session.connect()
+            self._session.connect(serves_models=True)
         elif not ray.is_initialized():
             raise RayError("backend vllm_managed needs Ray; connect first (RaySession.connect)")
         self._check_capacity(progress)
