@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from dlgforge_core.sources import PlannedDocument
+from dlgforge_core.sources import Exchange, FromSeed, Origin, PlannedDocument
+from dlgforge_core.sources import SeedTopic as SeedTopic  # noqa: PLC0414 - for whoever imports it from here
 
 MAX_SCORE = 10
 """Scores of the judge go from 0 to this; the constraint in the database says the same."""
@@ -41,21 +42,6 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class SeedTopic:
-    """Something to talk about. `question` is an example of what a user might ask, or None.
-
-    `batch` is the seed batch (one file) the topic came from.
-    """
-
-    id: str
-    language: str
-    topic: str
-    question: str | None = None
-    batch: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Persona:
     """A character a role plays: a short name and how it behaves, in one or two sentences."""
 
@@ -64,7 +50,7 @@ class Persona:
     description: str
 
 
-_WHERE_SET = ("system_prompt", "examples", "attributes", "goal", "document")
+_WHERE_SET = ("system_prompt", "examples", "attributes", "goal", "document", "from_seed")
 _UNSET: tuple[Any, ...] = ("", None, {})
 
 
@@ -89,11 +75,24 @@ class DialoguePlan:
     """What the user wants to reach, which the assistant is not told; "" without one."""
     document: PlannedDocument | None = None
     """What it is made from where it has no topic; None where documents are given out as they are needed."""
+    from_seed: FromSeed | None = None
+    """What is made of its seed's conversation; None when there is none."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; what is absent leaves no trace."""
         data = asdict(self)
+        if not self.topic.messages:
+            del data["topic"]["messages"]
         return {name: value for name, value in data.items() if name not in _WHERE_SET or value not in _UNSET}
+
+    @property
+    def given(self) -> tuple[Exchange, ...]:
+        """What the seed gives of its first turns: questions and, but to be answered anew, their answers."""
+        if self.from_seed is None:
+            return ()
+        if self.from_seed is FromSeed.ANSWER:
+            return tuple(Exchange(one.user) for one in self.topic.exchanges)
+        return self.topic.exchanges
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DialoguePlan:
@@ -103,7 +102,7 @@ class DialoguePlan:
             ordinal=data["ordinal"],
             language=data["language"],
             n_turns=data["n_turns"],
-            topic=SeedTopic(**data["topic"]),
+            topic=SeedTopic.from_json(data["topic"]),
             user_persona=Persona(**data["user_persona"]),
             assistant_persona=Persona(**data["assistant_persona"]),
             system_prompt=data.get("system_prompt", ""),
@@ -111,6 +110,7 @@ class DialoguePlan:
             attributes=data.get("attributes", {}),
             goal=data.get("goal", ""),
             document=PlannedDocument(**data["document"]) if data.get("document") else None,
+            from_seed=FromSeed(data["from_seed"]) if data.get("from_seed") else None,
         )
 
 
@@ -227,6 +227,7 @@ class TurnDetails:
     """The model's reasoning before that, where it is kept."""
     candidates: tuple[Candidate, ...] = ()
     """Where there may be several answers, all that were given, in the order they were made."""
+    origin: Origin = Origin.GENERATED
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; empty when there is nothing."""
@@ -254,6 +255,7 @@ class TurnDetails:
             opening=data.get("opening", ""),
             opening_reasoning=data.get("opening_reasoning", ""),
             candidates=tuple(map(Candidate.from_json, data.get("candidates", ()))),
+            origin=Origin(data.get("origin", "")),
         )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import dagster as dg
 from pydantic import BaseModel, Field, SecretStr, create_model
@@ -103,4 +104,8 @@ def _annotation(annotation: Any) -> Any:
         return dict if values is Any else dict[str, values]  # type: ignore[valid-type]
     if get_origin(annotation) is Annotated:  # the core checks, without repeating what may be a secret
         return _annotation(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        choices = [one for one in get_args(annotation) if one is not NoneType]
+        if all(get_origin(one) is Literal for one in choices):  # Dagster has no enum that may be left out
+            return str | None
     return annotation

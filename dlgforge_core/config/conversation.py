@@ -11,6 +11,8 @@ from dlgforge_core.config.prompts import SYSTEM_PROMPT_VARIABLES, read_system_pr
 
 ENDED_BY, GOAL, GOAL_MET, GOAL_REASON = "ended_by", "goal", "goal_met", "goal_reason"
 """The columns that datasets have for who ended a dialogue, and for goals."""
+TURN_ORIGINS = "turn_origins"
+"""The column that they have for which turns are their seeds'."""
 
 
 class _DrawnTextConfig(ConfigModel):
@@ -57,6 +59,12 @@ class ConversationConfig(ConfigModel):
         description="System messages, of which the plan draws one for each dialogue. The assistant is told "
         "it, the judge is shown it, and it is exported.",
     )
+    from_seed: Literal["continue", "answer", "translate"] | None = Field(
+        None,
+        description="What is made of seeds that hold a conversation. `continue`: it begins the dialogue, and "
+        "as many new turns follow as the plan draws; `answer`: its questions as they stand, answered anew; "
+        "`translate`: all of it in the dialogue's language, from seeds in others. Unset: nothing.",
+    )
     opens: Literal["user", "assistant"] = Field(
         "user",
         description="Who speaks first. assistant: it opens with a greeting, by prompts.kb_responder.opening, "
@@ -79,4 +87,5 @@ class ConversationConfig(ConfigModel):
         return [
             *([ENDED_BY] if self.ends == "user" else []),
             *((GOAL, GOAL_MET, GOAL_REASON) if self.goals else ()),
+            *([TURN_ORIGINS] if self.from_seed else []),
         ]

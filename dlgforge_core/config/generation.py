@@ -98,6 +98,23 @@ class GenerationConfig(ConfigModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _seeds_to_begin_with(self) -> Self:
+        if self.conversation.from_seed and not self.has_topics:
+            raise KeyedError(
+                ("conversation", "from_seed"),
+                "there are no seeds where dialogues are made from documents alone; leave one of the two out",
+            )
+        course = self.conversation
+        if course.from_seed and (course.opens != "user" or course.ends != "planned"):
+            key = "opens" if course.opens != "user" else "ends"
+            raise KeyedError(
+                ("conversation", key),
+                f"the seed's conversation says who begins and how it goes on: conversation.from_seed = "
+                f"{course.from_seed}; leave one of the two out",
+            )
+        return self
+
     @property
     def has_topics(self) -> bool:
         """Whether dialogues are about topics of the seeds, and not made from documents alone."""

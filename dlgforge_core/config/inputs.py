@@ -16,6 +16,16 @@ class SeedColumnsConfig(ConfigModel):
     question: str = Field("question", description="An example of what a user might ask; may be empty.")
     language: str = Field("language", description="The language, by code or name.")
     id: str = Field("id", description="An id of the row; may be empty.")
+    messages: str = Field(
+        "",
+        description="A conversation, in OpenAI's form or ShareGPT's, or JSON text of one. Empty: `messages` "
+        "or `conversations`, of rows that have no topic.",
+    )
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The columns that hold one text, by key."""
+        return self.model_dump(exclude={"messages"})
 
 
 class SeedsConfig(ConfigModel):
@@ -38,7 +48,9 @@ class SeedsConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = self.columns.model_dump()
+        names = self.columns.named
+        if self.columns.messages.strip():
+            names["messages"] = self.columns.messages
         for key, name in names.items():
             if not name.strip():
                 raise KeyedError(("columns", key), "it is empty; name the column that holds it")

@@ -59,6 +59,7 @@ VARIABLES: Mapping[str, tuple[Any, str]] = {
         "text",
         "the dialogue's system message, see conversation.system_prompts; empty without",
     ),
+    "text": ("text", "the message of the seed that is to be translated"),
     "topic": ("text", "the topic; empty where the dialogue is led off it by its document"),
     "user_persona": ("text", "who the user was to be; empty unless judge.show_persona"),
     "whole": (True, "whether the whole conversation is judged, and not its last answer"),
@@ -78,6 +79,8 @@ MESSAGES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
         "examples": ("examples", "topic", *_EVERYWHERE),
         "example": ("topic", "kinds", *_EVERYWHERE),
         "question": ("answer", "evidence", "topic", "kind", "example", "follows", *_EVERYWHERE),
+        "translation": ("topic", "persona", "instructions", *_EVERYWHERE),
+        "translate": ("text", *_EVERYWHERE),
         "asked_before": _EVERYWHERE,
         "names_material": _EVERYWHERE,
         "ending": ("goal", "topic", *_EVERYWHERE),
@@ -90,6 +93,8 @@ MESSAGES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
         "trace": ("parts", *_EVERYWHERE),
         "opening": ("topic", "persona", "system_prompt", *_EVERYWHERE),
         "revision": ("comment", "labels", "question", *_EVERYWHERE),
+        "translation": ("topic", "persona", "instructions", *_EVERYWHERE),
+        "translate": ("text", *_EVERYWHERE),
     },
     Role.JUDGE: {
         _SYSTEM: (
@@ -114,6 +119,8 @@ REQUIRED: Mapping[tuple[Role, str], tuple[str, ...]] = {
     (Role.ASSISTANT, "question"): ("question",),
     (Role.ASSISTANT, "trace"): ("parts",),
     (Role.ASSISTANT, "revision"): ("comment",),
+    (Role.USER_SIMULATOR, "translate"): ("text",),
+    (Role.ASSISTANT, "translate"): ("text",),
     (Role.JUDGE, "dimension"): ("name",),
     (Role.JUDGE, "exchanges"): ("exchanges",),
     (Role.JUDGE, "goal"): ("goal",),
@@ -196,6 +203,10 @@ class UserSimulatorPrompts(RolePrompts):
     question: str | None = _message(
         _USER, "question", "The assistant's answer, and the request for a question."
     )
+    translation: str | None = _message(
+        _USER, "translation", "How the user's messages of a seed's conversation are translated."
+    )
+    translate: str | None = _message(_USER, "translate", "The message to be translated.")
     asked_before: str | None = _message(_USER, "asked_before", "Said of a question that was asked before.")
     names_material: str | None = _message(
         _USER, "names_material", "Said of a question that speaks of the passage it is made from."
@@ -226,6 +237,10 @@ class AssistantPrompts(RolePrompts):
     revision: str | None = _message(
         _ASSISTANT, "revision", "The request to improve an answer, see answers.revise."
     )
+    translation: str | None = _message(
+        _ASSISTANT, "translation", "How the assistant's messages of a seed's conversation are translated."
+    )
+    translate: str | None = _message(_ASSISTANT, "translate", "The message to be translated.")
 
 
 class JudgePrompts(RolePrompts):

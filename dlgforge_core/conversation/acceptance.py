@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from dlgforge_core.config import AcceptConfig, JudgeConfig
 from dlgforge_core.dialogue import Dialogue, Judgement
+from dlgforge_core.sources import Origin
 
 UNJUDGED = "unjudged"
 """A verdict that acceptance depends on could not be had."""
@@ -72,7 +73,8 @@ class Acceptance:
         """Return the verdicts that there should be, by what they are on."""
         if self.judge.granularity == "conversation":
             return {"the conversation": dialogue.judgement}
-        return {f"turn {turn.index + 1}": turn.judgement for turn in dialogue.turns}
+        judged = (turn for turn in dialogue.turns if turn.details.origin is not Origin.SEED)
+        return {f"turn {turn.index + 1}": turn.judgement for turn in judged}
 
     def _of_verdict(self, verdict: Judgement) -> list[tuple[str, str]]:
         accept, labels = self.accept, frozenset(verdict.reasons)

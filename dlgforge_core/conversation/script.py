@@ -31,6 +31,7 @@ from dlgforge_core.conversation.steps import (
     Step,
 )
 from dlgforge_core.dialogue import DropReason, Ending, GoalVerdict, Judgement
+from dlgforge_core.sources import Exchange, Origin
 
 ANSWER_ATTEMPTS = 2
 
@@ -42,7 +43,7 @@ class Script:
     With `opens` the assistant speaks first; after `may_end_after` turns the user may end the conversation
     instead of asking, never with None; `judges_goal`: the user's goal is judged by a call of its own.
     Of several `candidates` for an answer the judge chooses one; an answer that it gives a score below
-    `revise` gets another try.
+    `revise` gets another try. Neither is for answers that a seed's conversation gives.
     """
 
     question_attempts: int
@@ -89,19 +90,34 @@ class Script:
         """How many calls the dialogue has left when nothing is repeated, and the user does not end it."""
         if state.index == state.n_turns:
             return len(self._lacking(state)) if state.review else 0
-        rated = self.judges_turns or self.candidates > 1
-        per_turn = 1 + self.candidates + rated
         progress = state.progress
         at_end = sum(progress.verdict(subject) is None for subject in self._judged_at_end(state))
         if progress.left:
             return at_end
-        later = (state.n_turns - state.index - 1) * per_turn + at_end + self._is_to_open(state)
+        free = state.n_turns - max(state.index + 1, len(state.given))
+        later = free * self._calls(state, None) + at_end + self._is_to_open(state)
+        later += sum(self._calls(state, given) for given in state.given[state.index + 1 :])
         if progress.question is None:
-            return later + per_turn
-        answers = self._lacking_answers(state)
+            return later + self._calls(state, state.exchange)
+        answers, rated = self._lacking_answers(state), self._judges(state) or self._answers_to(state) > 1
         if not answers and not self.judges_turns and len(progress.answered) < 2:
             rated = False  # there is nothing to choose from
         return later + answers + (rated and not self._is_rated(state)) + self._left_of_revision(state)
+
+    def _calls(self, state: State, given: Exchange | None) -> int:
+        """How many calls a turn takes of which the seed gives this."""
+        if given is not None and given.assistant:
+            return 2 + self.judges_turns if state.translates else 0
+        asks = given is None or state.translates
+        return asks + self.candidates + (self.judges_turns or self.candidates > 1)
+
+    def _answers_to(self, state: State) -> int:
+        """How many answers the turn in progress gets: one where the seed has it, translated or not."""
+        return 1 if state.has_given_answer else self.candidates
+
+    def _judges(self, state: State) -> bool:
+        """Whether the turn in progress gets a verdict: nobody is to judge what the seed says."""
+        return self.judges_turns and state.origin is not Origin.SEED
 
     # Before the first turn
 
@@ -138,7 +154,7 @@ class Script:
         if state.progress.left:
             return None
         given_up: Dropped | None = None
-        for candidate in range(self.candidates):
+        for candidate in range(self._answers_to(state)):
             match self._answer(state, candidate):
                 case Dropped() as end:
                     given_up = given_up or end
@@ -155,6 +171,7 @@ class Script:
             return None
         assert progress.question is not None
         turn, rejected = state.index, attempt.rejected
+        tool_rounds = 0 if state.has_given_answer else self.tool_rounds
         if rejected >= ANSWER_ATTEMPTS:
             return Dropped(
                 DropReason.INVALID_OUTPUT,
@@ -163,14 +180,14 @@ class Script:
         if attempt.called is not None:
             return CallTools(turn, rejected, attempt.called, attempt.rounds)
         if not attempt.failures:
-            offered = len(attempt.rounds) < self.tool_rounds
+            offered = len(attempt.rounds) < tool_rounds
             return Answer(
                 *(turn, rejected, progress.question, offered, attempt.rounds),
                 candidate=candidate,
                 review=review,
             )
         failure = attempt.failures[-1]
-        if len(attempt.failures) == 1 and len(attempt.rounds) < self.tool_rounds:
+        if len(attempt.failures) == 1 and len(attempt.rounds) < tool_rounds:
             # With tools a model may say nothing that can be used, or find more than it can read.
             overflow = failure.reason is DropReason.CONTEXT_OVERFLOW and bool(attempt.rounds)
             if overflow or failure.reason is DropReason.INVALID_OUTPUT:
@@ -183,7 +200,9 @@ class Script:
         return Dropped(failure.reason, failure.detail)
 
     def _choice(self, state: State) -> Step | None:
-        if self.candidates < 2 or len(answered := state.progress.answered) < 2 or self._is_rated(state):
+        if self._answers_to(state) < 2 or len(answered := state.progress.answered) < 2:
+            return None
+        if self._is_rated(state):
             return None
         return Compare(state.index, tuple(answered))
 
@@ -193,7 +212,7 @@ class Script:
 
     def _verdict(self, state: State) -> Step | None:
         progress, index = state.progress, state.index
-        if self.judges_turns and not progress.left and not self._is_rated(state):
+        if self._judges(state) and not progress.left and not self._is_rated(state):
             return Judge(index, candidate=progress.answered[0])
         return None
 
@@ -222,7 +241,7 @@ class Script:
 
     def _under_review(self, state: State) -> Review | None:
         """Return the answer of the turn in progress that is to be improved, if any."""
-        if self.revise is None:
+        if self.revise is None or state.has_given_answer:
             return None
         progress = state.progress
         best = progress.best([number for number in progress.answered if number < self.candidates])
@@ -235,9 +254,9 @@ class Script:
 
     def _lacking_answers(self, state: State) -> int:
         """How many candidates are neither there nor given up."""
-        if self.candidates == 1:
+        if (answers := self._answers_to(state)) == 1:
             return not state.progress.answered
-        steps = (self._answer(state, candidate) for candidate in range(self.candidates))
+        steps = (self._answer(state, candidate) for candidate in range(answers))
         return sum(not isinstance(step, Dropped | None) for step in steps)
 
     def _left_of_revision(self, state: State) -> int:
@@ -266,7 +285,8 @@ class Script:
         """Return what has no verdict and was not judged once more yet."""
         subjects: list[int | None] = []
         if self.judges_turns:
-            subjects = [turn.index for turn in state.turns if turn.judgement is None]
+            judged = (turn for turn in state.turns if turn.details.origin is not Origin.SEED)
+            subjects = [turn.index for turn in judged if turn.judgement is None]
         elif self.judges_whole and state.judgement is None:
             subjects = [None]
         if self.judges_goal and state.has_goal and state.goal is None:

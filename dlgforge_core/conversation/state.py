@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dlgforge_core.conversation.outcomes import (
     NO_DETAILS,
@@ -28,7 +29,8 @@ from dlgforge_core.conversation.outcomes import (
     UserLeft,
 )
 from dlgforge_core.conversation.steps import ToolRound
-from dlgforge_core.dialogue import Candidate, GoalVerdict, Judgement, Turn, TurnDetails
+from dlgforge_core.dialogue import Candidate, DialoguePlan, GoalVerdict, Judgement, Turn, TurnDetails
+from dlgforge_core.sources import Exchange, FromSeed, Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,13 @@ class TurnInProgress:
             judgement=self._ratings.get(number),
             model=source.model,
             temperature=source.temperature,
-            details=NO_DETAILS if chosen else replace(answered.details, evidence=(), off_topic=False),
+            details=NO_DETAILS if chosen else _of_candidate(answered.details),
         )
+
+
+def _of_candidate(details: TurnDetails) -> TurnDetails:
+    """Return what stands behind a candidate that was not chosen: what is the turn's stands there."""
+    return replace(details, evidence=(), off_topic=False, origin=Origin.GENERATED)
 
 
 _NOTHING = TurnInProgress()
@@ -149,6 +156,51 @@ class State:
     judgement: Judgement | None = None
     has_goal: bool = False
     goal: GoalVerdict | None = None
+    given: tuple[Exchange, ...] = ()
+    """What the seed's conversation gives of the first turns."""
+    translates: bool = False
+    """What is given is translated, and not taken as it stands."""
+
+    @classmethod
+    def of(
+        cls,
+        plan: DialoguePlan,
+        turns: tuple[Turn, ...] = (),
+        **more: Any,
+    ) -> State:
+        """Return the state of a planned dialogue of which these turns were committed."""
+        translates = plan.from_seed is FromSeed.TRANSLATE
+        begun = cls(plan.n_turns, turns, given=plan.given, translates=translates)
+        return replace(begun, progress=begun._begun(len(turns)), **more)
+
+    @property
+    def origin(self) -> Origin:
+        """Where the texts of the turn in progress come from."""
+        if (given := self.exchange) is None:
+            return Origin.GENERATED
+        if self.translates:
+            return Origin.TRANSLATED
+        return Origin.SEED if given.assistant else Origin.SEED_QUESTION
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """What the seed gives of the turn in progress."""
+        return self.given[self.index] if self.index < len(self.given) else None
+
+    @property
+    def has_given_answer(self) -> bool:
+        """Whether the seed gives the answer of the turn in progress, as it stands or to be translated."""
+        return (given := self.exchange) is not None and bool(given.assistant)
+
+    def _begun(self, index: int) -> TurnInProgress:
+        """Return a turn at its beginning: what is taken from the seed as it stands is there already."""
+        if index >= len(self.given) or self.translates:
+            return _NOTHING
+        given = self.given[index]
+        if not given.assistant:
+            return TurnInProgress(question=given.user)
+        answered = Answered(given.assistant, TurnDetails(origin=Origin.SEED))
+        return TurnInProgress(question=given.user, answers=(AnswerInProgress(answer=answered),))
 
     @property
     def index(self) -> int:
@@ -195,7 +247,7 @@ class State:
         """Return the state once `outcome` is known."""
         match outcome:
             case Committed(turn):
-                return replace(self, turns=(*self.turns, turn), progress=_NOTHING)
+                return replace(self, turns=(*self.turns, turn), progress=self._begun(self.index + 1))
             case Finished():
                 return replace(self, n_turns=self.index, progress=_NOTHING)
             case Amended():
@@ -209,6 +261,8 @@ class State:
             self.judgement,
             self.has_goal,
             self.goal,
+            self.given,
+            self.translates,
         )
 
 

@@ -28,7 +28,7 @@ def sample_markdown(dialogues: Iterable[Dialogue], limit: int = 5, max_chars: in
 
 def _sample(dialogue: Dialogue, max_chars: int) -> Iterator[str]:
     plan = dialogue.plan
-    about = topic_of(plan, dialogue.turns) or ", ".join(documents_of(dialogue.turns))
+    about = topic_of(plan, dialogue.turns) or ", ".join(documents_of(dialogue.turns)) or plan.dialogue_id
     yield f"### {escape_inline(about, 200)} ({escape_inline(plan.language, 20)})"
     if dialogue.opening:
         yield f"**Assistant**\n\n{escape_markdown(dialogue.opening, max_chars)}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dlgforge_core.config.attributes import COLUMN_PREFIX
-from dlgforge_core.config.conversation import ENDED_BY, GOAL, GOAL_MET, GOAL_REASON
+from dlgforge_core.config.conversation import ENDED_BY, GOAL, GOAL_MET, GOAL_REASON, TURN_ORIGINS
 from dlgforge_core.config.saving import Reasoning
 from dlgforge_core.dialogue import (
     Candidate,
@@ -136,6 +136,7 @@ def _of_conversation(dialogue: Dialogue, columns: Sequence[str]) -> Record:
         GOAL: dialogue.plan.goal,
         GOAL_MET: verdict.met if verdict is not None else None,
         GOAL_REASON: verdict.reason if verdict is not None else None,
+        TURN_ORIGINS: [turn.details.origin.value or "generated" for turn in dialogue.turns],
     }
     return {column: known[column] for column in columns}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from dlgforge_core.config.attributes import COLUMN_PREFIX
-from dlgforge_core.config.conversation import ENDED_BY, GOAL, GOAL_MET, GOAL_REASON
+from dlgforge_core.config.conversation import ENDED_BY, GOAL, GOAL_MET, GOAL_REASON, TURN_ORIGINS
 from dlgforge_core.config.saving import Reasoning
 from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.export.reasoning import FIELD
@@ -17,7 +17,13 @@ SEED_METADATA = "seed_metadata"
 SYSTEM = "system"
 CANDIDATES = "turn_candidates"
 _text = pa.string()
-_CONVERSATION = {ENDED_BY: _text, GOAL: _text, GOAL_MET: pa.bool_(), GOAL_REASON: _text}
+_CONVERSATION = {
+    ENDED_BY: _text,
+    GOAL: _text,
+    GOAL_MET: pa.bool_(),
+    GOAL_REASON: _text,
+    TURN_ORIGINS: pa.list_(_text),
+}
 
 
 def _required(name: str, kind: Any) -> pa.Field[Any]:
@@ -128,6 +134,8 @@ COLUMN_TEXTS = {
     "nothing more to ask.",
     GOAL: "What the user was to reach, which the assistant was not told; empty without a goal.",
     GOAL_MET: "Whether the judge says that the user reached it; null where nobody judged.",
+    TURN_ORIGINS: "Where each turn is from: `generated`; `seed`, as the seed has it; `seed_question`, its "
+    "answer alone generated; or `translated` from the seed's.",
     GOAL_REASON: "The judge's reason for that.",
     SEED_METADATA: "The `metadata` of its seed topic, as JSON; `{}` without any.",
     "user_persona": "Who the user simulator played.",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import hashlib
-import itertools
 from collections.abc import Callable, Sequence
 
 from dlgforge_core.config import AgentConfig
@@ -39,16 +37,18 @@ from dlgforge_core.conversation.steps import (
     Judge,
     Open,
     Step,
-    ToolRound,
     Write,
 )
 from dlgforge_core.dialogue import Dialogue, DialoguePlan, Ending, Role, Turn, TurnDetails
 from dlgforge_core.generation.dialogue_context import DialogueContext
 from dlgforge_core.generation.grounding import Anchor, evidence_of
+from dlgforge_core.generation.question_kinds import question_kinds
+from dlgforge_core.generation.seed_turns import repeat_of_seed, translation
 from dlgforge_core.generation.tool_rounds import (
     call_reasoning_of,
     call_tools,
     events_of,
+    hits_of,
     prompt_of,
     reasoning_of,
     tools_called,
@@ -208,6 +208,8 @@ class DialogueRun:
 
     async def _ask(self, step: Ask) -> Step:
         """Return a question that nobody has asked before."""
+        if (given := self._state.exchange) is not None:
+            return await self._record(Asked(await self._translated(Role.USER_SIMULATOR, step, given.user)))
         messages = await self._asking(step)
         if step.may_end:
             question = await self._question_or_end(step, messages)
@@ -219,6 +221,8 @@ class DialogueRun:
         grounded = self._context.grounding is not None
         if grounded and not step.last and names_material(question, self._plan.topic.topic):
             return await self._record(QuestionRejected(question, Rejection.NAMES_MATERIAL))
+        if (repeat := repeat_of_seed(question, self._state.turns)) is not None:
+            return await self._record(repeat)
         position = self._state.progress.recorded
         reservation = await self._context.store.reserve(self._plan.dialogue_id, step.turn, question, position)
         if reservation.accepted:
@@ -262,8 +266,9 @@ class DialogueRun:
         return question or ""
 
     async def _anchored(self) -> Anchor | None:
-        grounding = self._context.grounding
-        if self._anchor is None and grounding is not None:
+        if self._state.exchange is not None:
+            return None  # a question of the seed's comes from no passage
+        if self._anchor is None and (grounding := self._context.grounding) is not None:
             self._anchor = await grounding.anchor(self._plan)
         return self._anchor
 
@@ -284,6 +289,10 @@ class DialogueRun:
         return Opened(completion.text, completion.reasoning if context.keep_reasoning else "")
 
     async def _answer(self, step: Answer) -> Outcome:
+        origin, exchange = self._state.origin, self._state.exchange
+        if exchange is not None and exchange.assistant:  # what is not translated is there already
+            text = await self._translated(Role.ASSISTANT, step, exchange.assistant)
+            return Answered(text, TurnDetails(origin=origin))
         anchor = await self._anchored()
         given, trace = await self._passages(step), self._context.trace
         messages = prompts.assistant(
@@ -317,10 +326,10 @@ class DialogueRun:
         keep_reasoning = self._context.keep_reasoning
         if completion.tool_calls:
             return tools_called(completion, step, keep_reasoning=keep_reasoning)
-        answer = without_quotes(completion.text, grounded=anchor is not None)
+        answer = without_quotes(completion.text, grounded=self._context.grounding is not None)
         if not answer:
             return AnswerRejected(step.candidate)
-        hits = [*given, *await self._hits(step.all_rounds)]
+        hits = [*given, *await hits_of(step.all_rounds, self._found, self._context.grounding)]
         details = TurnDetails(
             evidence=evidence_of(
                 self._plan, anchor.evidence[step.turn] if anchor is not None else None, hits, answer
@@ -329,33 +338,32 @@ class DialogueRun:
             reasoning=reasoning_of(step.all_rounds, completion) if keep_reasoning else "",
             call_reasoning=call_reasoning_of(step.all_rounds) if keep_reasoning else (),
             off_topic=anchor is not None and not anchor.on_topic,
+            origin=origin,
         )
         return Answered(answer, details, step.candidate, self._context.assistants.source(step))
 
     async def _passages(self, step: Answer) -> list[Hit]:
         """Return what the assistant is given for the question, found once for all its attempts."""
         grounding, anchor = self._context.grounding, await self._anchored()
-        if grounding is None or anchor is None:
+        if grounding is None:
             return []
         turn, hits = self._given
         if turn != step.turn:
-            hits = await grounding.passages(self._plan, step.question, anchor.evidence[step.turn])
+            asked_from = anchor.evidence[step.turn] if anchor is not None else None
+            hits = await grounding.passages(self._plan, step.question, asked_from)
             self._given = step.turn, hits
         return hits
+
+    async def _translated(self, role: Role, step: Ask | Answer, text: str) -> str:
+        """Return what the seed has one side say in this turn, in the dialogue's language."""
+        told, templates = self._context.agents.of(role).instructions, self._context.templates
+        messages = translation(self._plan, self._state, role, text, told, templates)
+        return (await self._complete(role, step.turn, step.attempt, messages, traced=False)).text.strip()
 
     async def _call_tools(self, step: CallTools) -> ToolResults:
         results, hits = await call_tools(self._toolbox(), step)
         self._found |= {hit.chunk.chunk_id: hit for hit in hits}
         return results
-
-    async def _hits(self, rounds: Sequence[ToolRound]) -> list[Hit]:
-        """Return the passages that tools found; those from before a resume are read again."""
-        found = [passage for one in rounds for passage in one.results.passages]
-        missing = {chunk_id: score for chunk_id, score in found if chunk_id not in self._found}
-        if missing and (grounding := self._context.grounding) is not None:
-            chunks = await grounding.knowledge.chunks(list(missing))
-            self._found |= {chunk.chunk_id: Hit(chunk, missing[chunk.chunk_id]) for chunk in chunks}
-        return [self._found[chunk_id] for chunk_id, _ in found if chunk_id in self._found]
 
     def _toolbox(self) -> Toolbox:
         grounding = self._context.grounding
@@ -388,12 +396,3 @@ class DialogueRun:
                 seed=context.call_seed(self._plan.dialogue_id, role, index, attempt),
                 tools=tools,
             )
-
-
-def question_kinds(kinds: Sequence[str], seed: int, dialogue_id: str, n_turns: int) -> list[str]:
-    """Return what sort of question each of the first turns wants, the same in every run of the plan.
-
-    Each dialogue has an order of its own and uses every kind once before any again.
-    """
-    order = sorted(kinds, key=lambda kind: hashlib.blake2b(f"{seed}:{dialogue_id}:{kind}".encode()).digest())
-    return list(itertools.islice(itertools.cycle(order), n_turns))

@@ -41,13 +41,14 @@ class Grounding:
             return await self._planned(plan, plan.document)
         pool = self.knowledge.pool(plan.language)
         topic = plan.topic
-        candidates = await self.knowledge.relevance(topic.topic, topic.question or "", pool, topic.language)
+        subject = topic.topic or " ".join(one.user for one in topic.exchanges[:1])
+        candidates = await self.knowledge.relevance(subject, topic.question or "", pool, topic.language)
         assignment = await self.knowledge.assign_document(
             self.fingerprint, plan.dialogue_id, candidates, coverage=self.coverage, seed=self.seed
         )
         chunks = await self.knowledge.chunks_of(assignment.document)
         return Anchor(
-            on_topic=candidates.relevance_of(assignment.document) > 0,
+            on_topic=not topic.topic or candidates.relevance_of(assignment.document) > 0,
             evidence=rotated(chunks, assignment.nth, plan.n_turns),
         )
 
@@ -62,14 +63,14 @@ class Grounding:
         """Take back the document of a dropped dialogue."""
         await self.knowledge.release_document(self.fingerprint, dialogue_id)
 
-    async def passages(self, plan: DialoguePlan, question: str, asked_from: Chunk) -> list[Hit]:
+    async def passages(self, plan: DialoguePlan, question: str, asked_from: Chunk | None) -> list[Hit]:
         """Return the passages for a question: the best of the documents in its language.
 
-        Among them what the question came from, in place of the last one where the search did not find it:
-        however the question was put, its answer is there.
+        Among them what the question came from, if it did, in place of the last one where the search did not
+        find it: however the question was put, its answer is there.
         """
         hits = await self.search(plan, question, k=self.top_k)
-        if any(hit.chunk.text == asked_from.text for hit in hits):
+        if asked_from is None or any(hit.chunk.text == asked_from.text for hit in hits):
             return hits  # itself, or the same text of another document
         return [*hits[: max(0, self.top_k - 1)], Hit(asked_from, 0.0)]
 

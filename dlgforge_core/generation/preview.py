@@ -18,8 +18,8 @@ from pathlib import Path
 from dlgforge_core.config import AgentsConfig, GenerationConfig, Recipe, read_recipe
 from dlgforge_core.dialogue import DialoguePlan, Role, Turn, TurnDetails
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.generation.dialogue_run import question_kinds
 from dlgforge_core.generation.prepare import with_question_kinds
+from dlgforge_core.generation.question_kinds import question_kinds
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.planning.document_plan import SourceDocument
 from dlgforge_core.planning.personas import personas_of

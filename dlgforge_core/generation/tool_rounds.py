@@ -11,6 +11,7 @@ import orjson
 from dlgforge_core.conversation.outcomes import ToolResults, ToolsCalled
 from dlgforge_core.conversation.steps import Answer, CallTools, ToolRound
 from dlgforge_core.dialogue import ToolEvent
+from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.knowledge.types import Hit
 from dlgforge_core.llm.chat import Completion
@@ -92,6 +93,18 @@ async def call_tools(toolbox: Toolbox, step: CallTools) -> tuple[ToolResults, li
     events = tuple(dataclasses.replace(known[_key(call)], call_id=call.id) for call in calls)
     passages = tuple((hit.chunk.chunk_id, float(hit.score)) for hit in hits)
     return ToolResults(events, passages, step.candidate), hits
+
+
+async def hits_of(
+    rounds: Sequence[ToolRound], known: dict[str, Hit], grounding: Grounding | None
+) -> list[Hit]:
+    """Return the passages that tools found; those from before a resume are read again, into `known`."""
+    found = [passage for one in rounds for passage in one.results.passages]
+    missing = {chunk_id: score for chunk_id, score in found if chunk_id not in known}
+    if missing and grounding is not None:
+        chunks = await grounding.knowledge.chunks(list(missing))
+        known |= {chunk.chunk_id: Hit(chunk, missing[chunk.chunk_id]) for chunk in chunks}
+    return [known[chunk_id] for chunk_id, _ in found if chunk_id in known]
 
 
 def _numbered(calls: Sequence[ToolCall], events: Sequence[ToolEvent]) -> list[ToolCall]:

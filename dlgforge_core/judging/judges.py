@@ -17,6 +17,7 @@ from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.prompting import verdict_prompts as prompts
 from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.prompting.verdict_evidence import verdict_messages
+from dlgforge_core.sources import Origin
 
 WHOLE = -1
 """The turn index of a verdict on the whole conversation."""
@@ -156,11 +157,12 @@ def subjects(
 ) -> list[Subject]:
     """Return what is to be judged of a dialogue, in order. `texts` are those of its chunks, by id.
 
-    The digest of a turn covers all that its judge is shown: the turns before it as well, and what the
-    prompt says of topic and language, but not earlier verdicts.
+    What a seed says word for word is not. The digest of a turn covers all that its judge is shown: the turns
+    before it as well, and what the prompt says of topic and language, but not earlier verdicts.
     """
     plain = [replace(turn, judgement=None) for turn in turns]
-    indices = [WHOLE] if config.granularity == "conversation" else range(len(plain))
+    generated = [turn.index for turn in plain if turn.details.origin is not Origin.SEED]
+    indices = [WHOLE] if config.granularity == "conversation" else generated
     messages = {i: messages_about(i, config, plan, plain, texts, templates=templates) for i in indices}
     return [Subject(i, _digest(prompt)) for i, prompt in messages.items()]
 

@@ -47,9 +47,12 @@ WHERE d.plan_id = %(plan)s AND d.ordinal > %(after)s AND d.ordinal < %(n)s AND d
 ORDER BY d.ordinal LIMIT %(limit)s
 """
 
+# Without the turns that seeds have: nobody is to judge those.
 _WANTED = """
 WITH wanted AS ({wanted})
-SELECT count(*), coalesce(sum(d.turns_done), 0)
+SELECT count(*), coalesce(sum(d.turns_done - CASE WHEN d.plan->>'from_seed' = 'continue' THEN
+    jsonb_array_length(jsonb_path_query_array(d.plan, '$.topic.messages[*] ? (@.role == "assistant")'))
+    ELSE 0 END), 0)
 FROM wanted JOIN dialogues d USING (plan_id)
 WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues
 """

@@ -94,6 +94,7 @@ def _words(generation: GenerationConfig) -> dict[str, Any]:
     sections = {
         "prompts": prompts,
         "system_prompts": [one.model_dump(mode="json") for one in generation.conversation.system_prompts],
+        "from_seed": generation.conversation.from_seed,
         "examples": generation.examples.model_dump(mode="json") if generation.examples.exchanges else None,
     }
     return {name: value for name, value in sections.items() if value}

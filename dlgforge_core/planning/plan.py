@@ -37,10 +37,11 @@ from dlgforge_core.planning.document_plan import DocumentDraws, topic_of_documen
 from dlgforge_core.planning.draws import block_of, hex_digest, in_cycle, several_in_cycle, uniform
 from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource, content_fingerprint
 from dlgforge_core.planning.personas import Personas
-from dlgforge_core.planning.seed_languages import topics_for, unused_languages, unused_note
+from dlgforge_core.planning.seed_languages import seeds_for, unused_languages, unused_note, unused_seeds
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.planning.turn_counts import TurnCounts
 from dlgforge_core.prompting.system_prompts import goal_of, system_prompt_of
+from dlgforge_core.sources import FromSeed
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Plan:
     """A cycle of templates, in which each comes as often as its weight says."""
     goals: tuple[str, ...] = ()
     """As `system_prompts`, of the user's goal."""
+    from_seed: FromSeed | None = None
     examples: tuple[int, ...] = ()
     """The few-shot examples of which each dialogue gets `examples_each`."""
     examples_each: int = 0
@@ -98,6 +100,8 @@ class Plan:
             examples=self._examples(ordinal) if self.examples_each else None,
             attributes=self.attributes.of(self.language, ordinal) if self.attributes else {},
         )
+        if self.from_seed is not None:
+            plan = with_conversation(plan, self.from_seed)
         if not self.system_prompts and not self.goals:
             return plan
         return replace(
@@ -163,6 +167,19 @@ def spare_of(plan: DialoguePlan) -> DialoguePlan:
     return replace(plan, dialogue_id=spare_id(plan.dialogue_id))
 
 
+def with_conversation(plan: DialoguePlan, from_seed: FromSeed) -> DialoguePlan:
+    """Return a dialogue with what is made of its seed's conversation.
+
+    Turns that were drawn follow what is continued; else there are as many as the seed has.
+    """
+    given = len(plan.topic.exchanges)
+    whole = sum(bool(one.assistant) for one in plan.topic.exchanges)
+    n_turns = whole + plan.n_turns if from_seed is FromSeed.CONTINUE else given
+    # Nobody translates what is only told.
+    system = "" if from_seed is FromSeed.TRANSLATE else plan.topic.system
+    return replace(plan, n_turns=n_turns, from_seed=from_seed, system_prompt=system)
+
+
 def plan_run(
     generation: GenerationConfig,
     llm: LlmConfig,
@@ -188,13 +205,20 @@ def plan_run(
     # Attributes are drawn over all languages, whichever are selected.
     languages_read = generation.run.target_languages if generation.attributes else wanted
     topics = {
-        (batch.name, language): topics_for(batch, language, fallback)
+        (batch.name, language): seeds_for(batch, language, generation)
         for batch in chosen
         for language in languages_read
     }
     for language in wanted:
         if not any(topics[batch.name, language] for batch in chosen):
             has = "; ".join(f"{name} has {', '.join(known)}" for name, known in available.items())
+            if notes := [note for batch in chosen for note in unused_seeds(batch, generation)]:
+                raise ConfigError(f"there is no seed to use in {language!r} ({has}): {'; '.join(notes)}")
+            if generation.conversation.from_seed == "translate":
+                raise ConfigError(
+                    f"run.target_languages names {language!r}, and all conversations are in it ({has}); with "
+                    "conversation.from_seed = translate give others, or leave the language out"
+                )
             raise ConfigError(
                 f"run.target_languages names {language!r}, but no seed batch has topics in it ({has}); "
                 "add topics, leave the language out, or set run.fallback_language to one that has topics"
@@ -221,6 +245,9 @@ def plan_run(
                     f"seed batch {batch.name!r} has no topics in {language!r}: "
                     f"{n_dialogues} dialogues are not made"
                 )
+        notes += unused_seeds(batch, generation)
+        if generation.conversation.from_seed == "translate":
+            continue
         unused = unused_languages(batch, generation.run.target_languages, fallback)
         notes += [f"seed batch {batch.name!r}: {unused_note(*pair)}" for pair in unused.items()]
     return Planning(tuple(plans), fingerprint, tuple(notes))
@@ -236,6 +263,7 @@ def plan_of(
 ) -> Plan:
     """Return the plan of a batch in a language, without topics or documents yet."""
     run, examples = generation.run, generation.examples
+    from_seed = generation.conversation.from_seed
     return Plan(
         fingerprint=fingerprint,
         batch=batch.name,
@@ -248,6 +276,7 @@ def plan_of(
         personas=personas,
         system_prompts=_cycle(generation.conversation.system_prompts, language),
         goals=_cycle(generation.conversation.goals, language),
+        from_seed=FromSeed(from_seed) if from_seed else None,
         examples=tuple(examples.in_language(language)),
         examples_each=examples.per_dialogue or 0 if examples.exchanges else 0,
     )

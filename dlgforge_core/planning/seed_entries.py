@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -13,44 +13,17 @@ import orjson
 from dlgforge_core.common.hints import hint
 from dlgforge_core.common.invisible import is_visible
 from dlgforge_core.common.yaml_source import bad_character, shown
-from dlgforge_core.config import SeedsConfig
 
 MAX_LINE_BYTES = 1024 * 1024
 MAX_TOPIC_CHARS = 500
 MAX_QUESTION_CHARS = 10_000
 MAX_ID_CHARS = 200
-LINE_KEYS = ("id", "language", "topic", "question", "metadata")
+LINE_KEYS = ("id", "language", "topic", "question", "metadata", "messages", "conversations")
 _LANGUAGE = re.compile(r"[^\W\d_][\w ()'-]{0,58}[\w)]?")  # a code, or a dialect by name
 
 
 class BadEntryError(Exception):
     """An entry that cannot be used; the message says key, value and what would be right."""
-
-
-def topic_of_row(
-    values: Mapping[str, Any], config: SeedsConfig
-) -> tuple[str, str, str | None, str | None, dict[str, Any]]:
-    """Return language, topic, question, id and metadata of a row."""
-    names = config.columns.model_dump()
-    found = {key: values.get(name) for key, name in names.items()}
-    called = {key: key if name == key else f"{key} (column {name!r})" for key, name in names.items()}
-    if isinstance(found["id"], int) and not isinstance(found["id"], bool):
-        found["id"] = str(found["id"])
-
-    def text(key: str, most: int) -> str | None:
-        return None if found[key] in (None, "") else text_of(called[key], found[key], most)
-
-    rest = {name: value for name, value in values.items() if name not in names.values()}
-    if isinstance(rest.get("metadata"), dict):
-        rest = {**rest.pop("metadata"), **rest}
-    check_metadata(rest)
-    return (
-        language_of(found["language"] or config.language or None, called["language"]),
-        text_of(called["topic"], found["topic"], MAX_TOPIC_CHARS),
-        text("question", MAX_QUESTION_CHARS),
-        text("id", MAX_ID_CHARS),
-        rest,
-    )
 
 
 def json_object(line: bytes, known: Sequence[str] = LINE_KEYS) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
-from dlgforge_core.config import RunConfig
+from dlgforge_core.config import GenerationConfig, RunConfig
 from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.languages import base_code
 from dlgforge_core.planning.seeds import SeedBatch
@@ -26,6 +27,34 @@ def topics_for(batch: SeedBatch, language: str, fallback: str = "") -> tuple[See
     """Return a batch's topics for a target language: its own, its base language's, or the fallback's."""
     taken = _taken(batch, language, fallback)
     return tuple(topic for topic in batch.topics if canonical(topic.language) == taken) if taken else ()
+
+
+def seeds_for(batch: SeedBatch, language: str, generation: GenerationConfig) -> tuple[SeedTopic, ...]:
+    """Return what a batch has for a target language: topics or, with `conversation.from_seed`, conversations.
+
+    Those that are to be translated are in other languages; others are taken as `topics_for` takes topics.
+    """
+    fallback, wanted = generation.run.fallback_language, generation.conversation.from_seed
+    if wanted is None:
+        on_topics = replace(batch, topics=tuple(topic for topic in batch.topics if topic.topic))
+        # Nothing is made of their conversations.
+        return tuple(replace(topic, messages=()) for topic in topics_for(on_topics, language, fallback))
+    conversations = tuple(topic for topic in batch.topics if topic.messages)
+    if wanted == "translate":
+        return tuple(topic for topic in conversations if canonical(topic.language) != canonical(language))
+    return topics_for(replace(batch, topics=conversations), language, fallback)
+
+
+def unused_seeds(batch: SeedBatch, generation: GenerationConfig) -> list[str]:
+    """Return a note on the seeds of a batch that `conversation.from_seed` leaves out."""
+    wanted, n = generation.conversation.from_seed, len(batch.topics)
+    if wanted is None:
+        left = sum(not topic.topic for topic in batch.topics)
+        why = "are conversations, and are not used; set conversation.from_seed"
+    else:
+        left = sum(not topic.messages for topic in batch.topics)
+        why = f"hold no conversation for conversation.from_seed = {wanted}, and are not used"
+    return [f"seed batch {batch.name!r}: {left} of {n} seeds {why}"] if left else []
 
 
 def _taken(batch: SeedBatch, language: str, fallback: str) -> str:

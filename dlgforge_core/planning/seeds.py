@@ -1,7 +1,8 @@
 """Seed topics, read from files: one file is one seed batch.
 
 YAML is a mapping language -> topic -> list of questions (a topic may have none). JSONL has one topic a line:
-`language` and `topic`, and if wanted `id`, `question` and `metadata`. JSON, CSV, TSV and Parquet are tables:
+`language` and `topic`, and if wanted `id`, `question` and `metadata`, or a conversation (`messages` or
+`conversations`), whose topic may be left out. JSON, CSV, TSV and Parquet are tables:
 a topic a row, in the columns that `seeds.columns` names; what else is there is metadata. Every pair of topic
 and question is one seed topic. What is wrong with a file is told with its line; good ones are kept unless
 `strict` is set.
@@ -26,17 +27,16 @@ from dlgforge_core.common.yaml_source import Listing, Node, Scalar, shown
 from dlgforge_core.config import SeedsConfig
 from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.errors import SeedError
+from dlgforge_core.planning.seed_conversations import KEYS, conversation_id
 from dlgforge_core.planning.seed_entries import (
-    MAX_ID_CHARS,
     MAX_QUESTION_CHARS,
     MAX_TOPIC_CHARS,
     BadEntryError,
-    check_metadata,
     json_object,
     language_of,
     text_of,
-    topic_of_row,
 )
+from dlgforge_core.planning.seed_records import SeedRecord, record_of_line, record_of_row
 from dlgforge_core.planning.seed_tables import TABLE_SUFFIXES, Table, normalised, read_table
 
 SUFFIXES = (".yaml", ".yml", ".jsonl", *TABLE_SUFFIXES)
@@ -127,7 +127,8 @@ def _digest(data: bytes, config: SeedsConfig) -> str:
     digest = yaml_source.content_digest(data)
     if not config.mapped:
         return digest
-    mapping = {**config.columns.model_dump(), "of rows": config.language}
+    conversation = {"messages": config.columns.messages} if config.columns.messages else {}
+    mapping = {**config.columns.named, **conversation, "of rows": config.language}
     return yaml_source.content_digest(f"{digest} {json.dumps(mapping, sort_keys=True)}".encode())
 
 
@@ -204,7 +205,7 @@ class _Reader:
     def take_row(self, number: int, values: Mapping[str, Any], config: SeedsConfig) -> None:
         """Read one row of a table."""
         try:
-            self._add(number, *topic_of_row(values, config))
+            self._add(number, record_of_row(values, config))
         except BadEntryError as bad:
             self.problem(number, str(bad))
 
@@ -214,20 +215,7 @@ class _Reader:
             if config.mapped:
                 self.take_row(number, json_object(line, known=()), config)
                 return
-            data = json_object(line)
-            metadata = data.get("metadata")
-            if metadata is not None:
-                check_metadata(metadata)
-            self._add(
-                number,
-                language_of(data.get("language")),
-                text_of("topic", data.get("topic"), MAX_TOPIC_CHARS),
-                None
-                if data.get("question") is None
-                else text_of("question", data["question"], MAX_QUESTION_CHARS),
-                None if data.get("id") is None else text_of("id", data["id"], MAX_ID_CHARS),
-                metadata,
-            )
+            self._add(number, record_of_line(json_object(line)))
         except BadEntryError as bad:
             self.problem(number, str(bad))
 
@@ -270,7 +258,7 @@ class _Reader:
         for item in questions.items or (Scalar(None, key.line),):
             try:
                 question = _yaml_question(item) if questions.items else None
-                self._add(item.line, language, topic, question)
+                self._add(item.line, SeedRecord(language, topic, question))
             except BadEntryError as bad:
                 self.problem(item.line, f"{language}: {shown(topic)}: {bad}")
 
@@ -286,34 +274,39 @@ class _Reader:
             seen[key.text] = key.line
             yield key, value
 
-    def _add(
-        self,
-        line: int,
-        language: str,
-        topic: str,
-        question: str | None,
-        id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> None:
-        topic = " ".join(tidy(topic).split())
-        first = None
+    def _add(self, line: int, record: SeedRecord) -> None:
+        language, question, messages = record.language, record.question, record.messages
+        topic = " ".join(tidy(record.topic).split())
+        first, id = None, record.id
         if id is None:
-            id = topic_id(language, topic, question)
+            id = (
+                conversation_id(language, topic, messages)
+                if messages
+                else topic_id(language, topic, question)
+            )
             # Two that look the same are one, whatever stands in them that nobody sees.
-            look = (language, skeleton(topic), skeleton(question or ""))
+            text = "\0".join(one["content"] for one in messages) if messages else question or ""
+            look = (language, skeleton(topic), skeleton(text))
             first = self.lines_by_look.get(look)
             self.lines_by_look.setdefault(look, line)
         if (first := self.lines_by_id.get(id, first)) is not None:
             raise BadEntryError(f"id = {shown(id)}: {self.unit} {first} is the same topic or has the same id")
         self.lines_by_id[id] = line
         self.places.setdefault(language, self._place(line))
-        self.topics.append(SeedTopic(id, language, topic, question, self.batch, metadata or {}))
+        self.topics.append(SeedTopic(id, language, topic, question, self.batch, record.metadata, messages))
 
 
 def _check_columns(columns: Sequence[str], config: SeedsConfig, place: str) -> None:
     """Raise SeedError when a table lacks a column that it must have, or that is named."""
-    for key, name in config.columns.model_dump().items():
-        needed = key == "topic" or (key == "language" and not config.language)
+    conversation = config.columns.messages
+    if conversation and conversation not in columns:
+        raise SeedError(
+            f"{place}: there is no column {shown(conversation)} for the conversations; "
+            f"{hint(conversation, columns, 'there are')}; name the right one in seeds.columns.messages"
+        )
+    topicless = bool(conversation) or not {*KEYS}.isdisjoint(columns)
+    for key, name in config.columns.named.items():
+        needed = (key == "topic" and not topicless) or (key == "language" and not config.language)
         if name in columns or not (needed or name != key):
             continue
         more = ", or set seeds.language" if key == "language" else ""

@@ -80,8 +80,8 @@ def user_simulator(
         )
         messages.append({"role": "user", "content": request})
         if number < len(turns):
-            messages.append({"role": "assistant", "content": turns[number].user})
-            answer = turns[number].assistant
+            messages.append({"role": "assistant", "content": _said(plan, turns[number].user)})
+            answer = _said(plan, turns[number].assistant)
     return messages
 
 
@@ -119,6 +119,39 @@ def another_question(
     ]
 
 
+def translation(
+    plan: DialoguePlan,
+    role: Role,
+    before: Sequence[tuple[str, str]],
+    text: str,
+    *,
+    instructions: str = "",
+    templates: Templates = SHIPPED,
+) -> list[Message]:
+    """Return the prompt for a translation of what one side of a seed's conversation says.
+
+    `before` are its earlier messages and their translations, so that words are translated alike.
+    """
+    common, user = everywhere(plan), role is Role.USER_SIMULATOR
+    persona = plan.user_persona if user else plan.assistant_persona
+    system = templates.render(
+        role,
+        "translation",
+        topic=inline(plan.topic.topic),
+        persona=inline(persona.description),
+        instructions=instructions,
+        **common,
+    )
+    messages = beginning(system)
+    for source, translated in before:
+        asked = templates.render(role, "translate", text=neutralise(source), **common)
+        messages.append({"role": "user", "content": asked})
+        messages.append({"role": "assistant", "content": translated})
+    asked = templates.render(role, "translate", text=neutralise(text), **common)
+    messages.append({"role": "user", "content": asked})
+    return messages
+
+
 def assistant(
     plan: DialoguePlan,
     turns: Sequence[Turn],
@@ -153,10 +186,10 @@ def assistant(
         messages.append(_opening_request(plan, on_topic, templates))
         messages.append({"role": "assistant", "content": opening})
     for turn in turns:
-        messages.append({"role": "user", "content": turn.user})
-        messages.append({"role": "assistant", "content": turn.assistant})
+        messages.append({"role": "user", "content": _said(plan, turn.user)})
+        messages.append({"role": "assistant", "content": _said(plan, turn.assistant)})
     role, common = Role.ASSISTANT, everywhere(plan)
-    asked = templates.render(role, "question", passages=passages, question=question, **common)
+    asked = templates.render(role, "question", passages=passages, question=_said(plan, question), **common)
     messages.append({"role": "user", "content": _with_trace(plan, asked, trace, form, templates)})
     return messages
 
@@ -236,7 +269,7 @@ def revision(
         "revision",
         comment=inline(judgement.comment),
         labels=", ".join(judgement.reasons),
-        question=question,
+        question=_said(plan, question),
         **everywhere(plan),
     )
     asked = _with_trace(plan, request, trace, form, templates)
@@ -250,3 +283,8 @@ def _with_trace(
     if trace:
         parts.append(templates.render(Role.ASSISTANT, "trace", parts=trace, **everywhere(plan)))
     return "\n\n".join(filter(None, (*parts, form)))
+
+
+def _said(plan: DialoguePlan, text: str) -> str:
+    """Return what was said: of what a seed gives, whoever wrote it, without control tokens."""
+    return neutralise(text) if plan.from_seed is not None else text

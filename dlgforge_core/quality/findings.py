@@ -21,7 +21,7 @@ from dlgforge_core.dialogue import MAX_SCORE, Dialogue, Ending
 from dlgforge_core.languages import base_code
 from dlgforge_core.llm.markup import Markup
 from dlgforge_core.quality.language import LanguageDetector
-from dlgforge_core.quality.leaks import PHRASES, leaks, messages_of
+from dlgforge_core.quality.leaks import PHRASES, leaks, messages_of, written_messages_of
 
 PASS_RATE = "judge_pass_rate"
 
@@ -198,8 +198,8 @@ class _Schema(Collector):
 
 
 def _malformed(dialogue: Dialogue) -> str:
-    plan = dialogue.plan
-    needed = {"id": plan.dialogue_id, "language": plan.language, "topic": plan.topic.topic or plan.document}
+    plan, about = dialogue.plan, dialogue.plan.document or dialogue.plan.topic.messages
+    needed = {"id": plan.dialogue_id, "language": plan.language, "topic": plan.topic.topic or about}
     if empty := next((key for key, value in needed.items() if not value), ""):
         return f"{empty} is empty"
     if [turn.index for turn in dialogue.turns] != list(range(len(dialogue.turns))) or not dialogue.turns:
@@ -228,7 +228,7 @@ class _Empty(Collector):
     what = "messages are empty"
 
     def add(self, dialogue: Dialogue) -> None:
-        for turn, role, text in messages_of(dialogue):
+        for turn, role, text in written_messages_of(dialogue):
             self.looked_at += 1
             if not any(map(str.isalnum, text)):
                 self.found(dialogue.plan.dialogue_id, turn, f"the {role}'s message has no word", text)
@@ -271,7 +271,7 @@ class _Cut(Collector):
         return self.config.max_cut_share
 
     def add(self, dialogue: Dialogue) -> None:
-        for turn, role, text in messages_of(dialogue):
+        for turn, role, text in written_messages_of(dialogue):
             self.looked_at += 1
             # A script without spaces between words has few "words"; its length tells as well.
             long = len(text.split()) >= _CUT_MIN_WORDS or len(text) >= 8 * _CUT_MIN_WORDS
@@ -318,7 +318,7 @@ class _Language(Collector):
         if not detector.knows(language):
             self._undetected += 2 * len(dialogue.turns)
             return
-        for turn, role, text in messages_of(dialogue):
+        for turn, role, text in written_messages_of(dialogue):
             found = detector.detect(text)
             if found is None:
                 self._undetected += 1

@@ -13,6 +13,7 @@ from dlgforge_core.llm.markup import Markup, default_markup
 from dlgforge_core.prompting.passage_marks import FRAME, QUOTE_MARK, names_material
 from dlgforge_core.prompting.phrases import phrase_pattern
 from dlgforge_core.prompting.templates import SHIPPED, Templates
+from dlgforge_core.sources import Origin
 
 _MAX_PHRASES = 2000  # a message is searched for each of them
 PHRASES = phrase_pattern(SHIPPED.by_message.values(), _MAX_PHRASES)
@@ -37,6 +38,15 @@ def messages_of(dialogue: Dialogue) -> Iterator[tuple[int, str, str]]:
         yield number, "assistant", turn.assistant
 
 
+def written_messages_of(dialogue: Dialogue) -> Iterator[tuple[int, str, str]]:
+    """As `messages_of`, of those that models wrote, and not the seed."""
+    origins = [turn.details.origin for turn in dialogue.turns]
+    for number, role, text in messages_of(dialogue):
+        origin = origins[number - 1]
+        if origin is not Origin.SEED and (origin is not Origin.SEED_QUESTION or role != "user"):
+            yield number, role, text
+
+
 def leaks(
     dialogue: Dialogue,
     leak_words: int,
@@ -51,7 +61,7 @@ def leaks(
     plan, markup = dialogue.plan, markup or default_markup()
     secret = _shingles(plan.user_persona.description, leak_words)
     secret |= _shingles(plan.assistant_persona.description, leak_words)
-    for number, role, text in messages_of(dialogue):
+    for number, role, text in written_messages_of(dialogue):
         problem = _of_material(dialogue, dialogue.turns[number - 1], role, text)
         if mark := markup.leftover(text):
             problem = f"says {mark!r}, which models write around their thinking and turns"

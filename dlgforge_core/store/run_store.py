@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -79,7 +78,7 @@ class RunStore:
                         self.dataset,
                         batch.name,
                         batch.digest,
-                        _json([asdict(topic) for topic in batch.topics]),
+                        _json([topic.to_json() for topic in batch.topics]),
                     ),
                 )
 
@@ -101,7 +100,10 @@ class RunStore:
             ).fetchall()
         return [
             SeedBatch(
-                name=name, digest=digest, topics=tuple(SeedTopic(**topic) for topic in topics), problems=()
+                name=name,
+                digest=digest,
+                topics=tuple(SeedTopic.from_json(topic) for topic in topics),
+                problems=(),
             )
             for name, digest, topics in rows
         ]

@@ -359,9 +359,10 @@ def _claim_from_row(row: Sequence[Any]) -> Claim:
     plan_json, turn_rows, outcomes, attempt, judgement, goal = row
     plan = DialoguePlan.from_json(plan_json)
     turns = tuple(Turn.from_row(row) for row in turn_rows or ())
-    committed = State(
-        len(turns) if attempt else plan.n_turns,  # one that is finished may have ended early
+    committed = State.of(
+        plan,
         turns,
+        n_turns=len(turns) if attempt else plan.n_turns,  # one that is finished may have ended early
         review=attempt,
         judgement=Judgement.from_json(judgement) if judgement else None,
         has_goal=bool(plan.goal),

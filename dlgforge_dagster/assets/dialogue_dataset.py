@@ -116,7 +116,7 @@ def _write(
                 alpha=alpha,
                 offered=_offered(record),
                 seed_metadata=run_store.has_seed_metadata(scope),
-                system=bool(_conversation(record).system_prompts),
+                system=bool(_conversation(record).system_prompts or _conversation(record).from_seed),
                 candidates=_has_candidates(record),
                 dimensions=dimensions,
                 attributes=sorted(record.config.get("generation", {}).get("attributes", {})),

@@ -15,7 +15,7 @@ from dlgforge_core.generation.run import Runner, RunReport, Status, generate, sh
 from dlgforge_core.generation.worker_thread import WorkerSpec, knowledge_access
 from dlgforge_core.knowledge.current import CurrentIndex, current_index
 from dlgforge_core.planning.document_plan import DOCUMENTS_BATCH
-from dlgforge_core.planning.seed_languages import topics_for
+from dlgforge_core.planning.seed_languages import seeds_for
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.runtime.distributed.runners import start_runner
 from dlgforge_core.store.results import Part
@@ -154,12 +154,11 @@ def _prepare(
         names = [name for name in names if name in known]
     if not names:
         return None
-    fallback = generation.run.fallback_language
     there = {
         language
         for language in languages
         if not generation.has_topics
-        or any(topics_for(batch, language, fallback) for batch in batches if batch.name in names)
+        or any(seeds_for(batch, language, generation) for batch in batches if batch.name in names)
     }
     if without := [language for language in languages if language not in there]:
         context.log.info(f"{', '.join(names)} has no topics in {', '.join(without)}: nothing to make there")

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.export.markdown import escape_inline
 from dlgforge_core.knowledge.types import IndexReport
 from dlgforge_core.planning.seed_folder import SeedReading
@@ -20,7 +21,7 @@ def seed_topics_metadata(reading: SeedReading) -> Mapping[str, Any]:
     topics = [topic for batch in batches for topic in batch.topics]
     spread = topics[:: max(1, len(topics) // 8)]
     examples = "\n".join(
-        f"- *{t.language}* **{escape_inline(t.topic, 200)}**: {escape_inline(t.question or '', 300)}"
+        f"- *{t.language}* **{escape_inline(t.topic, 200)}**: {escape_inline(_question(t), 300)}"
         for t in spread
     )
     metadata: dict[str, Any] = {
@@ -34,6 +35,11 @@ def seed_topics_metadata(reading: SeedReading) -> Mapping[str, Any]:
     if problems:
         metadata["problems"] = bullets(problems[:50])
     return metadata
+
+
+def _question(topic: SeedTopic) -> str:
+    """Return an example of a question on a topic, or the one that begins its conversation."""
+    return topic.question or next((one.user for one in topic.exchanges), "")
 
 
 def knowledge_index_metadata(report: IndexReport, notes: Sequence[str]) -> Mapping[str, Any]:

@@ -42,11 +42,13 @@ def test_values_reach_the_core_through_a_run() -> None:
     body.__annotations__ = {"context": dg.OpExecutionContext, "config": config}
     job = dg.GraphDefinition("g", node_defs=[dg.op(name="o")(body)]).to_job()
     run = {"run": {"n_turns": 3, "distributed": {"spawn": {"workers": False}}}, "judge": {"reasons": ["a"]}}
+    run["conversation"] = {"from_seed": "answer"}
     assert job.execute_in_process(run_config={"ops": {"o": {"config": run}}}).success
     assert seen[0].run.n_turns == 3
     assert seen[0].run.distributed.spawn.workers is False
     assert seen[0].run.distributed.spawn.coordinator is True
     assert seen[0].judge.reasons == ["a"]
+    assert seen[0].conversation.from_seed == "answer"
     assert seen[0].run.max_turns == 6
 
 

@@ -23,6 +23,7 @@ from dlgforge_core.dialogue import (
 )
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.judging.judges import WHOLE, judges_of, messages_about, subjects
+from dlgforge_core.sources import Origin
 
 NOBODY = Persona("p", "Somebody", "Says little.")
 PLAN = DialoguePlan("d", 0, "en", 3, SeedTopic("t", "en", "a topic"), NOBODY, NOBODY)
@@ -95,6 +96,8 @@ def test_a_changed_turn_changes_what_it_and_later_ones_are_judged_on(
     assert [a == b for a, b in zip(after, before, strict=True)] == [i < index for i in range(3)]
     whole = offline(granularity="conversation")
     assert [s.index for s in subjects(whole, PLAN, TURNS, {})] == [WHOLE]
+    of_seed = (replace(TURNS[0], details=TurnDetails(origin=Origin.SEED)), *TURNS[1:])
+    assert [s.index for s in subjects(offline(), PLAN, of_seed, {})] == [1, 2]
     assert subjects(whole, PLAN, changed, {}) != subjects(whole, PLAN, TURNS, {})
 
 

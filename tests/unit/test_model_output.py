@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlgforge_core.generation.dialogue_run import question_kinds
+from dlgforge_core.generation.question_kinds import question_kinds
 from dlgforge_core.prompting.model_output import question_of, without_quotes
 from dlgforge_core.prompting.passage_marks import names_material
 

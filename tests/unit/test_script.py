@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import orjson
@@ -54,16 +54,21 @@ from dlgforge_core.conversation.steps import (
     Step,
 )
 from dlgforge_core.dialogue import (
+    DialoguePlan,
     DropReason,
     Ending,
     Evidence,
     GoalVerdict,
     Judgement,
     Role,
+    SeedTopic,
     ToolEvent,
     Turn,
     TurnDetails,
 )
+from dlgforge_core.planning.personas import NOBODY
+from dlgforge_core.planning.plan import with_conversation
+from dlgforge_core.sources import Exchange, FromSeed, Origin
 
 EVIDENCE = Evidence("c1", "bread.md", Role.ASSISTANT, score=0.5, cited=True)
 EVENT = ToolEvent("search", {"query": None}, result="> Bread", call_id="a")
@@ -132,10 +137,19 @@ def played(script: Script, state: State, pick: st.DataObject) -> Iterator[tuple[
         step = script.next(state)
         if isinstance(step, End):
             return
-        outcome = outcomes_of(step, pick)
+        outcome = of_turn(state, outcomes_of(step, pick))
         yield state, step, outcome
         state = state.after(outcome)
     pytest.fail("the script does not end")
+
+
+def of_turn(state: State, outcome: Any) -> Any:
+    """Return the outcome as it is in this turn: there is one translation only, made with no passages."""
+    if not isinstance(outcome, Answered):
+        return outcome
+    if state.has_given_answer:
+        return Answered(outcome.answer, TurnDetails(origin=state.origin), outcome.candidate)
+    return replace(outcome, details=replace(outcome.details, origin=state.origin))
 
 
 def reread(outcome: Any) -> Any:
@@ -143,6 +157,28 @@ def reread(outcome: Any) -> Any:
     if isinstance(outcome, Committed | Finished | Amended):
         return outcome
     return outcome_from(outcome.kind, orjson.loads(orjson.dumps(outcome.to_json())))
+
+
+def plan_of(
+    n_turns: int, from_seed: FromSeed | None = None, exchanges: Sequence[Exchange] = ()
+) -> DialoguePlan:
+    """Return a dialogue with what is made of a seed's conversation, where there is one."""
+    said = [
+        (role, text) for one in exchanges for role, text in (("user", one.user), ("assistant", one.assistant))
+    ]
+    messages = [{"role": role, "content": text} for role, text in said if text]
+    plan = DialoguePlan("d", 0, "en", n_turns, SeedTopic("t", "en", "", messages=messages), NOBODY, NOBODY)
+    return plan if from_seed is None else with_conversation(plan, from_seed)
+
+
+CONVERSATIONS = st.builds(
+    lambda whole, asks: (
+        [Exchange(f"q{n}", f"a{n}") for n in range(whole)] + [Exchange("last?")] * (asks or not whole)
+    ),
+    st.integers(0, 2),
+    st.booleans(),
+)
+PLANS = st.builds(plan_of, st.integers(1, 3), st.none() | st.sampled_from(FromSeed), CONVERSATIONS)
 
 
 @settings(max_examples=80, deadline=None)
@@ -190,31 +226,42 @@ def test_any_prefix_replayed_names_the_same_step(
     assert len(taken) <= n_turns * (script.question_attempts + answer + 3) + 5
 
 
-@settings(max_examples=50, deadline=None)
-@given(SCRIPTS, st.integers(1, 3), st.data())
+def calls_of_turn(script: Script, plan: DialoguePlan, index: int) -> int:
+    """Return how many calls a turn of a dialogue takes when nothing fails, without a revision."""
+    translates = plan.from_seed is FromSeed.TRANSLATE
+    seed = plan.given[index] if index < len(plan.given) else None
+    if seed is not None and seed.assistant:
+        return 2 + script.judges_turns if translates else 0
+    asks = seed is None or translates
+    return asks + script.candidates + (script.judges_turns or script.candidates > 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SCRIPTS, PLANS, st.data())
 def test_what_is_left_is_what_comes_when_nothing_fails(
-    script: Script, n_turns: int, pick: st.DataObject
+    script: Script, plan: DialoguePlan, pick: st.DataObject
 ) -> None:
-    script = replace(script, may_end_after=None)
-    state, due = State(n_turns, has_goal=True), 0
+    script = replace(script, may_end_after=None, opens=script.opens and plan.from_seed is None)
+    state, due = State.of(plan, has_goal=True), 0
     left = script.remaining(state)
-    assert left == n_turns * (1 + script.candidates + (script.judges_turns or script.candidates > 1)) + (
+    assert left == sum(calls_of_turn(script, plan, n) for n in range(plan.n_turns)) + (
         script.judges_whole + script.judges_goal + script.opens
     )
     while not isinstance(step := script.next(state), End):
-        outcome = smooth(step, pick)
+        outcome, is_given = of_turn(state, smooth(step, pick)), state.has_given_answer
         state = state.after(outcome)
         revised = any(
             isinstance(v, Judged) and v.candidate == script.candidates for v in verdicts_of(outcome)
         )
         poor = [v for v in verdicts_of(outcome) if v.subject is not None and not revised]
-        if script.revise is not None and poor and max(v.judgement.score for v in poor) < script.revise:
-            due += 2
+        if script.revise is not None and poor and not is_given:
+            due += 2 * (max(v.judgement.score for v in poor) < script.revise)
         left -= not isinstance(step, Commit)
         assert script.remaining(state) == left + due, step
     assert left + due == 0
     for turn in state.turns:
-        check_choice(script, turn)
+        if turn.index >= len(plan.given) or not plan.given[turn.index].assistant:
+            check_choice(script, turn)
 
 
 def smooth(step: Step, pick: st.DataObject) -> Any:
@@ -264,19 +311,64 @@ def check_choice(script: Script, turn: Turn) -> None:
     assert len(candidates) == script.candidates + any(one.revision for one in candidates)
 
 
-@settings(max_examples=50, deadline=None)
-@given(SCRIPTS, st.lists(st.booleans(), min_size=1, max_size=4), st.booleans(), st.booleans(), st.data())
-def test_a_finished_dialogue_is_given_the_verdicts_it_lacks_and_no_more(
-    script: Script, judged: list[bool], whole: bool, has_goal: bool, pick: st.DataObject
+@settings(max_examples=80, deadline=None)
+@given(SCRIPTS, PLANS, st.booleans(), st.data())
+def test_a_dialogue_with_a_seed_resumes_anywhere_and_what_the_seed_has_is_not_asked_for(
+    script: Script, plan: DialoguePlan, has_goal: bool, pick: st.DataObject
 ) -> None:
-    turns = tuple(Turn(n, "q", "a", GOOD if has else None) for n, has in enumerate(judged))
+    script = replace(script, opens=False, may_end_after=None)  # refused together with seeds
+    taken: list[Any] = []
+    asked: list[Step] = []
+    for state, step, outcome in played(script, State.of(plan, has_goal=has_goal), pick):
+        last = max((n for n, one in enumerate(taken) if isinstance(one, Committed)), default=-1)
+        resumed = fold(State.of(plan, state.turns, has_goal=has_goal), map(reread, taken[last + 1 :]))
+        assert resumed == state
+        assert script.next(resumed) == step
+        assert script.remaining(state) >= isinstance(step, Call)
+        assert step not in asked, "asked for twice"
+        asked.append(step)
+        taken.append(outcome)
+    for turn in (one.turn for one in taken if isinstance(one, Committed)):
+        seed = plan.given[turn.index] if turn.index < len(plan.given) else None
+        steps = [step for step in asked if isinstance(step, Ask | Answer | CallTools | Compare)]
+        steps = [step for step in steps if step.turn == turn.index]
+        answers = [step for step in steps if isinstance(step, Answer)]
+        if seed is not None and plan.from_seed is not FromSeed.TRANSLATE:
+            assert turn.user == seed.user
+            assert not any(isinstance(step, Ask) for step in steps)
+        if seed is None or not seed.assistant:
+            assert turn.details.candidates
+        else:
+            assert turn.details.candidates == ()
+            assert all(isinstance(step, Ask | Answer) for step in steps)
+            assert not any(step.candidate or step.review or step.offered for step in answers)
+            assert turn.details.origin in (Origin.SEED, Origin.TRANSLATED)
+        if turn.details.origin is Origin.SEED:
+            assert (seed, turn.judgement) == (Exchange(turn.user, turn.assistant), None)
+            assert not steps
+            assert not any(isinstance(step, Judge) and step.subject == turn.index for step in asked)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    *(SCRIPTS, st.lists(st.booleans(), min_size=1, max_size=4), st.integers(0, 2)),
+    *(st.booleans(), st.booleans(), st.data()),
+)
+def test_a_finished_dialogue_is_given_the_verdicts_it_lacks_and_no_more(
+    script: Script, judged: list[bool], of_seed: int, whole: bool, has_goal: bool, pick: st.DataObject
+) -> None:
+    seed = TurnDetails(origin=Origin.SEED)
+    turns = (
+        *(Turn(n, "q", "a", details=seed) for n in range(of_seed)),
+        *(Turn(n, "q", "a", GOOD if has else None) for n, has in enumerate(judged, of_seed)),
+    )
     goal = GoalVerdict(True) if whole else None
     state = State(
         len(turns), turns, review=2, judgement=GOOD if whole else None, has_goal=has_goal, goal=goal
     )
     lacking: list[int | None] = []
     if script.judges_turns:
-        lacking = [n for n, has in enumerate(judged) if not has]
+        lacking = [n for n, has in enumerate(judged, of_seed) if not has]
     elif script.judges_whole and not whole:
         lacking = [None]
     if script.judges_goal and has_goal and not whole:
@@ -319,6 +411,66 @@ def test_a_turn_is_asked_answered_judged_and_committed() -> None:
         Commit(Turn(0, "Why?", "Because."), final=False),
         Ask(1),
     ]
+
+
+def test_what_a_seed_has_takes_no_call() -> None:
+    exchanges = [Exchange("q0", "a0"), Exchange("q1")]
+    script = Script(4, judges_turns=True)
+
+    def steps(from_seed: FromSeed) -> list[Step]:
+        state, found = State.of(plan_of(1, from_seed, exchanges)), list[Step]()
+        while not isinstance(step := script.next(state), End):
+            found.append(step)
+            outcomes: dict[type[Step], Any] = {Ask: ASKED, Answer: ANSWERED, Judge: Judged(state.index, GOOD)}
+            state = state.after(Committed(step.turn) if isinstance(step, Commit) else outcomes[type(step)])
+        return found
+
+    first = Turn(0, "q0", "a0", details=TurnDetails(origin=Origin.SEED))
+    assert steps(FromSeed.CONTINUE) == [
+        Commit(first, final=False),
+        Answer(1, 0, "q1"),
+        Judge(1),
+        Commit(Turn(1, "q1", "Because.", GOOD), final=True),
+    ]
+    assert [type(step) for step in steps(FromSeed.ANSWER)] == [Answer, Judge, Commit] * 2
+    assert [type(step) for step in steps(FromSeed.TRANSLATE)] == [Ask, Answer, Judge, Commit] * 2
+    left = [script.remaining(State.of(plan_of(1, one, exchanges))) for one in FromSeed]
+    assert left == [2, 4, 6]
+
+
+CHOSEN: list[type[Step]] = [Answer, Answer, Compare, Answer, Judge]
+
+
+@pytest.mark.parametrize(
+    ("from_seed", "calls", "candidates"),
+    [
+        (FromSeed.CONTINUE, [[], CHOSEN], [0, 3]),
+        (FromSeed.ANSWER, [CHOSEN, CHOSEN], [3, 3]),
+        (FromSeed.TRANSLATE, [[Ask, Answer, Judge], [Ask, *CHOSEN]], [0, 3]),
+    ],
+)
+def test_what_a_seed_has_gets_neither_several_answers_nor_another_try(
+    from_seed: FromSeed, calls: list[list[type[Step]]], candidates: list[int]
+) -> None:
+    plan = plan_of(1, from_seed, [Exchange("q0", "a0"), Exchange("q1")])
+    script, state = Script(4, judges_turns=True, candidates=2, revise=6.0), State.of(plan)
+    poor = Judgement(3, ("clear",), "Say more.")
+    found: list[list[type[Step]]] = [[], []]
+    while not isinstance(step := script.next(state), End):
+        match step:
+            case Compare():
+                outcome: Any = Compared(step.turn, dict.fromkeys(step.candidates, poor))
+            case Judge():
+                outcome = Judged(step.subject, poor, step.candidate)
+            case Answer():
+                outcome = Answered("Because.", candidate=step.candidate, source=AnswerSource("m"))
+            case _:
+                outcome = Committed(step.turn) if isinstance(step, Commit) else ASKED
+        if not isinstance(step, Commit):
+            found[state.index].append(type(step))
+        state = state.after(of_turn(state, outcome))
+    assert found == calls
+    assert [len(turn.details.candidates) for turn in state.turns] == candidates
 
 
 def test_the_whole_conversation_is_judged_once_before_the_last_commit() -> None:
