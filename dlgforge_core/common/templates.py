@@ -19,6 +19,8 @@ from dlgforge_core.common.hints import nearest
 
 MAX_SOURCE_CHARS = 20_000
 MAX_RENDERED_CHARS = 4_000_000
+_MAX_JOINED = 10
+"""How many values one expression may join: their text is whole before its length is looked at."""
 _FILTERS = ("capitalize", "default", "dictsort", "items", "lower", "title", "trim", "upper")
 _MAPPING_FILTERS = ("dictsort", "items")
 _TESTS = ("defined", "undefined")
@@ -191,6 +193,8 @@ class _Checker:
                     raise BadTemplateError("a loop in a loop cannot be used", node.lineno)
                 case nodes.Getattr() | nodes.Getitem():
                     _check_part(node, parts)
+                case nodes.Concat() | nodes.List() | nodes.Tuple():
+                    _check_joined(node)
 
     def _check_filter(self, node: nodes.Filter) -> None:
         if node.name not in _FILTERS:
@@ -199,6 +203,16 @@ class _Checker:
         if node.name in _MAPPING_FILTERS and not on_mapping:
             names = ", ".join(self._mappings) or "nothing here"
             raise BadTemplateError(f"the filter {node.name!r} is for {names}", node.lineno)
+
+
+def _check_joined(node: nodes.Concat | nodes.List | nodes.Tuple) -> None:
+    items = node.nodes if isinstance(node, nodes.Concat) else node.items
+    if any(True for _ in node.find_all((nodes.Concat, nodes.List, nodes.Tuple))):
+        raise BadTemplateError("lists and ~ cannot be within each other", node.lineno)
+    if sum(not isinstance(item, nodes.Const) for item in items) > _MAX_JOINED:
+        raise BadTemplateError(
+            f"one expression joins more than {_MAX_JOINED} values; write them one after another", node.lineno
+        )
 
 
 def _check_part(node: nodes.Getattr | nodes.Getitem, parts: Mapping[str, Sequence[str] | None]) -> None:

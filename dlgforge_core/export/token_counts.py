@@ -20,6 +20,8 @@ BYTES_PER_TOKEN = 4
 ESTIMATE = f"a token for every {BYTES_PER_TOKEN} bytes of a message in UTF-8, rounded up"
 _FILE = "tokenizer.json"
 _KEY = "saving.tokenizer"
+_MOST_BYTES = 256 * 2**20
+"""Of a tokenizer's file: some eight times as many as those of today's largest vocabularies."""
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -89,6 +91,8 @@ def _read(path: Path, name: str, tokenizer: str) -> TokenCounter:
             "leave the key empty, and tokens are estimated"
         ) from None
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES // 2**20} MiB")
         data = path.read_bytes()
         made = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises plain exceptions

@@ -62,6 +62,9 @@ def test_every_template_is_of_a_message_and_the_other_way_round() -> None:
         ("{% for a in topic %}\n{% for b in topic %}{% endfor %}{% endfor %}", 1, "a loop in a loop"),
         ("{% include 'x' %}", 1, "'include' cannot be used"),
         ("{{ " + "(" * 5000 + "topic" + ")" * 5000 + " }}", 1, "nested too deeply"),
+        ("{{ " + " ~ ".join(["topic"] * 11) + " }}", 1, "joins more than 10 values"),
+        ("{{ [" + "topic, " * 11 + "] }}", 1, "joins more than 10 values"),
+        ("{{ (topic ~ topic) ~ (topic if kinds else [topic]) }}", 1, "cannot be within each other"),
         ("x" * 20_001, 1, "20,001 characters; a template may have 20,000"),
     ],
 )
@@ -83,6 +86,9 @@ def test_parts_and_loops_over_what_there_is() -> None:
     )
     assert text == "items: I, a b: B, values: v\nIB! 1 Q"
     assert template.parts_of("attributes") == {"items": 2, "a b": 2, "values": 2}
+    names = ", ".join(f"'{n}'" for n in range(30))
+    chosen = made(f"{{{{ 'a ' ~ topic ~ '.' if topic in [{names}] else topic }}}}")
+    assert [chosen.render(topic=topic) for topic in ("7", "x")] == ["a 7.", "x"]
 
 
 def test_a_text_that_grows_without_bound_is_none() -> None:

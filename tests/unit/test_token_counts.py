@@ -130,6 +130,10 @@ def test_a_file_that_is_no_tokenizer_is_named(file: Path) -> None:
     file.write_text('{"version": "1.0"}', "utf-8")
     with pytest.raises(ConfigError, match="is no tokenizer that is understood"):
         token_counter(str(file))
+    with file.open("r+b") as sparse:
+        sparse.truncate(257 * 2**20)
+    with pytest.raises(ConfigError, match="it has more than 256 MiB"):
+        token_counter(str(file))
 
 
 def test_the_package_that_is_missing_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
