@@ -11,7 +11,7 @@ from dlgforge_core.dialogue import Judgement
 from dlgforge_core.prompting.verdict_prompts import verdict_schema
 from dlgforge_core.prompting.verdict_reading import judgement_from
 
-_NUMBERED = re.compile(r"\W*(?:answer|candidate|response|verdict)?[\W_]*(\d{1,2})\W*", re.IGNORECASE)
+_NUMBERED = re.compile(r"[\W_]*(?:(?:answer|candidate|response|verdict)[\W_]*)?(\d{1,2})\W*", re.IGNORECASE)
 _DEEPEST = 3
 
 

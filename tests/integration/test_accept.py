@@ -98,7 +98,7 @@ def test_dropped_dialogues_are_made_up_and_not_tried_again_once_they_were(store:
 
 def test_a_run_that_uses_its_attempts_up_says_where_and_goes_on_with_more(store: RunStore) -> None:
     plan: dict[str, Any] = {"n_turns": 1, "accept": {"min_score": 5, "forbidden_labels": ["incorrect"]}}
-    with simulated_endpoint(verdict={"score": 3, "reasons": ["incorrect"]}) as sim:
+    with simulated_endpoint(verdict={"score": 3, "reasons": ["incorrect"]}, latency_s=0.1) as sim:
         run = planned(store, 4, **plan, max_attempts_per_sample=2)
         lines: list[str] = []
         report = generate(

@@ -13,7 +13,7 @@ import jinja2.sandbox
 import pytest
 
 from dlgforge_core.config import DatasetFilesConfig, validate
-from dlgforge_core.dialogue import Turn
+from dlgforge_core.dialogue import Candidate, Judgement, Turn
 from dlgforge_core.export.formats import FORMATS
 from dlgforge_core.export.openai_messages import openai_messages_record
 from dlgforge_core.export.verify import verify_dataset
@@ -140,6 +140,13 @@ def test_templates_take_messages_with_tool_calls(name: str) -> None:
     assert "None" not in rendered
 
 
+def with_worse_answer(turn: Turn) -> Turn:
+    """Return a turn with two answers, of which its own was chosen."""
+    worse = Candidate("Worse.", judgement=Judgement(3, ()), details=turn.details)
+    candidates = (Candidate(turn.assistant, chosen=True, judgement=Judgement(8, ())), worse)
+    return replace(turn, judgement=Judgement(8, ()), details=replace(turn.details, candidates=candidates))
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a dataset in every format: with tools and without, with a system message and without."""
@@ -150,7 +157,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i, one in enumerate(dialogues)
     ]
     saving = validate(DatasetFilesConfig, {"formats": list(FORMATS)}, "saving")
-    write_dataset([*dialogues, *told], folder, saving=saving, system=True)
+    several = [replace(one, turns=tuple(map(with_worse_answer, one.turns))) for one in [*dialogues, *told]]
+    write_dataset(several, folder, saving=saving, system=True, candidates=True)
     verify_dataset(folder)
     return folder
 
@@ -158,7 +166,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def conversations(folder: Path, form: str) -> Iterator[tuple[list[dict[str, Any]], list[Any] | None]]:
     """Yield the messages and tools of each row, as the card says that they are to be had from it."""
     for row in lines(folder / "data" / form / "train.jsonl"):
-        if form == "prompt_completion":
+        if form == "dpo":
+            messages = row["prompt"] + row["chosen"]
+            yield row["prompt"] + row["rejected"], row.get("tools")
+        elif form == "prompt_completion":
             messages = row["prompt"] + row["completion"]
         elif "conversations" in row:
             roles = {"human": "user", "gpt": "assistant"}
@@ -181,14 +192,14 @@ def test_templates_of_models_render_the_rows_of_every_format(exported: Path, for
     texts = [
         template.render(messages=messages, tools=tools) for messages, tools in conversations(exported, form)
     ]
-    assert len(texts) == (16 if form == "prompt_completion" else 4)
+    assert len(texts) == (16 if form in ("prompt_completion", "dpo") else 4)
     whole = "\n".join(texts)
     assert "None" not in whole
     assert "Undefined" not in whole
     assert "Too." in whole
     if model != "mistral":  # which has it with a question that ends the conversation alone
         assert "Be brief." in whole
-    if form in ("openai_messages", "prompt_completion"):
+    if form in ("openai_messages", "prompt_completion", "dpo"):
         called = {"llama3": '"parameters": ', "qwen": '"arguments": ', "mistral": '"arguments": '}[model]
         assert called + '{"query": "rain 1", "top_k": 3}' in whole  # an object, and no text of one
         assert "result 1" in whole

@@ -442,6 +442,7 @@ def test_every_config_key_is_decided_on() -> None:
     assert set(content["run"]) == {"seed", "turns"}
     sections = {"run", "personas", "judge", "coverage", "retrieval", "tools"}
     sections |= {
+        "answers",
         "attributes",
         "prompts",
         "examples",
