@@ -284,8 +284,12 @@ class Candidate:
             "model": self.model,
             "details": self.details.to_json(),
         }
-        told = {"temperature": self.temperature} if self.temperature is not None else {}
-        return {"answer": self.answer, **{name: value for name, value in data.items() if value}, **told}
+        own_temperature = {"temperature": self.temperature} if self.temperature is not None else {}
+        return {
+            "answer": self.answer,
+            **{name: value for name, value in data.items() if value},
+            **own_temperature,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Candidate:
@@ -365,8 +369,8 @@ class Dialogue:
     @property
     def goal_verdict(self) -> GoalVerdict | None:
         """Whether the user's goal was met, whichever verdict says so; None where none does."""
-        said = (judgement.goal for judgement in reversed(self.verdicts))
-        return self.goal or next((goal for goal in said if goal is not None), None)
+        goal_verdicts = (judgement.goal for judgement in reversed(self.verdicts))
+        return self.goal or next((goal for goal in goal_verdicts if goal is not None), None)
 
     @property
     def verdicts(self) -> list[Judgement]:

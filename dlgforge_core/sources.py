@@ -84,5 +84,5 @@ class SeedTopic:
     @property
     def exchanges(self) -> tuple[Exchange, ...]:
         """The questions of its conversation with their answers; the last one may have none."""
-        said = [one["content"] for one in self.messages if one["role"] != "system"]
-        return tuple(Exchange(*said[i : i + 2]) for i in range(0, len(said), 2))
+        texts = [one["content"] for one in self.messages if one["role"] != "system"]
+        return tuple(Exchange(*texts[i : i + 2]) for i in range(0, len(texts), 2))

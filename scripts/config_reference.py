@@ -165,14 +165,14 @@ def _place(place: Place) -> Iterator[str]:
 def _recipes() -> Iterator[str]:
     """Yield what a recipe may hold: sections told above, and keys of its own."""
     fields = config.Recipe.model_fields
-    told = config.GenerationConfig.model_fields
+    generation_fields = config.GenerationConfig.model_fields
     sections = ", ".join(
-        f"`{name}`" for name, field in fields.items() if _section_model(field) or name in told
+        f"`{name}`" for name, field in fields.items() if _section_model(field) or name in generation_fields
     )
     rows = [
         row
         for name, field in fields.items()
-        if not _section_model(field) and name not in told
+        if not _section_model(field) and name not in generation_fields
         for row in field_rows(name, field)
     ]
     yield (

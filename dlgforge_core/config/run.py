@@ -177,8 +177,8 @@ class RunConfig(ConfigModel):
         counts = {name: getattr(self, name) for name in COUNT_KEYS}
         given = [name for name, value in counts.items() if value is not None]
         if len(given) > 1:
-            told = " and ".join(f"{name} = {counts[name]}" for name in given)
-            raise KeyedError((given[-1],), f"{told}: of these keys one alone can be set; keep one")
+            listed = " and ".join(f"{name} = {counts[name]}" for name in given)
+            raise KeyedError((given[-1],), f"{listed}: of these keys one alone can be set; keep one")
         return self
 
     @model_validator(mode="after")

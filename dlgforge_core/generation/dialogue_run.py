@@ -356,8 +356,8 @@ class DialogueRun:
 
     async def _translated(self, role: Role, step: Ask | Answer, text: str) -> str:
         """Return what the seed has one side say in this turn, in the dialogue's language."""
-        told, templates = self._context.agents.of(role).instructions, self._context.templates
-        messages = translation(self._plan, self._state, role, text, told, templates)
+        instructions, templates = self._context.agents.of(role).instructions, self._context.templates
+        messages = translation(self._plan, self._state, role, text, instructions, templates)
         return (await self._complete(role, step.turn, step.attempt, messages, traced=False)).text.strip()
 
     async def _call_tools(self, step: CallTools) -> ToolResults:

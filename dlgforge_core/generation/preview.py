@@ -135,16 +135,16 @@ def _judging(
     judge = generation.judge
     whole, last = judge.granularity == "conversation", len(turns) == plan.n_turns
     evidence = passages if judge.show_evidence else ""
-    told = agents.qa_judge.instructions
+    instructions = agents.qa_judge.instructions
     if whole:
         messages = verdict_prompts.conversation_judge(
-            plan, judge, turns, evidence=evidence, instructions=told, templates=templates
+            plan, judge, turns, evidence=evidence, instructions=instructions, templates=templates
         )
     else:
         messages = verdict_prompts.turn_judge(
             *(plan, judge, turns[:-1], turns[-1]),
             evidence=evidence,
-            instructions=told,
+            instructions=instructions,
             templates=templates,
         )
     alone = judge.mode == "online" and not whole
@@ -152,7 +152,7 @@ def _judging(
         messages = with_goal(messages, plan, templates)
     yield Role.JUDGE, alternating(messages)
     if plan.goal and alone and last:
-        yield Role.JUDGE, goal_judge(plan, turns, instructions=told, templates=templates)
+        yield Role.JUDGE, goal_judge(plan, turns, instructions=instructions, templates=templates)
 
 
 def preview(recipe: Recipe, *, dialogues: int = 1, turn: int = 1) -> Iterator[str]:

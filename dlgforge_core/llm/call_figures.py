@@ -44,10 +44,12 @@ class UnderWay:
     @classmethod
     def of_workers(cls, stats: Iterable[Mapping[str, Any]]) -> Self:
         """Return the sum over workers, from their stats as `Worker.stats` gives them."""
-        told = [item for item in stats if "under_way" in item]
-        last = max((item["updated_at"] for item in told), default=0.0)
+        published = [item for item in stats if "under_way" in item]
+        last = max((item["updated_at"] for item in published), default=0.0)
         parts = [
-            cls.from_json(item["under_way"]) for item in told if item["updated_at"] >= last - _SAME_TIME_S
+            cls.from_json(item["under_way"])
+            for item in published
+            if item["updated_at"] >= last - _SAME_TIME_S
         ]
         spans = [part.turns for part in parts if part.turns]
         return cls(

@@ -87,10 +87,10 @@ def _add(endpoints: list[Endpoint], new: Endpoint, provider: ProviderConfig) -> 
         # In its short form it has no settings of its own.
         unlike = [key for key in _SETTINGS if getattr(known, key) != getattr(new, key)]
         if provider.endpoints and unlike:
-            told = ", ".join(f"{key} {getattr(known, key):g} and {getattr(new, key):g}" for key in unlike)
+            listed = ", ".join(f"{key} {getattr(known, key):g} and {getattr(new, key):g}" for key in unlike)
             raise ConfigError(
                 f"{new.base_url} is named for {_told(known)} and for {_told(new)} with other settings "
-                f"({told}): set them alike, or give it a `name` of its own to have it counted apart"
+                f"({listed}): set them alike, or give it a `name` of its own to have it counted apart"
             )
         endpoints[i] = replace(known, callers=known.callers | new.callers)
         return

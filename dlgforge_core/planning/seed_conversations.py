@@ -92,13 +92,13 @@ def _joined(key: str, content: object) -> object:
 
 def _check_order(key: str, messages: Sequence[Mapping[str, str]]) -> None:
     """Raise BadEntryError unless user and assistant speak in turn, after a system message at most."""
-    said = [(number, one["role"]) for number, one in enumerate(messages)]
-    if said[0][1] == "system":
-        del said[0]
-    if not said:
+    numbered = [(number, one["role"]) for number, one in enumerate(messages)]
+    if numbered[0][1] == "system":
+        del numbered[0]
+    if not numbered:
         raise BadEntryError(f"{key} has no message of the user")
-    for place, (number, role) in enumerate(said):
-        expected = ("user", "assistant")[place % 2]
+    for position, (number, role) in enumerate(numbered):
+        expected = ("user", "assistant")[position % 2]
         if role != expected:
             raise BadEntryError(
                 f"{key}[{number}] is the {role}'s; it must be the {expected}'s: after a system message, if "

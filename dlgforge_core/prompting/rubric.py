@@ -108,11 +108,11 @@ def read_ratings(data: Mapping[str, Any], rubric: Sequence[DimensionConfig]) -> 
     ratings = {
         one.name: _rating(one, [value for name, value in fields if name == one.name]) for one in rubric
     }
-    said = {
+    parts_ok = {
         field: read_opinion(field, [value for name, value in fields if name in names])
         for field, names in _OK_NAMES.items()
     }
-    return Ratings(ratings, said[QUESTION_OK], said[ANSWER_OK])
+    return Ratings(ratings, parts_ok[QUESTION_OK], parts_ok[ANSWER_OK])
 
 
 def walk_fields(data: Any) -> Iterator[tuple[str, Any]]:

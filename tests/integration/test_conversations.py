@@ -86,9 +86,9 @@ def _check_requests(requests: list[dict[str, Any]]) -> None:
         )
     openings = Counter(len(messages) for messages in by_role[Role.ASSISTANT])
     for messages in by_role[Role.ASSISTANT]:
-        told = "\n".join(message["content"] for message in messages)
-        assert MONEY not in told
-        assert VOUCHER not in told
+        shown = "\n".join(message["content"] for message in messages)
+        assert MONEY not in shown
+        assert VOUCHER not in shown
         assert messages[1]["content"].startswith("The user has just come to you")
         roles = [message["role"] for message in messages[1:]]
         assert roles == (["user", "assistant"] * len(roles))[: len(roles)]

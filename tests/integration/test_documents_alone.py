@@ -70,9 +70,9 @@ def test_the_recipe_of_documents_alone(
     for name, _ in counts:
         of_it = [questioned(one) for one in first if name in {n for n, _ in questioned(one)}]
         assert all(len(chunks) == 2 for chunks in of_it), "another chunk for each turn"
-    told = {request["messages"][0]["content"].partition("\n")[0] for request in requests}
-    assert "Write the user's side of a chat." in told
-    assert not any("Who the user is" in text or "How you answer" in text for text in told)
+    first_lines = {request["messages"][0]["content"].partition("\n")[0] for request in requests}
+    assert "Write the user's side of a chat." in first_lines
+    assert not any("Who the user is" in text or "How you answer" in text for text in first_lines)
     for dialogue in first:
         assert not problems_of(dialogue, ["en", "es"], set(COLLECTORS) - {"language", PASS_RATE})
 

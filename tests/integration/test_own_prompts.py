@@ -22,8 +22,8 @@ def test_the_recipe_of_own_prompts(store: RunStore, tmp_path: Path, monkeypatch:
     dialogues = list(store.dialogues(run.run_id))
     halden = "You are the support assistant of Halden Books. Be brief, and never promise a refund."
     ada = "You are Ada, who works in the shop of Halden Books. You answer in English, warmly."
-    told = {dialogue.plan.dialogue_id: dialogue.plan.system_prompt for dialogue in dialogues}
-    assert Counter(told.values()) == {halden: 6, ada: 2}
+    system_texts = {dialogue.plan.dialogue_id: dialogue.plan.system_prompt for dialogue in dialogues}
+    assert Counter(system_texts.values()) == {halden: 6, ada: 2}
     assert Counter(dialogue.plan.examples for dialogue in dialogues) == {(0,): 4, (1,): 4}
 
     asked = {role: [r["messages"] for r in requests if r["model"] == MODELS[role]] for role in Role}
@@ -43,8 +43,10 @@ def test_the_recipe_of_own_prompts(store: RunStore, tmp_path: Path, monkeypatch:
     assert [[m["role"] for m in row["messages"]] for row in messages] == [
         ["system", "user", "assistant", "user", "assistant"]
     ] * 8
-    assert [row["messages"][0]["content"] for row in messages] == list(told.values())
-    assert [row["system"] for row in lines(tmp_path / "data/sharegpt/train.jsonl")] == list(told.values())
+    assert [row["messages"][0]["content"] for row in messages] == list(system_texts.values())
+    assert [row["system"] for row in lines(tmp_path / "data/sharegpt/train.jsonl")] == list(
+        system_texts.values()
+    )
     again = example.prepare_again(store)
     assert (again.run_id, store.progress(again.run_id).pending) == (run.run_id, 0)
     assert again.generation.prompts == recipe.prompts

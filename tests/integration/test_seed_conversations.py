@@ -99,9 +99,9 @@ def test_the_recipe_of_conversations_continues_them(store: RunStore, tmp_path: P
     counts = {role: calls.count(model) for role, model in MODELS.items()}
     assert counts == {"qa_generator": 6, "kb_responder": 8, "qa_judge": 8}, "none for what the seeds have"
     answered = [r["messages"] for r in example.requests if r["model"] == MODELS[Role.ASSISTANT]]
-    told = [message["content"] for messages in answered for message in messages]
-    assert {*PARCEL, *PARCEL_ANSWERS, *CARD, CARD_ANSWER} <= set(told)
-    assert any(text.startswith(f"{SYSTEM}\nHow you answer: ") for text in told)
+    contents = [message["content"] for messages in answered for message in messages]
+    assert {*PARCEL, *PARCEL_ANSWERS, *CARD, CARD_ANSWER} <= set(contents)
+    assert any(text.startswith(f"{SYSTEM}\nHow you answer: ") for text in contents)
     for dialogue in dialogues:
         assert not problems_of(dialogue, ["en"], CHECKED)
     new = [turn.user for one in dialogues for turn in one.turns if not turn.details.origin]

@@ -29,8 +29,8 @@ def test_the_recipe_of_a_table(store: RunStore, tmp_path: Path, monkeypatch: pyt
     run = prepare_run(store, recipe.generation, llm, batches)
     with simulated_endpoint(models=["sim"], record_requests=100) as sim:
         work(spec(store, run, Endpoint("simulated", sim.base_url)))
-        told = [m["content"] for r in sim.stats()["requests"] for m in r["body"]["messages"]]
-    assert 'The cover is torn. Can I have another one, or "my money back"?' in told
+        contents = [m["content"] for r in sim.stats()["requests"] for m in r["body"]["messages"]]
+    assert 'The cover is torn. Can I have another one, or "my money back"?' in contents
     dialogues = list(store.dialogues(run.run_id))
     assert store.has_seed_metadata(run.run_id)
     write_dataset(dialogues, tmp_path, saving=recipe.saving.files, seed_metadata=True)

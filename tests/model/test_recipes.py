@@ -94,8 +94,8 @@ def test_own_prompts_and_system_messages(store: RunStore, model: Endpoint, tmp_p
     changes = {"run": {"total_samples": 4, "concurrency": 2}, "judge": {"mode": "off"}}
     dialogues = made(store, model, "own_prompts", changes).dialogues
     assert [len(one.turns) for one in dialogues] == [2] * 4
-    told = Counter(one.plan.system_prompt.split(".")[0] for one in dialogues)
-    assert sorted(told.values()) == [1, 3]
+    system_texts = Counter(one.plan.system_prompt.split(".")[0] for one in dialogues)
+    assert sorted(system_texts.values()) == [1, 3]
     write_dataset(dialogues, tmp_path, system=True)
     rows = lines(tmp_path / "data/openai_messages/train.jsonl")
     assert [row["messages"][0]["content"] for row in rows] == [one.plan.system_prompt for one in dialogues]

@@ -81,24 +81,24 @@ def refused(tmp_path: Path, attributes: str) -> str:
 def test_what_cannot_be_drawn_is_refused(
     tmp_path: Path, attributes: str, line: int | None, key: str, words: str
 ) -> None:
-    said = refused(tmp_path, attributes)
-    assert words in said
-    assert f"attributes.{key}" in said if line else key in said
-    assert line is None or f"  {line}: attributes" in said
+    message = refused(tmp_path, attributes)
+    assert words in message
+    assert f"attributes.{key}" in message if line else key in message
+    assert line is None or f"  {line}: attributes" in message
 
 
 def test_too_many_combinations_are_refused(tmp_path: Path) -> None:
     many = "".join(f"  a{i}: {{values: [{', '.join(f'v{j}' for j in range(30))}]}}\n" for i in range(4))
     when = ", ".join(f"a{i}: v0" for i in range(4))
-    said = refused(tmp_path, f"{many}  b: {{values: [x, y], cases: [{{when: {{{when}}}, values: [x]}}]}}")
-    assert "20,000 combinations" in said
-    assert "attributes.b.cases" in said
+    message = refused(tmp_path, f"{many}  b: {{values: [x, y], cases: [{{when: {{{when}}}, values: [x]}}]}}")
+    assert "20,000 combinations" in message
+    assert "attributes.b.cases" in message
 
 
 def test_a_column_that_is_named_like_an_attribute_is_refused(tmp_path: Path) -> None:
-    said = refused(tmp_path, f"{_TONE}saving: {{output_columns: {{topic: attribute_tone}}}}")
-    assert "saving.output_columns.topic" in said
-    assert "attribute_tone" in said
+    message = refused(tmp_path, f"{_TONE}saving: {{output_columns: {{topic: attribute_tone}}}}")
+    assert "saving.output_columns.topic" in message
+    assert "attribute_tone" in message
 
 
 def test_the_prompt_of_the_user_simulator_has_one_line_with_them(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_the_prompt_of_the_user_simulator_has_one_line_with_them(tmp_path: Path)
     dialogue = next(iter(planned(recipe, 1)))
     prompts = dict(prompts_of(recipe, dialogue))
     tone = dialogue.attributes["tone"]
-    said = set(prompts[Role.USER_SIMULATOR][0]["content"].splitlines())
-    more = said - set(plain_prompts[Role.USER_SIMULATOR][0]["content"].splitlines())
+    message = set(prompts[Role.USER_SIMULATOR][0]["content"].splitlines())
+    more = message - set(plain_prompts[Role.USER_SIMULATOR][0]["content"].splitlines())
     assert more == {f"What this conversation is like: a_b: ‹|x|>, tone: {tone}."}
     assert prompts[Role.ASSISTANT][0] == plain_prompts[Role.ASSISTANT][0]
 
@@ -127,8 +127,8 @@ def test_own_templates_use_them_and_others_are_refused(tmp_path: Path) -> None:
     path.write_text(own)
     recipe = read_recipe(path)
     dialogue = next(iter(planned(recipe, 1)))
-    told = dict(prompts_of(recipe, dialogue))[Role.ASSISTANT][0]["content"]
-    assert told == f"Calm a user who is {dialogue.attributes['tone']}."
+    system_message = dict(prompts_of(recipe, dialogue))[Role.ASSISTANT][0]["content"]
+    assert system_message == f"Calm a user who is {dialogue.attributes['tone']}."
     path.write_text(own.replace("attributes.tone", "attributes.tune"))
     with pytest.raises(ConfigError, match="no attribute 'tune'; did you mean 'tone'"):
         read_recipe(path)

@@ -152,12 +152,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a dataset in every format: with tools and without, with a system message and without."""
     folder = tmp_path_factory.mktemp("exported")
     dialogues = [grounded(0, n_tools=2), make_dialogue(1, (Turn(0, "Why?", "So."), Turn(1, "And?", "Too.")))]
-    told = [
+    guided = [
         replace(one, plan=replace(one.plan, dialogue_id=f"t{i}", system_prompt="Be brief."))
         for i, one in enumerate(dialogues)
     ]
     saving = validate(DatasetFilesConfig, {"formats": list(FORMATS)}, "saving")
-    several = [replace(one, turns=tuple(map(with_worse_answer, one.turns))) for one in [*dialogues, *told]]
+    several = [replace(one, turns=tuple(map(with_worse_answer, one.turns))) for one in [*dialogues, *guided]]
     write_dataset(several, folder, saving=saving, system=True, candidates=True)
     verify_dataset(folder)
     return folder
@@ -173,8 +173,8 @@ def conversations(folder: Path, form: str) -> Iterator[tuple[list[dict[str, Any]
             messages = row["prompt"] + row["completion"]
         elif "conversations" in row:
             roles = {"human": "user", "gpt": "assistant"}
-            told = [{"role": "system", "content": row["system"]}] if row["system"] else []
-            messages = told + [
+            guided = [{"role": "system", "content": row["system"]}] if row["system"] else []
+            messages = guided + [
                 {"role": roles[m["from"]], "content": m["value"]} for m in row["conversations"]
             ]
         else:

@@ -110,11 +110,11 @@ def test_a_verdict_that_does_not_tell_is_asked_for_again() -> None:
 
 
 def test_of_several_judges_most_decide_on_the_goal() -> None:
-    said = [
+    verdicts = [
         Judgement(5, ("clear",), goal=GoalVerdict(met, f"{n}")) for n, met in enumerate((False, True, True))
     ]
-    assert merged(said).goal == GoalVerdict(True, "1")
-    assert merged(said[:2]).goal == GoalVerdict(False, "0")
+    assert merged(verdicts).goal == GoalVerdict(True, "1")
+    assert merged(verdicts[:2]).goal == GoalVerdict(False, "0")
     assert merged([Judgement(5, ("clear",))]).goal is None
 
 
@@ -202,10 +202,10 @@ def test_goals_decide_what_is_accepted_and_kept(wanted: bool) -> None:
 
 
 def _cases(wanted: bool) -> list[Dialogue]:
-    said = Judgement(9, ("clear",), goal=GoalVerdict(not wanted))
+    verdict = Judgement(9, ("clear",), goal=GoalVerdict(not wanted))
     return [
         replace(opened(0), goal=GoalVerdict(wanted)),
-        replace(opened(1), judgement=said),
+        replace(opened(1), judgement=verdict),
         opened(2),
         opened(3, goal=""),
     ]

@@ -244,11 +244,11 @@ def test_prompts_without_topic_and_personas_read_naturally() -> None:
         "a few sentences as a rule."
     )
     judge = validate(GenerationConfig, {"judge": {"show_persona": True}}, "test").judge
-    told = verdict_prompts.conversation_judge(plan, judge, [])[0]["content"]
-    assert told.startswith(
+    system_message = verdict_prompts.conversation_judge(plan, judge, [])[0]["content"]
+    assert system_message.startswith(
         "You judge conversations between a user and an assistant. They should be in English."
     )
-    assert "was to be" not in told
+    assert "was to be" not in system_message
 
 
 @pytest.mark.parametrize(

@@ -149,12 +149,12 @@ def test_a_judges_own_prompt_may_speak_of_the_rubric_itself(tmp_path: Path) -> N
     own = "prompts: {qa_judge: {system: 'Rate depth.%s'}}"
     itself = recipe(tmp_path, rubric % ", show_rubric: false" + own % "")
     assert system_of_the_judge(itself) == "Rate depth."
-    told = recipe(tmp_path, rubric % "" + own % " {{ rubric }}")
-    assert "Why so" in system_of_the_judge(told)
+    prompts_for = recipe(tmp_path, rubric % "" + own % " {{ rubric }}")
+    assert "Why so" in system_of_the_judge(prompts_for)
     shipped, without = (recipe(tmp_path, rubric % text) for text in ("", ", show_rubric: false"))
     assert "Why so" in system_of_the_judge(shipped)
     assert "Why so" not in system_of_the_judge(without)
-    assert len({fingerprint(one) for one in (itself, told, shipped, without)}) == 4
+    assert len({fingerprint(one) for one in (itself, prompts_for, shipped, without)}) == 4
     # Without a rubric the key says nothing.
     assert fingerprint(recipe(tmp_path, "judge: {show_rubric: false}")) == fingerprint(recipe(tmp_path, ""))
 
@@ -229,7 +229,7 @@ def test_weights_make_a_short_cycle_with_everything_in_it(weights: list[float]) 
 # Prompts
 
 
-def told(one: Recipe, plan: DialoguePlan, turn: int = 0) -> dict[Role, list[dict[str, Any]]]:
+def prompts_for(one: Recipe, plan: DialoguePlan, turn: int = 0) -> dict[Role, list[dict[str, Any]]]:
     return dict(prompts_of(one, plan, turn))
 
 
@@ -237,7 +237,7 @@ def test_what_each_role_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXAMPLE.parents[2])
     one = read_recipe(EXAMPLE)
     plan = next(planned(one, 1))
-    prompts = told(one, plan)
+    prompts = prompts_for(one, plan)
     user, assistant, judge = (prompts[role][0]["content"] for role in Role)
     assert user.startswith(
         f"Play a customer of a bookshop who writes to its support; the matter: {plan.topic.topic}.\n"
@@ -262,7 +262,7 @@ def test_shipped_prompts_with_a_system_message_and_fixed_examples(tmp_path: Path
     )
     one = recipe(tmp_path, f"run: {{target_languages: [en]}}\n{text}")
     plan = next(planned(one, 1))
-    prompts = told(one, replace(plan, topic=replace(plan.topic, topic="{{ 7*7 }} <|im_end|>")))
+    prompts = prompts_for(one, replace(plan, topic=replace(plan.topic, topic="{{ 7*7 }} <|im_end|>")))
     assistant = prompts[Role.ASSISTANT][0]["content"]
     assert assistant.startswith(f"{plan.system_prompt}\nHow you answer: ")
     assert "You are a helpful assistant" not in assistant
@@ -276,7 +276,7 @@ def test_shipped_prompts_with_a_system_message_and_fixed_examples(tmp_path: Path
 
 def test_a_system_message_that_is_empty_is_left_out(tmp_path: Path) -> None:
     one = recipe(tmp_path, "run: {target_languages: [en]}\nprompts: {kb_responder: {system: ''}}")
-    (message,) = told(one, next(planned(one, 1)))[Role.ASSISTANT]
+    (message,) = prompts_for(one, next(planned(one, 1)))[Role.ASSISTANT]
     assert message["role"] == "user"
 
 
@@ -285,7 +285,7 @@ def test_prompts_grow_at_their_end_only(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.chdir(EXAMPLE.parents[2])
     one = read_recipe(EXAMPLE) if own else recipe(tmp_path, "conversation: {system_prompts: [Be kind.]}")
     plan = replace(next(planned(one, 1)), n_turns=4)
-    for earlier, later in itertools.pairwise(told(one, plan, turn) for turn in range(4)):
+    for earlier, later in itertools.pairwise(prompts_for(one, plan, turn) for turn in range(4)):
         for role in Role:
             assert later[role][: len(earlier[role]) - 1] == earlier[role][:-1], role
             if role is Role.USER_SIMULATOR or role is Role.ASSISTANT:
@@ -345,13 +345,13 @@ def test_system_messages_in_each_format(tmp_path: Path, monkeypatch: pytest.Monk
     dialogues[0] = replace(dialogues[0], plan=replace(dialogues[0].plan, system_prompt=f"Be kind. {secret}"))
     write(tmp_path / "a", dialogues, formats=ALL, system="include")
     rows = lines_of(tmp_path / "a")
-    said = rows["openai_messages"][0]["messages"][0]
-    assert said["role"] == "system"
-    assert said["content"].startswith("Be kind. ")
-    assert secret not in said["content"]
-    assert rows["parquet"][0]["messages"][0] == said
-    assert [row["system"] for row in rows["sharegpt"]] == [said["content"], ""]
-    assert [row["system"] for row in rows["sharegpt_judged"]] == [said["content"], ""]
+    system_message = rows["openai_messages"][0]["messages"][0]
+    assert system_message["role"] == "system"
+    assert system_message["content"].startswith("Be kind. ")
+    assert secret not in system_message["content"]
+    assert rows["parquet"][0]["messages"][0] == system_message
+    assert [row["system"] for row in rows["sharegpt"]] == [system_message["content"], ""]
+    assert [row["system"] for row in rows["sharegpt_judged"]] == [system_message["content"], ""]
     assert [m["role"] for m in rows["openai_messages"][1]["messages"]] == ["user", "assistant"]
     assert verify_dataset(tmp_path / "a") == dict.fromkeys(ALL, 2)
     features = {info["config_name"]: info["features"] for info in header(tmp_path / "a")["dataset_info"]}

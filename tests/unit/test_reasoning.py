@@ -69,8 +69,8 @@ def test_as_a_field_of_each_message(tmp_path: Path) -> None:
     write(tmp_path, dialogues(), reasoning="field")
     assert verify_dataset(tmp_path)
     row, other = lines(tmp_path / "data/openai_messages/train.jsonl")
-    said = [(m["role"], m["content"], m.get("reasoning_content")) for m in row["messages"]]
-    assert said == [
+    exported = [(m["role"], m["content"], m.get("reasoning_content")) for m in row["messages"]]
+    assert exported == [
         ("user", "Why?", None),
         ("assistant", "", "Look."),
         ("tool", "A.", None),

@@ -65,7 +65,7 @@ PLAN = DialoguePlan(
 TURNS = (Turn(0, "question 0", "answer 0"), Turn(1, "question 1", "answer 1"))
 
 
-def said(**changes: Any) -> dict[str, Any]:
+def answer_with(**changes: Any) -> dict[str, Any]:
     data = copy.deepcopy(GOOD)
     for name, value in changes.items():
         place = data["dimensions"] if name in data["dimensions"] else data
@@ -90,22 +90,22 @@ def test_the_score_is_the_weighted_mean_of_the_shares_of_the_scales() -> None:
     "data",
     [
         GOOD,
-        said(score=1),
-        said(depth="4"),
-        said(depth="4/5"),
-        said(depth="4 out of 5"),
-        said(depth="80 %"),
-        said(depth="four"),
-        said(depth=4.0),
-        said(depth=[4]),
-        said(depth={"score": 4, "explanation": "5 reasons are missing"}),
-        said(depth={"rating": "4/5", "comment": "Good"}),
-        said(depth="4 - it explains most"),
-        said(tone="-1"),
-        said(tone="\u22121"),
-        said(question_ok="yes", answer_ok="No, it is wrong."),
-        said(question_ok=1, answer_ok=0),
-        said(question_ok={"ok": True, "why": "clear"}, answer_ok="not ok"),
+        answer_with(score=1),
+        answer_with(depth="4"),
+        answer_with(depth="4/5"),
+        answer_with(depth="4 out of 5"),
+        answer_with(depth="80 %"),
+        answer_with(depth="four"),
+        answer_with(depth=4.0),
+        answer_with(depth=[4]),
+        answer_with(depth={"score": 4, "explanation": "5 reasons are missing"}),
+        answer_with(depth={"rating": "4/5", "comment": "Good"}),
+        answer_with(depth="4 - it explains most"),
+        answer_with(tone="-1"),
+        answer_with(tone="\u22121"),
+        answer_with(question_ok="yes", answer_ok="No, it is wrong."),
+        answer_with(question_ok=1, answer_ok=0),
+        answer_with(question_ok={"ok": True, "why": "clear"}, answer_ok="not ok"),
         {**{k: v for k, v in GOOD.items() if k != "dimensions"}, **GOOD["dimensions"]},
         {**GOOD, "dimensions": [{"name": name, "score": v} for name, v in GOOD["dimensions"].items()]},
         {
@@ -162,8 +162,8 @@ def test_shares_are_ratings_where_a_scale_begins_at_nothing(
 
 
 def test_a_levels_words_and_a_fraction_are_ratings() -> None:
-    assert judgement_from(said(depth="Names things only."), JUDGE).dimensions["depth"] == 1
-    assert judgement_from(said(depth=3.5), JUDGE).dimensions["depth"] == 3.5
+    assert judgement_from(answer_with(depth="Names things only."), JUDGE).dimensions["depth"] == 1
+    assert judgement_from(answer_with(depth=3.5), JUDGE).dimensions["depth"] == 3.5
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_levels_words_and_a_fraction_are_ratings() -> None:
 )
 def test_any_other_rating_is_told_to_the_judge(change: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem) as error:
-        judgement_from(said(**change), JUDGE)
+        judgement_from(answer_with(**change), JUDGE)
     assert len(str(error.value)) < 200
 
 
@@ -211,7 +211,7 @@ _ANY = st.recursive(
 @given(_ANY, st.sampled_from([*GOOD, *GOOD["dimensions"]]))
 def test_any_ratings_are_a_judgement_on_the_scales_or_a_value_error(value: Any, name: str) -> None:
     with suppress(ValueError):
-        judgement = judgement_from(said(**{name: value}), JUDGE)
+        judgement = judgement_from(answer_with(**{name: value}), JUDGE)
         assert 0 <= judgement.score <= 10
         for one in JUDGE.rubric:
             assert one.min <= judgement.dimensions[one.name] <= one.max

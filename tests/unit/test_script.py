@@ -163,10 +163,10 @@ def plan_of(
     n_turns: int, from_seed: FromSeed | None = None, exchanges: Sequence[Exchange] = ()
 ) -> DialoguePlan:
     """Return a dialogue with what is made of a seed's conversation, where there is one."""
-    said = [
+    spoken = [
         (role, text) for one in exchanges for role, text in (("user", one.user), ("assistant", one.assistant))
     ]
-    messages = [{"role": role, "content": text} for role, text in said if text]
+    messages = [{"role": role, "content": text} for role, text in spoken if text]
     plan = DialoguePlan("d", 0, "en", n_turns, SeedTopic("t", "en", "", messages=messages), NOBODY, NOBODY)
     return plan if from_seed is None else with_conversation(plan, from_seed)
 

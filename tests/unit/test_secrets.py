@@ -135,8 +135,8 @@ def test_a_key_is_found_in_every_spelling(how: str) -> None:
 def test_what_stands_around_a_key_stays() -> None:
     query = "https://h/v1?a=b+c&key=" + quote(KEY, safe="") + "&z=1"
     assert redact(query, KEY) == "https://h/v1?a=b+c&key=***&z=1"
-    told = "aa\\n" + escaped(KEY) + " &amp; bb %41 " + quoted_printable(KEY) + "=41 cc"
-    assert redact(told, KEY) == "aa\\n*** &amp; bb %41 ***=41 cc"
+    encoded_text = "aa\\n" + escaped(KEY) + " &amp; bb %41 " + quoted_printable(KEY) + "=41 cc"
+    assert redact(encoded_text, KEY) == "aa\\n*** &amp; bb %41 ***=41 cc"
     twice = encoded(KEY, "user:")
     assert redact(f"{twice} {twice}", KEY) == redact(twice, KEY) + " " + redact(twice, KEY)
     assert redact(twice, KEY).startswith("dXNlcj")
