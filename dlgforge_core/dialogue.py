@@ -284,12 +284,9 @@ class Candidate:
             "model": self.model,
             "details": self.details.to_json(),
         }
-        own_temperature = {"temperature": self.temperature} if self.temperature is not None else {}
-        return {
-            "answer": self.answer,
-            **{name: value for name, value in data.items() if value},
-            **own_temperature,
-        }
+        filled = {name: value for name, value in data.items() if value}
+        own = {"temperature": self.temperature} if self.temperature is not None else {}
+        return {"answer": self.answer, **filled, **own}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Candidate:
