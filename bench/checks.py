@@ -15,7 +15,7 @@ from bench.fixture import fresh_store, peak_mb
 from bench.questions import LANGUAGES
 from dlgforge_core.config import ChecksConfig, GenerationConfig, JudgeConfig, RunConfig
 from dlgforge_core.quality.checks import run_checks
-from dlgforge_core.quality.findings import COLLECTORS
+from dlgforge_core.quality.collectors import COLLECTORS
 from dlgforge_core.quality.stored_findings import kept_findings, questions_of
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore

@@ -1,4 +1,4 @@
-"""Domain types: what is planned, said, judged and kept."""
+"""Domain types: what is planned, said and kept."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 
 from dlgforge_core.sources import Exchange, FromSeed, Origin, PlannedDocument
 from dlgforge_core.sources import SeedTopic as SeedTopic  # noqa: PLC0414 - for whoever imports it from here
-
-MAX_SCORE = 10
-"""Scores of the judge go from 0 to this; the constraint in the database says the same."""
+from dlgforge_core.verdicts import GoalVerdict, Judgement, JudgeVerdict
 
 
 class Role(StrEnum):
@@ -111,75 +109,6 @@ class DialoguePlan:
             goal=data.get("goal", ""),
             document=PlannedDocument(**data["document"]) if data.get("document") else None,
             from_seed=FromSeed(data["from_seed"]) if data.get("from_seed") else None,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class GoalVerdict:
-    """Whether the user reached the goal of a conversation, and the judge's reason."""
-
-    met: bool
-    reason: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data, for the store."""
-        return {"met": self.met, "reason": self.reason}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any] | None) -> GoalVerdict | None:
-        """Return the inverse of `to_json`; None without a verdict."""
-        return cls(bool(data["met"]), data.get("reason", "")) if data else None
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A verdict: `score` from 0 to MAX_SCORE, `reasons` from the labels in the config.
-
-    By a rubric it has ratings: `dimensions`, by name, and whether question and answer are good enough. One
-    that was given at the end of a conversation may say whether the user's `goal` was met.
-    """
-
-    score: int
-    reasons: tuple[str, ...]
-    comment: str = ""
-    dimensions: Mapping[str, float] = field(default_factory=dict, hash=False)
-    question_ok: bool | None = None
-    answer_ok: bool | None = None
-    goal: GoalVerdict | None = None
-
-    @property
-    def more(self) -> dict[str, Any] | None:
-        """What it says beside score, reasons and comment, as plain data; None for nothing."""
-        goal = {"goal": self.goal.to_json()} if self.goal is not None else {}
-        return {**(self.ratings or {}), **goal} or None
-
-    @property
-    def ratings(self) -> dict[str, Any] | None:
-        """What it says by a rubric, as plain data; None without one."""
-        if not self.dimensions:
-            return None
-        return {
-            "dimensions": dict(self.dimensions),
-            "question_ok": self.question_ok,
-            "answer_ok": self.answer_ok,
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data, for the store and the exports."""
-        plain = {"score": self.score, "reasons": list(self.reasons), "comment": self.comment}
-        return {**plain, **(self.more or {})}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Judgement:
-        """Return the inverse of `to_json`."""
-        return cls(
-            int(data["score"]),
-            tuple(data["reasons"]),
-            data.get("comment", ""),
-            data.get("dimensions", {}),
-            data.get("question_ok"),
-            data.get("answer_ok"),
-            GoalVerdict.from_json(data.get("goal")),
         )
 
 
@@ -331,15 +260,6 @@ def documents_of(turns: Sequence[Turn]) -> list[str]:
         if evidence.given_to is Role.USER_SIMULATOR
     )
     return list(dict.fromkeys(asked_from))
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeVerdict:
-    """What one of several judges said of a turn or, with `turn_index` None, of the whole conversation."""
-
-    judge: str
-    turn_index: int | None
-    judgement: Judgement
 
 
 @dataclass(frozen=True, slots=True)

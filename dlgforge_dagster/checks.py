@@ -15,7 +15,8 @@ from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.judging.results import judged_dialogues
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.quality.checks import CHECKS, DROP_RATE, PartEnds, run_checks
-from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, CheckReport, Findings, findings_of
+from dlgforge_core.quality.collectors import COLLECTORS, PASS_RATE, CheckReport
+from dlgforge_core.quality.findings import Findings, findings_of
 from dlgforge_core.quality.leaks import phrases_of
 from dlgforge_core.quality.stored_findings import kept_findings, questions_of
 from dlgforge_core.store.results import Part, Scope

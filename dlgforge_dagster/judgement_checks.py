@@ -12,7 +12,8 @@ from dlgforge_core.config.asset_names import JUDGEMENTS
 from dlgforge_core.judging.results import judged_dialogues
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.quality.checks import run_checks
-from dlgforge_core.quality.findings import PASS_RATE, CheckReport, findings_of
+from dlgforge_core.quality.collectors import PASS_RATE, CheckReport
+from dlgforge_core.quality.findings import findings_of
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain

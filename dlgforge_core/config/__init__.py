@@ -5,7 +5,7 @@ from these models (see `dlgforge_dagster.config`). Lists are written as plain de
 that Dagster's launchpad can show them.
 """
 
-from dlgforge_core.config.acceptance import ACCEPT_CHECKS, AcceptConfig
+from dlgforge_core.config.acceptance import AcceptConfig
 from dlgforge_core.config.agents import (
     AgentConfig,
     AgentsConfig,
@@ -17,7 +17,7 @@ from dlgforge_core.config.answers import MAX_CANDIDATES, AnswersConfig
 from dlgforge_core.config.attributes import AttributeCaseConfig, AttributeConfig
 from dlgforge_core.config.backends import BACKENDS, Backend, BackendName, backend_of
 from dlgforge_core.config.base import ConfigModel, NonNegativeInt, PositiveInt, Probability, Seconds, validate
-from dlgforge_core.config.checks import ChecksConfig
+from dlgforge_core.config.checks import ACCEPT_CHECKS, ChecksConfig
 from dlgforge_core.config.conversation import ConversationConfig, GoalConfig, SystemPromptConfig
 from dlgforge_core.config.coverage import CoverageConfig
 from dlgforge_core.config.endpoints import (

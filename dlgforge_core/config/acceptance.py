@@ -9,25 +9,14 @@ from pydantic import AfterValidator, Field
 
 from dlgforge_core.common.hints import hint
 from dlgforge_core.config.base import ConfigModel, KeyedError
+from dlgforge_core.config.checks import ACCEPT_CHECKS, CHECKS_OF_THE_WHOLE
 from dlgforge_core.config.judging import JudgeConfig
-from dlgforge_core.dialogue import MAX_SCORE
-
-ACCEPT_CHECKS = (
-    "schema",
-    "roles_alternate",
-    "no_empty_messages",
-    "turn_counts",
-    "no_cut_messages",
-    "no_leaks",
-    "language",
-)
-"""The checks of the asset page that look at one dialogue by itself."""
-_OF_THE_WHOLE = ("unique_questions", "drop_rate", "judge_pass_rate")
+from dlgforge_core.verdicts import MAX_SCORE
 
 
 def _checks(names: list[str]) -> list[str]:
     for name in names:
-        if name in _OF_THE_WHOLE:
+        if name in CHECKS_OF_THE_WHOLE:
             raise ValueError(
                 f"{name!r} looks at the whole dataset, but it is decided when a dialogue is finished; "
                 f"choose from {', '.join(ACCEPT_CHECKS)}"

@@ -11,7 +11,7 @@ from dlgforge_core.config.backends import backend_of
 from dlgforge_core.config.base import ConfigModel, KeyedError
 from dlgforge_core.config.judging import JudgeConfig
 from dlgforge_core.config.llm import LlmConfig
-from dlgforge_core.dialogue import MAX_SCORE
+from dlgforge_core.verdicts import MAX_SCORE
 
 MAX_CANDIDATES = 8
 

@@ -7,7 +7,20 @@ from typing import Annotated
 from pydantic import Field
 
 from dlgforge_core.config.base import ConfigModel, NonNegativeInt, Probability
-from dlgforge_core.dialogue import MAX_SCORE
+from dlgforge_core.verdicts import MAX_SCORE
+
+ACCEPT_CHECKS = (
+    "schema",
+    "roles_alternate",
+    "no_empty_messages",
+    "turn_counts",
+    "no_cut_messages",
+    "no_leaks",
+    "language",
+)
+"""The checks that look at one dialogue by itself: those that `run.accept.checks` may name."""
+CHECKS_OF_THE_WHOLE = ("unique_questions", "drop_rate", "judge_pass_rate")
+"""The others, which are not there yet when a dialogue is finished."""
 
 
 class ChecksConfig(ConfigModel):

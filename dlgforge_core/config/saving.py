@@ -14,7 +14,7 @@ from dlgforge_core.common.hints import hint
 from dlgforge_core.config.base import ConfigModel, Seconds, VariableName
 from dlgforge_core.config.endpoints import check_port
 from dlgforge_core.config.knowledge import EmbeddingConfig
-from dlgforge_core.dialogue import MAX_SCORE
+from dlgforge_core.verdicts import MAX_SCORE
 
 FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "prompt_completion", "dpo", "parquet")
 # The columns of the ShareGPT files, which `output_columns` may rename; `dlgforge_core.export` fills them.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from dlgforge_core.config import AcceptConfig, JudgeConfig
-from dlgforge_core.dialogue import Dialogue, Judgement
+from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.sources import Origin
+from dlgforge_core.verdicts import Judgement
 
 UNJUDGED = "unjudged"
 """A verdict that acceptance depends on could not be had."""

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Self, get_args
 
-from dlgforge_core.dialogue import DropReason, GoalVerdict, Judgement, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import DropReason, ToolEvent, Turn, TurnDetails
+from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 NO_DETAILS = TurnDetails()
 GOAL = -1

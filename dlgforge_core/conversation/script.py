@@ -30,8 +30,9 @@ from dlgforge_core.conversation.steps import (
     Review,
     Step,
 )
-from dlgforge_core.dialogue import DropReason, Ending, GoalVerdict, Judgement
+from dlgforge_core.dialogue import DropReason, Ending
 from dlgforge_core.sources import Exchange, Origin
+from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 ANSWER_ATTEMPTS = 2
 

@@ -29,8 +29,9 @@ from dlgforge_core.conversation.outcomes import (
     UserLeft,
 )
 from dlgforge_core.conversation.steps import ToolRound
-from dlgforge_core.dialogue import Candidate, DialoguePlan, GoalVerdict, Judgement, Turn, TurnDetails
+from dlgforge_core.dialogue import Candidate, DialoguePlan, Turn, TurnDetails
 from dlgforge_core.sources import Exchange, FromSeed, Origin
+from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from dlgforge_core.conversation.outcomes import (
     ToolsCalled,
     Unjudged,
 )
-from dlgforge_core.dialogue import DropReason, Ending, GoalVerdict, Judgement, Turn
+from dlgforge_core.dialogue import DropReason, Ending, Turn
+from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from dlgforge_core.config.saving import DatasetFilesConfig
-from dlgforge_core.dialogue import MAX_SCORE, Ending
+from dlgforge_core.dialogue import Ending
 from dlgforge_core.export.card_text import code, counted, plain, table
 from dlgforge_core.export.diversity_card import diversity_section
 from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED
@@ -19,6 +19,7 @@ from dlgforge_core.export.records import clean
 from dlgforge_core.export.schema import attribute_columns
 from dlgforge_core.export.scrub import MAX_TOOL_TEXT_CHARS
 from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
+from dlgforge_core.verdicts import MAX_SCORE
 
 CARD_NAME = "README.md"
 _SIZES = (

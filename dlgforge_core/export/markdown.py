@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from dlgforge_core.dialogue import MAX_SCORE, Dialogue, Judgement, documents_of, topic_of
+from dlgforge_core.dialogue import Dialogue, documents_of, topic_of
 from dlgforge_core.export.records import clean
+from dlgforge_core.verdicts import MAX_SCORE, Judgement
 
 # Dagster renders GitHub's markdown and shows HTML as text, so no <div dir="auto">: Unicode's own isolates
 # keep right-to-left text and the names around it in order.

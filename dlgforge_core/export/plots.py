@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.export.stats import DatasetFigures
 from dlgforge_core.quality.figures import DialogueFigures, length_of_class
+from dlgforge_core.verdicts import MAX_SCORE
 
 BLUE, ORANGE, GREY = "#4f43dd", "#e8834a", "#8a8fa3"
 _DPI = 80

@@ -9,20 +9,12 @@ from typing import Any
 from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.config.conversation import ENDED_BY, GOAL, GOAL_MET, GOAL_REASON, TURN_ORIGINS
 from dlgforge_core.config.saving import Reasoning
-from dlgforge_core.dialogue import (
-    Candidate,
-    Dialogue,
-    Evidence,
-    Judgement,
-    ToolEvent,
-    Turn,
-    documents_of,
-    topic_of,
-)
+from dlgforge_core.dialogue import Candidate, Dialogue, Evidence, ToolEvent, Turn, documents_of, topic_of
 from dlgforge_core.export.openai_messages import Record, arguments_json, opening_message, system_message
 from dlgforge_core.export.reasoning import in_tags, with_reasoning
 from dlgforge_core.export.schema import CANDIDATES, SEED_METADATA, SYSTEM
 from dlgforge_core.export.scrub import last_part_if_absolute
+from dlgforge_core.verdicts import Judgement
 
 
 def sharegpt_record(

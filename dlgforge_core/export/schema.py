@@ -10,8 +10,8 @@ import pyarrow as pa
 from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.config.conversation import ENDED_BY, GOAL, GOAL_MET, GOAL_REASON, TURN_ORIGINS
 from dlgforge_core.config.saving import Reasoning
-from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.export.reasoning import FIELD
+from dlgforge_core.verdicts import MAX_SCORE
 
 SEED_METADATA = "seed_metadata"
 SYSTEM = "system"

@@ -7,8 +7,9 @@ from typing import Protocol
 
 from dlgforge_core.conversation.acceptance import NONE_LACKING, Shortcomings
 from dlgforge_core.conversation.outcomes import Outcome, Unjudged
-from dlgforge_core.dialogue import Ending, GoalVerdict, Judgement, Turn
+from dlgforge_core.dialogue import Ending, Turn
 from dlgforge_core.store.reservations import Reservation
+from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 
 class DialogueStore(Protocol):

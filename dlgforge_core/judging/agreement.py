@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dlgforge_core.dialogue import MAX_SCORE
+from dlgforge_core.verdicts import MAX_SCORE
 
 N_SCORES = MAX_SCORE + 1
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from dlgforge_core.config import JudgeConfig
 from dlgforge_core.config.run import OPEN_PER_SLOT
 from dlgforge_core.database.reconnecting import ReconnectingConnection
-from dlgforge_core.dialogue import DropReason, Judgement, Role
+from dlgforge_core.dialogue import DropReason, Role
 from dlgforge_core.judging.judges import Judge, Subject, judges_goal, messages_about, subjects
 from dlgforge_core.judging.store import Finished, Verdict, finished_dialogues
 from dlgforge_core.llm.client import CallError, LlmClient
@@ -23,6 +23,7 @@ from dlgforge_core.scheduling.call_seed import call_seed
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.scheduling.rolling import Rolling
 from dlgforge_core.store.results import Scope
+from dlgforge_core.verdicts import Judgement
 
 
 @dataclass

@@ -10,13 +10,14 @@ from statistics import fmean
 
 import psycopg
 
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, GoalVerdict, Judgement, JudgeVerdict
+from dlgforge_core.dialogue import Dialogue, DialoguePlan
 from dlgforge_core.judging.agreement import Agreement, JudgeScores, agreement_of, merged_score
 from dlgforge_core.judging.judges import WHOLE
 from dlgforge_core.judging.rating_agreement import DimensionFigures, dimension_figures
 from dlgforge_core.judging.store import fingerprint_of, judgement_of, latest_judging
 from dlgforge_core.store.results import Scope, stream_dialogues
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_core.verdicts import GoalVerdict, Judgement, JudgeVerdict
 
 _BATCH = 200
 

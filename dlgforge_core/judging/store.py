@@ -16,13 +16,14 @@ from dlgforge_core.config import JudgeConfig
 from dlgforge_core.database import lock_keys
 from dlgforge_core.database.database import Database
 from dlgforge_core.database.reconnecting import ReconnectingConnection
-from dlgforge_core.dialogue import DialoguePlan, Judgement, Turn
+from dlgforge_core.dialogue import DialoguePlan, Turn
 from dlgforge_core.errors import StoreError
 from dlgforge_core.judging.judges import Judge
 from dlgforge_core.knowledge.texts import chunk_texts
 from dlgforge_core.prompting.verdict_evidence import chunks_shown
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.writes import storable
+from dlgforge_core.verdicts import Judgement
 
 _PAGE = 100
 

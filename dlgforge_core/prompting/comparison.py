@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dlgforge_core.config import JudgeConfig
-from dlgforge_core.dialogue import Judgement
 from dlgforge_core.prompting.verdict_prompts import verdict_schema
 from dlgforge_core.prompting.verdict_reading import judgement_from
+from dlgforge_core.verdicts import Judgement
 
 _NUMBERED = re.compile(r"[\W_]*(?:(?:answer|candidate|response|verdict)[\W_]*)?(\d{1,2})\W*", re.IGNORECASE)
 _DEEPEST = 3

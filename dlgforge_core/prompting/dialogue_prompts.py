@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dlgforge_core.config import ExampleConfig
-from dlgforge_core.dialogue import DialoguePlan, Judgement, Role, Turn
+from dlgforge_core.dialogue import DialoguePlan, Role, Turn
 from dlgforge_core.llm.forms import Form
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.prompting.ending import END_MARKER, ending_form
 from dlgforge_core.prompting.parts import beginning, everywhere, inline, shown
 from dlgforge_core.prompting.quoting import neutralise
 from dlgforge_core.prompting.templates import SHIPPED, Templates
+from dlgforge_core.verdicts import Judgement
 
 ASKED_BEFORE = "asked_before"
 NAMES_MATERIAL = "names_material"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dlgforge_core.dialogue import DialoguePlan, GoalVerdict, Role, Turn
+from dlgforge_core.dialogue import DialoguePlan, Role, Turn
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.prompting.parts import beginning, everywhere, inline
 from dlgforge_core.prompting.rubric import read_opinion, walk_fields
 from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.prompting.verdict_prompts import exchanges_of
+from dlgforge_core.verdicts import GoalVerdict
 
 GOAL_REASON, GOAL_MET = "goal_reason", "goal_met"
 

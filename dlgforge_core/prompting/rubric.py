@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlgforge_core.config.rubric import DimensionConfig, dimension_names
-from dlgforge_core.dialogue import MAX_SCORE, DialoguePlan, Role
+from dlgforge_core.dialogue import DialoguePlan, Role
 from dlgforge_core.prompting.parts import everywhere
 from dlgforge_core.prompting.rating_reading import first_of, read_rating, shown
 from dlgforge_core.prompting.templates import SHIPPED, Templates
+from dlgforge_core.verdicts import MAX_SCORE
 
 QUESTION_OK, ANSWER_OK = "question_ok", "answer_ok"
 

@@ -8,12 +8,13 @@ from typing import Any
 import orjson
 
 from dlgforge_core.config import JudgeConfig
-from dlgforge_core.dialogue import MAX_SCORE, DialoguePlan, Judgement, Persona, Role, Turn, topic_of
+from dlgforge_core.dialogue import DialoguePlan, Persona, Role, Turn, topic_of
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.prompting.parts import beginning, everywhere, inline
 from dlgforge_core.prompting.quoting import quote
 from dlgforge_core.prompting.rubric import ratings_schema, rubric_text
 from dlgforge_core.prompting.templates import SHIPPED, Templates
+from dlgforge_core.verdicts import MAX_SCORE, Judgement
 
 
 def turn_judge(

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dlgforge_core.config import JudgeConfig
-from dlgforge_core.dialogue import MAX_SCORE, Judgement
 from dlgforge_core.prompting.goal_verdicts import goal_from
 from dlgforge_core.prompting.rating_reading import first_of, read_rating, shown
 from dlgforge_core.prompting.rubric import read_ratings, rubric_score
+from dlgforge_core.verdicts import MAX_SCORE, Judgement
 
 # Names that judges give to the fields, in small letters.
 _SCORE = ("score", "rating", "grade", "overall_score", "final_score")

@@ -14,15 +14,15 @@ import numpy as np
 
 from dlgforge_core.common.questions import question_key
 from dlgforge_core.config import ChecksConfig
-from dlgforge_core.quality.findings import (
+from dlgforge_core.quality.collectors import (
     COLLECTORS,
     EXCERPT_CHARS,
     PASS_RATE,
     CheckReport,
     Collector,
     Finding,
-    Findings,
 )
+from dlgforge_core.quality.findings import Findings
 from dlgforge_core.run_outcomes import Outcomes
 
 _REPEATS = "unique_questions"

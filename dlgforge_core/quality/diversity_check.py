@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dlgforge_core.config import ChecksConfig
-from dlgforge_core.quality.findings import EXCERPT_CHARS, CheckReport, Finding
+from dlgforge_core.quality.collectors import EXCERPT_CHARS, CheckReport, Finding
 
 NAME = "diversity"
 MIN_QUESTIONS = 20

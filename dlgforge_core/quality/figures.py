@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from dlgforge_core.dialogue import Dialogue, Ending, Judgement, Role
+from dlgforge_core.dialogue import Dialogue, Ending, Role
+from dlgforge_core.verdicts import Judgement
 
 # Text lengths are counted in classes a quarter of an octave wide: few, and fine enough for a plot.
 _CLASSES_PER_OCTAVE = 4

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import version
@@ -17,24 +14,18 @@ from typing import Any
 import orjson
 
 from dlgforge_core.config import ChecksConfig, MarkupConfig
-from dlgforge_core.dialogue import MAX_SCORE, Dialogue, Ending
-from dlgforge_core.languages import base_code
+from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.llm.markup import Markup
-from dlgforge_core.quality.language import LanguageDetector
-from dlgforge_core.quality.leaks import PHRASES, leaks, messages_of, written_messages_of
-
-PASS_RATE = "judge_pass_rate"
+from dlgforge_core.quality.collectors import COLLECTORS, Finding, Leaks
+from dlgforge_core.quality.leaks import PHRASES
 
 Findings = dict[str, dict[str, Any]]
 """What was found in a part of a set, by check: plain data."""
 
-EXCERPT_CHARS = 160
-_SENTENCE_END = re.compile(r"""[.!?…。！？؟۔:;)\]}»”"'’`*|>~-]\s*$""")
-# Below this many words a message without a full stop is an answer ("Paris"), not a cut one.
-_CUT_MIN_WORDS = 6
 # What decides whether a message is found beside the configuration.
 _CODE = (
     "quality.findings",
+    "quality.collectors",
     "quality.leaks",
     "quality.language",
     "common.questions",
@@ -44,27 +35,6 @@ _CODE = (
     "languages",
 )
 _DETECTOR = "lingua-language-detector"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that a check found; `turn` counts from 1, 0 for the dialogue as a whole."""
-
-    dialogue_id: str
-    turn: int
-    problem: str
-    excerpt: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class CheckReport:
-    """How a check went: `figures` by name, and some examples of what is wrong."""
-
-    name: str
-    passed: bool
-    summary: str
-    figures: Mapping[str, int | float]
-    examples: Sequence[Finding] = ()
 
 
 def findings_of(
@@ -84,7 +54,7 @@ def findings_of(
     """
     checks = [check(config, languages) for name, check in COLLECTORS.items() if name in names]
     for check in checks:
-        if isinstance(check, _Leaks):
+        if isinstance(check, Leaks):
             check.phrases = phrases
             check.markup = Markup(markup) if markup is not None else None
     for dialogue in dialogues:
@@ -116,7 +86,9 @@ def findings_key(
     phrases: re.Pattern[str] = PHRASES,
 ) -> bytes:
     """Digest of all that findings depend on beside the dialogues: configuration, languages, and code."""
-    settings: list[Any] = [config.leak_words, config.pass_score, config.max_examples, sorted(set(languages))]
+    names = sorted({name for collector in COLLECTORS.values() for name in collector.settings})
+    read = {name: getattr(config, name) for name in [*names, "max_examples"]}
+    settings: list[Any] = [read, sorted(set(languages))]
     settings += [markup.model_dump(mode="json")] if markup is not None else []
     settings += [phrases.pattern] if phrases is not PHRASES else []
     return hashlib.blake2b(orjson.dumps([settings, _code()]), digest_size=16).digest()
@@ -129,272 +101,3 @@ def _code() -> list[str]:
     sources = [inspect.getsource(module) for module in modules] + [PHRASES.pattern]
     digests = (hashlib.blake2b(source.encode()).hexdigest() for source in sources)
     return [*digests, version(_DETECTOR)]
-
-
-class Collector(ABC):
-    """Counts what was looked at and what is wrong, and keeps a few examples."""
-
-    name: str
-    what: str = ""
-    """What is wrong, after the numbers."""
-
-    def __init__(self, config: ChecksConfig, languages: Iterable[str] = ()) -> None:
-        self.config = config
-        self.looked_at = 0
-        self.wrong = 0
-        self.examples: list[Finding] = []
-
-    @abstractmethod
-    def add(self, dialogue: Dialogue) -> None:
-        """Look at one more."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what was found, as plain data."""
-        examples = [astuple(example) for example in self.examples]
-        return {"looked_at": self.looked_at, "wrong": self.wrong, "examples": examples}
-
-    def merge(self, data: Mapping[str, Any]) -> None:
-        """Count what was found elsewhere, given as plain data."""
-        self.looked_at += data["looked_at"]
-        self.wrong += data["wrong"]
-        self.examples += [Finding(*example) for example in data["examples"]]
-        del self.examples[self.config.max_examples :]
-
-    @property
-    def share(self) -> float:
-        """Of what is wrong."""
-        return self.wrong / self.looked_at if self.looked_at else 0.0
-
-    @property
-    def most(self) -> float:
-        """Share that may be wrong."""
-        return 0.0
-
-    def figures(self) -> dict[str, int | float]:
-        """Of the report."""
-        return {"looked_at": self.looked_at, "wrong": self.wrong, "share": round(self.share, 4)}
-
-    def report(self) -> CheckReport:
-        """On all that was added and merged."""
-        may = f" (at most {self.most:.0%} may)" if self.most else ""
-        sentence = f"{self.wrong} of {self.looked_at} {self.what}{may}"
-        return CheckReport(self.name, self.share <= self.most, sentence, self.figures(), tuple(self.examples))
-
-    def found(self, dialogue_id: str, turn: int, problem: str, text: str = "") -> None:
-        """Count one thing that is wrong; the first ones are kept as examples."""
-        self.wrong += 1
-        if len(self.examples) < self.config.max_examples:
-            self.examples.append(Finding(dialogue_id, turn, problem, text[:EXCERPT_CHARS]))
-
-
-class _Schema(Collector):
-    name = "schema"
-    what = "dialogues are not as they must be"
-
-    def add(self, dialogue: Dialogue) -> None:
-        self.looked_at += 1
-        if problem := _malformed(dialogue):
-            self.found(dialogue.plan.dialogue_id, 0, problem)
-
-
-def _malformed(dialogue: Dialogue) -> str:
-    plan, about = dialogue.plan, dialogue.plan.document or dialogue.plan.topic.messages
-    needed = {"id": plan.dialogue_id, "language": plan.language, "topic": plan.topic.topic or about}
-    if empty := next((key for key, value in needed.items() if not value), ""):
-        return f"{empty} is empty"
-    if [turn.index for turn in dialogue.turns] != list(range(len(dialogue.turns))) or not dialogue.turns:
-        return f"turns are numbered {[turn.index for turn in dialogue.turns]}"
-    for verdict in dialogue.verdicts:
-        if not 0 <= verdict.score <= MAX_SCORE:
-            return f"a score is {verdict.score}; it must be 0 to {MAX_SCORE}"
-    return ""
-
-
-class _Roles(Collector):
-    name = "roles_alternate"
-    what = "dialogues do not alternate"
-
-    def add(self, dialogue: Dialogue) -> None:
-        self.looked_at += 1
-        # Tool calls are part of an answer. Who says nothing leaves the other speaking twice in a row.
-        roles = [role for _, role, text in messages_of(dialogue) if text.strip()]
-        roles = roles[1:] if dialogue.opening.strip() else roles
-        if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-            self.found(dialogue.plan.dialogue_id, 0, f"the roles are {', '.join(roles) or 'none'}")
-
-
-class _Empty(Collector):
-    name = "no_empty_messages"
-    what = "messages are empty"
-
-    def add(self, dialogue: Dialogue) -> None:
-        for turn, role, text in written_messages_of(dialogue):
-            self.looked_at += 1
-            if not any(map(str.isalnum, text)):
-                self.found(dialogue.plan.dialogue_id, turn, f"the {role}'s message has no word", text)
-
-
-class _TurnCounts(Collector):
-    name = "turn_counts"
-    what = "dialogues have another number of turns than planned"
-
-    def __init__(self, config: ChecksConfig, languages: Iterable[str] = ()) -> None:
-        super().__init__(config, languages)
-        self._numbers: set[int] = set()
-
-    def add(self, dialogue: Dialogue) -> None:
-        self.looked_at += 1
-        turns, planned = len(dialogue.turns), dialogue.plan.n_turns
-        self._numbers |= {turns}
-        early = dialogue.ended_by is not Ending.PLANNED and 0 < turns < planned
-        if turns != planned and not early:
-            self.found(dialogue.plan.dialogue_id, 0, f"{turns} turns, planned were {planned}")
-
-    def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "numbers": sorted(self._numbers)}
-
-    def merge(self, data: Mapping[str, Any]) -> None:
-        super().merge(data)
-        self._numbers |= set(data["numbers"])
-
-    def figures(self) -> dict[str, int | float]:
-        least, most = min(self._numbers, default=0), max(self._numbers, default=0)
-        return {**super().figures(), "fewest_turns": least, "most_turns": most}
-
-
-class _Cut(Collector):
-    name = "no_cut_messages"
-    what = "messages seem cut"
-
-    @property
-    def most(self) -> float:
-        return self.config.max_cut_share
-
-    def add(self, dialogue: Dialogue) -> None:
-        for turn, role, text in written_messages_of(dialogue):
-            self.looked_at += 1
-            # A script without spaces between words has few "words"; its length tells as well.
-            long = len(text.split()) >= _CUT_MIN_WORDS or len(text) >= 8 * _CUT_MIN_WORDS
-            if long and not _SENTENCE_END.search(text):
-                problem = f"the {role}'s message seems cut"
-                self.found(dialogue.plan.dialogue_id, turn, problem, text[-EXCERPT_CHARS:])
-
-
-class _Leaks(Collector):
-    name = "no_leaks"
-    markup: Markup | None = None
-    phrases = PHRASES
-    what = "dialogues repeat their instructions or give away their material"
-
-    @property
-    def most(self) -> float:
-        return self.config.max_leak_share
-
-    def add(self, dialogue: Dialogue) -> None:
-        self.looked_at += 1
-        for turn, role, text, problem in leaks(dialogue, self.config.leak_words, self.markup, self.phrases):
-            self.found(dialogue.plan.dialogue_id, turn, f"the {role} {problem}", text)
-            break
-
-
-class _Language(Collector):
-    name = "language"
-    what = "messages are in another language"
-
-    def __init__(self, config: ChecksConfig, languages: Iterable[str] = ()) -> None:
-        super().__init__(config, languages)
-        self._languages = languages
-        self._detector: LanguageDetector | None = None  # takes its time, and merging needs none
-        self._undetected = 0
-        self._spoken: Counter[str] = Counter()
-
-    @property
-    def most(self) -> float:
-        return round(1 - self.config.min_language_share, 6)
-
-    def add(self, dialogue: Dialogue) -> None:
-        detector = self._detector = self._detector or LanguageDetector(self._languages)
-        language = dialogue.plan.language
-        if not detector.knows(language):
-            self._undetected += 2 * len(dialogue.turns)
-            return
-        for turn, role, text in written_messages_of(dialogue):
-            found = detector.detect(text)
-            if found is None:
-                self._undetected += 1
-                continue
-            self.looked_at += 1
-            self._spoken[found] += 1
-            if found != base_code(language):
-                problem = f"the {role} speaks {found}, asked was {language}"
-                self.found(dialogue.plan.dialogue_id, turn, problem, text)
-
-    def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "undetected": self._undetected, "spoken": dict(self._spoken)}
-
-    def merge(self, data: Mapping[str, Any]) -> None:
-        super().merge(data)
-        self._undetected += data["undetected"]
-        self._spoken.update(data["spoken"])
-
-    def figures(self) -> dict[str, int | float]:
-        spoken = {f"messages_in_{language}": n for language, n in sorted(self._spoken.items())}
-        return {**super().figures(), "undetected": self._undetected, **spoken}
-
-
-class _PassRate(Collector):
-    """Its examples are the lowest scores."""
-
-    name = PASS_RATE
-
-    def __init__(self, config: ChecksConfig, languages: Iterable[str] = ()) -> None:
-        super().__init__(config, languages)
-        self._lowest: list[tuple[float, Finding]] = []
-
-    def add(self, dialogue: Dialogue) -> None:
-        verdicts = [(i, turn.judgement, turn.assistant) for i, turn in enumerate(dialogue.turns, start=1)]
-        scores = iter(dialogue.scores)
-        for turn, verdict, text in (*verdicts, (0, dialogue.judgement, "")):
-            if verdict is None:
-                continue
-            score = next(scores)
-            self.looked_at += 1
-            if score >= self.config.pass_score:
-                continue
-            self.wrong += 1
-            problem = f"{score:g}/{MAX_SCORE}: {', '.join(verdict.reasons)}"
-            finding = Finding(dialogue.plan.dialogue_id, turn, problem, text[:EXCERPT_CHARS])
-            self._keep([(score, finding)])
-
-    def _keep(self, low: Iterable[tuple[float, Finding]]) -> None:
-        self._lowest += low
-        self._lowest.sort(key=lambda item: item[0])
-        del self._lowest[self.config.max_examples :]
-
-    def to_json(self) -> dict[str, Any]:
-        lowest = [[score, *astuple(finding)] for score, finding in self._lowest]
-        return {**super().to_json(), "lowest": lowest}
-
-    def merge(self, data: Mapping[str, Any]) -> None:
-        super().merge(data)
-        self._keep((score, Finding(*finding)) for score, *finding in data["lowest"])
-
-    def report(self) -> CheckReport:
-        if not self.looked_at:
-            return CheckReport(self.name, True, "nothing was judged", {"verdicts": 0})
-        rate, least = 1 - self.share, self.config.min_pass_rate
-        return CheckReport(
-            self.name,
-            rate >= least,
-            f"{rate:.0%} of {self.looked_at} verdicts are {self.config.pass_score} or better; "
-            f"at least {least:.0%} must be",
-            {"verdicts": self.looked_at, "passes": self.looked_at - self.wrong, "pass_rate": round(rate, 4)},
-            tuple(finding for _, finding in self._lowest),
-        )
-
-
-COLLECTORS: dict[str, type[Collector]] = {
-    collector.name: collector
-    for collector in (_Schema, _Roles, _Empty, _TurnCounts, _Cut, _Leaks, _Language, _PassRate)
-}
-"""The checks that look at each dialogue by itself."""

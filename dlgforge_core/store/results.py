@@ -16,15 +16,9 @@ from typing import Any
 
 import psycopg
 
-from dlgforge_core.dialogue import (
-    Dialogue,
-    DialoguePlan,
-    Ending,
-    GoalVerdict,
-    Judgement,
-    Turn,
-)
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Ending, Turn
 from dlgforge_core.run_outcomes import DroppedDialogue, Outcomes
+from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 _OF_RUN = "SELECT plan_id, n_dialogues FROM run_plans WHERE run_id = %(run_id)s"
 _OF_FINGERPRINT = """

@@ -19,12 +19,13 @@ from dlgforge_core.conversation.state import State, fold
 from dlgforge_core.database.connection import AsyncConnection
 from dlgforge_core.database.database import Database
 from dlgforge_core.database.group_writer import GroupWriter
-from dlgforge_core.dialogue import DialoguePlan, DropReason, Ending, GoalVerdict, Judgement, Turn
+from dlgforge_core.dialogue import DialoguePlan, DropReason, Ending, Turn
 from dlgforge_core.errors import StoreError, UnstorableError
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store import writes
 from dlgforge_core.store.lease import Lease
 from dlgforge_core.store.reservations import ACCEPTED, Reservation, UnlikeQuestions
+from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 # How long writes gather while every call slot is taken and calls wait: the delay costs nothing then.
 _LINGER_S = 0.02

@@ -11,12 +11,13 @@ import psycopg
 
 from dlgforge_core.common.questions import question_key
 from dlgforge_core.conversation.outcomes import Outcome, Unjudged
-from dlgforge_core.dialogue import DropReason, Ending, GoalVerdict, Judgement, Turn, TurnDetails
+from dlgforge_core.dialogue import DropReason, Ending, Turn, TurnDetails
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.planning.plan import spare_id
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store.finishing import FINISH_DIALOGUES
 from dlgforge_core.store.reservations import Question, Reservation, UnlikeQuestions
+from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 
 @dataclass(frozen=True, slots=True)

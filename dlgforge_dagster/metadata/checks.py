@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from dlgforge_core.quality.findings import CheckReport
+from dlgforge_core.quality.collectors import CheckReport
 
 
 def check_metadata(report: CheckReport, run_id: str = "") -> Mapping[str, Any]:

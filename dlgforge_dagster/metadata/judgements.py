@@ -7,7 +7,6 @@ from typing import Any
 
 import dagster as dg
 
-from dlgforge_core.dialogue import MAX_SCORE
 from dlgforge_core.export.markdown import escape_inline
 from dlgforge_core.export.plots import markdown_image
 from dlgforge_core.judging.agreement import Agreement
@@ -16,6 +15,7 @@ from dlgforge_core.judging.plots import judges_png
 from dlgforge_core.judging.rating_agreement import DimensionFigures
 from dlgforge_core.judging.results import LowScore
 from dlgforge_core.judging.run import JudgingReport
+from dlgforge_core.verdicts import MAX_SCORE
 from dlgforge_dagster.metadata.tables import table
 
 

@@ -12,7 +12,8 @@ from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.quality import findings
 from dlgforge_core.quality.checks import run_checks
-from dlgforge_core.quality.findings import COLLECTORS, CheckReport, Collector, findings_of
+from dlgforge_core.quality.collectors import COLLECTORS, CheckReport, Collector
+from dlgforge_core.quality.findings import findings_of
 from dlgforge_core.quality.stored_findings import kept_findings, questions_of
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore

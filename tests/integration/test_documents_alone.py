@@ -17,7 +17,8 @@ from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.knowledge.coverage import coverage_counts
 from dlgforge_core.knowledge.indexing import index_knowledge
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, problems_of
+from dlgforge_core.quality.collectors import COLLECTORS, PASS_RATE
+from dlgforge_core.quality.findings import problems_of
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from tests.support.dialogues import lines

@@ -18,7 +18,8 @@ from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.planning.seed_folder import read_seed_batches
-from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE, problems_of
+from dlgforge_core.quality.collectors import COLLECTORS, PASS_RATE
+from dlgforge_core.quality.findings import problems_of
 from dlgforge_core.sources import Origin
 from dlgforge_core.store.run_store import RunStore
 from tests.support.dialogues import lines

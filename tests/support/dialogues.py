@@ -16,7 +16,6 @@ from dlgforge_core.dialogue import (
     Dialogue,
     DialoguePlan,
     Evidence,
-    Judgement,
     Persona,
     Role,
     SeedTopic,
@@ -26,6 +25,7 @@ from dlgforge_core.dialogue import (
 )
 from dlgforge_core.export.formats import FORMATS
 from dlgforge_core.export.writer import DatasetSummary, write_dataset
+from dlgforge_core.verdicts import Judgement
 
 ALL = ["sharegpt", "sharegpt_judged", "openai_messages", "parquet"]
 THREE = {"train": 0.8, "validation": 0.1, "test": 0.1}

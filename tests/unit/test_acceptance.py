@@ -23,7 +23,7 @@ from dlgforge_core.config import (
     validate,
 )
 from dlgforge_core.conversation.acceptance import Acceptance
-from dlgforge_core.dialogue import Dialogue, Judgement, Turn
+from dlgforge_core.dialogue import Dialogue, Turn
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.generation.accepting import acceptance_of
 from dlgforge_core.planning.fingerprint import content_fingerprint
@@ -31,7 +31,8 @@ from dlgforge_core.planning.personas import read_personas
 from dlgforge_core.planning.plan import plan_run, spare_id
 from dlgforge_core.planning.seeds import read_seeds
 from dlgforge_core.quality.checks import CHECKS
-from dlgforge_core.quality.findings import COLLECTORS, PASS_RATE
+from dlgforge_core.quality.collectors import COLLECTORS, PASS_RATE
+from dlgforge_core.verdicts import Judgement
 from tests.support.dialogues import judged, make_dialogue
 
 LABELS = JudgeConfig().reasons

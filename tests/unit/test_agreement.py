@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlgforge_core.dialogue import Judgement
 from dlgforge_core.judging.agreement import JudgeScores, agreement_of, merged_score
 from dlgforge_core.judging.results import merged
+from dlgforge_core.verdicts import Judgement
 
 
 def by_combination(units: list[JudgeScores]) -> list[tuple[JudgeScores, int]]:

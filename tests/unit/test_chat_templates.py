@@ -13,11 +13,12 @@ import jinja2.sandbox
 import pytest
 
 from dlgforge_core.config import DatasetFilesConfig, validate
-from dlgforge_core.dialogue import Candidate, Judgement, Turn
+from dlgforge_core.dialogue import Candidate, Turn
 from dlgforge_core.export.formats import FORMATS
 from dlgforge_core.export.openai_messages import openai_messages_record
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.export.writer import write_dataset
+from dlgforge_core.verdicts import Judgement
 from tests.support.dialogues import grounded, lines, make_dialogue
 
 # Written for this test in the shapes of templates: how each treats the content of a message with tool calls.

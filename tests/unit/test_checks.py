@@ -17,7 +17,6 @@ from dlgforge_core.dialogue import (
     Dialogue,
     DialoguePlan,
     Evidence,
-    Judgement,
     Persona,
     Role,
     SeedTopic,
@@ -31,15 +30,10 @@ from dlgforge_core.prompting import dialogue_prompts as prompts
 from dlgforge_core.prompting import verdict_prompts
 from dlgforge_core.quality import checks as quality_checks
 from dlgforge_core.quality.checks import CHECKS, CheckInfo, PartEnds, run_checks
-from dlgforge_core.quality.findings import (
-    COLLECTORS,
-    PASS_RATE,
-    CheckReport,
-    Collector,
-    findings_key,
-    findings_of,
-)
+from dlgforge_core.quality.collectors import COLLECTORS, PASS_RATE, CheckReport, Collector
+from dlgforge_core.quality.findings import findings_key, findings_of
 from dlgforge_core.run_outcomes import Outcomes
+from dlgforge_core.verdicts import Judgement
 
 USER = Persona("u", "Careful buyer", "A careful buyer who asks about the price and then about the guarantee.")
 ASSISTANT = Persona(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dlgforge_core.config import DatasetFilesConfig, FiltersConfig, JudgeConfig, validate
 from dlgforge_core.config.acceptance import AcceptConfig
 from dlgforge_core.conversation.acceptance import Acceptance
-from dlgforge_core.dialogue import Dialogue, Ending, GoalVerdict, Judgement, Turn, TurnDetails
+from dlgforge_core.dialogue import Dialogue, Ending, Turn, TurnDetails
 from dlgforge_core.export.filters import Sieve
 from dlgforge_core.export.markdown import sample_markdown
 from dlgforge_core.export.verify import verify_dataset
@@ -27,6 +27,7 @@ from dlgforge_core.prompting.ending import END_MARKER, ending_form
 from dlgforge_core.prompting.goal_verdicts import goal_from
 from dlgforge_core.prompting.verdict_reading import judgement_from
 from dlgforge_core.quality.findings import problems_of
+from dlgforge_core.verdicts import GoalVerdict, Judgement
 from tests.support.dialogues import everything, lines, make_dialogue, stats
 from tests.unit.test_chat_templates import MODELS, environment
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dlgforge_core.config import GenerationConfig
+from typing import Any, cast
+
+import pytest
+
+from dlgforge_core.config import ChecksConfig, GenerationConfig
 from dlgforge_core.config.agents import AgentsConfig
 from dlgforge_core.config.prompts import MESSAGES, VARIABLES, PromptsConfig
 from dlgforge_core.config.saving import FORMATS as NAMES
-from dlgforge_core.dialogue import Role
+from dlgforge_core.dialogue import Role, Turn
 from dlgforge_core.export.formats import FORMATS
 from dlgforge_core.quality.checks import CHECKS
-from dlgforge_core.quality.findings import COLLECTORS
+from dlgforge_core.quality.collectors import COLLECTORS
+from dlgforge_core.quality.findings import findings_key
+from dlgforge_core.verdicts import Judgement
+from tests.support.dialogues import make_dialogue
 
 
 def test_every_role_has_settings_and_messages() -> None:
@@ -34,3 +41,32 @@ def test_every_format_that_may_be_named_is_there() -> None:
 
 def test_every_collector_is_a_check() -> None:
     assert set(COLLECTORS) <= {check.name for check in CHECKS}
+
+
+class _Read:
+    """A configuration that knows which of its keys were read."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.names.add(name)
+        return getattr(ChecksConfig(), name)
+
+
+@pytest.mark.parametrize("name", COLLECTORS)
+def test_a_collector_names_the_settings_that_it_finds_by(name: str) -> None:
+    config = _Read()
+    collector = COLLECTORS[name](cast(ChecksConfig, config), ["en"])
+    verdict = Judgement(1, ("incorrect",))
+    empty, cut = Turn(0, "Why does", "", verdict), Turn(1, "", "Because the wind and the rain", verdict)
+    for turns in ((), (empty,), (cut,)):
+        collector.add(make_dialogue(0, turns))
+    assert config.names - {"max_examples"} == set(collector.settings)
+
+
+def test_findings_are_kept_while_their_settings_are_the_same() -> None:
+    usual = findings_key(["en"], ChecksConfig())
+    assert usual == findings_key(["en"], ChecksConfig(max_cut_share=0.9, max_leak_share=0.9))
+    for name in {"max_examples", *(name for one in COLLECTORS.values() for name in one.settings)}:
+        assert usual != findings_key(["en"], ChecksConfig(**{name: getattr(ChecksConfig(), name) + 1}))

@@ -13,14 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlgforge_core.config import SavingConfig, validate
-from dlgforge_core.dialogue import (
-    Judgement,
-    TurnDetails,
-)
+from dlgforge_core.dialogue import TurnDetails
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.export.language_tags import language_tag
 from dlgforge_core.export.markdown import sample_markdown
 from dlgforge_core.export.writer import write_dataset
+from dlgforge_core.verdicts import Judgement
 from tests.support.datasets import load_dataset
 from tests.support.dialogues import (
     BAD,

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from dlgforge_core.config.saving import JUDGED_COLUMNS, SHAREGPT_COLUMNS, DatasetFilesConfig
-from dlgforge_core.dialogue import Dialogue, Judgement, Turn
+from dlgforge_core.dialogue import Dialogue, Turn
 from dlgforge_core.export import folder as folder_module
 from dlgforge_core.export import sinks
 from dlgforge_core.export.filters import EmptyDatasetError
@@ -29,6 +29,7 @@ from dlgforge_core.export.markdown import escape_markdown, sample_markdown
 from dlgforge_core.export.records import clean
 from dlgforge_core.export.schema import PARQUET_SCHEMA
 from dlgforge_core.export.writer import DatasetSummary, write_dataset
+from dlgforge_core.verdicts import Judgement
 from tests.support.dialogues import any_text, file_name, lines, make_dialogue
 
 ALL = ["sharegpt", "sharegpt_judged", "openai_messages", "parquet"]

@@ -13,7 +13,6 @@ from dlgforge_core.config import JudgeConfig, LlmConfig, validate
 from dlgforge_core.dialogue import (
     DialoguePlan,
     Evidence,
-    Judgement,
     Persona,
     Role,
     SeedTopic,
@@ -24,6 +23,7 @@ from dlgforge_core.dialogue import (
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.judging.judges import WHOLE, judges_of, messages_about, subjects
 from dlgforge_core.sources import Origin
+from dlgforge_core.verdicts import Judgement
 
 NOBODY = Persona("p", "Somebody", "Says little.")
 PLAN = DialoguePlan("d", 0, "en", 3, SeedTopic("t", "en", "a topic"), NOBODY, NOBODY)

@@ -13,7 +13,6 @@ from dlgforge_core.dialogue import (
     Dialogue,
     DialoguePlan,
     Evidence,
-    Judgement,
     Persona,
     Role,
     SeedTopic,
@@ -23,6 +22,7 @@ from dlgforge_core.dialogue import (
 )
 from dlgforge_core.export.plots import markdown_image, overview_png
 from dlgforge_core.quality.figures import DialogueFigures, length_class, length_of_class
+from dlgforge_core.verdicts import Judgement
 
 
 def dialogue(n_turns: int, score: int | None = 7) -> Dialogue:

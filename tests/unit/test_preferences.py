@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dlgforge_core.config import DatasetFilesConfig, GenerationConfig, JudgeConfig, Recipe, validate
-from dlgforge_core.dialogue import Candidate, Dialogue, Judgement, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import Candidate, Dialogue, ToolEvent, Turn, TurnDetails
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.export.preferences import dpo_problem, dpo_records
 from dlgforge_core.export.scrub import Scrubber
@@ -18,6 +18,7 @@ from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.planning.fingerprint import content_config
 from dlgforge_core.planning.personas import read_personas
 from dlgforge_core.prompting.comparison import comparison_schema, judgements_from
+from dlgforge_core.verdicts import Judgement
 from tests.support.dialogues import lines, make_dialogue
 from tests.support.runs import LLM
 

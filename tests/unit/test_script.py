@@ -58,8 +58,6 @@ from dlgforge_core.dialogue import (
     DropReason,
     Ending,
     Evidence,
-    GoalVerdict,
-    Judgement,
     Role,
     SeedTopic,
     ToolEvent,
@@ -69,6 +67,7 @@ from dlgforge_core.dialogue import (
 from dlgforge_core.planning.personas import NOBODY
 from dlgforge_core.planning.plan import with_conversation
 from dlgforge_core.sources import Exchange, FromSeed, Origin
+from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 EVIDENCE = Evidence("c1", "bread.md", Role.ASSISTANT, score=0.5, cited=True)
 EVENT = ToolEvent("search", {"query": None}, result="> Bread", call_id="a")

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlgforge_core.config import JudgeConfig
-from dlgforge_core.dialogue import MAX_SCORE, Judgement
 from dlgforge_core.llm import structured
 from dlgforge_core.prompting.verdict_reading import judgement_from
+from dlgforge_core.verdicts import MAX_SCORE, Judgement
 
 JUDGE = JudgeConfig(reasons=["accurate", "too_long", "not helpful"])
 
