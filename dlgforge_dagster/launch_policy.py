@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -165,15 +166,13 @@ def _key_problems(
             f"{use.variable}={use.host} to {KEY_HOSTS} in the environment of Dagster, or write both into a "
             "recipe"
         )
-    vllm = launched.llm.vllm
-    if launched.llm.backend == "vllm_managed":
-        for name in ("env", "extra_args"):
-            values = [getattr(each.llm.vllm, name) for each in deployed]
-            if getattr(vllm, name) and getattr(vllm, name) not in values:
-                yield (
-                    f"llm.vllm.{name} = {getattr(vllm, name)!r} decides which program runs; write it into a "
-                    f"recipe or the file in {RUN_CONFIG_ENV}"
-                )
+    for key in backend_of(launched.llm.backend).program_keys:
+        value, *known_values = (attrgetter(key)(each.llm) for each in (launched, *deployed))
+        if value and value not in known_values:
+            yield (
+                f"llm.{key} = {value!r} decides which program runs; write it into a recipe or the file in "
+                f"{RUN_CONFIG_ENV}"
+            )
 
 
 def _ray_problems(

@@ -11,26 +11,11 @@ import yaml
 
 from dlgforge_core.common.yaml_aliases import load_yaml
 from dlgforge_core.config import Recipe, validate
-from dlgforge_core.config.asset_names import (
-    DIALOGUE_DATASET,
-    DIALOGUES,
-    HF_DATASET,
-    JUDGEMENTS,
-    KNOWLEDGE_INDEX,
-    SEED_TOPICS,
-)
+from dlgforge_core.config.asset_names import DIALOGUES, HF_DATASET, SECTIONS
 from dlgforge_core.errors import ConfigError
 
 RUN_CONFIG_ENV = "DLGFORGE_RUN_CONFIG"
-# The sections of a recipe that are the config of one op.
-_SECTIONS = {
-    SEED_TOPICS: "seeds",
-    KNOWLEDGE_INDEX: "knowledge",
-    JUDGEMENTS: "judge",
-    DIALOGUE_DATASET: "saving",
-    "dialogue_checks": "checks",
-}
-CONFIGURED_ASSETS = (*_SECTIONS, DIALOGUES, HF_DATASET)
+CONFIGURED_ASSETS = (*SECTIONS, DIALOGUES, HF_DATASET)
 """Assets whose ops have a config, and checks."""
 
 
@@ -76,7 +61,7 @@ def recipe_data(
     names = ops or {name: name for name in given}
     configs = {asset: _config(given[op]) for asset, op in names.items() if op in given}
     data: dict[str, Any] = {}
-    for op, section in _SECTIONS.items():
+    for op, section in SECTIONS.items():
         if op in configs:
             data[section] = {key: value for key, value in configs[op].items() if key != "run_id"}
     data |= configs.get(DIALOGUES, {})

@@ -10,3 +10,12 @@ HF_DATASET = "hf_dataset"
 
 MATERIALIZED = (SEED_TOPICS, KNOWLEDGE_INDEX, DIALOGUES, JUDGEMENTS, DIALOGUE_DATASET, HF_DATASET)
 """Those that a run makes, in order."""
+
+SECTIONS = {
+    SEED_TOPICS: "seeds",
+    KNOWLEDGE_INDEX: "knowledge",
+    JUDGEMENTS: "judge",
+    DIALOGUE_DATASET: "saving",
+    "dialogue_checks": "checks",
+}
+"""The sections of a recipe that are the config of one op: of an asset, or of checks."""

@@ -41,6 +41,8 @@ class Backend:
     """Whether its model can be asked for a sort of question; those that cannot are asked for any."""
     reads_openai_base_url: bool = False
     """Whether OPENAI_BASE_URL in the environment takes the place of its addresses."""
+    program_keys: tuple[str, ...] = ()
+    """Keys of `llm` that decide which program runs: who launches a run may not choose them freely."""
 
     @property
     def serves_on_ray(self) -> bool:
@@ -135,4 +137,5 @@ _VLLM_MANAGED = Backend(
     starts_servers=True,
     serves_one_model=True,
     follows_question_kinds=True,
+    program_keys=("vllm.env", "vllm.extra_args"),
 )

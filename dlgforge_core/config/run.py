@@ -152,9 +152,10 @@ class RunConfig(ConfigModel):
     )
     retry_dropped: Annotated[list[str], AfterValidator(_drop_reasons)] = Field(
         [],
-        description="Drop reasons whose dialogues are tried again: context_overflow, invalid_output, "
-        "refused, dedup_exhausted. Those dropped as endpoint_error always are, and of the first two those "
-        "that were dropped with another set-up of the endpoints.",
+        description="Drop reasons whose dialogues are tried again: "
+        f"{', '.join(reason for reason in DropReason if reason is not DropReason.ENDPOINT_ERROR)}. Those "
+        "dropped as endpoint_error always are, and of context_overflow and invalid_output those that were "
+        "dropped with another set-up of the endpoints.",
     )
     patience_s: Seconds = Field(
         60.0, description="Seconds for which no endpoint may answer before the run stops with the reason."
