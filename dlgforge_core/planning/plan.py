@@ -102,17 +102,16 @@ class Plan:
         )
         if self.from_seed is not None:
             plan = with_conversation(plan, self.from_seed)
-        if not self.system_prompts and not self.goals:
-            return plan
-        return replace(
-            plan,
-            system_prompt=system_prompt_of(self._drawn("system_prompt", self.system_prompts, ordinal), plan),
-            goal=goal_of(self._drawn("goal", self.goals, ordinal), plan),
-        )
+        if self.system_prompts:
+            template = self._drawn("system_prompt", self.system_prompts, ordinal)
+            plan = replace(plan, system_prompt=system_prompt_of(template, plan))
+        if self.goals:
+            plan = replace(plan, goal=goal_of(self._drawn("goal", self.goals, ordinal), plan))
+        return plan
 
     def _drawn(self, purpose: str, templates: Sequence[str], ordinal: int) -> str:
-        """Return the one of a cycle of templates that comes at `ordinal`; empty without any."""
-        return templates[in_cycle(self._keys[purpose], len(templates), ordinal)] if templates else ""
+        """Return the one of a cycle of templates that comes at `ordinal`."""
+        return templates[in_cycle(self._keys[purpose], len(templates), ordinal)]
 
     def dialogue_id(self, ordinal: int) -> str:
         """Return the id of a dialogue: 24 hex digits."""

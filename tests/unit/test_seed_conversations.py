@@ -188,6 +188,8 @@ def test_turns_follow_what_is_continued_and_else_there_are_as_many_as_the_seed_h
             assert DialoguePlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     own = {"system_prompts": [{"text": "Be kind."}]}
     assert by_seed(planned("answer", conversation=own))["tides"].system_prompt == "Be kind."
+    goals = by_seed(planned("answer", conversation={"goals": [{"text": "A refund"}]}))
+    assert (goals["tides"].goal, goals["tides"].system_prompt) == ("A refund", "Be brief.")
 
 
 def test_what_is_translated_comes_from_other_languages() -> None:
