@@ -78,11 +78,8 @@ class Script:
         """Return what is to be done now: a step, or that the dialogue is done or dropped, and why."""
         if state.index == state.n_turns:
             return self._review(state) if state.review else Done()
-        phases = (
-            *(self._opening, self._question, self._answers, self._choice, self._verdict, self._revision),
-            self._at_end,
-        )
-        for phase in phases:
+        of_turn = (self._question, self._answers, self._choice, self._verdict, self._revision)
+        for phase in (self._opening, *of_turn, self._at_end):
             if (step := phase(state)) is not None:
                 return step
         return self._finish(state) if state.progress.left else self._commit(state)
@@ -180,25 +177,20 @@ class Script:
             )
         if attempt.called is not None:
             return CallTools(turn, rejected, attempt.called, attempt.rounds)
-        if not attempt.failures:
-            offered = len(attempt.rounds) < tool_rounds
-            return Answer(
-                *(turn, rejected, progress.question, offered, attempt.rounds),
-                candidate=candidate,
-                review=review,
-            )
-        failure = attempt.failures[-1]
-        if len(attempt.failures) == 1 and len(attempt.rounds) < tool_rounds:
+        offered, overflow = len(attempt.rounds) < tool_rounds, False
+        if attempt.failures:
             # With tools a model may say nothing that can be used, or find more than it can read.
+            failure = attempt.failures[-1]
             overflow = failure.reason is DropReason.CONTEXT_OVERFLOW and bool(attempt.rounds)
-            if overflow or failure.reason is DropReason.INVALID_OUTPUT:
-                return Answer(
-                    *(turn, rejected, progress.question, False, attempt.rounds),
-                    without_last=overflow,
-                    candidate=candidate,
-                    review=review,
-                )
-        return Dropped(failure.reason, failure.detail)
+            helps = overflow or failure.reason is DropReason.INVALID_OUTPUT
+            if not (offered and helps and len(attempt.failures) == 1):
+                return Dropped(failure.reason, failure.detail)
+            offered = False
+        return Answer(
+            *(turn, rejected, progress.question, offered, attempt.rounds, overflow),
+            candidate=candidate,
+            review=review,
+        )
 
     def _choice(self, state: State) -> Step | None:
         if self._answers_to(state) < 2 or len(answered := state.progress.answered) < 2:
