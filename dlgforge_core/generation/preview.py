@@ -63,7 +63,10 @@ def prompts_of(recipe: Recipe, plan: DialoguePlan, turn: int = 0) -> Iterator[tu
     kinds = question_kinds(
         generation.run.question_kinds or (), generation.run.seed, plan.dialogue_id, plan.n_turns
     )
-    yield from _opening(generation, agents, plan, turns, templates, bool(passages), first=not turn)
+    if generation.conversation.opens == "assistant":
+        turns[0] = replace(turns[0], details=TurnDetails(opening="(greeting)"))
+        if not turn:
+            yield Role.ASSISTANT, _opening(generation, agents, plan, templates, grounded=bool(passages))
     asking = dialogue_prompts.user_simulator(
         plan,
         turns[:-1],
@@ -99,27 +102,17 @@ def _opening(
     generation: GenerationConfig,
     agents: AgentsConfig,
     plan: DialoguePlan,
-    turns: list[Turn],
     templates: Templates,
-    grounded: bool,
     *,
-    first: bool,
-) -> Iterator[tuple[Role, list[Message]]]:
-    """Put the assistant's opening before the turns, where it opens; before the first its prompt is shown."""
-    if generation.conversation.opens != "assistant":
-        return
-    turns[0] = replace(turns[0], details=TurnDetails(opening="(greeting)"))
-    if first:
-        yield (
-            Role.ASSISTANT,
-            dialogue_prompts.assistant_opening(
-                plan,
-                grounded=grounded,
-                instructions=agents.kb_responder.instructions,
-                examples=generation.examples.of(plan, Role.ASSISTANT),
-                templates=templates,
-            ),
-        )
+    grounded: bool,
+) -> list[Message]:
+    return dialogue_prompts.assistant_opening(
+        plan,
+        grounded=grounded,
+        instructions=agents.kb_responder.instructions,
+        examples=generation.examples.of(plan, Role.ASSISTANT),
+        templates=templates,
+    )
 
 
 def _judging(
