@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from dlgforge_core.config import AgentsConfig, AnswersConfig, ExamplesConfig, JudgeConfig
+from dlgforge_core.config import AgentConfig, AgentsConfig, AnswersConfig, ExamplesConfig, JudgeConfig
 from dlgforge_core.conversation.acceptance import Acceptance
 from dlgforge_core.conversation.script import Script
-from dlgforge_core.dialogue import Role
+from dlgforge_core.conversation.state import State
+from dlgforge_core.dialogue import DialoguePlan, Role
 from dlgforge_core.generation.assistants import Assistants
 from dlgforge_core.generation.dialogue_store import DialogueStore
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.tools import Toolbox
-from dlgforge_core.llm.client import LlmClient
+from dlgforge_core.llm.client import LlmClient, Message
 from dlgforge_core.prompting.goal_verdicts import with_goal_schema
 from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.prompting.trace import Trace
 from dlgforge_core.prompting.verdict_prompts import verdict_schema
 from dlgforge_core.scheduling.call_seed import call_seed
 from dlgforge_core.scheduling.call_slots import CallSlots
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,35 @@ class DialogueContext:
     def verdict_schema_with_goal(self) -> dict[str, Any]:
         """As `verdict_schema`, with whether the user's goal was met."""
         return with_goal_schema(self.verdict_schema)
+
+    async def call(
+        self,
+        complete: Callable[..., Awaitable[T]],
+        plan: DialoguePlan,
+        state: State,
+        role: Role,
+        messages: Sequence[Message],
+        *more: object,
+        seed: int,
+        agent: AgentConfig | None = None,
+        model: str = "",
+        **options: object,
+    ) -> T:
+        """Make a role's call for a dialogue once a slot is free; `complete` is a method of the client.
+
+        `agent` and `model` are others than the role's own. Raises what `complete` does, CallError for one.
+        """
+        async with self.slots.slot(self.script.remaining(state), role.value):
+            return await complete(
+                role,
+                agent or self.agents.of(role),
+                model or self.models[role],
+                messages,
+                *more,
+                affinity=plan.dialogue_id,
+                seed=seed,
+                **options,
+            )
 
     def call_seed(self, dialogue_id: str, role: Role, index: int, attempt: int) -> int:
         """Return the sampling seed of a call, the same in every run of the plan."""

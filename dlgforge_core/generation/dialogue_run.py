@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from dlgforge_core.config import AgentConfig
 from dlgforge_core.conversation.acceptance import NONE_LACKING, Shortcomings
@@ -213,11 +213,11 @@ class DialogueRun:
         messages = await self._asking(step)
         if step.may_end:
             question = await self._question_or_end(step, messages)
+            if not question:
+                return await self._record(UserLeft())
         else:
             completion = await self._complete(Role.USER_SIMULATOR, step.turn, step.attempt, messages)
             question = question_of(completion.text)
-        if not question:
-            return await self._record(UserLeft())
         grounded = self._context.grounding is not None
         if grounded and not step.last and names_material(question, self._plan.topic.topic):
             return await self._record(QuestionRejected(question, Rejection.NAMES_MATERIAL))
@@ -253,16 +253,9 @@ class DialogueRun:
         context, anchor, role = self._context, await self._anchored(), Role.USER_SIMULATOR
         on_topic = anchor is None or anchor.on_topic
         messages, form = prompts.or_end(self._plan, messages, on_topic=on_topic, templates=context.templates)
-        async with context.slots.slot(context.script.remaining(self._state), role.value):
-            question, _ = await context.client.complete_form(
-                role,
-                context.agents.of(role),
-                context.models[role],
-                messages,
-                form,
-                affinity=self._plan.dialogue_id,
-                seed=context.call_seed(self._plan.dialogue_id, role, step.turn, step.attempt),
-            )
+        seed = context.call_seed(self._plan.dialogue_id, role, step.turn, step.attempt)
+        complete: Callable[..., Awaitable[tuple[str | None, Completion]]] = context.client.complete_form
+        question, _ = await context.call(complete, self._plan, self._state, role, messages, form, seed=seed)
         return question or ""
 
     async def _anchored(self) -> Anchor | None:
@@ -294,29 +287,8 @@ class DialogueRun:
             text = await self._translated(Role.ASSISTANT, step, exchange.assistant)
             return Answered(text, TurnDetails(origin=origin))
         anchor = await self._anchored()
-        given, trace = await self._passages(step), self._context.trace
-        messages = prompts.assistant(
-            self._plan,
-            self._state.turns,
-            step.question,
-            grounded=bool(given),
-            passages=quote_passages([hit.chunk.text for hit in given]),
-            on_topic=anchor is None or anchor.on_topic,
-            instructions=self._context.agents.kb_responder.instructions,
-            examples=self._context.examples.of(self._plan, Role.ASSISTANT),
-            trace=trace.parts if trace else (),
-            form=trace.words if trace and step.offered else "",
-            templates=self._context.templates,
-            opening=self._state.opening,
-        )
-        if (review := step.review) is not None:
-            shown = prompt_of(messages, dataclasses.replace(step, rounds=review.rounds, without_last=False))
-            messages = prompts.revision(
-                *(self._plan, shown, step.question, review.answered.answer, review.judgement),
-                trace=trace.parts if trace else (),
-                form=trace.words if trace and step.offered else "",
-                templates=self._context.templates,
-            )
+        given = await self._passages(step)
+        messages = self._answering(step, anchor, given)
         tools = self._toolbox().definitions if step.offered else None
         agent, model = self._context.assistants.of_step(step)
         attempt = step.attempt + step.candidate * ANSWER_ATTEMPTS
@@ -341,6 +313,36 @@ class DialogueRun:
             origin=origin,
         )
         return Answered(answer, details, step.candidate, self._context.assistants.source(step))
+
+    def _answering(self, step: Answer, anchor: Anchor | None, given: Sequence[Hit]) -> list[Message]:
+        """Return the prompt for an answer, before any tool calls of its own."""
+        templates = self._context.templates
+        asked = self._context.trace
+        trace = asked.parts if asked is not None else ()
+        form = asked.words if asked is not None and step.offered else ""
+        messages = prompts.assistant(
+            self._plan,
+            self._state.turns,
+            step.question,
+            grounded=bool(given),
+            passages=quote_passages([hit.chunk.text for hit in given]),
+            on_topic=anchor is None or anchor.on_topic,
+            instructions=self._context.agents.kb_responder.instructions,
+            examples=self._context.examples.of(self._plan, Role.ASSISTANT),
+            trace=trace,
+            form=form,
+            templates=templates,
+            opening=self._state.opening,
+        )
+        if (review := step.review) is None:
+            return messages
+        shown = prompt_of(messages, dataclasses.replace(step, rounds=review.rounds, without_last=False))
+        return prompts.revision(
+            *(self._plan, shown, step.question, review.answered.answer, review.judgement),
+            trace=trace,
+            form=form,
+            templates=templates,
+        )
 
     async def _passages(self, step: Answer) -> list[Hit]:
         """Return what the assistant is given for the question, found once for all its attempts."""
@@ -386,13 +388,10 @@ class DialogueRun:
         context, complete = self._context, self._context.client.complete
         if context.trace is not None and traced and role is Role.ASSISTANT:
             complete = functools.partial(complete_traced, context.client, context.trace)
-        async with context.slots.slot(context.script.remaining(self._state), role.value):
-            return await complete(
-                role,
-                agent or context.agents.of(role),
-                model or context.models[role],
-                messages,
-                affinity=self._plan.dialogue_id,
-                seed=context.call_seed(self._plan.dialogue_id, role, index, attempt),
-                tools=tools,
-            )
+        return await context.call(
+            *(complete, self._plan, self._state, role, messages),
+            seed=context.call_seed(self._plan.dialogue_id, role, index, attempt),
+            agent=agent,
+            model=model,
+            tools=tools,
+        )

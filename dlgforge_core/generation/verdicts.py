@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from dlgforge_core.conversation.outcomes import GOAL, Compared, GoalJudged, Judged
@@ -12,7 +12,7 @@ from dlgforge_core.conversation.steps import Compare, Judge
 from dlgforge_core.dialogue import DialoguePlan, Role, Turn
 from dlgforge_core.generation.assistants import compared_order, with_room_for
 from dlgforge_core.generation.dialogue_context import DialogueContext
-from dlgforge_core.llm.client import Message
+from dlgforge_core.llm.client import Completion, Message
 from dlgforge_core.prompting.comparison import comparison_schema, judgements_from
 from dlgforge_core.prompting.goal_verdicts import GOAL_SCHEMA, goal_from, goal_judge
 from dlgforge_core.prompting.verdict_evidence import chunks_shown, comparison_messages, verdict_messages
@@ -94,15 +94,9 @@ async def _ask(
     read: Callable[[dict[str, Any]], T],
     verdicts: int = 1,
 ) -> T:
-    async with context.slots.slot(context.script.remaining(state), Role.JUDGE.value):
-        verdict, _ = await context.client.complete_json(
-            Role.JUDGE,
-            with_room_for(context.agents.of(Role.JUDGE), verdicts),
-            context.models[Role.JUDGE],
-            alternating(messages),
-            schema,
-            read,
-            affinity=plan.dialogue_id,
-            seed=seed,
-        )
+    agent = with_room_for(context.agents.of(Role.JUDGE), verdicts)
+    complete: Callable[..., Awaitable[tuple[T, Completion]]] = context.client.complete_json
+    verdict, _ = await context.call(
+        *(complete, plan, state, Role.JUDGE, alternating(messages), schema, read), seed=seed, agent=agent
+    )
     return verdict
