@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from dlgforge_core.sources import Exchange, FromSeed, Origin, PlannedDocument
-from dlgforge_core.sources import SeedTopic as SeedTopic  # noqa: PLC0414 - for whoever imports it from here
+from dlgforge_core.sources import Exchange, FromSeed, Origin, PlannedDocument, SeedTopic
 from dlgforge_core.verdicts import GoalVerdict, Judgement, JudgeVerdict
 
 

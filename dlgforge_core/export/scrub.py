@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from dlgforge_core.common.secrets import can_be_secret, password_of, redact
-from dlgforge_core.dialogue import Candidate, Dialogue, Evidence, SeedTopic, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import Candidate, Dialogue, Evidence, ToolEvent, Turn, TurnDetails
+from dlgforge_core.sources import SeedTopic
 from dlgforge_core.verdicts import GoalVerdict, Judgement, JudgeVerdict
 
 MAX_TOOL_TEXT_CHARS = 4_000

@@ -20,7 +20,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
-from dlgforge_core.dialogue import SeedTopic
+from dlgforge_core.sources import SeedTopic
 
 _KEY = b"dlgforge-splits-1"
 _SPAN = 2**64

@@ -11,13 +11,13 @@ import orjson
 
 from dlgforge_core.config import AgentConfig, JudgeConfig, JudgeModelConfig, LlmConfig, PromptsConfig
 from dlgforge_core.config.backends import backend_of
-from dlgforge_core.dialogue import DialoguePlan, Persona, Role, SeedTopic, Turn
+from dlgforge_core.dialogue import DialoguePlan, Persona, Role, Turn
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.prompting import verdict_prompts as prompts
 from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.prompting.verdict_evidence import verdict_messages
-from dlgforge_core.sources import Origin
+from dlgforge_core.sources import Origin, SeedTopic
 
 WHOLE = -1
 """The turn index of a verdict on the whole conversation."""

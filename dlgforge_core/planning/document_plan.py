@@ -19,10 +19,9 @@ from itertools import takewhile
 from typing import Protocol
 
 from dlgforge_core.config import RunConfig
-from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.languages import base_code
 from dlgforge_core.planning.draws import hex_digest, in_cycle
-from dlgforge_core.sources import PlannedDocument
+from dlgforge_core.sources import PlannedDocument, SeedTopic
 
 DOCUMENTS_BATCH = "documents"
 """What stands for a seed batch where dialogues are made from documents alone."""

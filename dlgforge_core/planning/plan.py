@@ -29,7 +29,7 @@ from functools import cached_property
 
 from dlgforge_core.common.hints import nearest
 from dlgforge_core.config import GenerationConfig, GoalConfig, LlmConfig, RunConfig, SystemPromptConfig
-from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
+from dlgforge_core.dialogue import DialoguePlan, Persona
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.languages import is_known, known_names
 from dlgforge_core.planning.attribute_draws import AttributeSequence
@@ -41,7 +41,7 @@ from dlgforge_core.planning.seed_languages import seeds_for, unused_languages, u
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.planning.turn_counts import TurnCounts
 from dlgforge_core.prompting.system_prompts import goal_of, system_prompt_of
-from dlgforge_core.sources import FromSeed
+from dlgforge_core.sources import FromSeed, SeedTopic
 
 
 @dataclass(frozen=True)

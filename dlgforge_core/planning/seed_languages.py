@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import lru_cache
 
 from dlgforge_core.config import GenerationConfig, RunConfig
-from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.languages import base_code
 from dlgforge_core.planning.seeds import SeedBatch
+from dlgforge_core.sources import SeedTopic
 
 _TAG = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")
 

@@ -25,7 +25,6 @@ from dlgforge_core.common.hints import hint
 from dlgforge_core.common.invisible import skeleton, tidy
 from dlgforge_core.common.yaml_source import Listing, Node, Scalar, shown
 from dlgforge_core.config import SeedsConfig
-from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.errors import SeedError
 from dlgforge_core.planning.seed_conversations import KEYS, conversation_id
 from dlgforge_core.planning.seed_entries import (
@@ -38,6 +37,7 @@ from dlgforge_core.planning.seed_entries import (
 )
 from dlgforge_core.planning.seed_records import SeedRecord, record_of_line, record_of_row
 from dlgforge_core.planning.seed_tables import TABLE_SUFFIXES, Table, normalised, read_table
+from dlgforge_core.sources import SeedTopic
 
 SUFFIXES = (".yaml", ".yml", ".jsonl", *TABLE_SUFFIXES)
 DEFAULT = SeedsConfig()

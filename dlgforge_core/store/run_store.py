@@ -10,10 +10,11 @@ import orjson
 
 from dlgforge_core.database.connection import Connection
 from dlgforge_core.database.database import Database
-from dlgforge_core.dialogue import Dialogue, DropReason, SeedTopic
+from dlgforge_core.dialogue import Dialogue, DropReason
 from dlgforge_core.planning.plan import Plan
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.run_outcomes import Outcomes
+from dlgforge_core.sources import SeedTopic
 from dlgforge_core.store.attempts import Shortfall, open_spares, retry_dropped, shortfall
 from dlgforge_core.store.results import (
     Part,

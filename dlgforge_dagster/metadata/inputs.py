@@ -8,10 +8,10 @@ from typing import Any
 
 import dagster as dg
 
-from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.export.markdown import escape_inline
 from dlgforge_core.knowledge.types import IndexReport
 from dlgforge_core.planning.seed_folder import SeedReading
+from dlgforge_core.sources import SeedTopic
 from dlgforge_dagster.metadata.tables import bullets, count_table
 
 

@@ -17,12 +17,13 @@ from dlgforge_core.config import QUESTION_KINDS, ChecksConfig, GenerationConfig,
 from dlgforge_core.conversation.outcomes import Answered, UserLeft
 from dlgforge_core.database.database import Database
 from dlgforge_core.database.migrate import migrations
-from dlgforge_core.dialogue import DropReason, Ending, SeedTopic, Turn, TurnDetails
+from dlgforge_core.dialogue import DropReason, Ending, Turn, TurnDetails
 from dlgforge_core.errors import BackendError, LeaseLostError, StoreError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.generation.run import Runner, generate
 from dlgforge_core.planning.seeds import SeedBatch, read_seeds
 from dlgforge_core.quality.checks import run_checks
+from dlgforge_core.sources import SeedTopic
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_core.store.worker_store import WorkerStore

@@ -18,13 +18,13 @@ from dlgforge_core.dialogue import (
     Evidence,
     Persona,
     Role,
-    SeedTopic,
     ToolEvent,
     Turn,
     TurnDetails,
 )
 from dlgforge_core.export.formats import FORMATS
 from dlgforge_core.export.writer import DatasetSummary, write_dataset
+from dlgforge_core.sources import SeedTopic
 from dlgforge_core.verdicts import Judgement
 
 ALL = ["sharegpt", "sharegpt_judged", "openai_messages", "parquet"]

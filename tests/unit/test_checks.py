@@ -19,7 +19,6 @@ from dlgforge_core.dialogue import (
     Evidence,
     Persona,
     Role,
-    SeedTopic,
     ToolEvent,
     Turn,
     TurnDetails,
@@ -33,6 +32,7 @@ from dlgforge_core.quality.checks import CHECKS, CheckInfo, PartEnds, run_checks
 from dlgforge_core.quality.collectors import COLLECTORS, PASS_RATE, CheckReport, Collector
 from dlgforge_core.quality.findings import findings_key, findings_of
 from dlgforge_core.run_outcomes import Outcomes
+from dlgforge_core.sources import SeedTopic
 from dlgforge_core.verdicts import Judgement
 
 USER = Persona("u", "Careful buyer", "A careful buyer who asks about the price and then about the guarantee.")

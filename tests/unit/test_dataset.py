@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 
 from dlgforge_core.config import DatasetFilesConfig, FiltersConfig, SavingConfig, validate
-from dlgforge_core.dialogue import Dialogue, Evidence, Role, SeedTopic, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import Dialogue, Evidence, Role, ToolEvent, Turn, TurnDetails
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.export import sinks
 from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED, EmptyDatasetError
@@ -26,6 +26,7 @@ from dlgforge_core.export.scrub import MAX_TOOL_TEXT_CHARS, Scrubber, secrets_of
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.quality.semantic import SemanticDedup
+from dlgforge_core.sources import SeedTopic
 from dlgforge_core.verdicts import Judgement, JudgeVerdict
 from tests.support.datasets import load_dataset
 from tests.support.dialogues import (

@@ -15,7 +15,7 @@ from dlgforge_core.conversation.outcomes import Asked, Outcome, QuestionRejected
 from dlgforge_core.conversation.script import Script
 from dlgforge_core.conversation.state import State, fold
 from dlgforge_core.conversation.steps import Done
-from dlgforge_core.dialogue import DialoguePlan, Ending, Persona, Role, SeedTopic, Turn
+from dlgforge_core.dialogue import DialoguePlan, Ending, Persona, Role, Turn
 from dlgforge_core.generation.dialogue_context import DialogueContext
 from dlgforge_core.generation.dialogue_run import DialogueRun
 from dlgforge_core.generation.grounding import Anchor, Grounding
@@ -24,6 +24,7 @@ from dlgforge_core.knowledge.types import Chunk, Hit
 from dlgforge_core.llm.client import Completion, LlmClient, Message
 from dlgforge_core.llm.tool_calls import ToolCall
 from dlgforge_core.scheduling.call_slots import CallSlots
+from dlgforge_core.sources import SeedTopic
 from dlgforge_core.store.reservations import ACCEPTED, Reservation
 from dlgforge_core.store.worker_store import Claim
 from dlgforge_core.verdicts import GoalVerdict, Judgement

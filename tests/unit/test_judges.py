@@ -10,19 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlgforge_core.config import JudgeConfig, LlmConfig, validate
-from dlgforge_core.dialogue import (
-    DialoguePlan,
-    Evidence,
-    Persona,
-    Role,
-    SeedTopic,
-    ToolEvent,
-    Turn,
-    TurnDetails,
-)
+from dlgforge_core.dialogue import DialoguePlan, Evidence, Persona, Role, ToolEvent, Turn, TurnDetails
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.judging.judges import WHOLE, judges_of, messages_about, subjects
-from dlgforge_core.sources import Origin
+from dlgforge_core.sources import Origin, SeedTopic
 from dlgforge_core.verdicts import Judgement
 
 NOBODY = Persona("p", "Somebody", "Says little.")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dlgforge_core.config import GenerationConfig, JudgeConfig, LlmConfig, RunConfig
-from dlgforge_core.dialogue import Persona, SeedTopic, Turn, TurnDetails
+from dlgforge_core.dialogue import Persona, Turn, TurnDetails
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.languages import base_code, in_language, is_known, language_name
 from dlgforge_core.planning.personas import read_personas
@@ -15,6 +15,7 @@ from dlgforge_core.planning.seeds import SeedBatch, parse_seed_batch
 from dlgforge_core.prompting import dialogue_prompts as prompts
 from dlgforge_core.prompting import verdict_prompts
 from dlgforge_core.quality.language import LanguageDetector
+from dlgforge_core.sources import SeedTopic
 
 LLM = LlmConfig(backend="openai", model="m", base_url="http://127.0.0.1:1/v1")
 

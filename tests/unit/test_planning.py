@@ -28,13 +28,14 @@ from dlgforge_core.config import (
     RunConfig,
     VllmConfig,
 )
-from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic
+from dlgforge_core.dialogue import DialoguePlan, Persona
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.planning.fingerprint import ContentSource, content_config, content_fingerprint
 from dlgforge_core.planning.personas import Personas
 from dlgforge_core.planning.plan import Planning, plan_run
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.planning.turn_counts import TurnCounts
+from dlgforge_core.sources import SeedTopic
 
 
 def personas(users: int = 5, assistants: int = 3) -> Personas:

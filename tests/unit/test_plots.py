@@ -15,13 +15,13 @@ from dlgforge_core.dialogue import (
     Evidence,
     Persona,
     Role,
-    SeedTopic,
     ToolEvent,
     Turn,
     TurnDetails,
 )
 from dlgforge_core.export.plots import markdown_image, overview_png
 from dlgforge_core.quality.figures import DialogueFigures, length_class, length_of_class
+from dlgforge_core.sources import SeedTopic
 from dlgforge_core.verdicts import Judgement
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from dlgforge_core.config import JudgeConfig
-from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic, Turn, TurnDetails
+from dlgforge_core.dialogue import DialoguePlan, Persona, Turn, TurnDetails
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.prompting import dialogue_prompts, verdict_prompts
 from dlgforge_core.prompting.quoting import quote_passages
+from dlgforge_core.sources import SeedTopic
 from dlgforge_core.verdicts import Judgement
 
 KEPT = Path(__file__).parent / "golden" / "prompts.json"

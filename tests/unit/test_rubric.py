@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dlgforge_core.config import JudgeConfig, Recipe, read_recipe, validate
 from dlgforge_core.config.saving import DatasetFilesConfig, FiltersConfig
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, Persona, SeedTopic, Turn
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Persona, Turn
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.export.filters import Sieve
 from dlgforge_core.export.schema import PARQUET_SCHEMA
@@ -31,6 +31,7 @@ from dlgforge_core.prompting.rating_reading import read_rating
 from dlgforge_core.prompting.rubric import rubric_score
 from dlgforge_core.prompting.verdict_prompts import conversation_judge, turn_judge, verdict_schema
 from dlgforge_core.prompting.verdict_reading import judgement_from
+from dlgforge_core.sources import SeedTopic
 from dlgforge_core.verdicts import Judgement
 from tests.support.dialogues import judged, stats
 

@@ -59,14 +59,13 @@ from dlgforge_core.dialogue import (
     Ending,
     Evidence,
     Role,
-    SeedTopic,
     ToolEvent,
     Turn,
     TurnDetails,
 )
 from dlgforge_core.planning.personas import NOBODY
 from dlgforge_core.planning.plan import with_conversation
-from dlgforge_core.sources import Exchange, FromSeed, Origin
+from dlgforge_core.sources import Exchange, FromSeed, Origin, SeedTopic
 from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 EVIDENCE = Evidence("c1", "bread.md", Role.ASSISTANT, score=0.5, cited=True)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.errors import SeedError
 from dlgforge_core.planning.seed_folder import list_seed_files, read_seed_batches
 from dlgforge_core.planning.seeds import (
@@ -19,6 +18,7 @@ from dlgforge_core.planning.seeds import (
     read_seeds,
     topic_id,
 )
+from dlgforge_core.sources import SeedTopic
 
 GOOD = '{"language": "en", "topic": "cooking", "question": "Why is my rice sticky?"}'
 

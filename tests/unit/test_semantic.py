@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlgforge_core.config import EmbeddingConfig
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, Persona, SeedTopic, Turn
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Persona, Turn
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.knowledge.embedding import blocking_embedder
 from dlgforge_core.quality import semantic
 from dlgforge_core.quality.semantic import SemanticDedup
+from dlgforge_core.sources import SeedTopic
 
 PERSONA = Persona("p", "P", "p")
 

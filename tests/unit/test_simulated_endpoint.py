@@ -21,9 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlgforge_core.config import JudgeConfig
-from dlgforge_core.dialogue import DialoguePlan, Persona, SeedTopic, Turn
+from dlgforge_core.dialogue import DialoguePlan, Persona, Turn
 from dlgforge_core.prompting import dialogue_prompts as prompts
 from dlgforge_core.prompting import verdict_prompts, verdict_reading
+from dlgforge_core.sources import SeedTopic
 from dlgforge_core.verdicts import Judgement
 from tests.support.simulated.classify import Classifier
 from tests.support.simulated.content import answer, question

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlgforge_core.dialogue import SeedTopic
 from dlgforge_core.export.splits import SplitAssigner
+from dlgforge_core.sources import SeedTopic
 
 THREE = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
