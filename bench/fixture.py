@@ -29,7 +29,8 @@ SERVICE = {"latency_s": 0.4, "latency_sigma": 0.6}
 @contextlib.contextmanager
 def fresh_store(name: str) -> Iterator[RunStore]:
     """Yield an empty run state in an embedded Postgres of the bench's own (fsync on)."""
-    with tempfile.TemporaryDirectory(prefix="dlgforge-bench-") as home:
+    # Where Postgres has not ended quite when the folder is removed, what it writes meanwhile stays.
+    with tempfile.TemporaryDirectory(prefix="dlgforge-bench-", ignore_cleanup_errors=True) as home:
         server = embedded_dsn(Path(home))
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")

@@ -65,7 +65,6 @@ class _Watch:
     store: RunStore
     run_id: str
     workers: int
-    share: float
     endpoint: psutil.Process
     turns_planned: int
     pids: list[int] = field(default_factory=list)
@@ -76,7 +75,7 @@ class _Watch:
         turns = status.progress.turns
         if self.first is None:
             places = worker_processes(self.store, self.run_id)
-            self.pids = [pid for _, _, pid in places]
+            self.pids[:] = [pid for _, _, pid in places]
             with self.store.connection() as connection:
                 row = connection.execute("SELECT count(DISTINCT worker_id) FROM turns").fetchone()
             if row is not None and row[0] == self.workers:
@@ -85,8 +84,8 @@ class _Watch:
             self.last = self._marks(turns)
 
     def _marks(self, turns: int) -> _Marks:
-        cpu = sum(_cpu(psutil.Process(pid)) for pid in self.pids)
-        return _Marks(time.monotonic(), turns, cpu, _cpu(self.endpoint))
+        cpu = sum(cpu_of(psutil.Process(pid)) for pid in self.pids)
+        return _Marks(time.monotonic(), turns, cpu, cpu_of(self.endpoint))
 
     def figures(self) -> Figures:
         if self.first is None or self.last is None:
@@ -98,37 +97,40 @@ class _Watch:
             turns / seconds, cpu / seconds, turns / cpu, (last.endpoint_cpu - first.endpoint_cpu) / seconds
         )
 
-    @contextlib.contextmanager
-    def holding(self) -> Iterator[None]:
-        """Hold every worker to its share of a core while the block runs."""
-        done = threading.Event()
-        thread = threading.Thread(target=self._hold, args=(done,), daemon=True)
-        if self.share < 1:
-            thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            if thread.ident is not None:
-                thread.join()
 
-    def _hold(self, done: threading.Event) -> None:
-        # One after the other, so that on a small machine they do not run at the same moment.
-        on, off = PERIOD_S * self.share, PERIOD_S * (1 - self.workers * self.share)
-        while not done.is_set():
-            held = list(self.pids)
-            for pid in held:
-                _signal(pid, signal.SIGSTOP)
-            for pid in held:
-                _signal(pid, signal.SIGCONT)
-                time.sleep(on)
-                _signal(pid, signal.SIGSTOP)
-            time.sleep(max(0.0, off) if len(held) == self.workers else PERIOD_S * (1 - self.share))
-        for pid in self.pids:
+@contextlib.contextmanager
+def held_to_share(pids: list[int], workers: int, share: float) -> Iterator[None]:
+    """Hold every process of `pids`, a list that grows to `workers`, to its share of a core meanwhile."""
+    done = threading.Event()
+    thread = threading.Thread(target=_hold, args=(pids, workers, share, done), daemon=True)
+    if share < 1:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.ident is not None:
+            thread.join()
+
+
+def _hold(pids: list[int], workers: int, share: float, done: threading.Event) -> None:
+    # One after the other, so that on a small machine they do not run at the same moment.
+    on, off = PERIOD_S * share, PERIOD_S * (1 - workers * share)
+    while not done.is_set():
+        held = list(pids)
+        for pid in held:
+            _signal(pid, signal.SIGSTOP)
+        for pid in held:
             _signal(pid, signal.SIGCONT)
+            time.sleep(on)
+            _signal(pid, signal.SIGSTOP)
+        time.sleep(max(0.0, off) if len(held) == workers else PERIOD_S * (1 - share))
+    for pid in pids:
+        _signal(pid, signal.SIGCONT)
 
 
-def _cpu(process: psutil.Process) -> float:
+def cpu_of(process: psutil.Process) -> float:
+    """CPU seconds that a process has used."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
@@ -143,9 +145,9 @@ def measure(workers: int, dialogues: int, share: float) -> Figures:
     settings = RunConfig(total_samples=dialogues, target_languages=["en"], n_turns=TURNS, concurrency=SLOTS)
     with fresh_store("bench") as store, simulated_endpoint(answer_words=20) as sim:
         run = prepared(store, GenerationConfig(run=settings))
-        watch = _Watch(store, run.run_id, workers, share, psutil.Process(sim.process.pid), dialogues * TURNS)
+        watch = _Watch(store, run.run_id, workers, psutil.Process(sim.process.pid), dialogues * TURNS)
         endpoint = Endpoint("simulated", sim.base_url)
-        with watch.holding():
+        with held_to_share(watch.pids, workers, share):
             report = generate(
                 store,
                 run.run_id,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
 from dlgforge_core.sources import Exchange, FromSeed, Origin, PlannedDocument, SeedTopic
-from dlgforge_core.verdicts import GoalVerdict, Judgement, JudgeVerdict
+from dlgforge_core.state_changes import changed
+from dlgforge_core.tool_events import ToolEvent
+from dlgforge_core.usage import RoleUsage, usage_from_json
+from dlgforge_core.verdicts import GoalVerdict, Judgement, JudgeVerdict, Mark
 
 
 class Role(StrEnum):
@@ -17,6 +20,11 @@ class Role(StrEnum):
     USER_SIMULATOR = "qa_generator"
     ASSISTANT = "kb_responder"
     JUDGE = "qa_judge"
+    TOOL_SIMULATOR = "tool_simulator"
+
+
+OPTIONAL_ROLES = frozenset({Role.TOOL_SIMULATOR})
+"""Roles that a run has where something asks for them; others need not care whether they could be called."""
 
 
 class DropReason(StrEnum):
@@ -47,7 +55,9 @@ class Persona:
     description: str
 
 
-_WHERE_SET = ("system_prompt", "examples", "attributes", "goal", "document", "from_seed")
+_WHERE_SET = frozenset(
+    {"system_prompt", "examples", "attributes", "goal", "expects", "document", "from_seed", "tools"}
+)
 _UNSET: tuple[Any, ...] = ("", None, {})
 
 
@@ -70,17 +80,30 @@ class DialoguePlan:
     """The values that were drawn for it of what varies from dialogue to dialogue, by name."""
     goal: str = ""
     """What the user wants to reach, which the assistant is not told; "" without one."""
+    expects: Mapping[str, Any] = field(default_factory=dict)
+    """What must have happened for it to be met, as plain data; empty where the judge says whether it was."""
     document: PlannedDocument | None = None
     """What it is made from where it has no topic; None where documents are given out as they are needed."""
     from_seed: FromSeed | None = None
     """What is made of its seed's conversation; None when there is none."""
+    tools: tuple[str, ...] | None = None
+    """The declared tools that its assistant is offered, by name; None where none are declared."""
+    tool_state: Mapping[str, Any] | None = None
+    """The state that its tools read and change, as it is at first; None without one."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; what is absent leaves no trace."""
         data = asdict(self)
         if not self.topic.messages:
             del data["topic"]["messages"]
+        if self.tool_state is None:  # an empty one is there
+            del data["tool_state"]
         return {name: value for name, value in data.items() if name not in _WHERE_SET or value not in _UNSET}
+
+    @property
+    def goal_is_judged(self) -> bool:
+        """Whether the judge is to say that the user's goal was met."""
+        return bool(self.goal) and not self.expects
 
     @property
     def given(self) -> tuple[Exchange, ...]:
@@ -106,8 +129,11 @@ class DialoguePlan:
             examples=tuple(data["examples"]) if "examples" in data else None,
             attributes=data.get("attributes", {}),
             goal=data.get("goal", ""),
+            expects=data.get("expects", {}),
             document=PlannedDocument(**data["document"]) if data.get("document") else None,
             from_seed=FromSeed(data["from_seed"]) if data.get("from_seed") else None,
+            tools=tuple(data["tools"]) if "tools" in data else None,
+            tool_state=data.get("tool_state"),
         )
 
 
@@ -128,17 +154,6 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolEvent:
-    """A tool the assistant called: `arguments` as it gave them, `result` as it was told, or `error`."""
-
-    name: str
-    arguments: Mapping[str, Any]
-    result: str = ""
-    error: str = ""
-    call_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class TurnDetails:
     """What stood behind an answer: passages, tool calls, and the model's reasoning where it is kept."""
 
@@ -149,6 +164,8 @@ class TurnDetails:
     """The passages say nothing of the seed topic, and the roles were not told of it."""
     call_reasoning: tuple[str, ...] = ()
     """The part of `reasoning` that came with each of the tool calls; empty where none did."""
+    call_rounds: tuple[int, ...] = ()
+    """How many of the tool calls were made at once, one round after the other; empty where each was alone."""
     opening: str = ""
     """With what the assistant opened the conversation before this turn, its first."""
     opening_reasoning: str = ""
@@ -159,11 +176,14 @@ class TurnDetails:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; empty when there is nothing."""
-        if self == _NO_DETAILS:  # as of most turns; `asdict` takes long
+        if self == _NO_DETAILS:  # as of most turns
             return {}
-        data = asdict(self)
+        # Not by `asdict`, which copies everything that calls of tools have given.
+        data: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        data["evidence"] = [asdict(evidence) for evidence in self.evidence]
         for evidence in data["evidence"]:
             del evidence["text"]
+        data["tools"] = [event.to_json() for event in self.tools]
         data["candidates"] = [candidate.to_json() for candidate in self.candidates]
         return {key: value for key, value in data.items() if value}
 
@@ -176,9 +196,10 @@ class TurnDetails:
             evidence=tuple(
                 Evidence(**{**item, "given_to": Role(item["given_to"])}) for item in data.get("evidence", ())
             ),
-            tools=tuple(ToolEvent(**item) for item in data.get("tools", ())),
+            tools=tuple(map(ToolEvent.from_json, data.get("tools", ()))),
             reasoning=data.get("reasoning", ""),
             call_reasoning=tuple(data.get("call_reasoning", ())),
+            call_rounds=tuple(data.get("call_rounds", ())),
             off_topic=data.get("off_topic", False),
             opening=data.get("opening", ""),
             opening_reasoning=data.get("opening_reasoning", ""),
@@ -244,6 +265,14 @@ class Turn:
         judgement = Judgement.from_json(verdict) if verdict else None
         return cls(index, user, assistant, judgement, TurnDetails.from_json(details))
 
+    @property
+    def messages(self) -> Iterator[tuple[str, str]]:
+        """("user" or "assistant", text) of its messages, in order."""
+        if self.details.opening:
+            yield "assistant", self.details.opening
+        yield "user", self.user
+        yield "assistant", self.assistant
+
 
 def topic_of(plan: DialoguePlan, turns: Sequence[Turn]) -> str:
     """Return what a dialogue is about: its seed topic, or "" when it was led off it by its document."""
@@ -261,6 +290,22 @@ def documents_of(turns: Sequence[Turn]) -> list[str]:
     return list(dict.fromkeys(asked_from))
 
 
+def title_of(plan: DialoguePlan, turns: Sequence[Turn]) -> str:
+    """Return a dialogue's title for readers: its topic, or its documents', or its id."""
+    return topic_of(plan, turns) or ", ".join(documents_of(turns)) or plan.dialogue_id
+
+
+def state_after(
+    plan: DialoguePlan, turns: Sequence[Turn], events: Sequence[ToolEvent] = ()
+) -> dict[str, Any] | None:
+    """Return the state of a dialogue's tools after these turns, and tool calls that came after them."""
+    if plan.tool_state is None:
+        return None
+    calls = [*(event for turn in turns for event in turn.details.tools), *events]
+    state: dict[str, Any] = changed(plan.tool_state, (change for call in calls for change in call.changes))
+    return state
+
+
 @dataclass(frozen=True, slots=True)
 class Dialogue:
     """A finished dialogue. `judgement` is set when the judge looks at the whole conversation.
@@ -276,11 +321,35 @@ class Dialogue:
     by_judge: tuple[JudgeVerdict, ...] = ()
     ended_by: Ending = Ending.PLANNED
     goal: GoalVerdict | None = None
+    marks: tuple[Mark, ...] = ()  # of reviewers, where they were asked for
+    usage: Mapping[str, RoleUsage] = field(default_factory=dict)  # by role, of what was made for it
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> Dialogue:
+        """From what the store keeps.
+
+        Plan, judgement, models, rows of turns, how it ended, goal verdict and usage.
+        """
+        plan, judgement, models, turns, ended_by, goal, usage = row
+        return cls(
+            plan=DialoguePlan.from_json(plan),
+            turns=tuple(Turn.from_row(turn) for turn in turns or ()),
+            judgement=Judgement.from_json(judgement) if judgement else None,
+            models=models or {},
+            ended_by=Ending(ended_by or Ending.PLANNED),
+            goal=GoalVerdict.from_json(goal),
+            usage=usage_from_json(usage),
+        )
 
     @property
     def opening(self) -> str:
         """With what the assistant opened the conversation; empty where the user did."""
         return self.turns[0].details.opening if self.turns else ""
+
+    @property
+    def final_state(self) -> Mapping[str, Any] | None:
+        """The state that its tools left behind; None without one."""
+        return state_after(self.plan, self.turns)
 
     @property
     def goal_verdict(self) -> GoalVerdict | None:

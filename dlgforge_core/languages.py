@@ -100,6 +100,13 @@ def language_codes(language: str) -> list[str]:
     return _codes_in(language) or [language.replace("_", "-").split("-", 1)[0].lower()]
 
 
+@lru_cache(maxsize=256)
+def is_right_to_left(language: str) -> bool:
+    """Whether a language is written from right to left, by its code or name."""
+    locale = _locale(language) or _locale(base_code(language))
+    return locale is not None and locale.text_direction == "rtl"
+
+
 def _codes_in(name: str) -> list[str]:
     words = _words(name)
     names = _codes_by_name()

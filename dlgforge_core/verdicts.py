@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ MAX_SCORE = 10
 
 @dataclass(frozen=True, slots=True)
 class GoalVerdict:
-    """Whether the user reached the goal of a conversation, and the judge's reason."""
+    """Whether the user reached the goal of a conversation, and why: by the judge, or by what happened."""
 
     met: bool
     reason: str = ""
@@ -86,3 +86,35 @@ class JudgeVerdict:
     judge: str
     turn_index: int | None
     judgement: Judgement
+
+
+def mean_scores(verdicts: Iterable[JudgeVerdict]) -> dict[str, float]:
+    """Return the mean score that each judge gave."""
+    scores: dict[str, list[int]] = {}
+    for one in verdicts:
+        scores.setdefault(one.judge, []).append(one.judgement.score)
+    return {judge: sum(given) / len(given) for judge, given in scores.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a reviewer, a person, thinks of a dialogue: `good` or not, with a label and a comment."""
+
+    reviewer: str
+    good: bool
+    label: str = ""
+    comment: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """The word for it: good or bad."""
+        return "good" if self.good else "bad"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for exports."""
+        return {
+            "reviewer": self.reviewer,
+            "verdict": self.verdict,
+            "label": self.label,
+            "comment": self.comment,
+        }

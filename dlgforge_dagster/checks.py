@@ -15,7 +15,7 @@ from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.judging.results import judged_dialogues
 from dlgforge_core.judging.store import latest_judging
 from dlgforge_core.quality.checks import CHECKS, DROP_RATE, PartEnds, run_checks
-from dlgforge_core.quality.collectors import COLLECTORS, PASS_RATE, CheckReport
+from dlgforge_core.quality.collectors import COLLECTORS, GOALS_MET, PASS_RATE, CheckReport
 from dlgforge_core.quality.findings import Findings, findings_of
 from dlgforge_core.quality.leaks import phrases_of
 from dlgforge_core.quality.stored_findings import kept_findings, questions_of
@@ -25,6 +25,7 @@ from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.diversity_check import build_diversity_check
+from dlgforge_dagster.endpoint_check import build_endpoint_check
 from dlgforge_dagster.judgement_checks import build_judgement_checks
 from dlgforge_dagster.metadata.checks import check_metadata
 from dlgforge_dagster.partitions import PARTITION, RANGE_START, dialogue_key
@@ -38,6 +39,7 @@ def build_checks(dataset: DatasetSpec) -> list[dg.AssetChecksDefinition]:
         build_judgement_checks(dataset),
         _files_valid(dataset),
         build_diversity_check(dataset),
+        build_endpoint_check(dataset),
     ]
 
 
@@ -54,7 +56,7 @@ def _dialogue_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
         specs=[
             dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.blocking)
             for check in CHECKS
-            if check.name != PASS_RATE or dataset.recipe.judge.mode != "offline"  # `judgements` has it then
+            if check.name not in _left_out(dataset)
         ],
         required_resource_keys={"store"},
         can_subset=True,
@@ -67,6 +69,15 @@ def _dialogue_checks(dataset: DatasetSpec) -> dg.AssetChecksDefinition:
         yield from _check(dataset, context, thresholds)
 
     return dialogue_checks
+
+
+def _left_out(dataset: DatasetSpec) -> set[str]:
+    """Return the checks that say nothing of a dataset, or are those of another asset."""
+    recipe = dataset.recipe
+    return {
+        *([PASS_RATE] if recipe.judge.mode == "offline" else []),  # `judgements` has it then
+        *([] if recipe.conversation.goals else [GOALS_MET]),
+    }
 
 
 def _check(
@@ -118,10 +129,10 @@ def _reports(
     found: list[Findings] = []
     with run_store.connection() as connection:
         judged = latest_judging(connection, run_store.dataset, record.fingerprint)
-    if PASS_RATE in names and judged:
+    if judged and (of_verdicts := names & {PASS_RATE, GOALS_MET}):
         # The verdicts that count are those given afterwards, and these may change.
-        found = [findings_of(judged_dialogues(run_store, scope), (), thresholds, {PASS_RATE})]
-        names -= {PASS_RATE}
+        found = [findings_of(judged_dialogues(run_store, scope), (), thresholds, of_verdicts)]
+        names -= of_verdicts
     languages = {part.language for part in parts if part.done}
     markup = validate(MarkupConfig, record.config["markup"], "llm") if "markup" in record.config else None
     made = record.config.get("generation", {})

@@ -104,6 +104,9 @@ def _annotation(annotation: Any) -> Any:
         return dict if values is Any else dict[str, values]  # type: ignore[valid-type]
     if get_origin(annotation) is Annotated:  # the core checks, without repeating what may be a secret
         return _annotation(get_args(annotation)[0])
+    if get_origin(annotation) is Literal and "off" in get_args(annotation):
+        # The launchpad writes the word bare, and Dagster reads that as false: the core knows what is meant.
+        return Any
     if get_origin(annotation) in (Union, UnionType):
         choices = [one for one in get_args(annotation) if one is not NoneType]
         if all(get_origin(one) is Literal for one in choices):  # Dagster has no enum that may be left out

@@ -96,7 +96,15 @@ def _of_dataset(spec: DatasetSpec, jobs: Jobs) -> dg.Definitions:
     return dg.Definitions(
         assets=[build_seed_files(spec), *_assets(spec)],
         asset_checks=build_checks(spec),
-        jobs=[jobs.all, jobs.partition],
+        jobs=[jobs.all, jobs.partition, jobs.preview, jobs.check],
+        schedules=[
+            dg.ScheduleDefinition(
+                name=spec.label("check_endpoints_daily"),
+                job=jobs.check,
+                cron_schedule="0 5 * * *",
+                description="Off unless it is turned on: the endpoints get a few short calls.",
+            )
+        ],
         sensors=[build_new_seed_batches(spec, jobs)],
         # The recipe's values as defaults of the class: given to an instance, they would all be dropped as
         # soon as a run's config says anything of the resource.

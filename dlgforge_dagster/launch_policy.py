@@ -9,9 +9,7 @@ launch` is the word of a user with a shell here, and is taken as it is.
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
@@ -30,12 +28,15 @@ from dlgforge_core.config import (
     llm_from_environment,
     validate,
 )
+from dlgforge_core.config.hub_file import PREFIX as HUB_PREFIX
 from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.judging.judges import provider_of
 from dlgforge_core.llm.endpoints import OPENAI_BASE_URL, credential_variables, endpoint_configs
+from dlgforge_dagster.launch_addresses import leaves, metadata_problems, path_problems
 from dlgforge_dagster.run_config import RUN_CONFIG_ENV, read_run_config, recipe_data, resolved
 from dlgforge_dagster.tags import RESUMES_TAG
+from dlgforge_dagster.tool_policy import tool_problems
 
 KEY_HOSTS, RAY_ADDRESSES, LAUNCH_VARIABLES = (
     "DLGFORGE_KEY_HOSTS",
@@ -44,13 +45,7 @@ KEY_HOSTS, RAY_ADDRESSES, LAUNCH_VARIABLES = (
 )
 _HUB = "https://huggingface.co"
 _PROVIDERS = f"OPENAI_API_KEY={OPENAI_BASE_URL}, HF_TOKEN={_HUB}, SERPER_API_KEY=https://google.serper.dev"
-# Where the kernel shows the environment, and with it the keys, of this very process.
-_SYSTEM_FOLDERS = ("/proc", "/sys")
-_LOCAL = ("", "file", "local", "asynclocal")
-# Filesystems of fsspec that are made of addresses in their arguments, or in a file.
-_INDIRECT = ("dir", "reference", "generic", "dask", "async_wrapper", "asyncwrapper")
 _SHOWN = 200
-_METADATA_SERVERS = ("metadata.google.internal", "metadata", "100.100.100.200", "fd00:ec2::254")
 _MAX_EARLIER = 20
 _DSN_PATH = ("resources", "store", "config", "postgres", "dsn")
 _DSN_VARIABLE = "DLGFORGE_POSTGRES_DSN"
@@ -115,8 +110,8 @@ def check_launch(
         *_key_problems(config, known, recipe, ops, llm_key, env),
         *_ray_problems(config, known, env),
         *_variable_problems(config, known, env),
-        *_path_problems(config),
-        *_metadata_problems(config),
+        *path_problems(config),
+        *metadata_problems(config),
     ]
     if problems:
         raise ConfigError(
@@ -147,8 +142,8 @@ def _key_problems(
     llm_key: str,
     env: Mapping[str, str],
 ) -> Iterator[str]:
-    launched = _recipe_of(config, recipe, ops, llm_key)
-    deployed = [recipe, *(_recipe_of(other, recipe, ops, llm_key) for other in known)]
+    launched = _recipe_of(config, recipe, ops, llm_key, env)
+    deployed = [recipe, *(_recipe_of(other, recipe, ops, llm_key, env) for other in known)]
     allowed = {(use.variable, use.origin) for each in deployed for use in _allowed_uses(each, env)}
     # The environment's endpoints are named there whichever backend the recipe has.
     hosted = llm_from_environment({"backend": "openai", "model": "any"}, env)
@@ -166,6 +161,7 @@ def _key_problems(
             f"{use.variable}={use.host} to {KEY_HOSTS} in the environment of Dagster, or write both into a "
             "recipe"
         )
+    yield from tool_problems(launched, deployed)
     for key in backend_of(launched.llm.backend).program_keys:
         value, *known_values = (attrgetter(key)(each.llm) for each in (launched, *deployed))
         if value and value not in known_values:
@@ -173,6 +169,29 @@ def _key_problems(
                 f"llm.{key} = {value!r} decides which program runs; write it into a recipe or the file in "
                 f"{RUN_CONFIG_ENV}"
             )
+    model = launched.llm.embedded.model_path
+    if model.startswith(HUB_PREFIX) and model not in (each.llm.embedded.model_path for each in deployed):
+        yield (
+            f"llm.embedded.model_path = {model!r} would be fetched and read by a program here; write it "
+            f"into a recipe or the file in {RUN_CONFIG_ENV}"
+        )
+
+    deployed_models = {model for each in deployed for model in _loaded_models(_plain(each))}
+    for model in sorted(_loaded_models(_plain(launched)) - deployed_models):
+        yield (
+            f"the model {model[:_SHOWN]!r} would be loaded by sentence_transformers in this process, which "
+            f"runs what its files name; write it into a recipe or the file in {RUN_CONFIG_ENV}"
+        )
+
+
+def _loaded_models(tree: Any) -> set[str]:
+    """Return the models that sections of a configuration have loaded in this process."""
+    if isinstance(tree, list):
+        return {model for item in tree for model in _loaded_models(item)}
+    if not isinstance(tree, Mapping):
+        return set()
+    own = {str(tree.get("model"))} if tree.get("backend") == "sentence_transformers" else set()
+    return own | {model for value in tree.values() for model in _loaded_models(value)}
 
 
 def _ray_problems(
@@ -194,7 +213,7 @@ def _variable_problems(
     config: Mapping[str, Any], known: list[Mapping[str, Any]], env: Mapping[str, str]
 ) -> Iterator[str]:
     named = {item.strip() for item in env.get(LAUNCH_VARIABLES, "").split(",")}
-    for path, value in _leaves(config):
+    for path, value in leaves(config):
         if path[-1:] == ("env",) and isinstance(_at(config, path[:-1]), Mapping):
             if len(_at(config, path[:-1])) != 1 or not isinstance(value, str):
                 continue  # a mapping of that name, and no reference
@@ -211,69 +230,18 @@ def _variable_problems(
             )
 
 
-def _path_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    for path, value in _leaves(config):
-        if not isinstance(value, str) or "\0" in value:
-            continue
-        parts = [_address(part) for part in value.split("::")] if "://" in value else [("", value)]
-        if any(protocol in _INDIRECT for protocol, _ in parts):
-            yield (
-                f"{'.'.join(path)} = {value[:_SHOWN]!r} takes its files from addresses in it, or in a list; "
-                "name those themselves"
-            )
-        elif any(protocol in _LOCAL and _is_system_file(local) for protocol, local in parts):
-            yield f"{'.'.join(path)} = {value[:_SHOWN]!r} is the kernel's view of this process, and no input"
-
-
-def _address(text: str) -> tuple[str, str]:
-    """Protocol and path of a part of an address that is a chain; no protocol means a path of this machine."""
-    protocol, colons, path = text.partition("://")
-    return (protocol, path) if colons else ("", text)
-
-
-def _is_system_file(path: str) -> bool:
-    """Whether a path, as it is or as Python shortens one that the kernel finds too long, is one of those."""
-    path = os.path.expanduser(path)
-    shortened = os.path.normpath(path.rstrip("/") or "/")
-    return any(
-        real == folder or real.startswith(folder + "/")
-        for spelling in (path, shortened)
-        if len(spelling) <= os.pathconf("/", "PC_PATH_MAX")
-        for real in (os.path.realpath(spelling),)
-        for folder in _SYSTEM_FOLDERS
-    )
-
-
-def _metadata_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    for path, value in _leaves(config):
-        if isinstance(value, str) and "://" in value and _is_metadata_server(value):
-            yield (
-                f"{'.'.join(path)} = {value!r} is a cloud's metadata server, which gives this machine's "
-                "credentials to whoever asks from it"
-            )
-
-
-def _is_metadata_server(url: str) -> bool:
-    """Whether an address is on the link alone, where clouds have it, in whatever form a resolver takes."""
-    try:
-        host = urlsplit(url if "[" in url else url.rpartition("::")[2]).hostname or ""
-    except ValueError:
-        return False
-    if host.rstrip(".") in _METADATA_SERVERS:
-        return True
-    try:
-        packed = socket.inet_pton(socket.AF_INET6, host) if ":" in host else socket.inet_aton(host)
-    except (OSError, UnicodeError):
-        return False
-    address = ipaddress.ip_address(packed)
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return bool(mapped.is_link_local) or str(mapped) in _METADATA_SERVERS
-
-
-def _recipe_of(config: Mapping[str, Any], recipe: Recipe, ops: Mapping[str, str], llm_key: str) -> Recipe:
+def _recipe_of(
+    config: Mapping[str, Any],
+    recipe: Recipe,
+    ops: Mapping[str, str],
+    llm_key: str,
+    env: Mapping[str, str],
+) -> Recipe:
     """Return what a run with this config would do, as a recipe: the dataset's, and what is replaced."""
-    given = recipe_data(config, ops, llm_key)
-    return validate(Recipe, _merged(recipe, given), "the config of this run")
+    merged = _merged(recipe, recipe_data(config, ops, llm_key))
+    if isinstance(llm := merged["llm"], Mapping):  # the environment wins: it may name the model, for one
+        merged["llm"] = llm_from_environment(llm, env)
+    return validate(Recipe, merged, "the config of this run")
 
 
 def _merged(values: BaseModel, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -365,15 +333,3 @@ def _at(tree: Any, path: tuple[str, ...]) -> Any:
         else:
             tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
-
-
-def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value that is no mapping and no list, and where it is."""
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from _leaves(value, (*path, str(key)))
-    elif isinstance(tree, list):
-        for number, value in enumerate(tree):
-            yield from _leaves(value, (*path, str(number)))
-    else:
-        yield path, tree

@@ -14,6 +14,8 @@ from tqdm import tqdm
 from dlgforge_core.llm.call_figures import CallFigures
 from dlgforge_core.scheduling.pace import Pace
 
+_COLUMNS = 80
+
 
 class SessionStatus(Protocol):
     """Where a session stands; `counts` are what makes a new line worth it."""
@@ -47,18 +49,21 @@ class ProgressReport:
                 "calls_per_s": round(calls.calls_per_s, 2),
                 "tokens_per_s": round(calls.tokens_per_s, 1),
             }
+            spent = {"cost": str(calls.spending)} if calls.spending else {}
             self._context.log_event(
-                dg.AssetObservation(self._context.asset_key, metadata={**figures, **rates})
+                dg.AssetObservation(self._context.asset_key, metadata={**figures, **rates, **spent})
             )
 
     def _draw(self, terminal: TextIO, done: int, planned: int, text: str) -> None:
         with contextlib.suppress(OSError):  # the terminal is gone
             if self._bar is None:
+                known = os.get_terminal_size(terminal.fileno()).columns > 0  # not in every container
                 # The cursor goes back to the line's beginning: lines of the log then replace the bar.
                 self._bar = tqdm(
                     total=planned,
                     file=terminal,
-                    dynamic_ncols=True,
+                    ncols=None if known else _COLUMNS,
+                    dynamic_ncols=known,
                     leave=False,
                     bar_format="{percentage:3.0f}% |{bar:20}| {desc}\r",
                 )
@@ -96,9 +101,10 @@ def _terminal(context: dg.AssetExecutionContext) -> Iterator[TextIO | None]:
     if context.run.remote_job_origin is not None or os.environ.get("NO_PROGRESS_BAR"):
         yield None  # a webserver or a daemon launched it
         return
-    try:
+    terminal = None
+    with contextlib.suppress(OSError):
         terminal = Path("/dev/tty").open("w")  # noqa: SIM115
-    except OSError:
+    if terminal is None:  # not within an except: what fails while it is out would be told with this error
         yield None
         return
     with terminal:

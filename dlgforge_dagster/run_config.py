@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dlgforge_core.common.yaml_aliases import load_yaml
-from dlgforge_core.config import Recipe, validate
+from dlgforge_core.common.plain_files import read_plain
+from dlgforge_core.common.yaml_aliases import MAX_FILE_BYTES, load_yaml
+from dlgforge_core.config import Recipe, llm_from_environment, validate
 from dlgforge_core.config.asset_names import DIALOGUES, HF_DATASET, SECTIONS
 from dlgforge_core.errors import ConfigError
 
@@ -25,7 +25,7 @@ def read_run_config(env: Mapping[str, str] = os.environ) -> dict[str, Any]:
     if not path:
         return {}
     try:
-        _, config = load_yaml(Path(path).read_text("utf-8"), path)
+        _, config = load_yaml(read_plain(path, MAX_FILE_BYTES).decode("utf-8"), path)
     except OSError as error:
         raise ConfigError(f"{RUN_CONFIG_ENV} names {path}: {error.strerror or error}") from None
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
@@ -40,12 +40,16 @@ def read_run_config(env: Mapping[str, str] = os.environ) -> dict[str, Any]:
     return dict(config)
 
 
-def default_recipe(config: Mapping[str, Any]) -> Recipe:
+def default_recipe(config: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> Recipe:
     """Return what a run config says of the default dataset, as its recipe.
 
-    Runs that are started without it, those of automation, do the same then. Raises ConfigError.
+    Runs that are started without it, those of automation, do the same then. What its `llm` leaves to the
+    environment comes from there. Raises ConfigError.
     """
-    return validate(Recipe, recipe_data(config), f"the file in {RUN_CONFIG_ENV}")
+    data = recipe_data(config)
+    if "llm" in data:
+        data["llm"] = llm_from_environment(data["llm"], env)
+    return validate(Recipe, data, f"the file in {RUN_CONFIG_ENV}")
 
 
 def recipe_data(

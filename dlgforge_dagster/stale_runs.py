@@ -31,7 +31,7 @@ def build_stale_runs(datasets: Mapping[str, tuple[DatasetSpec, Jobs]]) -> dg.Sen
     """Return the sensor that takes up dead runs, of all datasets of the code location."""
 
     @dg.sensor(
-        jobs=[job for _, made in datasets.values() for job in (made.partition, made.all)],
+        jobs=[job for _, made in datasets.values() for job in (made.partition, made.all, made.preview)],
         minimum_interval_seconds=INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Runs whose process died are marked as failed. Dagster's run retries start them again; "
@@ -135,7 +135,7 @@ def resume_request(
     for dataset, jobs in datasets:
         # What is launched from an asset's page, and backfills, have a job that sensors cannot start; a job
         # of the dataset runs the same assets.
-        ours = run.job_name in (jobs.all.name, jobs.partition.name)
+        ours = run.job_name in (jobs.all.name, jobs.partition.name, jobs.preview.name)
         if ours or any(dataset.owns(key) for key in selection):
             return dg.RunRequest(
                 run_key=f"resume:{run.run_id}",

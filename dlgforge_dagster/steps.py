@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import dagster as dg
@@ -18,11 +18,10 @@ _MAX_RETRIES = 1
 RETRY_DELAY_S = 30.0
 
 
-def failure(context: dg.AssetExecutionContext, error: DlgforgeError, **metadata: str) -> Exception:
-    """Return what a step raises for an error: plain words or, where it may pass by itself, another try.
-
-    Not by a RetryPolicy: with one Dagster also tries again what was cancelled.
-    """
+def _failure(
+    context: dg.AssetExecutionContext, error: DlgforgeError, metadata: Mapping[str, str]
+) -> Exception:
+    # Not by a RetryPolicy: with one Dagster also tries again what was cancelled.
     passing = isinstance(error, RayError | RunStoppedError) or (
         isinstance(error, StoreError) and error.transient
     )
@@ -33,8 +32,10 @@ def failure(context: dg.AssetExecutionContext, error: DlgforgeError, **metadata:
 
 
 @contextmanager
-def as_failure(context: dg.AssetExecutionContext, *resources: RunScopedResource) -> Iterator[None]:
-    """Have errors raised as `failure` says.
+def as_failure(
+    context: dg.AssetExecutionContext, *resources: RunScopedResource, **metadata: str
+) -> Iterator[None]:
+    """Have errors raised in plain words, with `metadata`, or as another try where they may pass.
 
     Another try begins with nothing of `resources` started: that may be what broke.
     """
@@ -44,7 +45,7 @@ def as_failure(context: dg.AssetExecutionContext, *resources: RunScopedResource)
     try:
         yield
     except DlgforgeError as error:
-        raise failure(context, error) from error
+        raise _failure(context, error, metadata) from error
 
 
 def run_and_scope(store: RunStore, run_id: str, purpose: str) -> tuple[RunRecord, Scope]:

@@ -91,7 +91,12 @@ def _figures(metadata: Any) -> dict[str, Any]:
         name: value.value
         for name, value in metadata.items()
         if isinstance(
-            value, dg.IntMetadataValue | dg.FloatMetadataValue | dg.TextMetadataValue | dg.BoolMetadataValue
+            value,
+            dg.IntMetadataValue
+            | dg.FloatMetadataValue
+            | dg.TextMetadataValue
+            | dg.BoolMetadataValue
+            | dg.JsonMetadataValue,
         )
     }
 

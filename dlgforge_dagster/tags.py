@@ -6,5 +6,6 @@ FINGERPRINT_TAG = "dlgforge/fingerprint"
 LIVENESS_TAG = "dlgforge/alive"
 NOTHING_TAG = "dlgforge/nothing_to_make"  # the partitions of the run have no topics, or no seed file
 JUDGED_TAG = "dlgforge/judged"  # `judgements` has judged in this run, under this fingerprint
+PREVIEW_TAG = "dlgforge/preview"  # the run makes a few dialogues of the plan, and an estimate for all of it
 RESUMES_TAG, RESUME_NUMBER_TAG = "dlgforge/resumes", "dlgforge/resume_number"
 OWNERS = ["team:data-generation"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,14 @@ _numbers = itertools.count()
 
 # What runs in a shell's background inherits it ignored, and the tests interrupt runs by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> None:
+    """Alembic, which migrates Dagster's storage, disables the loggers that are there when it is set up."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("dlgforge_") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from datetime import date
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
+
+from dlgforge_core.common.plain_files import open_plain
 
 _CHANGE_KEYS = ("mtime", "ino", "ETag", "etag", "LastModified", "updated")
 _OTHER_KEYS = re.compile(r"^(.*name|path|type|.*size|url|.*link|mode|perm|[ug]id)$|^_|access|atime", re.I)
@@ -141,7 +144,14 @@ class Folder:
     @contextmanager
     def open(self, file: FoundFile) -> Iterator[BinaryIO]:
         """Yield the file's content, to be read once from its beginning. Raises OSError."""
-        with self._filesystem.open(file.path, "rb") as stream:
+        if not self._local:
+            with self._filesystem.open(file.path, "rb") as stream:
+                yield stream
+            return
+        with open_plain(file.path) as stream:
+            # What was listed may have been replaced since, by a link to a file of ours.
+            if problem := _leads_away(_opened(stream, file.path), os.path.realpath(self._root), self._links):
+                raise PermissionError(errno.EPERM, f"it has become {problem}", file.path)
             yield stream
 
     def read(self, file: FoundFile, limit: int) -> bytes | None:
@@ -214,7 +224,7 @@ class _LocalLister:
             why = "a link that leads nowhere" if link else "it cannot be read"
             self._unreadable[name] = f"{why}: {error.strerror or error}"
             return
-        if link and (problem := self._leads_away(entry.path)):
+        if link and (problem := _leads_away(os.path.realpath(entry.path), self._real_root, self._links)):
             self._unreadable[name] = problem
         elif stat.S_ISREG(facts.st_mode):
             self._file(name, entry.path, facts)
@@ -234,19 +244,28 @@ class _LocalLister:
             raise ValueError(f"it has more than {_MAX_FOLDERS:,} folders")
         return first == name
 
-    def _leads_away(self, path: str) -> str:
-        """Return what is wrong with where a link leads; empty when it may be followed."""
-        target = os.path.realpath(path)
-        if target == "/" or f"{target}/".startswith(_NO_FILES):
-            return "a link to what is no file of a disk"
-        inside = target == self._real_root or target.startswith(self._real_root.rstrip("/") + "/")
-        if self._links == "inside" and not inside:
-            return "a link that leads out of the folder, and those are not followed"
-        return ""
-
     def _file(self, name: str, path: str, facts: os.stat_result) -> None:
         entry = {"size": facts.st_size, "mtime": facts.st_mtime, "ino": facts.st_ino}
         self._files.append(FoundFile(name, path, facts.st_size, file_state(entry)))
+
+
+def _leads_away(target: str, real_root: str, links: str) -> str:
+    """Return what is wrong with where a link leads; empty when it may be followed."""
+    if target == real_root or target.startswith(real_root.rstrip("/") + "/"):
+        return ""
+    if target == "/" or f"{target}/".startswith(_NO_FILES):
+        return "a link to what is no file of a disk"
+    if links == "inside":
+        return "a link that leads out of the folder, and those are not followed"
+    return ""
+
+
+def _opened(stream: BinaryIO, path: str) -> str:
+    """Return the path of the file that was opened, whatever is at that path by now."""
+    try:
+        return os.readlink(f"/proc/self/fd/{stream.fileno()}")
+    except OSError:  # there is no /proc
+        return os.path.realpath(path)
 
 
 def _bad_name(name: str) -> str:

@@ -8,6 +8,18 @@ import unicodedata
 _KEPT = ("L", "M", "N", "S")
 
 
+class _Words(dict[int, str]):
+    """What a character is in the normal form, worked out once for each that comes."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        self[code] = kept = character if unicodedata.category(character)[0] in _KEPT else " "
+        return kept
+
+
+_WORDS = _Words()
+
+
 def normal_form(text: str) -> str:
     """Return what two questions must share to count as the same.
 
@@ -15,8 +27,7 @@ def normal_form(text: str) -> str:
     space. Symbols stay: "C+" and "C" are different questions. A text of punctuation only is its own form.
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    words = "".join(c if unicodedata.category(c)[0] in _KEPT else " " for c in folded).split()
-    return " ".join(words) or folded.strip()
+    return " ".join(folded.translate(_WORDS).split()) or folded.strip()
 
 
 def question_key(text: str) -> bytes:

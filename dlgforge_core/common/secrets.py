@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -152,6 +153,11 @@ def _shown_parameter(found: re.Match[str]) -> str:
     return found[0]
 
 
+def environment_secrets(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return what may be a secret in an environment, by the names and the values of its variables."""
+    return tuple({value for name, value in env.items() if _SECRET_NAME.search(name) and can_be_secret(value)})
+
+
 def address_secrets(address: str) -> list[str]:
     """Return the passwords and signatures in an address, for taking them out of other texts."""
     found = [part for user in _USER.finditer(address) for part in (user[1], (user[2] or "")[1:])]
@@ -173,10 +179,12 @@ def secret_variables(config: Any) -> set[str]:
     found: set[str] = set()
     for key, value in config.items():
         if str(key).endswith("_env"):
-            found |= set(value.values() if isinstance(value, Mapping) else [value])
+            # Arguments of a tool may have such names, too: their schemas hold more than texts.
+            named = value.values() if isinstance(value, Mapping) else [value]
+            found |= {name for name in named if isinstance(name, str)}
         else:
             found |= secret_variables(value)
-    return {name for name in found if isinstance(name, str) and name}
+    return found - {""}
 
 
 def password_of(url: str) -> str:

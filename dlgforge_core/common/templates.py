@@ -1,8 +1,9 @@
 """Templates of texts: a small part of Jinja2, in its sandbox, with known variables.
 
-There are values, conditions, loops that do not nest, and filters whose result is no longer than what they are
-given. Without calls, assignments, macros and arithmetic nothing can run for long or grow without bound, and
-nothing behind a value can be reached. What a template holds is checked when it is read, with the line.
+There are values, conditions, loops over lists that do not nest, and filters whose result is about as long as
+what they are given. Without calls, assignments, macros and arithmetic nothing can grow without bound, and
+nothing behind a value can be reached; how often a text may be gone through is bounded. What a template holds
+is checked when it is read, with the line.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ MAX_SOURCE_CHARS = 20_000
 MAX_RENDERED_CHARS = 4_000_000
 _MAX_JOINED = 10
 """How many values one expression may join: their text is whole before its length is looked at."""
+_MAX_FILTERS, _IN_LOOP = 200, 30
+"""How many filters there may be, and for how many one counts that a loop applies to one text again."""
+_MAX_DEPTH = 100
+"""Of parts within parts: some thirty conditions in each other."""
 _FILTERS = ("capitalize", "default", "dictsort", "items", "lower", "title", "trim", "upper")
 _MAPPING_FILTERS = ("dictsort", "items")
 _TESTS = ("defined", "undefined")
@@ -102,7 +107,7 @@ class TextTemplate:
             template._try(variables)
         except TemplateSyntaxError as error:
             raise BadTemplateError(_lower_first(str(error.message).rstrip(".")), error.lineno) from None
-        except (RecursionError, MemoryError):
+        except (RecursionError, MemoryError, SyntaxError):
             raise BadTemplateError("it is nested too deeply") from None
         return template
 
@@ -178,6 +183,8 @@ class _Checker:
         }
         parts: dict[str, Sequence[str] | None] = {"loop": _OF_LOOP, **targets}
         parts |= dict.fromkeys(self._mappings)  # whatever they have
+        _check_depth(tree)
+        _check_filters(tree)
         for node in tree.find_all(nodes.Node):
             if not isinstance(node, _ALLOWED):
                 what = "a call" if isinstance(node, nodes.Call) else f"{type(node).__name__.lower()!r}"
@@ -191,10 +198,22 @@ class _Checker:
                     raise BadTemplateError(f"{node.op!r} cannot be used; {_WHAT_IS_THERE}", node.lineno)
                 case nodes.For() if node.recursive or any(True for _ in node.find_all(nodes.For)):
                     raise BadTemplateError("a loop in a loop cannot be used", node.lineno)
+                case nodes.For() if not self._is_list(node.iter):
+                    raise BadTemplateError(
+                        "a loop goes through a list, or the items of a mapping, and not through a text",
+                        node.lineno,
+                    )
                 case nodes.Getattr() | nodes.Getitem():
                     _check_part(node, parts)
                 case nodes.Concat() | nodes.List() | nodes.Tuple():
                     _check_joined(node)
+
+    def _is_list(self, node: nodes.Node) -> bool:
+        while isinstance(node, nodes.Filter) and node.node is not None:
+            node = node.node
+        if isinstance(node, nodes.Name):
+            return node.name in self._lists or node.name in self._mappings
+        return isinstance(node, nodes.List | nodes.Tuple)
 
     def _check_filter(self, node: nodes.Filter) -> None:
         if node.name not in _FILTERS:
@@ -203,6 +222,34 @@ class _Checker:
         if node.name in _MAPPING_FILTERS and not on_mapping:
             names = ", ".join(self._mappings) or "nothing here"
             raise BadTemplateError(f"the filter {node.name!r} is for {names}", node.lineno)
+
+
+def _check_depth(tree: nodes.Template) -> None:
+    """Raise BadTemplateError before what compiles a template takes long for it."""
+    waiting: list[tuple[nodes.Node, int]] = [(tree, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > _MAX_DEPTH:
+            raise BadTemplateError("it is nested too deeply", node.lineno)
+        waiting.extend((child, depth + 1) for child in node.iter_child_nodes())
+
+
+def _check_filters(tree: nodes.Template) -> None:
+    """Raise BadTemplateError for so many filters that long texts would take long."""
+    count = sum(1 for _ in tree.find_all(nodes.Filter))
+    for loop in tree.find_all(nodes.For):
+        own = {name.name for name in loop.target.find_all(nodes.Name)} | {"loop"}
+        if isinstance(loop.target, nodes.Name):
+            own.add(loop.target.name)
+        for part in (*loop.body, *loop.else_):
+            for found in part.find_all(nodes.Filter):
+                used = {name.name for name in found.find_all(nodes.Name)}
+                count += 0 if used <= own else _IN_LOOP - 1
+    if count > _MAX_FILTERS:
+        raise BadTemplateError(
+            f"it has more than {_MAX_FILTERS} filters, of which one in a loop for what is none of the loop's "
+            f"counts as {_IN_LOOP}; use fewer"
+        )
 
 
 def _check_joined(node: nodes.Concat | nodes.List | nodes.Tuple) -> None:

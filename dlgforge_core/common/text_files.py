@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path, PurePath
 
+from dlgforge_core.common.plain_files import open_plain
 from dlgforge_core.common.yaml_source import bad_character
 
 
@@ -24,10 +24,7 @@ def read_beside(folder: Path, name: str, most_bytes: int) -> str:
         root, path = os.path.realpath(folder), os.path.realpath(folder / pure)
         if not path.startswith(f"{root.rstrip('/')}/"):
             raise ValueError(f"file = {name!r} is a link that leads out of {folder}; copy the file there")
-        # Neither a pipe nor a device keeps the reader waiting.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError(f"file = {name!r}: {folder / pure} is no plain file")
+        with open_plain(path) as file:
             data = file.read(most_bytes + 1)
     except OSError as error:
         problem = error.strerror or error

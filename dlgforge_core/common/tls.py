@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
+import certifi
 
 from dlgforge_core.errors import ConfigError
 
@@ -30,7 +30,7 @@ def client_context(env: Mapping[str, str] = os.environ) -> ssl.SSLContext:
             return ssl.create_default_context(cafile=path)
         except (ssl.SSLError, OSError) as error:
             raise _unusable(name, path, f"it holds no certificates in PEM form ({error})") from None
-    return httpx.create_ssl_context(trust_env=False)
+    return ssl.create_default_context(cafile=certifi.where())
 
 
 def _check(name: str, path: Path) -> None:

@@ -8,6 +8,8 @@ import yaml
 
 from dlgforge_core.errors import ConfigError
 
+MAX_FILE_BYTES = 16 * 2**20
+"""Of a file of configuration."""
 # Of the parts that a file has once its aliases are written out; a long text counts as several.
 MAX_PARTS = 100_000
 _CHARS_OF_PART = 100

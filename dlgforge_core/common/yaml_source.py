@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,16 @@ from typing import Any
 
 import yaml
 
+from dlgforge_core.common.plain_files import open_plain
 from dlgforge_core.errors import SeedError
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 _MAX_DEPTH = 8
+MAX_NODES = 500_000
+"""Of a YAML file: each takes a hundred bytes of memory, for two of the file's."""
 _SHOWN_CHARS = 60
+_BRIEF = reprlib.Repr()  # for lists that may be very long, or deeper than Python's stack
+_BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxdict, _BRIEF.maxstring = 4, 20, 20, 200
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Postgres text holds no NUL, and no other control character belongs into a prompt.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -59,21 +65,22 @@ def shown(value: object) -> str:
         value = value.text
     elif isinstance(value, Listing | Mapping):
         return "a list" if isinstance(value, Listing) else "a mapping"
-    text = repr(value)
+    text = _BRIEF.repr(value) if isinstance(value, list | dict) else repr(value)
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the content of `path`. Raises SeedError when it cannot be read or is larger than 256 MiB."""
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise SeedError(
-                f"{path} has {size} bytes; a file may have {MAX_FILE_BYTES} at most, so split it into several"
-            )
-        return path.read_bytes()
+        with open_plain(path) as file:
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise SeedError(f"{path} cannot be read: {error.strerror or error}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise SeedError(
+            f"{path} has more bytes than the {MAX_FILE_BYTES:,} that a file may have; split it into several"
+        )
+    return data
 
 
 def normalise(data: bytes, label: str) -> bytes:
@@ -122,7 +129,7 @@ def parse_yaml(data: bytes, label: str) -> Node:
         line = text.count("\n", 0, found.start()) + 1
         raise SeedError(f"{label}:{line}: the line {bad_character(found.group())}")
     try:
-        return _document(yaml.parse(text, Loader=_Loader), label)
+        return _document(_counted(yaml.parse(text, Loader=_Loader), label), label)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark if error.problem_mark is not None else error.context_mark
         # An unclosed bracket is noticed after the last line; name that one.
@@ -139,6 +146,17 @@ def parse_yaml(data: bytes, label: str) -> Node:
 def _line(text: str, number: int) -> str:
     lines = text.split("\n")
     return lines[number - 1] if number <= len(lines) else ""
+
+
+def _counted(events: Iterator[Any], label: str) -> Iterator[Any]:
+    """Yield the events. Raises SeedError when they make too many nodes."""
+    for number, event in enumerate(events):
+        if number > MAX_NODES:
+            raise SeedError(
+                f"{label}:{event.start_mark.line + 1}: a YAML file may have {MAX_NODES:,} entries at most; "
+                "split it into several, or write topics as JSONL, one a line"
+            )
+        yield event
 
 
 def _document(events: Iterator[Any], label: str) -> Node:

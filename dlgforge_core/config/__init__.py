@@ -52,6 +52,7 @@ from dlgforge_core.config.llm import (
     VllmConfig,
 )
 from dlgforge_core.config.markup import MarkupConfig
+from dlgforge_core.config.prices import ANY_MODEL, PriceConfig
 from dlgforge_core.config.prompts import ExampleConfig, ExamplesConfig, PromptsConfig
 from dlgforge_core.config.reasoning import ReasoningConfig, TracePartConfig
 from dlgforge_core.config.recipe import Recipe, check_apart, read_recipe, read_recipes
@@ -78,10 +79,11 @@ from dlgforge_core.config.saving import (
     SavingConfig,
     SemanticDedupConfig,
 )
-from dlgforge_core.config.tools import ToolsConfig, web_search_key
+from dlgforge_core.config.tools import ToolsConfig, tool_secrets, web_search_key
 
 __all__ = [
     "ACCEPT_CHECKS",
+    "ANY_MODEL",
     "BACKENDS",
     "CALL_TIMEOUT_S",
     "COUNT_KEYS",
@@ -132,6 +134,7 @@ __all__ = [
     "PersonasConfig",
     "PositiveInt",
     "PostgresConfig",
+    "PriceConfig",
     "Probability",
     "PromptsConfig",
     "ProviderConfig",
@@ -165,6 +168,7 @@ __all__ = [
     "llm_from_environment",
     "read_recipe",
     "read_recipes",
+    "tool_secrets",
     "validate",
     "web_search_key",
 ]

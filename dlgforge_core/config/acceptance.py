@@ -45,8 +45,8 @@ class AcceptConfig(ConfigModel):
     )
     goal_met: bool | None = Field(
         None,
-        description="true: the user must have reached the goal, as the judge sees it; false: must have "
-        "missed it. Dialogues without a goal are not held to it. Unset: no condition.",
+        description="true: the user must have reached the goal, by what it expects or as the judge sees it; "
+        "false: must have missed it. Dialogues without a goal are not held to it. Unset: no condition.",
     )
     checks: Annotated[list[str], AfterValidator(_checks)] = Field(
         [],
@@ -66,14 +66,19 @@ class AcceptConfig(ConfigModel):
             self.min_score is not None or self.required_labels or self.forbidden_labels or self.min_dimensions
         )
 
-    def check(self, judge: JudgeConfig, *, has_goals: bool = False) -> None:
-        """Raise KeyedError when no dialogue could be accepted, or not while it is made."""
+    def check(self, judge: JudgeConfig, *, has_goals: bool = False, judges_goals: bool = False) -> None:
+        """Raise KeyedError when no dialogue could be accepted, or not while it is made.
+
+        `judges_goals`: of some goals the judge says whether they were met.
+        """
         if self.goal_met is not None and not has_goals:
             raise KeyedError(
                 ("run", "accept", "goal_met"), "there are no conversation.goals; add some, or leave this out"
             )
-        if (self.needs_verdicts or self.goal_met is not None) and judge.mode != "online":
-            key = next(key for key in self.model_dump(exclude_defaults=True) if key != "checks")
+        of_goals = self.goal_met is not None and judges_goals
+        if (self.needs_verdicts or of_goals) and judge.mode != "online":
+            without = {"checks"} if of_goals else {"checks", "goal_met"}
+            key = next(key for key in self.model_dump(exclude_defaults=True) if key not in without)
             raise KeyedError(
                 ("run", "accept", key),
                 f"a dialogue is accepted when it is finished, but with judge.mode = {judge.mode!r} it has no "

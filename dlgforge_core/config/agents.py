@@ -93,6 +93,13 @@ class JudgeAgentConfig(AgentConfig):
     max_tokens: PositiveInt | None = Field(256, description="Most tokens of one verdict. Null: not sent.")
 
 
+class ToolSimulatorConfig(AgentConfig):
+    """The model that plays simulated tools: repeatable, with room for long results."""
+
+    temperature: Temperature | None = Field(0.0, description="Sampling temperature. Null: not sent.")
+    max_tokens: PositiveInt | None = Field(1024, description="Most tokens of one result. Null: not sent.")
+
+
 class _AgentsWithDefaults(ConfigModel):
     """The roles, by their names in the seed."""
 
@@ -101,6 +108,9 @@ class _AgentsWithDefaults(ConfigModel):
     )
     kb_responder: AssistantConfig = Field(default_factory=AssistantConfig, description="The assistant.")
     qa_judge: JudgeAgentConfig = Field(default_factory=JudgeAgentConfig, description="The judge.")
+    tool_simulator: ToolSimulatorConfig = Field(
+        default_factory=ToolSimulatorConfig, description="The model that plays simulated tools."
+    )
 
     def of(self, role: Role) -> AgentConfig:
         """Return the settings of one role."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import graphlib
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -26,6 +27,8 @@ _EXAMPLE = "for example [calm, angry], or with weights {calm: 3, angry: 1}"
 
 def _weights(given: Any) -> Any:
     """Return weights by value; of a list all are alike."""
+    if isinstance(given, list | Mapping) and not 0 < len(given) <= _MAX_VALUES:
+        raise ValueError(f"it has {len(given)} values; give 1 to {_MAX_VALUES}, {_EXAMPLE}")
     if isinstance(given, list):
         for value in given:
             _check_value(value)
@@ -38,8 +41,6 @@ def _weights(given: Any) -> Any:
         return given
     for value in given:
         _check_value(value)
-    if not 0 < len(given) <= _MAX_VALUES:
-        raise ValueError(f"it has {len(given)} values; give 1 to {_MAX_VALUES}, {_EXAMPLE}")
     if all(isinstance(weight, int | float) and weight == 0 for weight in given.values()):
         raise ValueError("all weights are 0, so that nothing could be drawn; give a value a greater one")
     return given
@@ -202,11 +203,12 @@ def _combinations(
     needed = set(_ancestors(attributes, name))
     found: list[dict[str, str]] = [{}]
     for other in (one for one in order if one in needed):
-        found = [
+        more = (
             {**values, other: value}
             for values in found
             for value in attributes[other].weights_of(attributes[other].case_of(values))
-        ]
+        )
+        found = list(islice(more, _MAX_COMBINATIONS + 1))
         if len(found) > _MAX_COMBINATIONS:
             raise KeyedError(
                 ("attributes", name, "cases"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal, assert_never, get_args
 
-from dlgforge_core.dialogue import Role
+from dlgforge_core.dialogue import OPTIONAL_ROLES, Role
 
 if TYPE_CHECKING:
     from dlgforge_core.config.llm import LlmConfig
@@ -33,11 +33,13 @@ class Backend:
     weights: Callable[[LlmConfig], str] = lambda llm: ""
     starts_servers: bool
     """Else its endpoints can be checked before Ray starts."""
+    own_servers: bool = False
+    """Whether what it asks are servers of one's own, whose calls nobody sends a bill for."""
     local_only: bool = False
     """Whether only this machine reaches what it serves."""
     serves_one_model: bool = False
     """Whether roles and judges can ask for no model but its own."""
-    follows_question_kinds: bool
+    follows_question_kinds: Callable[[LlmConfig], bool] = lambda llm: True
     """Whether its model can be asked for a sort of question; those that cannot are asked for any."""
     reads_openai_base_url: bool = False
     """Whether OPENAI_BASE_URL in the environment takes the place of its addresses."""
@@ -76,7 +78,7 @@ def backend_of(name: BackendName) -> Backend:
 def _check_openai(llm: LlmConfig) -> None:
     if llm.routing.endpoints and llm.base_url:
         raise ValueError("base_url and routing.endpoints are both set; keep one of them")
-    missing = [role.value for role in Role if not llm.model_of(role)]
+    missing = [role.value for role in Role if role not in OPTIONAL_ROLES and not llm.model_of(role)]
     if missing:
         raise ValueError(
             f"no model is named for {', '.join(missing)}; set llm.model, LLM_MODEL or llm.agents.<role>.model"
@@ -84,7 +86,7 @@ def _check_openai(llm: LlmConfig) -> None:
 
 
 def _check_vllm_attach(llm: LlmConfig) -> None:
-    if not llm.routing.endpoints and not llm.base_url and llm.roles_of_backend:
+    if not llm.routing.endpoints and not llm.base_url and set(llm.roles_of_backend) - OPTIONAL_ROLES:
         raise ValueError(
             "backend vllm_attach needs servers to attach to; set routing.endpoints, for example "
             "[{base_url: 'http://gpu-1:8000/v1'}], or LLM_ROUTING_ENDPOINTS_JSON"
@@ -115,27 +117,27 @@ _EMBEDDED = Backend(
     own_model=lambda llm: llm.embedded.served_name,
     weights=lambda llm: PurePath(llm.embedded.model_path).name,
     starts_servers=True,
+    own_servers=True,
     local_only=True,
     serves_one_model=False,  # it answers to any name
-    follows_question_kinds=False,
+    follows_question_kinds=lambda llm: llm.embedded.asked_for_kinds,
 )
 _OPENAI = Backend(
     check=_check_openai,
     starts_servers=False,
-    follows_question_kinds=True,
     reads_openai_base_url=True,
 )
 _VLLM_ATTACH = Backend(
     check=_check_vllm_attach,
     starts_servers=False,
-    follows_question_kinds=True,
+    own_servers=True,
 )
 _VLLM_MANAGED = Backend(
     check=_check_vllm_managed,
     own_model=lambda llm: llm.vllm.served_name,
     weights=_vllm_weights,
     starts_servers=True,
+    own_servers=True,
     serves_one_model=True,
-    follows_question_kinds=True,
     program_keys=("vllm.env", "vllm.extra_args"),
 )

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dlgforge_core.common.hints import hint
 from dlgforge_core.errors import ConfigError
@@ -26,6 +26,10 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 
 
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+BareOff = BeforeValidator(lambda value: "off" if value is False else value)
+"""Of a choice with `off` in it: YAML reads the bare word as false, and Dagster's launchpad writes it so."""
 
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -70,31 +74,31 @@ def validate(
     model: type[M],
     data: Mapping[str, Any],
     source: str,
-    place: Callable[[tuple[int | str, ...]], str] | None = None,
+    location_of: Callable[[tuple[int | str, ...]], str] | None = None,
 ) -> M:
     """Build `model` from plain data.
 
-    `source` names where the data came from, for the message; `place` tells it of one key. Raises
+    `source` names where the data came from, for the message; `location_of` tells it of one key. Raises
     ConfigError with one line for every problem: the key, the value and what would be right.
     """
     try:
         # Strict models take no list for a tuple and the like; JSON and YAML data never need that.
         return model.model_validate(data)
     except ValidationError as error:
-        problems = "\n".join(f"  {line}" for line in _problems(model, error, place))
+        problems = "\n".join(f"  {line}" for line in _problems(model, error, location_of))
         # Not chained: pydantic's own message repeats every input, secrets among them.
         raise ConfigError(f"{source} cannot be used:\n{problems}") from None
 
 
 def _problems(
-    model: type[BaseModel], error: ValidationError, place: Callable[[tuple[int | str, ...]], str] | None
+    model: type[BaseModel], error: ValidationError, location_of: Callable[[tuple[int | str, ...]], str] | None
 ) -> Iterator[str]:
     for item in error.errors(include_url=False):
         loc = item["loc"]
         if isinstance(keyed := item.get("ctx", {}).get("error"), KeyedError):
             loc = (*loc, *keyed.key)
         key = ".".join(str(part) for part in loc)
-        path = f"{place(loc)}: {key or model.__name__}" if place is not None else key
+        path = f"{location_of(loc)}: {key or model.__name__}" if location_of is not None else key
         value = item.get("input")
         if item["type"] == "extra_forbidden":
             known = _fields_at(model, item["loc"][:-1])

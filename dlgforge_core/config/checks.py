@@ -19,7 +19,7 @@ ACCEPT_CHECKS = (
     "language",
 )
 """The checks that look at one dialogue by itself: those that `run.accept.checks` may name."""
-CHECKS_OF_THE_WHOLE = ("unique_questions", "drop_rate", "judge_pass_rate")
+CHECKS_OF_THE_WHOLE = ("unique_questions", "drop_rate", "judge_pass_rate", "goals_met")
 """The others, which are not there yet when a dialogue is finished."""
 
 
@@ -47,6 +47,9 @@ class ChecksConfig(ConfigModel):
         6, description=f"Score, 0 to {MAX_SCORE}, from which on a verdict is a pass."
     )
     min_pass_rate: Probability = Field(0.5, description="Smallest share of verdicts that are passes.")
+    min_goals_met: Probability = Field(
+        0.0, description="Smallest share of users who reach their goal, see conversation.goals."
+    )
     max_opening_share: Probability | None = Field(
         0.5,
         description="Greatest share of a language's questions that begin with the same three words. As the "

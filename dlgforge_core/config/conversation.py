@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from dlgforge_core.config.base import ConfigModel
+from dlgforge_core.config.base import ConfigModel, KeyedError
+from dlgforge_core.config.expectations import ExpectConfig, texts_in
 from dlgforge_core.config.prompts import SYSTEM_PROMPT_VARIABLES, read_system_prompt
 
 ENDED_BY, GOAL, GOAL_MET, GOAL_REASON = "ended_by", "goal", "goal_met", "goal_reason"
@@ -49,6 +50,22 @@ class GoalConfig(_DrawnTextConfig):
         description="Its template; in a recipe, {file: a file beside it} will do. Empty: such a dialogue has "
         f"none. Variables: {', '.join(SYSTEM_PROMPT_VARIABLES)}; persona is the user's."
     )
+    expect: ExpectConfig = Field(
+        default_factory=ExpectConfig,
+        description="What must have happened for it to be met, seen from calls of tools and their state; no "
+        "prompt holds it. Unset: the judge says whether it was met.",
+    )
+
+    @model_validator(mode="after")
+    def _templates(self) -> Self:
+        for text in texts_in(self.expect.plain):
+            read_system_prompt(text)
+        if self.expect.active and not self.text.strip():
+            raise KeyedError(
+                ("text",),
+                "it is empty, and expect is not; say what the user wants, or leave expect out",
+            )
+        return self
 
 
 class ConversationConfig(ConfigModel):
@@ -78,8 +95,14 @@ class ConversationConfig(ConfigModel):
     goals: Annotated[list[GoalConfig], Field(max_length=100)] = Field(
         [],
         description="What users want to reach, of which the plan draws one for each dialogue. The user "
-        "simulator is told it, the assistant is not, and the judge says whether it was met.",
+        "simulator is told it, the assistant is not, and whether it was met is seen by what it expects, or "
+        "the judge says so.",
     )
+
+    @property
+    def judges_goals(self) -> bool:
+        """Whether there are goals of which the judge says whether they were met."""
+        return any(not goal.expect.active for goal in self.goals if goal.text.strip())
 
     @property
     def columns(self) -> list[str]:

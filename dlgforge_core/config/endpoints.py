@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from dlgforge_core.config.base import ConfigModel, OptionalVariableName, PositiveInt, Seconds, VariableName
+from dlgforge_core.config.prices import Prices
 from dlgforge_core.dialogue import Role
 
 CALL_TIMEOUT_S = 120.0
@@ -87,8 +88,8 @@ class RoutingEndpointConfig(EndpointConfig):
 
     roles: Annotated[list[str], AfterValidator(_role_names)] = Field(
         [],
-        description="Roles whose calls it takes: qa_generator, kb_responder, qa_judge. Empty: those of every "
-        "role that has no endpoints of its own.",
+        description="Roles whose calls it takes: qa_generator, kb_responder, qa_judge, tool_simulator. "
+        "Empty: those of every role that has no endpoints of its own.",
     )
 
     @property
@@ -125,6 +126,7 @@ class ProviderConfig(ConfigModel):
     max_attempts: PositiveInt | None = Field(
         None, description="Tries of one of its calls. Unset: llm.routing.max_attempts."
     )
+    prices: Prices = Field({}, description="Prices of its models, by name, before those of llm.prices.")
 
     @model_validator(mode="after")
     def _check_provider(self) -> Self:

@@ -13,6 +13,7 @@ from dlgforge_core.config.attributes import Attributes, check_drawable
 from dlgforge_core.config.base import ConfigModel, KeyedError
 from dlgforge_core.config.conversation import ConversationConfig
 from dlgforge_core.config.coverage import CoverageConfig
+from dlgforge_core.config.expectations import check_expectation, texts_in
 from dlgforge_core.config.inputs import PersonasConfig, TopicsConfig
 from dlgforge_core.config.judging import JudgeConfig
 from dlgforge_core.config.knowledge import RetrievalConfig
@@ -62,7 +63,8 @@ class GenerationConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self.run.accept.check(self.judge, has_goals=bool(self.conversation.goals))
+        goals = self.conversation.goals
+        self.run.accept.check(self.judge, has_goals=bool(goals), judges_goals=self.conversation.judges_goals)
         most = self.run.n_turns or self.run.max_turns
         if self.conversation.ends == "user" and most <= self.run.min_turns:
             key = "n_turns" if self.run.n_turns else "max_turns"
@@ -96,6 +98,13 @@ class GenerationConfig(ConfigModel):
                 "such dialogues are made from documents alone, and topics.enabled is true; leave that out, "
                 "or set run.total_samples",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_expected_can_be_seen(self) -> Self:
+        for number, goal in enumerate(self.conversation.goals):
+            if goal.expect.active:
+                check_expectation(goal.expect, self.tools, ("conversation", "goals", number, "expect"))
         return self
 
     @model_validator(mode="after")
@@ -143,3 +152,9 @@ class GenerationConfig(ConfigModel):
         for key in ("system_prompts", "goals"):
             for number, one in enumerate(getattr(self.conversation, key)):
                 yield f"conversation.{key}.{number}.text", read_system_prompt(one.text)
+        for number, goal in enumerate(self.conversation.goals):
+            for text in texts_in(goal.expect.plain):
+                yield f"conversation.goals.{number}.expect", read_system_prompt(text)
+        for number, initial in enumerate(self.tools.state.initial):
+            for text in texts_in(initial.value):
+                yield f"tools.state.initial.{number}.value", read_system_prompt(text)

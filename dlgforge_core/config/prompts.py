@@ -26,8 +26,11 @@ VARIABLES: Mapping[str, tuple[Any, str]] = {
     "alone": (True, "whether the user's goal is all that is judged"),
     "answer": ("text", "the assistant's last answer; empty before the first question"),
     "answers": ("text", "the answers to be compared, numbered and quoted"),
+    "arguments": ("text", "the arguments of the call, as JSON"),
     "assistant_persona": ("text", "who the assistant was to be; empty unless judge.show_persona"),
     "attributes": (AnyItem(), "the dialogue's attributes by name, as in attributes.tone; empty without any"),
+    "behaviour": ("text", "how the simulated tool behaves, see tools.functions; may be empty"),
+    "calls": ("text", "the dialogue's tool calls before this one, a line each; empty without"),
     "comment": ("text", "the judge's comment on the answer; may be empty"),
     "count": ("2", "how many answers are compared"),
     "description": ("text", "what is looked at in the dimension; may be empty"),
@@ -38,6 +41,7 @@ VARIABLES: Mapping[str, tuple[Any, str]] = {
     "follows": (True, "whether this is not the first question"),
     "goal": ("text", "what the user wants to reach, see conversation.goals; empty without"),
     "grounded": (True, "whether there are passages"),
+    "has_state": (True, "whether there is a state, see tools.state"),
     "highest": ("text", "the dimension's highest level"),
     "instructions": ("text", "llm.agents.<role>.instructions"),
     "kind": ("text", "what sort of question this turn wants; empty: any"),
@@ -52,14 +56,18 @@ VARIABLES: Mapping[str, tuple[Any, str]] = {
     "parts": ([_PART], "the parts of the trace, each with its name and content; see reasoning.parts"),
     "passages": ("text", "quoted passages that were found for the question; empty without any"),
     "persona": ("text", "how the role's persona behaves"),
+    "purpose": ("text", "what the simulated tool does, its description"),
     "question": ("text", "the user's question"),
     "reasons": ("text", "the labels that a verdict may give"),
+    "result_schema": ("text", "the JSON schema of the simulated tool's result; empty without"),
     "rubric": ("text", "the dimensions of judge.rubric, a line each by `dimension`; empty without any"),
+    "state": ("text", "the dialogue's state, as JSON; empty without"),
     "system_prompt": (
         "text",
         "the dialogue's system message, see conversation.system_prompts; empty without",
     ),
     "text": ("text", "the message of the seed that is to be translated"),
+    "tool": ("text", "the name of the simulated tool"),
     "topic": ("text", "the topic; empty where the dialogue is led off it by its document"),
     "user_persona": ("text", "who the user was to be; empty unless judge.show_persona"),
     "whole": (True, "whether the whole conversation is judged, and not its last answer"),
@@ -78,7 +86,7 @@ MESSAGES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
         ),
         "examples": ("examples", "topic", *_EVERYWHERE),
         "example": ("topic", "kinds", *_EVERYWHERE),
-        "question": ("answer", "evidence", "topic", "kind", "example", "follows", *_EVERYWHERE),
+        "question": ("answer", "evidence", "topic", "kind", "example", "follows", "goal", *_EVERYWHERE),
         "translation": ("topic", "persona", "instructions", *_EVERYWHERE),
         "translate": ("text", *_EVERYWHERE),
         "asked_before": _EVERYWHERE,
@@ -102,9 +110,16 @@ MESSAGES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
             *("rubric", "user_persona", "assistant_persona", *_EVERYWHERE),
         ),
         "dimension": ("name", "about", "lowest", "highest", "description", "levels", *_EVERYWHERE),
-        "exchanges": ("evidence", "exchanges", *_EVERYWHERE),
+        "exchanges": ("evidence", "exchanges", "whole", "alone", *_EVERYWHERE),
         "goal": ("goal", "alone", "topic", "instructions", *_EVERYWHERE),
         "answers": ("evidence", "question", "answers", "count", *_EVERYWHERE),
+    },
+    Role.TOOL_SIMULATOR: {
+        _SYSTEM: (
+            *("tool", "purpose", "behaviour", "has_state", "result_schema", "topic", "instructions"),
+            *_EVERYWHERE,
+        ),
+        "call": ("tool", "arguments", "state", "calls", *_EVERYWHERE),
     },
 }
 """The messages of each role's prompt that have a template, and the variables of each."""
@@ -125,6 +140,7 @@ REQUIRED: Mapping[tuple[Role, str], tuple[str, ...]] = {
     (Role.JUDGE, "exchanges"): ("exchanges",),
     (Role.JUDGE, "goal"): ("goal",),
     (Role.JUDGE, "answers"): ("question", "answers"),
+    (Role.TOOL_SIMULATOR, "call"): ("arguments",),
 }
 """Variables without which a message says nothing of what was said."""
 
@@ -189,6 +205,7 @@ def check_message(role: Role, message: str, source: str) -> TextTemplate:
 
 
 _USER, _ASSISTANT, _JUDGE = Role.USER_SIMULATOR, Role.ASSISTANT, Role.JUDGE
+_SIMULATOR = Role.TOOL_SIMULATOR
 
 
 class UserSimulatorPrompts(RolePrompts):
@@ -262,6 +279,20 @@ class JudgePrompts(RolePrompts):
     )
 
 
+class ToolSimulatorPrompts(RolePrompts):
+    """Own templates of the tool simulator's messages."""
+
+    role = _SIMULATOR
+
+    @classmethod
+    def takes_part(cls, generation: GenerationConfig) -> bool:
+        """Whether a model plays one of the tools."""
+        return any(function.simulated for function in generation.tools.functions)
+
+    system: str | None = _message(_SIMULATOR, "system", "What the tool is, and what it is to give.")
+    call: str | None = _message(_SIMULATOR, "call", "The call, with the state and the calls before it.")
+
+
 class PromptsConfig(ConfigModel):
     """Own templates of the roles' messages: Jinja2 texts or, in a recipe, {file: a file beside it}."""
 
@@ -272,6 +303,9 @@ class PromptsConfig(ConfigModel):
         default_factory=AssistantPrompts, description="Messages of the assistant."
     )
     qa_judge: JudgePrompts = Field(default_factory=JudgePrompts, description="Messages of the judge.")
+    tool_simulator: ToolSimulatorPrompts = Field(
+        default_factory=ToolSimulatorPrompts, description="Messages of the model that plays simulated tools."
+    )
 
     def section(self, role: Role) -> RolePrompts:
         """Return what the configuration says of one role."""

@@ -12,7 +12,8 @@ import yaml
 from pydantic import Field, model_validator
 
 from dlgforge_core.common.hints import hint
-from dlgforge_core.common.yaml_aliases import load_yaml
+from dlgforge_core.common.plain_files import read_plain
+from dlgforge_core.common.yaml_aliases import MAX_FILE_BYTES, load_yaml
 from dlgforge_core.config.asset_names import MATERIALIZED, SEED_FILES
 from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.config.base import KeyedError, validate
@@ -24,6 +25,7 @@ from dlgforge_core.config.llm import LlmConfig
 from dlgforge_core.config.recipe_texts import with_texts
 from dlgforge_core.config.rubric import dimension_names
 from dlgforge_core.config.saving import SavingConfig
+from dlgforge_core.config.tool_sources import with_tool_sources
 from dlgforge_core.errors import ConfigError
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -119,11 +121,11 @@ def read_recipes(folder: str | Path) -> dict[str, Recipe]:
 
     Raises ConfigError for a file that is none: file, line, key, value and what would be right.
     """
-    place = Path(folder)
-    if not place.is_dir():
+    directory = Path(folder)
+    if not directory.is_dir():
         return {}
     recipes: dict[str, Recipe] = {}
-    for path in sorted(place.iterdir()):
+    for path in sorted(directory.iterdir()):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         name = path.stem
@@ -133,7 +135,9 @@ def read_recipes(folder: str | Path) -> dict[str, Recipe]:
                 f"letter, at most 40, and none of: {', '.join(sorted(_TAKEN))}"
             )
         if name in recipes:
-            raise ConfigError(f"{path}: there is another recipe {name!r} in {place}; rename one of the files")
+            raise ConfigError(
+                f"{path}: there is another recipe {name!r} in {directory}; rename one of the files"
+            )
         recipes[name] = read_recipe(path)
     return recipes
 
@@ -143,14 +147,14 @@ def check_apart(recipes: Mapping[str, Recipe]) -> None:
     taken: dict[tuple[str, str], str] = {}
     for name, recipe in recipes.items():
         saving = recipe.saving
-        places = [("output_dir", os.path.realpath(saving.output_dir))] if saving.output_dir else []
+        targets = [("output_dir", os.path.realpath(saving.output_dir))] if saving.output_dir else []
         if saving.hf_push.enabled:
-            places.append(("hf_push.repo_id", saving.hf_push.repo_id))
-        for key, place in places:
-            if (other := taken.setdefault((key, place), name)) != name:
+            targets.append(("hf_push.repo_id", saving.hf_push.repo_id))
+        for key, target in targets:
+            if (other := taken.setdefault((key, target), name)) != name:
                 both = " and ".join(repr(dataset or "the default one") for dataset in (other, name))
                 raise ConfigError(
-                    f"the datasets {both} have the same saving.{key} = {place!r} and would overwrite each "
+                    f"the datasets {both} have the same saving.{key} = {target!r} and would overwrite each "
                     "other; give each one its own"
                 )
 
@@ -158,7 +162,7 @@ def check_apart(recipes: Mapping[str, Recipe]) -> None:
 def read_recipe(path: Path) -> Recipe:
     """Return the recipe in a file. Raises ConfigError."""
     try:
-        text = path.read_text("utf-8")
+        text = read_plain(path, MAX_FILE_BYTES).decode("utf-8")
         root, data = load_yaml(text, str(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
@@ -169,6 +173,7 @@ def read_recipe(path: Path) -> Recipe:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path}: the file is no mapping; it has sections like run, seeds, knowledge, llm")
     data = with_texts(data, path, lambda loc: _found(root, loc))
+    data = with_tool_sources(data, path, lambda loc: _found(root, loc)[0])
     return validate(
         Recipe, data, str(path), lambda loc: f"{path}:{line}" if (line := _found(root, loc)[0]) else str(path)
     )

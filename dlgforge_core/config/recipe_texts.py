@@ -122,19 +122,19 @@ class _Reader:
         file = self._path.parent / name
         return text if self._passes(text, check, lambda line: f"{file}:{line}", keys) else None
 
-    def _passes(self, text: str, check: _Check, place: Callable[[int], str], keys: Keys) -> bool:
+    def _passes(self, text: str, check: _Check, location_of: Callable[[int], str], keys: Keys) -> bool:
         try:
             check_attributes(check(text), self._attributes)
         except BadTemplateError as error:
-            self.problems.append(f"{place(error.line)}: {_dotted(keys)}: {error.problem}")
+            self.problems.append(f"{location_of(error.line)}: {_dotted(keys)}: {error.problem}")
             return False
         except ValueError as error:
-            self.problems.append(f"{place(1)}: {_dotted(keys)}: {error}")
+            self.problems.append(f"{location_of(1)}: {_dotted(keys)}: {error}")
             return False
         return True
 
     def _line_of(self, keys: Keys, line: int) -> str:
-        """Return the place of a line of a template in the recipe itself."""
+        """Return the location of a line of a template in the recipe itself."""
         key_line, node = self._find(keys)
         if isinstance(node, yaml.ScalarNode):
             if node.style == "|":

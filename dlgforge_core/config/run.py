@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dlgforge_core.config.acceptance import AcceptConfig
 from dlgforge_core.config.base import ConfigModel, KeyedError, PositiveInt, Seconds
+from dlgforge_core.config.prices import Dollars
 from dlgforge_core.dialogue import DropReason
 
 TurnCount = Annotated[int, Field(ge=1, le=1000)]
@@ -65,7 +66,9 @@ EFFORT_KEYS = frozenset(
         "concurrency",
         "max_open_dialogues",
         "max_tokens",
+        "max_cost",
         "max_dialogues",
+        "preview_dialogues",
         "patience_s",
         "lease_s",
         "max_concurrent_runs",
@@ -132,8 +135,8 @@ class RunConfig(ConfigModel):
     question_kinds: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
         None,
         description="Sorts of questions, each as it follows 'This time, ask'. A dialogue goes through them "
-        "in an order of its own. Empty: whatever the model asks. Unset: the shipped ones, but none with "
-        "llm.backend embedded, whose model is too small to follow them.",
+        "in an order of its own. Empty: whatever the model asks. Unset: the shipped ones, but none with an "
+        "embedded model that is too small to follow them, see llm.embedded.follows_question_kinds.",
     )
     concurrency: PositiveInt = Field(
         8, description="Call slots: LLM calls that may be under way at once, in each worker."
@@ -147,8 +150,16 @@ class RunConfig(ConfigModel):
     max_tokens: PositiveInt | None = Field(
         None, description="Budget: stop cleanly, resumable, once this many tokens (in and out) were used."
     )
+    max_cost: Dollars | None = Field(
+        None,
+        description="Budget: stop cleanly, resumable, once the calls have cost this many US dollars. Every "
+        "price must be known, see llm.prices.",
+    )
     max_dialogues: PositiveInt | None = Field(
         None, description="Budget: stop cleanly, resumable, once this run has finished this many dialogues."
+    )
+    preview_dialogues: PositiveInt = Field(
+        5, description="How many dialogues of the plan the job preview_dialogues makes."
     )
     retry_dropped: Annotated[list[str], AfterValidator(_drop_reasons)] = Field(
         [],

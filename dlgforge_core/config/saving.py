@@ -14,9 +14,18 @@ from dlgforge_core.common.hints import hint
 from dlgforge_core.config.base import ConfigModel, Seconds, VariableName
 from dlgforge_core.config.endpoints import check_port
 from dlgforge_core.config.knowledge import EmbeddingConfig
+from dlgforge_core.config.review import ReviewConfig
 from dlgforge_core.verdicts import MAX_SCORE
 
-FORMATS = ("sharegpt", "sharegpt_judged", "openai_messages", "prompt_completion", "dpo", "parquet")
+FORMATS = (
+    "sharegpt",
+    "sharegpt_judged",
+    "sharegpt_tools",
+    "openai_messages",
+    "prompt_completion",
+    "dpo",
+    "parquet",
+)
 # The columns of the ShareGPT files, which `output_columns` may rename; `dlgforge_core.export` fills them.
 SHAREGPT_COLUMNS = (
     "id",
@@ -56,6 +65,7 @@ _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 Reasoning = Literal["none", "column", "field", "tags"]
 Passages = Literal["none", "column", "context"]
+ToolArguments = Literal["text", "object"]
 Score = Annotated[float, Field(ge=0.0, le=float(MAX_SCORE))]
 
 
@@ -92,9 +102,14 @@ class FiltersConfig(ConfigModel):
     )
     goal_met: bool | None = Field(
         None,
-        description="true: dialogues whose user missed the goal stay out, as the judge sees it; false: those "
-        "whose user reached it. Null: neither. Dialogues without a goal are kept; those with one and "
+        description="true: dialogues whose user missed the goal stay out; false: those whose user reached "
+        "it. Null: neither. Dialogues without a goal are kept; those with one and "
         "without a verdict on it count as unjudged.",
+    )
+    marks: Literal["any", "good", "not_bad"] = Field(
+        "any",
+        description="By the marks of reviewers (make review). good: dialogues stay out that nobody has "
+        "marked good, or somebody bad; not_bad: those that somebody has marked bad; any: none.",
     )
     keep_unjudged: bool = Field(True, description="Whether dialogues without any verdict are kept.")
 
@@ -103,8 +118,8 @@ class FiltersConfig(ConfigModel):
         """All that is set, as plain data; keys of rubrics and goals only where they are."""
         unset = {
             name
-            for name in ("min_dimensions", "require_ok", "goal_met")
-            if getattr(self, name) in ({}, [], None)
+            for name in ("min_dimensions", "require_ok", "goal_met", "marks")
+            if getattr(self, name) in ({}, [], None, "any")
         }
         return {**self.model_dump(exclude={"drop_reasons", *unset}), "judge_reasons": self.labels}
 
@@ -241,7 +256,7 @@ class DatasetFilesConfig(ConfigModel):
         "column",
         description="Where the texts of passages go: none: nowhere, documents are named alone; column: into "
         "turn_evidence of the Parquet files; context: also before each question of openai_messages, "
-        "prompt_completion and dpo.",
+        "prompt_completion, dpo and sharegpt_tools.",
     )
     system: Literal["include", "none"] = Field(
         "include",
@@ -253,6 +268,16 @@ class DatasetFilesConfig(ConfigModel):
         description="Whether the message is written with which the assistant opened a dialogue, before the "
         "user's first. Some chat templates (Mistral's, Gemma's) want the user to begin.",
     )
+    tool_arguments: ToolArguments = Field(
+        "text",
+        description="How openai_messages has the arguments of tool calls. text: as JSON text, which is what "
+        "OpenAI takes; object: as an object, which is what most chat templates take.",
+    )
+    parallel_calls: Literal["together", "apart"] = Field(
+        "together",
+        description="Tool calls that the assistant made at once. together: in one message; apart: one after "
+        "the other, each with its result, as chat templates want it that take no more than one (Llama 3's).",
+    )
     tokenizer: str = Field(
         "",
         description="What counts the tokens in the statistics: a tokenizer.json, a folder that holds one, or "
@@ -263,6 +288,7 @@ class DatasetFilesConfig(ConfigModel):
         1.0,
         description="By how many points of the score the answer of a pair in dpo must be above the other.",
     )
+    review: ReviewConfig = Field(ReviewConfig(), description="What reviewers did that goes into the dataset.")
     card: CardConfig = Field(CardConfig(), description="What the dataset card says that only you know.")
     # Any, as Dagster has no type for a word or a truth value.
     reasoning: Annotated[Any, AfterValidator(_reasoning)] = Field(

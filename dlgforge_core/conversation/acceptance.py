@@ -48,11 +48,12 @@ class Acceptance:
             return {UNJUDGED: "no verdict on the user's goal"}
         if verdict.met is wanted:
             return {}
-        return {"goal_met": f"the user {'reached' if verdict.met else 'missed'} the goal"}
+        why = f": {verdict.reason}" if dialogue.plan.expects else ""
+        return {"goal_met": f"the user {'reached' if verdict.met else 'missed'} the goal{why}"}
 
     def _of_verdicts(self, dialogue: Dialogue) -> dict[str, str]:
         verdicts = self._verdicts(dialogue)
-        if missing := [place for place, verdict in verdicts.items() if verdict is None]:
+        if missing := [subject for subject, verdict in verdicts.items() if verdict is None]:
             return {UNJUDGED: f"no verdict on {', '.join(missing)}"}
         found: dict[str, str] = {}
         accept, score = self.accept, dialogue.mean_score
@@ -64,10 +65,10 @@ class Acceptance:
                 found[f"min_dimensions: {name}"] = (
                     "it was not rated" if rating is None else f"the mean is {rating:.4g}, below {least:g}"
                 )
-        for place, verdict in verdicts.items():
+        for subject, verdict in verdicts.items():
             assert verdict is not None
             for name, problem in self._of_verdict(verdict):
-                found.setdefault(name, f"{place} {problem}")
+                found.setdefault(name, f"{subject} {problem}")
         return found
 
     def _verdicts(self, dialogue: Dialogue) -> dict[str, Judgement | None]:

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Self, get_args
 
-from dlgforge_core.dialogue import DropReason, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import DropReason, Turn, TurnDetails
+from dlgforge_core.tool_events import ToolEvent
 from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 NO_DETAILS = TurnDetails()
@@ -35,7 +36,8 @@ class _Plain:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store; what says nothing is left out."""
-        return {name: value for name, value in asdict(self).items() if value}  # type: ignore[call-overload]
+        values = ((one.name, getattr(self, one.name)) for one in fields(self))  # type: ignore[arg-type]
+        return {name: value for name, value in values if value}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -112,7 +114,8 @@ class ToolsCalled(_Plain):
 class ToolResults:
     """What the tools answered: an event for each call, in order, and the passages that were shown.
 
-    `passages` are chunk ids, with how well they matched.
+    `passages` are chunk ids, with how well they matched. The calls of one message may be answered one after
+    the other: then each outcome has the events of those that come next.
     """
 
     kind: ClassVar[str] = "tool_results"
@@ -123,14 +126,18 @@ class ToolResults:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the store."""
-        data = {"events": [asdict(event) for event in self.events], "passages": list(self.passages)}
+        data = {"events": [event.to_json() for event in self.events], "passages": list(self.passages)}
         return {**data, **_of(self.candidate)}
+
+    def then(self, later: ToolResults) -> ToolResults:
+        """Return these, and what came of the calls after them."""
+        return ToolResults((*self.events, *later.events), (*self.passages, *later.passages), self.candidate)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the inverse of `to_json`."""
         passages = tuple((chunk_id, score) for chunk_id, score in data["passages"])
-        events = tuple(ToolEvent(**event) for event in data["events"])
+        events = tuple(map(ToolEvent.from_json, data["events"]))
         return cls(events, passages, data.get("candidate", 0))
 
 

@@ -10,6 +10,7 @@ it is finished without another turn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlgforge_core.config import GenerationConfig
@@ -30,7 +31,7 @@ from dlgforge_core.conversation.steps import (
     Review,
     Step,
 )
-from dlgforge_core.dialogue import DropReason, Ending
+from dlgforge_core.dialogue import DropReason, Ending, Turn
 from dlgforge_core.sources import Exchange, Origin
 from dlgforge_core.verdicts import GoalVerdict, Judgement
 
@@ -176,7 +177,12 @@ class Script:
                 f"turn {turn + 1}: {rejected} answers in a row did nothing but repeat the passages",
             )
         if attempt.called is not None:
-            return CallTools(turn, rejected, attempt.called, attempt.rounds)
+            if attempt.failures:  # of the model that was to play a tool
+                return Dropped(attempt.failures[-1].reason, attempt.failures[-1].detail)
+            return CallTools(
+                *(turn, rejected, attempt.called, attempt.rounds, attempt.results),
+                inherited=review.rounds if review is not None else (),
+            )
         offered, overflow = len(attempt.rounds) < tool_rounds, False
         if attempt.failures:
             # With tools a model may say nothing that can be used, or find more than it can read.
@@ -271,7 +277,7 @@ class Script:
         return Amend(
             {verdict.subject: verdict.judgement for verdict in verdicts if isinstance(verdict, Judged)},
             self._unjudged(state),
-            _goal(state),
+            _judged_goal(state),
         )
 
     def _lacking(self, state: State) -> list[int | None]:
@@ -287,16 +293,17 @@ class Script:
         return [subject for subject in subjects if state.progress.verdict(subject) is None]
 
     def _commit(self, state: State) -> Commit:
+        turns, final = state.seen, state.index + 1 == state.n_turns
         return Commit(
-            state.seen[-1],
-            final=state.index + 1 == state.n_turns,
+            turns[-1],
+            final=final,
             judgement=_whole(state),
             unjudged=self._unjudged(state),
-            goal=_goal(state),
+            goal=_goal(state, turns) if final else None,
         )
 
     def _finish(self, state: State) -> Finish:
-        return Finish(Ending.USER, _whole(state), self._unjudged(state), _goal(state))
+        return Finish(Ending.USER, _whole(state), self._unjudged(state), _goal(state, state.turns))
 
     def _unjudged(self, state: State) -> tuple[Unjudged, ...]:
         """Return what stays without a verdict that it should have; that on another answer is no loss."""
@@ -314,6 +321,13 @@ def _whole(state: State) -> Judgement | None:
     return whole.judgement if isinstance(whole, Judged) else None
 
 
-def _goal(state: State) -> GoalVerdict | None:
+def _goal(state: State, turns: Sequence[Turn]) -> GoalVerdict | None:
+    """Return the verdict on the goal of a dialogue that ends with these turns."""
+    if state.expectation is not None:
+        return state.expectation.verdict(turns)
+    return _judged_goal(state)
+
+
+def _judged_goal(state: State) -> GoalVerdict | None:
     goal = state.progress.verdict(GOAL)
     return goal.verdict if isinstance(goal, GoalJudged) else None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dlgforge_core.conversation.goal_checks import Expectation
 from dlgforge_core.conversation.outcomes import (
     NO_DETAILS,
     Amended,
@@ -39,10 +40,12 @@ class AnswerInProgress:
     """An answer of the assistant: `rejected` counts attempts that could not be used.
 
     Of the present attempt the rounds of tool calls, and what failed meanwhile; once it is there the `answer`.
+    `results` are those of the calls under way, as far as these are answered.
     """
 
     rounds: tuple[ToolRound, ...] = ()
     called: ToolsCalled | None = None
+    results: ToolResults | None = None
     failures: tuple[Failed, ...] = ()
     rejected: int = 0
     answer: Answered | None = None
@@ -147,7 +150,7 @@ class State:
 
     With `review` above 0 the dialogue is finished and was taken up for verdicts it lacks, for that many times
     now; `judgement` is the one on the whole conversation that it has, `goal` the one on the user's goal,
-    where the user `has_goal` and it is judged by a call of its own.
+    where the user `has_goal` that is judged, by a call of its own.
     """
 
     n_turns: int
@@ -161,6 +164,8 @@ class State:
     """What the seed's conversation gives of the first turns."""
     translates: bool = False
     """What is given is translated, and not taken as it stands."""
+    expectation: Expectation | None = None
+    """What must have happened for the user's goal to be met, where that is not judged."""
 
     @classmethod
     def of(
@@ -171,7 +176,13 @@ class State:
     ) -> State:
         """Return the state of a planned dialogue of which these turns were committed."""
         translates = plan.from_seed is FromSeed.TRANSLATE
-        begun = cls(plan.n_turns, turns, given=plan.given, translates=translates)
+        begun = cls(
+            plan.n_turns,
+            turns,
+            given=plan.given,
+            translates=translates,
+            expectation=Expectation.of(plan),
+        )
         return replace(begun, progress=begun._begun(len(turns)), **more)
 
     @property
@@ -264,6 +275,7 @@ class State:
             self.goal,
             self.given,
             self.translates,
+            self.expectation,
         )
 
 
@@ -305,8 +317,11 @@ def _nearer(
             return replace(answer, called=outcome)
         case ToolResults():
             assert answer.called is not None, "tools answered that were not called"
-            rounds = (*answer.rounds, ToolRound(answer.called, outcome))
-            return replace(answer, called=None, rounds=rounds)
+            results = outcome if answer.results is None else answer.results.then(outcome)
+            if len(results.events) < len(answer.called.message["tool_calls"]):
+                return replace(answer, results=results)
+            rounds = (*answer.rounds, ToolRound(answer.called, results))
+            return replace(answer, called=None, results=None, rounds=rounds)
         case Answered():
             return replace(answer, answer=outcome)
         case AnswerRejected():

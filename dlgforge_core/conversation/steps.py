@@ -93,17 +93,27 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class CallTools:
-    """Do what the assistant's message `called` asks for; `rounds` are its calls before."""
+    """Do what the assistant's message `called` asks for; `rounds` are its calls before.
+
+    `answered` are the results of the first calls of the message, where they are there already; `inherited`
+    the rounds of an answer that is to be improved.
+    """
 
     turn: int
     attempt: int
     called: ToolsCalled
     rounds: tuple[ToolRound, ...] = ()
+    answered: ToolResults | None = None
+    inherited: tuple[ToolRound, ...] = ()
 
     @property
     def candidate(self) -> int:
         """The candidate that calls them."""
         return self.called.candidate
+
+    def failure(self, reason: DropReason, detail: str) -> Failed:
+        """Return the outcome when the model that plays a tool cannot be used."""
+        return Failed(reason, detail, self.candidate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,10 @@ def _panel_of(name: str, counts: Counts) -> Panel:
 
 def _draw(axes: Any, counts: Counts) -> None:
     most = sorted(counts.items(), key=lambda item: (-item[1][0], item[0]))[:_VALUES_SHOWN]
-    places = range(len(most))
-    axes.barh(
-        places, [planned for _, (planned, _) in most], color=GREY, height=0.8, alpha=0.4, label="planned"
-    )
-    axes.barh(places, [kept for _, (_, kept) in most], color=BLUE, height=0.45, label="kept")
-    axes.set_yticks(places, [label(value) for value, _ in most])
+    rows = range(len(most))
+    axes.barh(rows, [planned for _, (planned, _) in most], color=GREY, height=0.8, alpha=0.4, label="planned")
+    axes.barh(rows, [kept for _, (_, kept) in most], color=BLUE, height=0.45, label="kept")
+    axes.set_yticks(rows, [label(value) for value, _ in most])
     axes.invert_yaxis()
     axes.set_xlabel("dialogues", fontsize=9)
     axes.legend(fontsize=9, frameon=False)

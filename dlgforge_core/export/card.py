@@ -13,7 +13,8 @@ from dlgforge_core.dialogue import Ending
 from dlgforge_core.export.card_text import code, counted, plain, table
 from dlgforge_core.export.diversity_card import diversity_section
 from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED
-from dlgforge_core.export.formats import FORMATS, Format, FormatContext
+from dlgforge_core.export.format_context import FormatContext
+from dlgforge_core.export.formats import FORMATS, Format
 from dlgforge_core.export.language_tags import language_tag
 from dlgforge_core.export.records import clean
 from dlgforge_core.export.schema import attribute_columns
@@ -22,6 +23,7 @@ from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
 from dlgforge_core.verdicts import MAX_SCORE
 
 CARD_NAME = "README.md"
+_OTHER_TOOLS_SHOWN = 20  # that were called and are not known to have been there
 _SIZES = (
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),
@@ -65,7 +67,9 @@ class CardFacts:
     def tools(self) -> bool:
         """Whether the assistant had tools, called or not."""
         figures = self.figures
-        return bool(self.context.offered or figures.dialogues.tool_calls or figures.preferences.tools)
+        of_dialogues = figures.dialogues
+        called = of_dialogues.tool_calls or figures.preferences.tools
+        return bool(self.context.offered or of_dialogues.tools_offered or called)
 
     @property
     def format_context(self) -> FormatContext:
@@ -219,13 +223,26 @@ def _made(facts: CardFacts) -> Iterator[str]:
             f"{figures.dialogues.grounded_turns} of {figures.dialogues.n_turns}; answers that draw on them: "
             f"{figures.dialogues.cited_turns}."
         )
-    for name, calls in sorted(figures.dialogues.tool_calls.items()):
-        yield f"- The tool {code(name)} was called {counted(calls, 'time')}."
+    yield from _tools(facts)
     for name, count in facts.refused.items():
         text = _REFUSALS.get(name, f"were refused by the filter {code(name)}")
         yield f"- Left out by a filter: {counted(count, 'dialogue')} that {text}{_bound(facts, name)}."
     for reason, count in sorted(facts.drop_reasons.items()):
         yield f"- Given up while generating, {code(reason)}: {counted(count, 'dialogue')}."
+
+
+def _tools(facts: CardFacts) -> Iterator[str]:
+    """Which tools there are, and how often each was called."""
+    figures = facts.figures.dialogues
+    known = {*facts.context.offered, *figures.tools_offered}
+    others = [name for name, _ in figures.tool_calls.most_common() if name not in known]
+    for name in sorted([*known, *others[:_OTHER_TOOLS_SHOWN]]):
+        failed = f", {figures.tool_errors[name]} of them in vain" if figures.tool_errors[name] else ""
+        had = f", in {counted(n, 'dialogue')} that had it" if (n := figures.tools_offered[name]) else ""
+        definition = facts.context.definitions.get(name, {}).get("function", {})
+        about = f" {plain(description)}" if (description := definition.get("description")) else ""
+        calls = counted(figures.tool_calls[name], "time")
+        yield f"- The tool {code(name)} was called {calls}{failed}{had}.{about}"
 
 
 def _course(figures: DatasetFigures) -> Iterator[str]:
@@ -237,7 +254,7 @@ def _course(figures: DatasetFigures) -> Iterator[str]:
         yield f"- Ended by the user before as many turns as were planned: {counted(ended, 'dialogue')}."
     if goals := of_dialogues.goals:
         states = ", ".join(f"{state} in {goals[state]}" for state in sorted(goals))
-        yield f"- The user has a goal in {counted(goals.total(), 'dialogue')}, by the judge {states}."
+        yield f"- The user has a goal in {counted(goals.total(), 'dialogue')}: {states}."
 
 
 def _bound(facts: CardFacts, name: str) -> str:
@@ -280,7 +297,7 @@ def _partial(facts: CardFacts) -> str:
 def _columns(facts: CardFacts, name: str) -> list[str]:
     form, context = FORMATS[name], facts.format_context
     renamed = form.renamed(context)
-    texts = {**form.column_texts, **attribute_columns(context.attributes)}
+    texts = {**form.column_texts, **attribute_columns(context.optional.attributes)}
     rows = [(code(renamed.get(column, column)), texts[column]) for column in form.columns(context)]
     return table(("column", "what it holds"), rows)
 

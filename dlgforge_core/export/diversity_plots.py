@@ -63,8 +63,8 @@ def _grouped(axes: Any, languages: Sequence[str], bars: Sequence[Bars]) -> None:
     height = 0.8 / len(bars)
     for number, ((label, values), colour) in enumerate(zip(bars, _COLOURS, strict=False)):
         offset = (number - (len(bars) - 1) / 2) * height
-        places = [place + offset for place in range(len(languages))]
-        axes.barh(places, values, height=height, color=colour, label=label)
+        rows = [row + offset for row in range(len(languages))]
+        axes.barh(rows, values, height=height, color=colour, label=label)
     axes.set_yticks(range(len(languages)), [plots.label(language) for language in languages])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)

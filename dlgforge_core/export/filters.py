@@ -11,7 +11,7 @@ from dlgforge_core.errors import DlgforgeError
 
 Predicate = Callable[[Dialogue], bool]
 UNJUDGED, MIN_SCORE, REASONS = "unjudged", "min_score", "judge_reasons"
-MIN_DIMENSIONS, REQUIRE_OK, GOAL_MET = "min_dimensions", "require_ok", "goal_met"
+MIN_DIMENSIONS, REQUIRE_OK, GOAL_MET, MARKS = "min_dimensions", "require_ok", "goal_met", "marks"
 SEMANTIC_DEDUP = "semantic_dedup"
 
 
@@ -33,6 +33,7 @@ class EmptyDatasetError(DlgforgeError):
             MIN_DIMENSIONS: f"a mean rating below saving.filters.min_dimensions = {filters.min_dimensions}",
             REQUIRE_OK: f"not good enough by saving.filters.require_ok = {filters.require_ok}",
             GOAL_MET: f"the user's goal, by saving.filters.goal_met = {str(filters.goal_met).lower()}",
+            MARKS: f"reviewers' marks, by saving.filters.marks = {filters.marks}",
             SEMANTIC_DEDUP: "opened like another one (saving.semantic_dedup)",
         }
         counts = "; ".join(
@@ -78,6 +79,7 @@ class Sieve:
             MIN_DIMENSIONS: bool(self._filters.min_dimensions),
             REQUIRE_OK: bool(self._filters.require_ok),
             GOAL_MET: self._filters.goal_met is not None,
+            MARKS: self._filters.marks != "any",
         }
         return [*(name for name, on in of_verdicts.items() if on), *(name for name, _ in self._keep)]
 
@@ -87,6 +89,7 @@ class Sieve:
         refusal = (
             self._verdicts(dialogue)
             or self._goal(dialogue)
+            or self._marks(dialogue)
             or next((name for name, keeps in self._keep if not keeps(dialogue)), None)
         )
         if refusal is not None:
@@ -110,6 +113,12 @@ class Sieve:
         if verdict is None:
             return None if self._filters.keep_unjudged else UNJUDGED
         return None if verdict.met is wanted else GOAL_MET
+
+    def _marks(self, dialogue: Dialogue) -> str | None:
+        if self._filters.marks == "any":
+            return None
+        bad = any(not mark.good for mark in dialogue.marks)
+        return MARKS if bad or (self._filters.marks == "good" and not dialogue.marks) else None
 
     def _ratings(self, dialogue: Dialogue) -> str | None:
         for dimension, floor in self._filters.min_dimensions.items():

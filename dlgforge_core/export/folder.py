@@ -79,8 +79,8 @@ def move_into_place(writing: Path, folder: Path, names: Sequence[str], ours: Seq
                     left.unlink()
                     with contextlib.suppress(OSError):  # there is more in it
                         left.parent.rmdir()
-        for place in sorted(touched):
-            fsync(place)
+        for target in sorted(touched):
+            fsync(target)
 
 
 def _open_as(folder: Path, writing: Path) -> None:
@@ -100,17 +100,17 @@ def _is_ours(folder: Path, top: str, ours: Sequence[str]) -> bool:
 
 def _exchange(writing: Path, folder: Path, top: str, names: Sequence[str]) -> bool:
     """Put the new folder `top` in the old one's place in one step; false where the system cannot."""
-    new, place = writing / top, folder / top
+    new, target = writing / top, folder / top
     wanted = {writing / name for name in names}
     for path in [path for path in new.rglob("*") if path.is_file() and path not in wanted]:
         path.unlink()
     for path in sorted((path for path in new.rglob("*") if path.is_dir()), reverse=True):
         with contextlib.suppress(OSError):  # it holds something
             path.rmdir()
-    if not place.exists():
-        os.rename(new, place)
+    if not target.exists():
+        os.rename(new, target)
         return True
-    return _rename_exchange(new, place)
+    return _rename_exchange(new, target)
 
 
 def _rename_exchange(one: Path, other: Path) -> bool:

@@ -8,14 +8,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from dlgforge_core.config.saving import RENAMED_COLUMNS, Reasoning
+from dlgforge_core.config.review import MARKS
+from dlgforge_core.config.saving import RENAMED_COLUMNS, ToolArguments
 from dlgforge_core.dialogue import Dialogue
-from dlgforge_core.export import preferences
-from dlgforge_core.export.openai_messages import Record, openai_messages_record
+from dlgforge_core.export import preferences, sharegpt_tools
+from dlgforge_core.export.format_context import FormatContext, Record
+from dlgforge_core.export.openai_messages import openai_messages_record
 from dlgforge_core.export.prompt_completion import (
     COLUMNS,
     prompt_completion_problem,
     prompt_completion_records,
+    with_objects,
 )
 from dlgforge_core.export.record_checks import openai_problem, sharegpt_problem
 from dlgforge_core.export.records import parquet_record, sharegpt_judged_record, sharegpt_record
@@ -32,38 +35,6 @@ from dlgforge_core.export.schema import (
     prompt_completion_features,
     sharegpt_features,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FormatContext:
-    """What of a dataset its formats depend on.
-
-    `tools`: the assistant had some, by `definitions` those called by name, by `offered` those it could call;
-    `passages`: their texts stand before the questions; `renamed`: new names of columns; `roles`: those whose
-    models are named; `siblings`: there are files of other formats, too; `seed_metadata`: the metadata of seed
-    topics is a column; `system`: so are system messages, where a format has them apart; `attributes`: those
-    that are columns; `conversation`: the columns of who ended dialogues, and of goals; `opened`: the
-    assistant opened some; `dimensions`: those that verdicts rate; `candidates`: turns may have several
-    answers, which are pairs where their scores differ by `min_margin`.
-    """
-
-    reasoning: Reasoning = "none"
-    tools: bool = False
-    passages: bool = False
-    siblings: bool = False
-    seed_metadata: bool = False
-    system: bool = False
-    attributes: Sequence[str] = ()
-    conversation: Sequence[str] = ()
-    opened: bool = False
-    definitions: Mapping[str, Record] = field(default_factory=dict)
-    offered: Sequence[str] = ()
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    roles: Sequence[str] = ()
-    dimensions: Sequence[str] = ()
-    candidates: bool = False
-    min_margin: float = 1.0
-
 
 Features = list[dict[str, Any]]
 """Columns as the `features` of a dataset card."""
@@ -139,6 +110,12 @@ def _opening_notes(context: FormatContext) -> Iterator[list[str]]:
         ]
 
 
+_ARGUMENTS: Mapping[ToolArguments, str] = {
+    "text": "JSON text, as OpenAI has them; chat templates that want objects need `json.loads` on them",
+    "object": "objects, as chat templates want them; OpenAI takes JSON text",
+}
+
+
 def _openai_notes(context: FormatContext) -> Iterator[list[str]]:
     yield from _opening_notes(context)
     yield from _passage_notes("openai_messages", context)
@@ -147,8 +124,22 @@ def _openai_notes(context: FormatContext) -> Iterator[list[str]]:
         yield [
             "Every dialogue of `openai_messages` has the tools that the assistant could call, called or not. "
             "Messages with tool calls have the feature type `Json` of `datasets`; in releases that do not "
-            "know it, read the JSONL files themselves. Arguments of calls are JSON text, as OpenAI has "
-            "them; chat templates that want objects need `json.loads` on them."
+            "know it, read the JSONL files themselves. Arguments of calls are "
+            f"{_ARGUMENTS[context.arguments]}."
+        ]
+
+
+def _sharegpt_tools_notes(context: FormatContext) -> Iterator[list[str]]:
+    yield from _passage_notes("sharegpt_tools", context)
+    yield [
+        "`sharegpt_tools` is for LLaMA-Factory, by this entry of its `dataset_info.json`:",
+        '`{"file_name": "<path>/data/sharegpt_tools/train.jsonl", "formatting": "sharegpt", "columns":',
+        '{"messages": "conversations", "system": "system", "tools": "tools"}}`.',
+    ]
+    if context.opened:
+        yield [
+            "There the messages are left out with which the assistant opened conversations: the user must",
+            "begin.",
         ]
 
 
@@ -159,6 +150,13 @@ def _parquet_notes(context: FormatContext) -> Iterator[list[str]]:
             "`data/parquet/<split>.jsonl`, the same rows as in the Parquet files. Those themselves:",
             '`load_dataset("parquet", data_files={"train": "path/data/parquet/train.parquet"})`.',
         ]
+
+
+def _openai_record(dialogue: Dialogue, context: FormatContext) -> Record:
+    record = openai_messages_record(dialogue, context)
+    if context.arguments == "object":
+        record["messages"] = [with_objects(message) for message in record["messages"]]
+    return record
 
 
 def _parquet_problem(record: Record, renamed: Mapping[str, str]) -> None:
@@ -196,20 +194,15 @@ def _dpo_notes(context: FormatContext) -> Iterator[list[str]]:
 
 
 def _of_sharegpt(name: str, context: FormatContext) -> Sequence[str]:
-    more = {SYSTEM: context.system, SEED_METADATA: context.seed_metadata}
-    known = [*RENAMED_COLUMNS[name], *(column for column, there in more.items() if there)]
-    return [*known, *attribute_columns(context.attributes), *context.conversation]
+    optional = context.optional
+    there = {SYSTEM: optional.system, SEED_METADATA: optional.seed_metadata}
+    known = [*RENAMED_COLUMNS[name], *(column for column, has in there.items() if has)]
+    marks = [MARKS] if optional.marks else []
+    return [*known, *attribute_columns(optional.attributes), *optional.conversation, *marks]
 
 
 def _schema(context: FormatContext) -> pa.Schema:
-    return parquet_schema(
-        context.reasoning,
-        context.seed_metadata,
-        context.dimensions,
-        context.attributes,
-        context.conversation,
-        context.candidates,
-    )
+    return parquet_schema(context.reasoning, context.optional)
 
 
 _ALL = (
@@ -219,14 +212,7 @@ _ALL = (
         columns=lambda context: _of_sharegpt("sharegpt", context),
         features=lambda context: sharegpt_features(_of_sharegpt("sharegpt", context), context.roles),
         records=lambda dialogue, context: [
-            sharegpt_record(
-                dialogue,
-                seed_metadata=context.seed_metadata,
-                system=context.system,
-                reasoning=context.reasoning,
-                attributes=context.attributes,
-                conversation=context.conversation,
-            )
+            sharegpt_record(dialogue, context.optional, reasoning=context.reasoning)
         ],
         problem=sharegpt_problem,
     ),
@@ -235,35 +221,29 @@ _ALL = (
         words="ShareGPT JSONL with the judge's verdicts",
         columns=lambda context: _of_sharegpt("sharegpt_judged", context),
         features=lambda context: sharegpt_features(
-            _of_sharegpt("sharegpt_judged", context), context.roles, context.dimensions
+            _of_sharegpt("sharegpt_judged", context), context.roles, context.optional.dimensions
         ),
         records=lambda dialogue, context: [
-            sharegpt_judged_record(
-                dialogue,
-                seed_metadata=context.seed_metadata,
-                system=context.system,
-                reasoning=context.reasoning,
-                dimensions=context.dimensions,
-                attributes=context.attributes,
-                conversation=context.conversation,
-            )
+            sharegpt_judged_record(dialogue, context.optional, reasoning=context.reasoning)
         ],
         problem=sharegpt_problem,
+    ),
+    Format(
+        name="sharegpt_tools",
+        words="ShareGPT JSONL with tool calls, for fine-tuning with LLaMA-Factory",
+        columns=lambda context: sharegpt_tools.COLUMNS,
+        features=lambda context: sharegpt_features(sharegpt_tools.COLUMNS, ()),
+        records=lambda dialogue, context: [sharegpt_tools.sharegpt_tools_record(dialogue, context)],
+        problem=lambda record, renamed: sharegpt_tools.sharegpt_tools_problem(record),
+        notes=_sharegpt_tools_notes,
+        column_texts=sharegpt_tools.TEXTS,
     ),
     Format(
         name="openai_messages",
         words="OpenAI messages JSONL, for fine-tuning and chat templates",
         columns=lambda context: ["messages", *(["tools"] if context.tools else [])],
         features=lambda context: openai_features(context.tools, context.reasoning),
-        records=lambda dialogue, context: [
-            openai_messages_record(
-                dialogue,
-                context.definitions,
-                offered=context.offered,
-                context=context.passages,
-                reasoning=context.reasoning,
-            )
-        ],
+        records=lambda dialogue, context: [_openai_record(dialogue, context)],
         problem=lambda record, renamed: openai_problem(record),
         notes=_openai_notes,
     ),
@@ -272,13 +252,7 @@ _ALL = (
         words="Prompt and completion JSONL, for supervised fine-tuning with TRL",
         columns=lambda context: [*COLUMNS, *(["tools"] if context.tools else [])],
         features=lambda context: prompt_completion_features(context.tools, context.reasoning),
-        records=lambda dialogue, context: prompt_completion_records(
-            dialogue,
-            context.definitions,
-            offered=context.offered,
-            context=context.passages,
-            reasoning=context.reasoning,
-        ),
+        records=prompt_completion_records,
         problem=lambda record, renamed: prompt_completion_problem(record),
         notes=_prompt_completion_notes,
         dialogue_column="id",
@@ -288,14 +262,7 @@ _ALL = (
         words="Preference pairs JSONL, for direct preference optimisation with TRL",
         columns=lambda context: [*preferences.COLUMNS, *(["tools"] if context.tools else [])],
         features=lambda context: dpo_features(context.tools, context.reasoning),
-        records=lambda dialogue, context: preferences.dpo_records(
-            dialogue,
-            context.definitions,
-            min_margin=context.min_margin,
-            offered=context.offered,
-            context=context.passages,
-            reasoning=context.reasoning,
-        ),
+        records=preferences.dpo_records,
         problem=lambda record, renamed: preferences.dpo_problem(record),
         notes=_dpo_notes,
         column_texts=DPO_TEXTS,
@@ -308,15 +275,7 @@ _ALL = (
         columns=lambda context: _schema(context).names,
         features=lambda context: arrow_features(_schema(context)),
         records=lambda dialogue, context: [
-            parquet_record(
-                dialogue,
-                reasoning=context.reasoning,
-                seed_metadata=context.seed_metadata,
-                dimensions=context.dimensions,
-                attributes=context.attributes,
-                conversation=context.conversation,
-                candidates=context.candidates,
-            )
+            parquet_record(dialogue, context.optional, reasoning=context.reasoning)
         ],
         problem=_parquet_problem,
         notes=_parquet_notes,

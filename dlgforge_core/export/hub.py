@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -22,6 +20,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from dlgforge_core.common.hub_transport import transport_errors
 from dlgforge_core.config.saving import HfPushConfig
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.export.card import CARD_NAME
@@ -138,15 +137,6 @@ def dataset_files(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in sorted(found)}
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """Return what a hub that cannot be reached looks like: huggingface_hub took up httpx2 after httpx."""
-    found: list[type[Exception]] = [ConnectionError, TimeoutError]
-    for name in ("httpx", "httpx2"):
-        with contextlib.suppress(ImportError):
-            found.append(importlib.import_module(name).TransportError)
-    return tuple(found)
-
-
 class _Hub:
     def __init__(self, api: HfApi, push: HfPushConfig, token: str, stop: threading.Event) -> None:
         self._api, self._push, self._token, self._stop = api, push, token, stop
@@ -189,7 +179,7 @@ class _Hub:
         """Return what `call` gives; again when the hub is away for the moment. Raises HubError."""
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
 
-        away = _transport_errors()
+        away = transport_errors()
         failures: tuple[type[Exception], ...] = (*away, OSError, RuntimeError, ValueError)
 
         def passing(error: BaseException) -> bool:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import orjson
 
+from dlgforge_core.call_rounds import rounds_of
 from dlgforge_core.config.saving import Reasoning
-from dlgforge_core.dialogue import Dialogue, Role, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import Dialogue, Role, Turn, TurnDetails
+from dlgforge_core.export.format_context import NO_CONTEXT, FormatContext, Record
 from dlgforge_core.export.reasoning import answer_reasoning, call_reasoning, with_reasoning
 from dlgforge_core.prompting.quoting import quote
+from dlgforge_core.tool_events import ToolEvent, ToolProblem
 
-Record = dict[str, Any]
 _JSON_TYPES: Mapping[type, str] = {
     bool: "boolean",
     int: "integer",
@@ -23,23 +24,14 @@ _JSON_TYPES: Mapping[type, str] = {
 }
 
 
-def openai_messages_record(
-    dialogue: Dialogue,
-    definitions: Mapping[str, Record] | None = None,
-    *,
-    offered: Sequence[str] = (),
-    context: bool = False,
-    reasoning: Reasoning = "none",
-) -> Record:
+def openai_messages_record(dialogue: Dialogue, context: FormatContext = NO_CONTEXT) -> Record:
     """One line of JSONL: `messages`, and `tools` where there were any; no other key, as OpenAI takes none.
 
-    `offered` names the tools that the assistant had, so that a dialogue in which it called none says so,
-    too. `definitions` are the tools by name; one that was called and is not among them is described by the
-    arguments it was called with. With `context` the passages of a turn stand before its question, see
-    `in_context`. `reasoning` says where that of the assistant goes.
+    Tools that the assistant had and did not call are there, too. One that was called and has no definition is
+    described by the arguments it was called with.
     """
-    record: Record = {"messages": list(_messages(dialogue, context, reasoning))}
-    if tools := tool_definitions(dialogue, definitions or {}, offered):
+    record: Record = {"messages": list(messages_of(dialogue, context))}
+    if tools := tool_definitions(dialogue, context):
         record["tools"] = tools
     return record
 
@@ -58,26 +50,34 @@ def opening_message(dialogue: Dialogue, form: Reasoning) -> list[Record]:
     return [with_reasoning(message, dialogue.turns[0].details.opening_reasoning, form)]
 
 
-def _messages(dialogue: Dialogue, context: bool, form: Reasoning) -> Iterator[Record]:
+def messages_of(dialogue: Dialogue, context: FormatContext) -> Iterator[Record]:
+    """Yield the messages of a dialogue, in order."""
     yield from system_message(dialogue)
-    yield from opening_message(dialogue, form)
+    yield from opening_message(dialogue, context.reasoning)
     for turn in dialogue.turns:
-        yield {"role": "user", "content": in_context(turn) if context else turn.user}
-        yield from answer_messages(turn.assistant, turn.details, form)
+        yield {"role": "user", "content": question(turn, context)}
+        yield from answer_messages(turn.assistant, turn.details, context.reasoning)
 
 
 def answer_messages(answer: str, details: TurnDetails, form: Reasoning) -> Iterator[Record]:
     """Yield the messages of an answer: the calls of tools behind it with what they gave, and its text."""
-    # A call after the other: which were made at once is not recorded, and in a row is always right.
-    for number, event in enumerate(details.tools):
+    number = 0
+    for events in rounds_of(details):
         # Empty and not left out: chat templates join the contents of all messages, or measure them.
-        message = {"role": "assistant", "content": "", "tool_calls": [_call(event)]}
+        message = {"role": "assistant", "content": "", "tool_calls": [_call(event) for event in events]}
         yield with_reasoning(message, call_reasoning(details, number), form)
-        yield {"role": "tool", "tool_call_id": event.call_id, "content": tool_content(event)}
+        for event in events:
+            yield {"role": "tool", "tool_call_id": event.call_id, "content": event.content}
+        number += len(events)
     yield with_reasoning({"role": "assistant", "content": answer}, answer_reasoning(details), form)
 
 
-def in_context(turn: Turn) -> str:
+def question(turn: Turn, context: FormatContext) -> str:
+    """Return what the user says in a turn, after the passages for it where a dataset has them there."""
+    return _in_context(turn) if context.passages else turn.user
+
+
+def _in_context(turn: Turn) -> str:
     """Return the question of a turn after the passages that its answer was written from.
 
     In the user's message, as data for retrieval-augmented fine-tuning (RAFT) has them, and not in a message
@@ -119,29 +119,20 @@ def arguments_json(event: ToolEvent) -> str:
         return json.dumps(arguments, default=str, separators=(",", ":"))
 
 
-def tool_content(event: ToolEvent) -> str:
-    """Return what the assistant was told of a call."""
-    return event.result or (f"Error: {event.error}" if event.error else "")
-
-
-def tool_definitions(
-    dialogue: Dialogue,
-    definitions: Mapping[str, Record],
-    offered: Sequence[str] = (),
-    *,
-    candidates: bool = False,
-) -> list[Record]:
-    """Return the definitions of the tools that were offered or called in a dialogue, by name.
+def tool_definitions(dialogue: Dialogue, context: FormatContext, *, candidates: bool = False) -> list[Record]:
+    """Return the definitions of the tools that a dialogue had, those offered to all, or called, by name.
 
     With `candidates` also of those that answers called which were not chosen.
     """
+    offered = (*context.offered, *(dialogue.plan.tools or ()))
     events: dict[str, list[ToolEvent]] = {name: [] for name in offered}
     for turn in dialogue.turns:
         others = turn.details.candidates if candidates else ()
         for details in (turn.details, *(one.details for one in others)):
             for event in details.tools:
-                events.setdefault(event.name, []).append(event)
-    return [definitions.get(name) or _described(name, events[name]) for name in sorted(events)]
+                if event.problem is not ToolProblem.UNKNOWN_TOOL:  # which is none that the dialogue had
+                    events.setdefault(event.name, []).append(event)
+    return [context.definitions.get(name) or _described(name, events[name]) for name in sorted(events)]
 
 
 def _described(name: str, events: list[ToolEvent]) -> Record:

@@ -41,6 +41,10 @@ def overview_png(
     ]
     if figures.ratings:
         panels.append(("Mean ratings by the rubric", lambda axes: _ratings(axes, figures)))
+    if figures.goals:
+        panels.append(("Goals of users", lambda axes: _bars(axes, figures.goals, "dialogues")))
+    if figures.tool_calls:
+        panels.append(("Calls of tools", lambda axes: _bars(axes, figures.tool_calls, "calls")))
     if drop_reasons is not None:
         panels.append(("Dialogues by outcome", lambda axes: _outcomes(axes, figures, drop_reasons)))
     if tokens_by_role is not None:
@@ -99,6 +103,11 @@ def dataset_plots(dataset: DatasetFigures) -> dict[str, bytes]:
     if dataset.by_language:
         height = 1.4 + 0.3 * min(len(dataset.by_language), _DOCUMENTS_SHOWN)
         draw("languages", "Dialogues by language and split", lambda axes: _languages(axes, dataset), height)
+    if figures.goals:
+        draw("goals", "Goals of users", lambda axes: _bars(axes, figures.goals, "dialogues"), 2.0)
+    if figures.tool_calls:
+        height = 1.4 + 0.22 * min(len(figures.tool_calls), _DOCUMENTS_SHOWN)
+        draw("tools", "Calls of tools", lambda axes: _bars(axes, figures.tool_calls, "calls"), height)
     if dataset.given:
         height = 1.4 + 0.22 * min(len(dataset.given), _DOCUMENTS_SHOWN)
         shown = f", the {_DOCUMENTS_SHOWN} most used" if len(dataset.given) > _DOCUMENTS_SHOWN else ""
@@ -126,8 +135,8 @@ def grid_png(panels: Sequence[Panel]) -> bytes:
     rows = (len(panels) + 2) // 3
     figure = Figure(figsize=(12, 3.1 * rows), dpi=_DPI, layout="constrained")
     canvas: Any = FigureCanvasAgg(figure)
-    for place, (title, draw) in enumerate(panels, start=1):
-        _panel(figure.add_subplot(rows, 3, place), title, draw)
+    for index, (title, draw) in enumerate(panels, start=1):
+        _panel(figure.add_subplot(rows, 3, index), title, draw)
     canvas.draw()
     pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
     picture = pixels.convert("RGB").quantize(_COLOURS)
@@ -270,17 +279,17 @@ def score_histogram(axes: Any, counts: Sequence[int], mean: float) -> None:
 def _ratings(axes: Any, figures: DialogueFigures) -> None:
     """Means of each dimension, and with a thin line from the lowest to the highest rating that was given."""
     rated = sorted(figures.ratings.items())
-    places = range(len(rated))
-    bars = axes.barh(places, [one.mean for _, one in rated], color=BLUE, height=0.6)
+    rows = range(len(rated))
+    bars = axes.barh(rows, [one.mean for _, one in rated], color=BLUE, height=0.6)
     axes.hlines(
-        places,
+        rows,
         [one.lowest for _, one in rated],
         [one.highest for _, one in rated],
         color=ORANGE,
         linewidth=1.5,
     )
     axes.bar_label(bars, fmt="%.2f", label_type="center", fontsize=9, color="white")
-    axes.set_yticks(places, [name.replace("_", " ") for name, _ in rated])
+    axes.set_yticks(rows, [name.replace("_", " ") for name, _ in rated])
     axes.margins(x=0.1)
     axes.invert_yaxis()
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from dlgforge_core.config.saving import Reasoning
 from dlgforge_core.dialogue import Candidate, Dialogue, Turn
-from dlgforge_core.export.openai_messages import (
-    Record,
-    answer_messages,
-    openai_messages_record,
-    tool_definitions,
-)
+from dlgforge_core.export.format_context import NO_CONTEXT, FormatContext, Record
+from dlgforge_core.export.openai_messages import answer_messages, messages_of, tool_definitions
 from dlgforge_core.export.prompt_completion import conversation_problem, with_objects
 
 COLUMNS = ("id", "turn", "prompt", "chosen", "rejected", "chosen_score", "rejected_score", "margin")
@@ -48,30 +43,21 @@ def pairs_of(turn: Turn, min_margin: float) -> list[Pair]:
     ]
 
 
-def dpo_records(
-    dialogue: Dialogue,
-    definitions: Mapping[str, Record] | None = None,
-    *,
-    min_margin: float,
-    offered: Sequence[str] = (),
-    context: bool = False,
-    reasoning: Reasoning = "none",
-) -> Iterator[Record]:
+def dpo_records(dialogue: Dialogue, context: FormatContext = NO_CONTEXT) -> Iterator[Record]:
     """Yield a row for each pair: `prompt` ends with the question, `chosen` and `rejected` answer it.
 
-    Calls of tools are part of the answer that they were made for; their arguments are objects. For the
-    options see `openai_messages_record`.
+    Calls of tools are part of the answer that they were made for; their arguments are objects.
     """
-    tools = tool_definitions(dialogue, definitions or {}, offered, candidates=True)
+    tools = tool_definitions(dialogue, context, candidates=True)
     for number, turn in enumerate(dialogue.turns):
-        if not (pairs := pairs_of(turn, min_margin)):
+        if not (pairs := pairs_of(turn, context.min_margin)):
             continue
         upto = replace(dialogue, turns=dialogue.turns[: number + 1])
-        whole = openai_messages_record(upto, context=context, reasoning=reasoning)["messages"]
-        chosen = list(answer_messages(turn.assistant, turn.details, reasoning))
+        whole = list(messages_of(upto, context))
+        chosen = list(answer_messages(turn.assistant, turn.details, context.reasoning))
         prompt = _with_objects(whole[: len(whole) - len(chosen)])
         for pair in pairs:
-            rejected = answer_messages(pair.rejected.answer, pair.rejected.details, reasoning)
+            rejected = answer_messages(pair.rejected.answer, pair.rejected.details, context.reasoning)
             yield {
                 "id": dialogue.plan.dialogue_id,
                 "turn": turn.index,

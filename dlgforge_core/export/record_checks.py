@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import orjson
+
+from dlgforge_core.tool_events import ERROR
 
 
 def sharegpt_problem(record: dict[str, Any], renamed: Mapping[str, str]) -> str | None:
@@ -29,14 +31,16 @@ def openai_problem(record: dict[str, Any]) -> str | None:
     if unknown := set(record) - {"messages", "tools"}:
         return f"OpenAI takes no key {sorted(unknown)[0]!r}"
     tools = {tool["function"]["name"] for tool in record.get("tools", ())}
-    expected, open_calls, seen = "user", dict[str, str](), set[str]()
+    expected, open_calls, seen, forms = "user", dict[str, str](), set[str](), set[type]()
     before = _before_the_user(record["messages"])
-    for place, message in enumerate(record["messages"][before:], start=before):
+    for index, message in enumerate(record["messages"][before:], start=before):
         role = message["role"]
-        where = f"'messages'[{place}]"
+        where = f"'messages'[{index}]"
         if role == "tool":
-            if open_calls.pop(message["tool_call_id"], None) is None:
+            if (name := open_calls.pop(message["tool_call_id"], None)) is None:
                 return f"{where} answers no call that is open"
+            if problem := unknown_tool_problem(name, tools, message["content"]):
+                return f"{where} {problem}"
         elif open_calls or role != expected:
             return f"{where} is of {role!r}, and {'tool' if open_calls else expected!r} must speak"
         if role == "assistant" and message.get("tool_calls"):
@@ -44,10 +48,10 @@ def openai_problem(record: dict[str, Any]) -> str | None:
                 name, arguments = call["function"]["name"], call["function"]["arguments"]
                 if call["id"] in seen:
                     return f"{where}: the call id {call['id']!r} was used before"
-                if name not in tools:
-                    return f"{where} calls {name!r}, which is not in 'tools'"
-                if not isinstance(arguments, str) or not isinstance(orjson.loads(arguments), dict):
-                    return f"{where}: arguments must be the text of a JSON object"
+                read = orjson.loads(arguments) if isinstance(arguments, str) else arguments
+                if not isinstance(read, dict):
+                    return f"{where}: arguments must be the text of a JSON object, or an object"
+                forms.add(type(arguments))
                 seen.add(call["id"])
                 open_calls[call["id"]] = name
             continue
@@ -55,8 +59,17 @@ def openai_problem(record: dict[str, Any]) -> str | None:
             return f"{where}: 'messages' must be a list of 'role' and 'content'"
         if role != "tool":
             expected = "assistant" if role == "user" else "user"
+    if len(forms) > 1:
+        return "arguments are here text and there objects"
     answered = any(message["role"] == "user" for message in record["messages"])
     return None if answered and expected == "user" else "the messages must end with an answer"
+
+
+def unknown_tool_problem(name: str, tools: Container[str], result: str) -> str | None:
+    """Return what is wrong with a call of a tool that is not in `tools`: its result must be an error."""
+    if name in tools or str(result).startswith(ERROR):
+        return None
+    return f"answers a call of {name!r}, which is not in 'tools'"
 
 
 def _before_the_user(messages: list[dict[str, Any]]) -> int:

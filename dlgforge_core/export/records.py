@@ -8,23 +8,21 @@ from typing import Any
 
 from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.config.conversation import ENDED_BY, GOAL, GOAL_MET, GOAL_REASON, TURN_ORIGINS
+from dlgforge_core.config.review import MARKS
 from dlgforge_core.config.saving import Reasoning
-from dlgforge_core.dialogue import Candidate, Dialogue, Evidence, ToolEvent, Turn, documents_of, topic_of
-from dlgforge_core.export.openai_messages import Record, arguments_json, opening_message, system_message
+from dlgforge_core.dialogue import Candidate, Dialogue, Evidence, Turn, documents_of, topic_of
+from dlgforge_core.export.columns import NO_OPTIONAL_COLUMNS, OptionalColumns
+from dlgforge_core.export.format_context import Record
+from dlgforge_core.export.openai_messages import arguments_json, opening_message, system_message
 from dlgforge_core.export.reasoning import in_tags, with_reasoning
-from dlgforge_core.export.schema import CANDIDATES, SEED_METADATA, SYSTEM
+from dlgforge_core.export.schema import CANDIDATES, FINAL_STATE, SEED_METADATA, SYSTEM
 from dlgforge_core.export.scrub import last_part_if_absolute
+from dlgforge_core.tool_events import ToolEvent
 from dlgforge_core.verdicts import Judgement
 
 
 def sharegpt_record(
-    dialogue: Dialogue,
-    *,
-    seed_metadata: bool = False,
-    system: bool = False,
-    reasoning: Reasoning = "none",
-    attributes: Sequence[str] = (),
-    conversation: Sequence[str] = (),
+    dialogue: Dialogue, columns: OptionalColumns = NO_OPTIONAL_COLUMNS, *, reasoning: Reasoning = "none"
 ) -> Record:
     """One line of ShareGPT JSONL: `conversations` of `from` (human, gpt) and `value`."""
     opened = [
@@ -43,34 +41,25 @@ def sharegpt_record(
         "conversations": conversations,
         **_about(dialogue),
         "models": {str(role): last_part_if_absolute(model) for role, model in dialogue.models.items()},
-        **_of_plan(dialogue, seed_metadata, system, attributes, conversation),
+        **_system(dialogue, columns),
+        **_optional(dialogue, columns),
     }
 
 
 def sharegpt_judged_record(
-    dialogue: Dialogue,
-    *,
-    seed_metadata: bool = False,
-    system: bool = False,
-    reasoning: Reasoning = "none",
-    dimensions: Sequence[str] = (),
-    attributes: Sequence[str] = (),
-    conversation: Sequence[str] = (),
+    dialogue: Dialogue, columns: OptionalColumns = NO_OPTIONAL_COLUMNS, *, reasoning: Reasoning = "none"
 ) -> Record:
     """As `sharegpt_record`, with the judge's verdicts: on each turn, on the whole, and their mean."""
-    more = _of_plan(dialogue, seed_metadata, system, attributes, conversation)
-    return {**sharegpt_record(dialogue, reasoning=reasoning), **_verdicts(dialogue, dimensions), **more}
+    return {
+        **sharegpt_record(dialogue, reasoning=reasoning),
+        **_verdicts(dialogue, columns.dimensions),
+        **_system(dialogue, columns),
+        **_optional(dialogue, columns),
+    }
 
 
 def parquet_record(
-    dialogue: Dialogue,
-    *,
-    reasoning: Reasoning = "none",
-    seed_metadata: bool = False,
-    dimensions: Sequence[str] = (),
-    attributes: Sequence[str] = (),
-    conversation: Sequence[str] = (),
-    candidates: bool = False,
+    dialogue: Dialogue, columns: OptionalColumns = NO_OPTIONAL_COLUMNS, *, reasoning: Reasoning = "none"
 ) -> Record:
     """One row of `parquet_schema` with the same options."""
     turns = dialogue.turns
@@ -82,7 +71,7 @@ def parquet_record(
             *(message for turn in turns for message in _exchange(turn, reasoning)),
         ],
         **_about(dialogue),
-        **_verdicts(dialogue, dimensions),
+        **_verdicts(dialogue, columns.dimensions),
         "turn_evidence": [[_evidence(item) for item in turn.details.evidence] for turn in turns],
         "turn_tools": [[_tool(event) for event in turn.details.tools] for turn in turns],
         "models": [
@@ -92,12 +81,14 @@ def parquet_record(
     }
     if reasoning in ("column", "field"):
         record["turn_reasoning"] = [turn.details.reasoning for turn in turns]
-    if candidates:
+    if columns.candidates:
         record[CANDIDATES] = [
-            [_candidate(one, turn, reasoning, dimensions) for one in turn.details.candidates]
+            [_candidate(one, turn, reasoning, columns.dimensions) for one in turn.details.candidates]
             for turn in turns
         ]
-    return {**record, **_of_plan(dialogue, seed_metadata, False, attributes, conversation)}
+    if columns.final_state:
+        record[FINAL_STATE] = json.dumps(clean(dialogue.final_state), ensure_ascii=False)
+    return {**record, **_optional(dialogue, columns)}
 
 
 def _exchange(turn: Turn, form: Reasoning) -> tuple[Record, Record]:
@@ -106,18 +97,17 @@ def _exchange(turn: Turn, form: Reasoning) -> tuple[Record, Record]:
     return {"role": "user", "content": turn.user}, with_reasoning(answer, turn.details.reasoning, form)
 
 
-def _of_plan(
-    dialogue: Dialogue,
-    seed_metadata: bool,
-    system: bool,
-    attributes: Sequence[str],
-    conversation: Sequence[str],
-) -> Record:
+def _system(dialogue: Dialogue, columns: OptionalColumns) -> Record:
+    return {SYSTEM: dialogue.plan.system_prompt} if columns.system else {}
+
+
+def _optional(dialogue: Dialogue, columns: OptionalColumns) -> Record:
+    """Return the `columns` that each format has that has any of them."""
     return {
-        **({SYSTEM: dialogue.plan.system_prompt} if system else {}),
-        **(_seed_metadata(dialogue) if seed_metadata else {}),
-        **{COLUMN_PREFIX + name: dialogue.plan.attributes.get(name) for name in attributes},
-        **(_of_conversation(dialogue, conversation) if conversation else {}),
+        **(_seed_metadata(dialogue) if columns.seed_metadata else {}),
+        **{COLUMN_PREFIX + name: dialogue.plan.attributes.get(name) for name in columns.attributes},
+        **(_of_conversation(dialogue, columns.conversation) if columns.conversation else {}),
+        **({MARKS: [mark.to_json() for mark in dialogue.marks]} if columns.marks else {}),
     }
 
 

@@ -9,13 +9,16 @@ import pyarrow as pa
 
 from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.config.conversation import ENDED_BY, GOAL, GOAL_MET, GOAL_REASON, TURN_ORIGINS
+from dlgforge_core.config.review import MARKS
 from dlgforge_core.config.saving import Reasoning
+from dlgforge_core.export.columns import NO_OPTIONAL_COLUMNS, OptionalColumns
 from dlgforge_core.export.reasoning import FIELD
 from dlgforge_core.verdicts import MAX_SCORE
 
 SEED_METADATA = "seed_metadata"
 SYSTEM = "system"
 CANDIDATES = "turn_candidates"
+FINAL_STATE = "final_state"
 _text = pa.string()
 _CONVERSATION = {
     ENDED_BY: _text,
@@ -112,6 +115,10 @@ _FIELDS: list[pa.Field[Any]] = [
     _required("turn_tools", pa.list_(pa.list_(_tool))),
     _required("models", pa.list_(pa.struct([_required("role", _text), _required("model", _text)]))),
 ]
+_MARKS = _required(
+    MARKS,
+    pa.list_(pa.struct([_required(name, _text) for name in ("reviewer", "verdict", "label", "comment")])),
+)
 _MESSAGE = [_required("role", _text), _required("content", _text)]
 _REASONING = _required("turn_reasoning", pa.list_(_text))
 _SEED_METADATA = _required(SEED_METADATA, _text)
@@ -133,10 +140,11 @@ COLUMN_TEXTS = {
     ENDED_BY: "Why it ended where it did: planned, it has as many turns as were planned; user, the user had "
     "nothing more to ask.",
     GOAL: "What the user was to reach, which the assistant was not told; empty without a goal.",
-    GOAL_MET: "Whether the judge says that the user reached it; null where nobody judged.",
+    GOAL_MET: "Whether the user reached it, as calls of tools and their state show or the judge "
+    "says; null where neither does.",
     TURN_ORIGINS: "Where each turn is from: `generated`; `seed`, as the seed has it; `seed_question`, its "
     "answer alone generated; or `translated` from the seed's.",
-    GOAL_REASON: "The judge's reason for that.",
+    GOAL_REASON: "The reason for that.",
     SEED_METADATA: "The `metadata` of its seed topic, as JSON; `{}` without any.",
     "user_persona": "Who the user simulator played.",
     "assistant_persona": "Who the assistant played.",
@@ -150,9 +158,11 @@ COLUMN_TEXTS = {
     "turn_evidence": "The passages each turn was given: chunk, document, match score, cited, to whom, and "
     "their text (empty where it was not kept).",
     "turn_tools": "The tool calls of each turn: name, arguments as JSON, result (cut when long), error.",
+    FINAL_STATE: "The state that the tools left behind at the end of the dialogue, as JSON.",
     "turn_reasoning": "The assistant's reasoning in each turn; empty where none was kept.",
     CANDIDATES: "All answers of each turn, in the order they were made: the text, whether it was chosen, "
     "whether it is a revision after the judge's comment, the verdict, and what it comes from.",
+    MARKS: "What people thought of the dialogue: reviewer, verdict (good or bad), label, comment.",
     "models": "Model of each role.",
 }
 
@@ -176,28 +186,22 @@ def attribute_columns(attributes: Iterable[str]) -> dict[str, str]:
 
 
 def parquet_schema(
-    reasoning: Reasoning = "none",
-    seed_metadata: bool = False,
-    dimensions: Sequence[str] = (),
-    attributes: Sequence[str] = (),
-    conversation: Sequence[str] = (),
-    candidates: bool = False,
+    reasoning: Reasoning = "none", columns: OptionalColumns = NO_OPTIONAL_COLUMNS
 ) -> pa.Schema:
-    """Return the schema of the Parquet files, with reasoning, seeds' metadata and the like if asked for.
-
-    `conversation` are the columns of who ended it, and of goals.
-    """
+    """Return the schema of the Parquet files, with reasoning, seeds' metadata and the like if asked for."""
     apart = reasoning in ("column", "field")
-    more = [
+    added = [
         *([_REASONING] if apart else []),
-        *([_candidates(dimensions, apart)] if candidates else []),
-        *([_SEED_METADATA] if seed_metadata else []),
-        *(pa.field(column, _text) for column in attribute_columns(attributes)),
-        *(pa.field(column, _CONVERSATION[column]) for column in conversation),
+        *([_candidates(columns.dimensions, apart)] if columns.candidates else []),
+        *([_SEED_METADATA] if columns.seed_metadata else []),
+        *(pa.field(column, _text) for column in attribute_columns(columns.attributes)),
+        *(pa.field(column, _CONVERSATION[column]) for column in columns.conversation),
+        *([_MARKS] if columns.marks else []),
+        *([pa.field(FINAL_STATE, _text)] if columns.final_state else []),
     ]
-    changed = {field.name: field for field in (*_verdict_columns(dimensions), _messages(reasoning))}
+    changed = {field.name: field for field in (*_verdict_columns(columns.dimensions), _messages(reasoning))}
     fields = [changed.get(field.name, field) for field in _FIELDS]
-    return pa.schema([*fields, *more]) if more or dimensions else PARQUET_SCHEMA
+    return pa.schema([*fields, *added]) if added or columns.dimensions else PARQUET_SCHEMA
 
 
 def _messages(reasoning: Reasoning) -> pa.Field[Any]:
@@ -221,8 +225,8 @@ def rated_dimensions(schema: pa.Schema) -> list[str]:
     """Return the dimensions that verdicts in a Parquet file rate."""
     if "judgement" not in schema.names or not pa.types.is_struct(kind := schema.field("judgement").type):
         return []
-    place = kind.get_field_index("dimensions")
-    rated = kind.field(place).type if place >= 0 else pa.null()
+    index = kind.get_field_index("dimensions")
+    rated = kind.field(index).type if index >= 0 else pa.null()
     return [rated.field(i).name for i in range(rated.num_fields)] if pa.types.is_struct(rated) else []
 
 
@@ -267,10 +271,18 @@ def sharegpt_features(
     columns: Iterable[str], roles: Iterable[str], dimensions: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """`roles` are those whose models the records name, `dimensions` those of a rubric."""
-    schema = parquet_schema(dimensions=dimensions)
+    schema = parquet_schema(columns=OptionalColumns(dimensions=dimensions))
     messages = pa.list_(pa.struct([pa.field("from", _text), pa.field("value", _text)]))
     models = pa.struct([pa.field(role, _text) for role in sorted(roles)])
-    own = {"conversations": messages, "models": models, SYSTEM: _text, SEED_METADATA: _text, **_CONVERSATION}
+    own = {
+        "conversations": messages,
+        "models": models,
+        SYSTEM: _text,
+        SEED_METADATA: _text,
+        "tools": _text,
+        **_CONVERSATION,
+        MARKS: _MARKS.type,
+    }
     return [
         {"name": name, **_card_type(own[name] if name in own else _type_of(name, schema))}
         for name in columns

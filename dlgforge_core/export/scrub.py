@@ -10,8 +10,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from dlgforge_core.common.secrets import can_be_secret, password_of, redact
-from dlgforge_core.dialogue import Candidate, Dialogue, Evidence, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import Candidate, Dialogue, Evidence, Turn, TurnDetails
 from dlgforge_core.sources import SeedTopic
+from dlgforge_core.state_changes import Change
+from dlgforge_core.tool_events import ToolEvent
 from dlgforge_core.verdicts import GoalVerdict, Judgement, JudgeVerdict
 
 MAX_TOOL_TEXT_CHARS = 4_000
@@ -104,12 +106,17 @@ class Scrubber:
                 topic=topic,
                 system_prompt=self.text(plan.system_prompt),
                 goal=self.text(plan.goal),
+                tool_state=self._arguments(plan.tool_state),
                 attributes={name: self.text(value) for name, value in plan.attributes.items()},
             ),
             turns=tuple(turns),
             judgement=self._judgement(dialogue.judgement),
             goal=self._goal(dialogue.goal),
             by_judge=tuple(map(self._verdict, dialogue.by_judge)),
+            marks=tuple(
+                replace(mark, label=self.text(mark.label), comment=self.text(mark.comment))
+                for mark in dialogue.marks
+            ),
             models={role: self.text(last_part_if_absolute(model)) for role, model in dialogue.models.items()},
         )
 
@@ -173,9 +180,17 @@ class Scrubber:
             arguments=self._arguments(event.arguments),
             result=self.tool_text(event.result),
             error=self.error(event.error),
+            problem=event.problem,
+            changes=tuple(map(self._change, event.changes)),
             # Nine letters and digits: the strictest chat templates (Mistral's) take no other.
             call_id=f"call{number:05d}",
         )
+
+    def _change(self, change: Change) -> Change:
+        if "value" not in change:
+            return change
+        secret = _SECRET_VARIABLES.search(str(change["path"]).rpartition("/")[2])
+        return {**change, "value": SECRET if secret else self._arguments(change["value"])}
 
     def _arguments(self, value: Any) -> Any:
         if isinstance(value, str):

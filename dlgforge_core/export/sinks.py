@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from dlgforge_core.config.saving import DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue, Turn, TurnDetails
-from dlgforge_core.export.formats import FORMATS, Format, FormatContext
-from dlgforge_core.export.openai_messages import Record
+from dlgforge_core.export.format_context import FormatContext, Record
+from dlgforge_core.export.formats import FORMATS, Format
 from dlgforge_core.export.records import clean
 
 # A row group is held in memory until it is written: this many rows, or about this much text.

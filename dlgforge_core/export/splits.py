@@ -55,7 +55,7 @@ class SplitAssigner:
         if self._cuts is None:
             self._cuts = self._make_cuts()
         group = self._find(keyed_hash(f"id\0{topic.id}"))
-        return self._names[bisect.bisect_right(self._cuts, _place(group))]
+        return self._names[bisect.bisect_right(self._cuts, _position(group))]
 
     def _find(self, node: int) -> int:
         while (parent := self._parents[node]) != node:
@@ -73,7 +73,7 @@ class SplitAssigner:
         """Return the hash at which each split but the first begins."""
         sizes: dict[int, int] = {}
         for by_id, subjects in self._members.items():
-            group = _place(self._find(by_id))
+            group = _position(self._find(by_id))
             sizes[group] = sizes.get(group, 0) + len(subjects)
         groups = sorted(sizes)
         upto = [0, *accumulate(sizes[group] for group in groups)]
@@ -81,7 +81,7 @@ class SplitAssigner:
         return [groups[end] if end < len(groups) else _SPAN for end in ends]
 
 
-def _place(group: int) -> int:
+def _position(group: int) -> int:
     # Hashed again: the least of several hashes is not spread evenly.
     return keyed_hash(f"group\0{group}")
 
@@ -91,8 +91,8 @@ def _ends(groups: Sequence[int], upto: Sequence[int], shares: Sequence[float]) -
     n, total = len(groups), upto[-1]
     borders = list(accumulate(shares))[:-1]
     by_hash = [bisect.bisect_left(groups, int(border * _SPAN)) for border in borders]
-    places = [0, *by_hash, n]
-    parts = [upto[b] - upto[a] for a, b in pairwise(places)]
+    bounds = [0, *by_hash, n]
+    parts = [upto[b] - upto[a] for a, b in pairwise(bounds)]
     if all(
         part and abs(part / total - share) <= _TOLERANCE for part, share in zip(parts, shares, strict=True)
     ):

@@ -14,6 +14,7 @@ from dlgforge_core.export.records import clean
 from dlgforge_core.export.token_counts import MessageSizes
 from dlgforge_core.quality.diversity import Diversity
 from dlgforge_core.quality.figures import DialogueFigures, length_of_class
+from dlgforge_core.usage import RoleUsage, total_usage
 
 STATS_NAME = "dataset_stats.json"
 MAX_DOCUMENTS_LISTED = 1_000
@@ -37,13 +38,14 @@ class DatasetFigures:
     passages: int = 0
     """Passages in the evidence of all turns; `passage_texts` of them with their text."""
     passage_texts: int = 0
-    tool_errors: Counter[str] = field(default_factory=Counter)
     judged: int = 0
     off_topic: int = 0
     by_attribute: dict[str, Counter[str]] = field(default_factory=dict)
     conversation: Sequence[str] = ()
     """The columns of who ended dialogues, and of goals."""
     preferences: PreferenceFigures = field(default_factory=PreferenceFigures)
+    usage: dict[str, RoleUsage] = field(default_factory=dict)
+    """What was called for its dialogues, by role."""
 
     def add(self, dialogue: Dialogue, split: str) -> None:
         """Count one dialogue in."""
@@ -64,13 +66,14 @@ class DatasetFigures:
             self.reasons.update(verdict.reasons)
         for role, model in dialogue.models.items():
             self.models.setdefault(str(role), set()).add(model)
+        for role, used in dialogue.usage.items():
+            self.usage[role] = self.usage.get(role, RoleUsage()) + used
         for turn in dialogue.turns:
             evidence = turn.details.evidence
             self.given.update({clean(item.document) for item in evidence})
             self.cited.update({clean(item.document) for item in evidence if item.cited})
             self.passages += len(evidence)
             self.passage_texts += sum(bool(item.text) for item in evidence)
-            self.tool_errors.update(event.name for event in turn.details.tools if event.error)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; keys and order are the same for the same dialogues."""
@@ -112,9 +115,11 @@ class DatasetFigures:
             "models": {role: sorted(models) for role, models in sorted(self.models.items())},
             "documents": self._documents(),
             "tools": {
-                name: {"calls": count, "errors": self.tool_errors[name]}
+                name: {"calls": count, "errors": figures.tool_errors[name]}
                 for name, count in sorted(figures.tool_calls.items())
             },
+            **self._calls(),
+            **self._usage(),
         }
 
     def _conversation(self) -> dict[str, Any]:
@@ -126,6 +131,24 @@ class DatasetFigures:
             **({"opened_by_assistant": figures.opened} if figures.opened else {}),
             **({"goals": _sorted(figures.goals)} if figures.goals else {}),
         }
+
+    def _calls(self) -> dict[str, Any]:
+        """How many rounds of calls answers took, and what was wrong with calls, where there were any."""
+        rounds, problems = self.dialogues.call_rounds, self.dialogues.tool_problems
+        if not rounds:
+            return {}
+        return {
+            "tool_rounds": {str(n): count for n, count in sorted(rounds.items())},
+            "tool_problems": _sorted({problem.value: count for problem, count in problems.items()}),
+        }
+
+    def _usage(self) -> dict[str, Any]:
+        """Return what the calls for its dialogues have used, by role, where that was counted."""
+        if not self.usage:
+            return {}
+        by_role = dict(sorted(self.usage.items()))
+        total = total_usage(by_role.values())
+        return {"usage": {**{role: _used(one) for role, one in by_role.items()}, "total": _used(total)}}
 
     def _rubric(self) -> dict[str, Any]:
         figures = self.dialogues
@@ -159,6 +182,17 @@ class DatasetFigures:
                 for name, count in ranked[:MAX_DOCUMENTS_LISTED]
             ],
         }
+
+
+def _used(usage: RoleUsage) -> dict[str, Any]:
+    known = usage.dollars or not usage.unpriced
+    return {
+        "calls": usage.calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cost_usd": round(usage.dollars, 8) if known else None,
+        **({"calls_of_unknown_price": usage.unpriced} if usage.unpriced else {}),
+    }
 
 
 def _sorted(counts: Mapping[str, int]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dlgforge_core.common.plain_files import read_plain
 from dlgforge_core.common.words import count_words
 from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.errors import ConfigError
@@ -91,9 +92,7 @@ def _read(path: Path, name: str, tokenizer: str) -> TokenCounter:
             "leave the key empty, and tokens are estimated"
         ) from None
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"it has more than {_MOST_BYTES // 2**20} MiB")
-        data = path.read_bytes()
+        data = read_plain(path, _MOST_BYTES)
         made = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises plain exceptions
         reason = str(error).splitlines()[0][:200]

@@ -11,10 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dlgforge_core.config.attributes import COLUMN_PREFIX
+from dlgforge_core.config.review import MARKS
 from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.export.formats import FORMATS, Format, FormatContext
+from dlgforge_core.export.columns import OptionalColumns
+from dlgforge_core.export.format_context import FormatContext
+from dlgforge_core.export.formats import FORMATS, Format
 from dlgforge_core.export.schema import (
     CANDIDATES,
+    FINAL_STATE,
     SEED_METADATA,
     conversation_columns,
     rated_dimensions,
@@ -132,18 +136,18 @@ def _parquet(path: Path, schema_of: Callable[[FormatContext], pa.Schema]) -> Ite
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            schema = schema_of(
-                FormatContext(
-                    reasoning=reasoning_form(file.schema_arrow),
-                    seed_metadata=SEED_METADATA in names,
-                    dimensions=rated_dimensions(file.schema_arrow),
-                    conversation=conversation_columns(names),
-                    candidates=CANDIDATES in names,
-                    attributes=[
-                        name.removeprefix(COLUMN_PREFIX) for name in names if name.startswith(COLUMN_PREFIX)
-                    ],
-                )
+            optional = OptionalColumns(
+                seed_metadata=SEED_METADATA in names,
+                dimensions=rated_dimensions(file.schema_arrow),
+                conversation=conversation_columns(names),
+                candidates=CANDIDATES in names,
+                marks=MARKS in names,
+                final_state=FINAL_STATE in names,
+                attributes=[
+                    name.removeprefix(COLUMN_PREFIX) for name in names if name.startswith(COLUMN_PREFIX)
+                ],
             )
+            schema = schema_of(FormatContext(reasoning=reasoning_form(file.schema_arrow), optional=optional))
             if not file.schema_arrow.equals(schema):
                 raise DatasetError(f"{path}: columns differ from the schema: {_differences(file, schema)}")
             for group in range(file.num_row_groups):

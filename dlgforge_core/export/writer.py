@@ -26,20 +26,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dlgforge_core.config.saving import DatasetFilesConfig
-from dlgforge_core.dialogue import Dialogue, Role
+from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
+from dlgforge_core.export.columns import NO_OPTIONAL_COLUMNS, OptionalColumns
 from dlgforge_core.export.filters import SEMANTIC_DEDUP, EmptyDatasetError, NoPairsError, Predicate, Sieve
 from dlgforge_core.export.folder import make_private, move_into_place, writing_folder
-from dlgforge_core.export.formats import FORMATS, FormatContext
+from dlgforge_core.export.format_context import FormatContext
+from dlgforge_core.export.formats import FORMATS
 from dlgforge_core.export.plots import dataset_plots
 from dlgforge_core.export.preference_figures import PreferenceFigures
 from dlgforge_core.export.records import clean
 from dlgforge_core.export.scrub import Scrubber, last_part_if_absolute, machine_folders, secrets_of
+from dlgforge_core.export.shown import shown
 from dlgforge_core.export.sinks import formats_of, has_twin, open_sinks
 from dlgforge_core.export.splits import SplitAssigner
 from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
 from dlgforge_core.export.token_counts import MessageSizes, token_counter
 from dlgforge_core.quality.figures import DialogueFigures
+from dlgforge_core.usage import Usage
 
 _SPOOL_NAME = "spool"
 # What an earlier writing may have left and this one did not write.
@@ -77,6 +81,7 @@ class DatasetSummary:
     sizes: MessageSizes = field(default_factory=MessageSizes)
     conversation: tuple[str, ...] = ()
     preferences: PreferenceFigures = field(default_factory=PreferenceFigures)
+    usage: Usage = field(default_factory=dict)
 
 
 class Dedup(Protocol):
@@ -102,12 +107,7 @@ def write_dataset(
     judges: Sequence[str] = (),
     alpha: float | None = None,
     offered: Sequence[str] = (),
-    seed_metadata: bool = False,
-    system: bool = False,
-    dimensions: Sequence[str] = (),
-    attributes: Sequence[str] = (),
-    conversation: Sequence[str] = (),
-    candidates: bool = False,
+    columns: OptionalColumns = NO_OPTIONAL_COLUMNS,
     secrets: Iterable[str] | None = None,
 ) -> DatasetSummary:
     """Write `dialogues` to `folder` as `saving` says, with a card, figures and plots beside them.
@@ -115,10 +115,8 @@ def write_dataset(
     `keep` are named predicates that say which dialogues are written, asked once for each, in order, after
     the filters of `saving`; `dedup` thins out what is left. `drop_reasons` counts the dialogues that
     were given up, `tool_definitions` are the assistant's tools by name, `judges` those who judged when it was
-    not the model that they name, `alpha` how far they agree, `offered` the tools that could be called. With
-    `seed_metadata` the metadata of seed topics is a column of its own, and so is each of `attributes` and of
-    `conversation`, see `ConversationConfig.columns`; `system` says that dialogues may have system messages,
-    `candidates` that turns may have several answers.
+    not the model that they name, `alpha` how far they agree, `offered` the tools that could be called, and
+    `columns` those that not every dataset has; system messages are one only where `saving` has them as well.
     The texts of passages are those that the evidence of `dialogues` carries. What is in `secrets` (by default
     this process's) is struck out everywhere.
 
@@ -131,38 +129,26 @@ def write_dataset(
     left to write, OSError when the folder cannot be written, and whatever `dialogues` raises.
     """
     saving = saving or DatasetFilesConfig()
-    system = system and saving.system == "include"
+    columns = replace(columns, system=columns.system and saving.system == "include")
     make_private(folder)
     sieve = Sieve(saving.filters, keep)
-    dataset = DatasetFigures(
-        by_split=_zeros(saving.splits),
-        turns_by_split=_zeros(saving.splits),
-        sizes=MessageSizes(token_counter(saving.tokenizer)),
-        conversation=conversation,
-        preferences=PreferenceFigures(saving.min_margin),
-    )
+    dataset = _no_figures(saving, columns)
     known = secrets_of(os.environ) if secrets is None else set(secrets)
     scrubber = Scrubber(known, machine_folders(folder))
+    context = FormatContext(
+        reasoning=saving.reasoning,
+        passages=saving.passages == "context",
+        definitions={name: dict(tool) for name, tool in (tool_definitions or {}).items()},
+        offered=offered,
+        optional=columns,
+        renamed=saving.output_columns,
+        min_margin=saving.min_margin,
+        arguments=saving.tool_arguments,
+    )
     with writing_folder(folder) as writing:
         sifted = (dialogue for dialogue in dialogues if sieve(dialogue))
         thinned = sifted if dedup is None else dedup.filter(sifted)
-        shown = (_shown(dialogue, saving) for dialogue in thinned)
-        named = (_with_assistants(_with_judges(dialogue, judges)) for dialogue in shown)
-        kept = map(scrubber.dialogue, named)
-        context = FormatContext(
-            reasoning=saving.reasoning,
-            passages=saving.passages == "context",
-            definitions={name: dict(tool) for name, tool in (tool_definitions or {}).items()},
-            offered=offered,
-            seed_metadata=seed_metadata,
-            system=system,
-            dimensions=dimensions,
-            attributes=attributes,
-            conversation=conversation,
-            renamed=saving.output_columns,
-            candidates=candidates,
-            min_margin=saving.min_margin,
-        )
+        kept = (scrubber.dialogue(shown(dialogue, saving, judges)) for dialogue in thinned)
         written = _write_dialogues(kept, writing, saving, context, dataset)
         if dedup is not None:
             sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused
@@ -171,7 +157,6 @@ def write_dataset(
         files = _files(writing, saving, written)
         if not files:
             raise NoPairsError(sieve.read, sieve.refused, dataset.dialogues.n_dialogues, saving.min_margin)
-        names = [file.name for file in files]
         about = CardFacts(
             title=saving.card.title or title,
             figures=dataset,
@@ -182,21 +167,38 @@ def write_dataset(
             judges=[last_part_if_absolute(judge) for judge in judges],
             alpha=alpha,
         )
-        names += _write_about(writing, files, about, sieve.read)
+        names = [file.name for file in files] + _write_about(writing, files, about, sieve.read)
         move_into_place(writing, folder, names, OURS)
+    return _summary(folder, files, dataset, sieve.refused)
+
+
+def _no_figures(saving: DatasetFilesConfig, columns: OptionalColumns) -> DatasetFigures:
+    return DatasetFigures(
+        by_split=_zeros(saving.splits),
+        turns_by_split=_zeros(saving.splits),
+        sizes=MessageSizes(token_counter(saving.tokenizer)),
+        conversation=columns.conversation,
+        preferences=PreferenceFigures(saving.min_margin),
+    )
+
+
+def _summary(
+    folder: Path, files: Sequence[DatasetFile], dataset: DatasetFigures, refused: Mapping[str, int]
+) -> DatasetSummary:
     return DatasetSummary(
         folder=folder,
         files=tuple(files),
         n_dialogues=dataset.dialogues.n_dialogues,
         by_split=dict(dataset.by_split),
-        refused=dict(sieve.refused),
+        refused=dict(refused),
         by_language=dict(sorted(dataset.by_language.items())),
         figures=dataset.dialogues,
         documents=dict(sorted(dataset.given.items())),
         diversity=dataset.diversity.to_json(),
         sizes=dataset.sizes,
-        conversation=tuple(conversation),
+        conversation=tuple(dataset.conversation),
         preferences=dataset.preferences,
+        usage=dict(sorted(dataset.usage.items())),
     )
 
 
@@ -219,50 +221,6 @@ def _write_dialogues(
                 written[sink.name] += sink.write(dialogue) > 0
             dataset.add(dialogue, split)
     return written
-
-
-def _with_judges(dialogue: Dialogue, judges: Sequence[str]) -> Dialogue:
-    """`dialogue` naming who has judged it: a run names its judge whether or not it was asked."""
-    models = {str(role): model for role, model in dialogue.models.items() if role != Role.JUDGE}
-    if dialogue.verdicts:
-        named = [last_part_if_absolute(judge) for judge in judges] or [dialogue.models.get(Role.JUDGE, "")]
-        if judge := ", ".join(filter(None, named)):
-            models[Role.JUDGE.value] = judge
-    return replace(dialogue, models=models)
-
-
-def _with_assistants(dialogue: Dialogue) -> Dialogue:
-    """`dialogue` naming who wrote its answers, where candidates may have models of their own."""
-    models = [one.model for turn in dialogue.turns for one in turn.details.candidates if one.chosen]
-    if not models:
-        return dialogue
-    named = ", ".join(dict.fromkeys(map(last_part_if_absolute, models)))
-    return replace(dialogue, models={**dialogue.models, Role.ASSISTANT.value: named})
-
-
-def _shown(dialogue: Dialogue, saving: DatasetFilesConfig) -> Dialogue:
-    """`dialogue` without what `saving` leaves out of it."""
-    if saving.system == "none" and dialogue.plan.system_prompt:
-        dialogue = replace(dialogue, plan=replace(dialogue.plan, system_prompt=""))
-    if saving.opening == "none" and dialogue.opening:
-        dialogue = _without_opening(dialogue)
-    return _without_passages(dialogue) if saving.passages == "none" else dialogue
-
-
-def _without_opening(dialogue: Dialogue) -> Dialogue:
-    """`dialogue` as if the user had begun it."""
-    first, *rest = dialogue.turns
-    details = replace(first.details, opening="", opening_reasoning="")
-    return replace(dialogue, turns=(replace(first, details=details), *rest))
-
-
-def _without_passages(dialogue: Dialogue) -> Dialogue:
-    """`dialogue` without the texts of the passages in its evidence."""
-    turns = []
-    for turn in dialogue.turns:
-        evidence = tuple(replace(item, text="") for item in turn.details.evidence)
-        turns.append(replace(turn, details=replace(turn.details, evidence=evidence)))
-    return replace(dialogue, turns=tuple(turns))
 
 
 def _zeros(splits: Mapping[str, float]) -> Counter[str]:

@@ -15,7 +15,6 @@ from dlgforge_core.dialogue import DialoguePlan, Role
 from dlgforge_core.generation.assistants import Assistants
 from dlgforge_core.generation.dialogue_store import DialogueStore
 from dlgforge_core.generation.grounding import Grounding
-from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.llm.client import LlmClient, Message
 from dlgforge_core.prompting.goal_verdicts import with_goal_schema
 from dlgforge_core.prompting.templates import SHIPPED, Templates
@@ -23,6 +22,7 @@ from dlgforge_core.prompting.trace import Trace
 from dlgforge_core.prompting.verdict_prompts import verdict_schema
 from dlgforge_core.scheduling.call_seed import call_seed
 from dlgforge_core.scheduling.call_slots import CallSlots
+from dlgforge_core.tools.toolbox import Toolbox
 
 T = TypeVar("T")
 

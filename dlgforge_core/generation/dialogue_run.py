@@ -44,23 +44,23 @@ from dlgforge_core.generation.dialogue_context import DialogueContext
 from dlgforge_core.generation.grounding import Anchor, evidence_of
 from dlgforge_core.generation.question_kinds import question_kinds
 from dlgforge_core.generation.seed_turns import repeat_of_seed, translation
+from dlgforge_core.generation.tool_context import call_tools_of, toolbox_of
 from dlgforge_core.generation.tool_rounds import (
     call_reasoning_of,
-    call_tools,
+    call_rounds_of,
     events_of,
     hits_of,
     prompt_of,
     reasoning_of,
     tools_called,
 )
-from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.generation.traced import complete_traced
 from dlgforge_core.generation.verdicts import compare, verdict_on
 from dlgforge_core.knowledge.types import Hit
 from dlgforge_core.llm.client import CallError, Completion, Message, RequestRefusedError
 from dlgforge_core.llm.tool_calls import ToolDefinition
 from dlgforge_core.prompting import dialogue_prompts as prompts
-from dlgforge_core.prompting.model_output import question_of, without_quotes
+from dlgforge_core.prompting.model_output import answer_of, question_of
 from dlgforge_core.prompting.passage_marks import names_material
 from dlgforge_core.prompting.quoting import quote_passages
 from dlgforge_core.store.worker_store import Claim
@@ -117,7 +117,7 @@ class DialogueRun:
     async def go_on_without(self, error: CallError) -> End:
         """Go on after a call that cannot succeed, as the script says."""
         step = self._next()
-        assert isinstance(step, Call)
+        assert isinstance(step, Call | CallTools)
         await self._record(step.failure(error.reason, str(error)))
         return await self.run()
 
@@ -136,11 +136,11 @@ class DialogueRun:
             case Amend(judgements, unjudged, goal):
                 await store.amend(dialogue_id, judgements, unjudged, goal)
                 return self._advance(Amended())
-            case CallTools():
-                return await self._record(await self._call_tools(step))
-        assert isinstance(step, Call)
+        assert isinstance(step, Call | CallTools)
         try:
             match step:
+                case CallTools():
+                    return await self._record(await self._call_tools(step))
                 case Ask():
                     return await self._ask(step)
                 case Answer():
@@ -289,7 +289,7 @@ class DialogueRun:
         anchor = await self._anchored()
         given = await self._passages(step)
         messages = self._answering(step, anchor, given)
-        tools = self._toolbox().definitions if step.offered else None
+        tools = (toolbox_of(self._context, self._plan).definitions or None) if step.offered else None
         agent, model = self._context.assistants.of_step(step)
         attempt = step.attempt + step.candidate * ANSWER_ATTEMPTS
         completion = await self._complete(
@@ -297,8 +297,8 @@ class DialogueRun:
         )
         keep_reasoning = self._context.keep_reasoning
         if completion.tool_calls:
-            return tools_called(completion, step, keep_reasoning=keep_reasoning)
-        answer = without_quotes(completion.text, grounded=self._context.grounding is not None)
+            return tools_called(completion, step, self._state.turns, keep_reasoning=keep_reasoning)
+        answer = answer_of(completion.text, grounded=self._context.grounding is not None)
         if not answer:
             return AnswerRejected(step.candidate)
         hits = [*given, *await hits_of(step.all_rounds, self._found, self._context.grounding)]
@@ -309,6 +309,7 @@ class DialogueRun:
             tools=events_of(step.all_rounds),
             reasoning=reasoning_of(step.all_rounds, completion) if keep_reasoning else "",
             call_reasoning=call_reasoning_of(step.all_rounds) if keep_reasoning else (),
+            call_rounds=call_rounds_of(step.all_rounds),
             off_topic=anchor is not None and not anchor.on_topic,
             origin=origin,
         )
@@ -363,15 +364,9 @@ class DialogueRun:
         return (await self._complete(role, step.turn, step.attempt, messages, traced=False)).text.strip()
 
     async def _call_tools(self, step: CallTools) -> ToolResults:
-        results, hits = await call_tools(self._toolbox(), step)
+        results, hits = await call_tools_of(self._context, self._plan, self._state, step)
         self._found |= {hit.chunk.chunk_id: hit for hit in hits}
         return results
-
-    def _toolbox(self) -> Toolbox:
-        grounding = self._context.grounding
-        if grounding is None:
-            return self._context.toolbox
-        return self._context.toolbox.searching(functools.partial(grounding.search, self._plan))
 
     async def _complete(
         self,

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlgforge_core.generation.run import merged_calls
-from dlgforge_core.llm.stats import Counts
+from dlgforge_core.llm.stats import Counts, merged_calls
 
 # From well to bad. Each worker judges for itself; an endpoint is as bad as the worst that is said of it.
 _STATES = {"closed": "well", "half_open": "on trial", "open": "left alone"}

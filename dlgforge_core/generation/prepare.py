@@ -15,6 +15,7 @@ from dlgforge_core.config import (
     LlmConfig,
     MarkupConfig,
     ProviderConfig,
+    tool_secrets,
     validate,
 )
 from dlgforge_core.config.backends import backend_of
@@ -24,9 +25,11 @@ from dlgforge_core.errors import ConfigError
 from dlgforge_core.generation.planned import planning_of
 from dlgforge_core.generation.setup import DEPEND_ON_SETUP, setup_of
 from dlgforge_core.llm.providers import callers_of
+from dlgforge_core.llm.tool_calls import ToolDefinition
 from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource
 from dlgforge_core.planning.seeds import SeedBatch
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_core.tools.declarations import declared, definitions_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class PreparedRun:
     """Dialogues that were dropped before and are tried again: they may well fail once more."""
     setup: str = ""
     """What answers the calls, see `setup_of`."""
+    tools: tuple[ToolDefinition, ...] = ()
+    """The configuration's functions as the model is offered them."""
 
 
 def prepare_run(
@@ -104,6 +109,11 @@ def _plan(
     # The judge's, too, when it is to judge what is finished.
     roles = [role for role in Role if role in (*generation.roles, Role.JUDGE)]
     models = {role: llm.model_of(role) for role in roles}
+    if nameless := [role.value for role in generation.roles if not models[role]]:
+        raise ConfigError(
+            f"no model is named for {nameless[0]}; set llm.agents.{nameless[0]}.model, or llm.model"
+        )
+    tools = declared(generation.tools, tool_secrets(generation.tools)) if generation.tools.functions else ()
     goes_on = generation.run.counts_documents  # what is made of the same document is not made anew
     notes = (*planning.notes, *(() if goes_on else _former_knowledge(store, index_id)))
     run_id = store.register_run(
@@ -117,10 +127,13 @@ def _plan(
             },
             "models": {role.value: model for role, model in models.items()},
             "source": asdict(source),
+            **({"tools": [tool.to_json() for tool in tools]} if tools else {}),
             **({"markup": llm.markup.model_dump(mode="json")} if llm.markup != MarkupConfig() else {}),
         },
     )
-    return PreparedRun(run_id, planning.fingerprint, generation, llm.agents, models, notes, source)
+    return PreparedRun(
+        run_id, planning.fingerprint, generation, llm.agents, models, notes, source, tools=tools
+    )
 
 
 def _former_knowledge(store: RunStore, index_id: str) -> Iterator[str]:
@@ -139,11 +152,19 @@ def callers_of_run(generation: GenerationConfig, llm: LlmConfig) -> dict[str, Pr
     return callers_of(llm, *generation.roles)
 
 
+def models_of_run(run: PreparedRun) -> dict[str, list[str]]:
+    """Return the models that a run asks for, by role."""
+    models = {role.value: [model] for role, model in run.models.items() if role in run.generation.roles}
+    if run.generation.answers.models:
+        models[Role.ASSISTANT.value] = list(dict.fromkeys(run.generation.answers.models))
+    return models
+
+
 def with_question_kinds(generation: GenerationConfig, llm: LlmConfig) -> GenerationConfig:
     """With the sorts of questions that an unset `run.question_kinds` stands for."""
     if generation.run.question_kinds is not None:
         return generation
-    follows = llm.agents.qa_generator.has_address or backend_of(llm.backend).follows_question_kinds
+    follows = llm.agents.qa_generator.has_address or backend_of(llm.backend).follows_question_kinds(llm)
     kinds = list(QUESTION_KINDS) if follows else []
     return generation.model_copy(update={"run": generation.run.model_copy(update={"question_kinds": kinds})})
 
@@ -170,4 +191,5 @@ def _resume(store: RunStore, generation: GenerationConfig, llm: LlmConfig, run_i
         models={Role(role): model for role, model in record.config["models"].items()},
         source=ContentSource(**record.config.get("source", {})),
         notes=(f"resuming run {run_id} with the configuration it was planned with",),
+        tools=definitions_from(record.config),
     )

@@ -1,4 +1,4 @@
-"""Preview of a recipe's prompts: what each role is told in the first dialogues of the plan, without a call.
+"""Prompts of a recipe: what each role is told in the first dialogues of the plan, without a call.
 
 What models would write stands in parentheses.
 
@@ -19,18 +19,22 @@ from dlgforge_core.config import AgentsConfig, GenerationConfig, Recipe, read_re
 from dlgforge_core.dialogue import DialoguePlan, Role, Turn, TurnDetails
 from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.generation.prepare import with_question_kinds
+from dlgforge_core.generation.preview_text import heading, prompt_lines
 from dlgforge_core.generation.question_kinds import question_kinds
+from dlgforge_core.generation.tool_preview import offered_tools, simulator_prompt
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.planning.document_plan import SourceDocument
 from dlgforge_core.planning.personas import personas_of
 from dlgforge_core.planning.plan import plan_run
 from dlgforge_core.planning.plan_documents import DocumentSet, plan_documents
+from dlgforge_core.planning.rotation import in_rotation
 from dlgforge_core.planning.seed_folder import read_seed_batches
-from dlgforge_core.prompting import dialogue_prompts, verdict_prompts
-from dlgforge_core.prompting.goal_verdicts import goal_judge, with_goal
+from dlgforge_core.prompting import dialogue_prompts
+from dlgforge_core.prompting.goal_verdicts import goal_judge
 from dlgforge_core.prompting.quoting import quote_passages
 from dlgforge_core.prompting.templates import Templates
 from dlgforge_core.prompting.trace import Trace
+from dlgforge_core.prompting.verdict_evidence import verdict_messages
 from dlgforge_core.prompting.verdict_prompts import alternating
 
 _PASSAGE = "(a passage of the documents)"
@@ -49,9 +53,8 @@ def planned(recipe: Recipe, n_dialogues: int) -> Iterator[DialoguePlan]:
         planning = plan_run(generation, llm, personas, batches)
     else:  # which documents there are is known once they are indexed
         planning = plan_documents(generation, llm, personas, DocumentSet([_DOCUMENT]))
-    rounds = itertools.zip_longest(*(plan.dialogues() for plan in planning.plans))
-    dialogues = (dialogue for one in rounds for dialogue in one if dialogue is not None)
-    return itertools.islice(dialogues, n_dialogues)
+    first = itertools.islice(in_rotation(planning.plans), n_dialogues)
+    return (plan.dialogue(ordinal) for plan, ordinal in first)
 
 
 def prompts_of(recipe: Recipe, plan: DialoguePlan, turn: int = 0) -> Iterator[tuple[Role, list[Message]]]:
@@ -95,6 +98,8 @@ def prompts_of(recipe: Recipe, plan: DialoguePlan, turn: int = 0) -> Iterator[tu
             opening=turns[0].details.opening,
         ),
     )
+    if played := simulator_prompt(recipe, plan, templates):
+        yield Role.TOOL_SIMULATOR, played
     yield from _judging(generation, agents, plan, turns, templates, passages)
 
 
@@ -127,24 +132,17 @@ def _judging(
         return
     judge = generation.judge
     whole, last = judge.granularity == "conversation", len(turns) == plan.n_turns
-    evidence = passages if judge.show_evidence else ""
     instructions = agents.qa_judge.instructions
-    if whole:
-        messages = verdict_prompts.conversation_judge(
-            plan, judge, turns, evidence=evidence, instructions=instructions, templates=templates
-        )
-    else:
-        messages = verdict_prompts.turn_judge(
-            *(plan, judge, turns[:-1], turns[-1]),
-            evidence=evidence,
-            instructions=instructions,
-            templates=templates,
-        )
     alone = judge.mode == "online" and not whole
-    if plan.goal and not alone and (whole or last):
-        messages = with_goal(messages, plan, templates)
+    messages = verdict_messages(
+        *(judge, plan, turns, passages if judge.show_evidence else ""),
+        whole=whole,
+        instructions=instructions,
+        templates=templates,
+        goal=plan.goal_is_judged and not alone and (whole or last),
+    )
     yield Role.JUDGE, alternating(messages)
-    if plan.goal and alone and last:
+    if plan.goal_is_judged and alone and last:
         yield Role.JUDGE, goal_judge(plan, turns, instructions=instructions, templates=templates)
 
 
@@ -152,18 +150,10 @@ def preview(recipe: Recipe, *, dialogues: int = 1, turn: int = 1) -> Iterator[st
     """Yield the lines of a preview; `turn` counts from 1."""
     for plan in planned(recipe, dialogues):
         at = min(turn, plan.n_turns)
-        about = f"document {plan.document.name!r}" if plan.document else f"topic {plan.topic.topic!r}"
-        personas = f"user {plan.user_persona.name!r}, assistant {plan.assistant_persona.name!r}"
-        yield f"# dialogue {plan.dialogue_id}, {plan.language}, turn {at} of {plan.n_turns}"
-        yield f"# {about}, {personas if recipe.personas.enabled else 'no personas'}"
-        if plan.goal:
-            yield f"# goal {plan.goal!r}"
-        if plan.attributes:
-            yield f"# {', '.join(f'{name} {value!r}' for name, value in plan.attributes.items())}"
+        yield from heading(plan, at, personas=recipe.personas.enabled)
         for role, messages in prompts_of(recipe, plan, at - 1):
-            for message in messages:
-                yield f"\n## {role.value}, {message['role']}"
-                yield message["content"]
+            tools = offered_tools(recipe, plan) if role is Role.ASSISTANT else ()
+            yield from prompt_lines(role.value, messages, [one.to_json() for one in tools])
         yield ""
 
 

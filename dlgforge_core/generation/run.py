@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from dlgforge_core.durations import duration
 from dlgforge_core.errors import RunStoppedError, StoreError
-from dlgforge_core.generation.worker import WorkerResult
 from dlgforge_core.llm.call_figures import CallFigures, UnderWay
-from dlgforge_core.llm.stats import CallStats
-from dlgforge_core.scheduling.background import Work, report_while
+from dlgforge_core.llm.stats import CallStats, merged_calls
+from dlgforge_core.scheduling.background import Runner, report_while
 from dlgforge_core.store.attempts import Shortfall
 from dlgforge_core.store.run_records import Progress
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_core.usage import Spending
 
 _SHORTFALLS_SHOWN = 10
 
 
-class Runner(Work[WorkerResult], Protocol):
-    """What carries the workers: a thread of this process, or actors on a Ray cluster."""
-
-    def start(self) -> None:
-        """Begin to work."""
-
-    def stats(self) -> Mapping[str, Any] | None:
-        """Return what the workers have counted so far, added up; None before they have started."""
-
-
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a session stands; `calls` are those of this session."""
+    """Where a session stands; `calls` are those of this session, but for what was spent before it."""
 
     progress: Progress
     calls: CallFigures
@@ -100,34 +90,39 @@ def generate(
     *,
     poll_s: float = 0.5,
     first_report_s: float = 3.0,
+    among: Sequence[str] = (),
 ) -> RunReport:
     """Work on the run to its end, calling `on_status` every few seconds.
 
-    `make_runner` is called only when something is left to do: a finished run makes no call at all.
+    With `among` it is about those of its dialogues alone. `make_runner` is called only when something is left
+    to do: a finished run makes no call at all.
     An interrupt (any exception raised in the waiting thread) cuts the work off; what was committed stays,
     and running again resumes. Raises RunStoppedError when the run cannot go on, StoreError.
     """
     started = time.monotonic()
-    before = store.progress(run_id)
+    before = store.progress(run_id, among)
     if before.nothing_to_do:
-        store.set_status(run_id, "complete")
-        return _report(store, run_id, started, None)
+        if not among:
+            store.set_status(run_id, "complete")
+        return _report(store, run_id, started, None, among)
     store.set_status(run_id, "running")
+    spent = merged_calls(store.worker_stats(run_id)).spending
     with _reason_kept(store, run_id):
         runner = make_runner()
 
         def report(elapsed_s: float) -> None:
             # The workers have patience with a Postgres that is away; so has the one who only looks on.
             with contextlib.suppress(StoreError):
-                on_status(_status(store.progress(run_id), before, runner.stats(), elapsed_s))
+                on_status(_status(store.progress(run_id, among), before, spent, runner.stats(), elapsed_s))
 
         started = time.monotonic()
         runner.start()
         result = report_while(runner, report, started, poll_s=poll_s, first_report_s=first_report_s)
         if fault := store.judge_fault(run_id):
             raise RunStoppedError(fault)
-    came_to = _report(store, run_id, started, result.stop_reason)
-    store.set_status(run_id, "complete" if came_to.progress.complete else "stopped", result.stop_reason)
+    came_to = _report(store, run_id, started, result.stop_reason, among)
+    complete = (store.progress(run_id) if among else came_to.progress).complete
+    store.set_status(run_id, "complete" if complete else "stopped", result.stop_reason)
     return came_to
 
 
@@ -146,31 +141,27 @@ def _reason_kept(store: RunStore, run_id: str) -> Iterator[None]:
         raise
 
 
-def _report(store: RunStore, run_id: str, started: float, stop_reason: str | None) -> RunReport:
+def _report(
+    store: RunStore, run_id: str, started: float, stop_reason: str | None, among: Sequence[str]
+) -> RunReport:
     return RunReport(
         run_id=run_id,
-        progress=store.progress(run_id),
+        progress=store.progress(run_id, among),
         calls=merged_calls(store.worker_stats(run_id)),
         elapsed_s=time.monotonic() - started,
         stop_reason=stop_reason,
     )
 
 
-def merged_calls(stats: Iterable[Mapping[str, Any]]) -> CallStats:
-    """Return the calls of several workers' published stats, added up."""
-    total = CallStats()
-    for item in stats:
-        total.merge(CallStats.from_json(item.get("calls", ())))
-    return total
-
-
-def _status(now: Progress, before: Progress, stats: Mapping[str, Any] | None, elapsed_s: float) -> Status:
+def _status(
+    now: Progress, before: Progress, spent: Spending, stats: Mapping[str, Any] | None, elapsed_s: float
+) -> Status:
     calls, under_way = CallStats.from_json((stats or {}).get("calls", ())), UnderWay()
     if stats and "under_way" in stats:
         under_way = UnderWay.from_json(stats["under_way"])
     turns = now.turns - before.turns
     return Status(
         progress=now,
-        calls=CallFigures.of(calls, elapsed_s, under_way),
+        calls=CallFigures.of(calls, elapsed_s, under_way, spent),
         seconds_left=elapsed_s / turns * (now.turns_planned - now.turns) if turns > 0 else None,
     )

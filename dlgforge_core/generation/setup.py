@@ -6,7 +6,7 @@ import hashlib
 import json
 
 from dlgforge_core.config import LlmConfig
-from dlgforge_core.dialogue import DropReason, Role
+from dlgforge_core.dialogue import OPTIONAL_ROLES, DropReason, Role
 from dlgforge_core.llm.endpoints import endpoint_configs
 
 DEPEND_ON_SETUP = frozenset({DropReason.CONTEXT_OVERFLOW, DropReason.INVALID_OUTPUT})
@@ -22,7 +22,11 @@ def setup_of(llm: LlmConfig) -> str:
     parts = {
         "backend": llm.backend,
         "endpoints": sorted(endpoints),
-        "models": {role.value: llm.model_of(role) for role in Role},
+        "models": {
+            role.value: llm.model_of(role)
+            for role in Role
+            if role not in OPTIONAL_ROLES or llm.agents.of(role).model
+        },
         "vllm": llm.vllm.model_dump(mode="json", include={"model", "max_model_len", "extra_args", "env"}),
         "embedded": llm.embedded.model_dump(mode="json", include={"model_path", "context_tokens"}),
         "words": [llm.routing.finish_reasons, llm.routing.error_words],

@@ -15,8 +15,8 @@ from dlgforge_core.generation.dialogue_context import DialogueContext
 from dlgforge_core.llm.client import Completion, Message
 from dlgforge_core.prompting.comparison import comparison_schema, judgements_from
 from dlgforge_core.prompting.goal_verdicts import GOAL_SCHEMA, goal_from, goal_judge
-from dlgforge_core.prompting.verdict_evidence import chunks_shown, comparison_messages, verdict_messages
-from dlgforge_core.prompting.verdict_prompts import alternating
+from dlgforge_core.prompting.verdict_evidence import chunks_shown, evidence_shown, verdict_messages
+from dlgforge_core.prompting.verdict_prompts import alternating, comparing_judge
 from dlgforge_core.prompting.verdict_reading import judgement_from
 
 T = TypeVar("T")
@@ -38,12 +38,12 @@ async def verdict_on(
     turns = seen if subject is None else seen[: subject + 1]
     if step.candidate:
         turns = (*state.turns, state.answered_by(step.candidate))
-    goal = whole and bool(plan.goal)
+    goal = whole and plan.goal_is_judged
     messages = verdict_messages(
         context.judge,
         plan,
         turns,
-        await _texts(context, turns if whole else turns[-1:]),
+        await _evidence(context, turns if whole else turns[-1:]),
         whole=whole,
         instructions=instructions,
         templates=templates,
@@ -59,8 +59,9 @@ async def compare(context: DialogueContext, plan: DialoguePlan, state: State, st
     """Have the judge give a verdict on each of several answers, in one call. Raises CallError."""
     order = compared_order(step, context.seed, plan.dialogue_id)
     answers = [state.answered_by(candidate) for candidate in order]
-    messages = comparison_messages(
-        *(context.judge, plan, state.turns, answers, await _texts(context, answers)),
+    messages = comparing_judge(
+        *(plan, context.judge, state.turns, answers),
+        evidence=await _evidence(context, answers),
         instructions=context.agents.qa_judge.instructions,
         templates=context.templates,
     )
@@ -77,11 +78,12 @@ def _seed(context: DialogueContext, plan: DialoguePlan, step: Judge) -> int:
     return context.call_seed(plan.dialogue_id, Role.JUDGE, index, step.attempt + step.candidate)
 
 
-async def _texts(context: DialogueContext, judged: Sequence[Turn]) -> Mapping[str, str]:
-    """Return the passages behind what is judged, by ids: the judge is shown the same after a resume."""
-    if context.grounding is None:
-        return {}
-    return await context.grounding.texts(chunks_shown(context.judge, [turn.details for turn in judged]))
+async def _evidence(context: DialogueContext, judged: Sequence[Turn]) -> str:
+    """Return the material behind what is judged: the judge is shown the same after a resume."""
+    details, texts = [turn.details for turn in judged], dict[str, str]()
+    if context.grounding is not None:
+        texts = await context.grounding.texts(chunks_shown(context.judge, details))
+    return evidence_shown(context.judge, details, texts)
 
 
 async def _ask(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
 import logging
 import time
@@ -29,21 +27,24 @@ from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import LeaseLostError, RunRefusedError, RunStoppedError
 from dlgforge_core.generation.dialogue_context import DialogueContext
 from dlgforge_core.generation.dialogue_run import DialogueRun
+from dlgforge_core.generation.dialogue_usage import OpenUsage
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.judge_watch import JudgeWatch
-from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.llm.call_figures import UnderWay
 from dlgforge_core.llm.client import LlmClient, RequestRefusedError
 from dlgforge_core.prompting.templates import Templates
 from dlgforge_core.prompting.trace import Trace
+from dlgforge_core.scheduling.background import WorkResult
+from dlgforge_core.scheduling.budgets import used_up
 from dlgforge_core.scheduling.call_slots import CallSlots
+from dlgforge_core.scheduling.lease_keeper import LeaseKeeper
 from dlgforge_core.scheduling.rolling import Rolling
+from dlgforge_core.store.lease_holder import Used
 from dlgforge_core.store.unjudged import NO_VERDICT
 from dlgforge_core.store.worker_store import Claim, WorkerStore
+from dlgforge_core.tools.toolbox import Toolbox
 
 _log = logging.getLogger(__name__)
-
-_RELOCK_S = 1.0  # how often a worker whose lock was lost tries to take it again
 
 
 @dataclass(slots=True)
@@ -67,11 +68,10 @@ class _Held:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerResult:
-    """How a worker ended: `stop_reason` is None when the run has nothing left to do."""
+class WorkerResult(WorkResult):
+    """How a worker ended, and what it has done."""
 
     counts: WorkerCounts
-    stop_reason: str | None
 
 
 class Worker:
@@ -119,6 +119,8 @@ class Worker:
         )
         slots = self._context.slots
         store.write_is_awaited = lambda: not slots.all_wanted
+        self._usage = OpenUsage(client)
+        store.usage_of = self._usage.of
         self._rolling: Rolling[Claim | _Held] = Rolling(self._carry, slots, generation.run.open_dialogues)
         client.on_answer(self._answered)
         client.on_setback(slots.look_again)
@@ -129,9 +131,11 @@ class Worker:
         self._judging = JudgeWatch()
         self._counts = WorkerCounts()
         self._stop_reason: str | None = None
-        self._tokens_elsewhere = 0
-        self._lease_in_doubt = asyncio.Event()
-        store.lease.on_doubt = self._lease_in_doubt.set
+        self._elsewhere = Used()
+        self._keeper = LeaseKeeper(
+            store, self._rolling, generation.run.lease_s, self.stats, self._others_used, self._forget
+        )
+        store.lease.on_doubt = self._keeper.doubt.set
         self._started_at = time.time()
 
     def stop(self, reason: str, *, drain: bool = False) -> None:
@@ -145,12 +149,13 @@ class Worker:
     def stats(self) -> dict[str, Any]:
         """Return what was counted so far, as plain data.
 
-        `tokens`, `calls`, `counts`, `under_way`, the endpoints' health, and when it started and told this
-        (Unix times).
+        `tokens`, `dollars`, `calls`, `counts`, `under_way`, the endpoints' health, and when it started and
+        told this (Unix times).
         """
         calls = self._client.stats
         return {
-            "tokens": self._tokens(),
+            "tokens": calls.tokens,
+            "dollars": calls.dollars,
             "calls": calls.to_json(),
             "counts": {
                 "done": self._counts.done,
@@ -166,34 +171,23 @@ class Worker:
             "updated_at": time.time(),
         }
 
+    def turn_of(self, dialogue_id: str) -> int:
+        """Return the turn, from 1, that a dialogue is in; 1 when it is not open."""
+        run = self._open.get(dialogue_id)
+        return run.turn if run is not None else 1
+
     def _under_way(self) -> UnderWay:
         turns = [run.turn for run in list(self._open.values())]
         calls, oldest_s = self._client.under_way()
         return UnderWay(calls, oldest_s, len(turns), (min(turns), max(turns)) if turns else None)
-
-    def _tokens(self) -> int:
-        return self._client.stats.tokens
 
     async def run(self) -> WorkerResult:
         """Work until nothing is left to claim, a budget is used up or `stop` is called.
 
         Raises RunStoppedError when no endpoint can serve, StoreError when Postgres is gone.
         """
-        lease = asyncio.create_task(self._keep_lease(), name="lease")
-        lease.add_done_callback(self._lease_ended)
-        try:
-            # First what others began and left behind, then the rest.
-            self._tokens_elsewhere = await self._store.take_over_and_count_tokens()
-            self._check_budget()
-            await self._rolling.run(self._claim, self._nothing_left)
-        finally:
-            await self._rolling.let_go()  # under the lease, for calls that are waited for may take long
-            lease.cancel()
-            await asyncio.gather(lease, return_exceptions=True)
-        await self._store.heartbeat(self.stats())
-        if self._rolling.failure is not None:
-            raise self._rolling.failure
-        return WorkerResult(self._counts, self._stop_reason)
+        await self._keeper.run(self._claim, self._nothing_left)
+        return WorkerResult(self._stop_reason, self._counts)
 
     async def _claim(self, room: int) -> list[Claim]:
         await self._check_judge()
@@ -224,6 +218,7 @@ class Worker:
             work = run.go_on_without(item.error)
         else:
             dialogue_id = item.plan.dialogue_id
+            self._usage.open(dialogue_id, item.usage)
             run = DialogueRun(self._context, item, functools.partial(self._saw, dialogue_id))
             work = run.run()
         self._open[dialogue_id] = run
@@ -242,9 +237,11 @@ class Worker:
             self._go_on(self._is_its_own)
         except LeaseLostError:
             self._counts.lost += 1
-            self._lease_in_doubt.set()
+            self._keeper.doubt.set()
         finally:
             del self._open[dialogue_id]
+            if dialogue_id not in self._held:
+                self._usage.close(dialogue_id)
 
     async def _drop(self, dialogue_id: str, end: Dropped) -> None:
         _log.info("dialogue %s is dropped: %s: %s", dialogue_id, end.reason, end.detail)
@@ -287,34 +284,22 @@ class Worker:
             del self._held[held.dialogue_id]
             self._rolling.add(held)
 
+    def _others_used(self, used: Used) -> None:
+        self._elsewhere = used
+        self._check_budget()
+
+    def _forget(self) -> None:
+        self._held.clear()
+        self._usage.clear()
+
     def _check_budget(self) -> None:
-        limit = self._run_config.max_tokens
-        if limit is not None and self._tokens_elsewhere + self._tokens() >= limit:
-            self.stop(f"run.max_tokens = {limit} is used up", drain=True)
+        calls, others = self._client.stats, self._elsewhere
+        reason = used_up(
+            "run", self._run_config, others.tokens + calls.tokens, others.dollars + calls.dollars
+        )
+        if reason is not None:
+            self.stop(reason, drain=True)
 
     def _fail(self, error: BaseException) -> None:
         self._stop_reason = self._stop_reason or str(error)
         self._rolling.fail(error)
-
-    # The lease
-
-    async def _keep_lease(self) -> None:
-        pause = min(5.0, self._run_config.lease_s / 3)
-        while True:
-            self._tokens_elsewhere = await self._store.take_over_and_count_tokens()
-            self._check_budget()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(
-                    self._lease_in_doubt.wait(), pause if self._store.locked else _RELOCK_S
-                )
-            self._lease_in_doubt.clear()
-            if not await self._store.heartbeat(self.stats()):
-                _log.warning("the lease was lost: other workers took over; starting afresh")
-                # First let go, then register: a task of before must not write under the new lease.
-                await self._rolling.let_go()
-                self._held.clear()
-                await self._store.register()
-
-    def _lease_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error)

@@ -1,10 +1,9 @@
-"""A worker in this process, on an event loop and a thread of its own."""
+"""A worker of a run: all that it needs, wherever it runs, and one in this process."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,16 +14,21 @@ from dlgforge_core.database.database import Database
 from dlgforge_core.generation.accepting import acceptance_of
 from dlgforge_core.generation.grounding import Grounding
 from dlgforge_core.generation.prepare import PreparedRun
-from dlgforge_core.generation.tools import Toolbox
+from dlgforge_core.generation.recorded_calls import record_calls
 from dlgforge_core.generation.worker import Worker, WorkerResult
 from dlgforge_core.knowledge.current import CurrentIndex
 from dlgforge_core.knowledge.endpoints import embedding_endpoint, rerank_endpoint
 from dlgforge_core.knowledge.retrieval import open_knowledge
 from dlgforge_core.llm.client import LlmClient
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.llm.following import follow_endpoints
-from dlgforge_core.scheduling.background import LoopThread
+from dlgforge_core.llm.following import followed_endpoints
+from dlgforge_core.llm.prices import PriceList
+from dlgforge_core.prompting.templates import Templates
+from dlgforge_core.scheduling.worker_thread import LoopWorkerThread
+from dlgforge_core.store.preview import RecordedCall
+from dlgforge_core.store.run_store import RunStore
 from dlgforge_core.store.worker_store import WorkerStore
+from dlgforge_core.tools.toolbox import Toolbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,35 @@ class WorkerSpec:
     routing: RoutingConfig
     knowledge: KnowledgeAccess | None = None
     web_search_key: SecretStr | None = None
+    tool_secrets: Mapping[str, SecretStr] = field(default_factory=dict, repr=False)
     markup: MarkupConfig = field(default_factory=MarkupConfig)
+    prices: PriceList = field(default_factory=PriceList)
+    among: tuple[str, ...] = ()
+    """The dialogues to work on; empty: all of the run."""
+    on_call: Callable[[RecordedCall], None] | None = None
+    """Told of every answered call."""
+
+    @property
+    def name(self) -> str:
+        """What the run is called on a cluster."""
+        return self.run.run_id
+
+    @property
+    def lease_s(self) -> float:
+        """After how many seconds without a sign a worker loses its dialogues."""
+        return self.run.generation.run.lease_s
+
+    def thread(self, refresh: Callable[[], Sequence[Endpoint]] | None = None) -> WorkerThread:
+        """Return a worker of the run, to be started in this process."""
+        return WorkerThread(self, refresh)
+
+    def worker_stats(self) -> list[Mapping[str, Any]]:
+        """Return what every worker of the run, past ones included, has counted."""
+        return RunStore(self.database).worker_stats(self.run.run_id)
+
+    def silent_workers(self) -> set[tuple[str, int]]:
+        """Host and pid of the run's worker processes that hold no valid lease."""
+        return RunStore(self.database).silent_workers(self.run.run_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +105,16 @@ async def run_worker(
     `refresh`, which may block, tells where the endpoints are now, for servers that come back elsewhere.
     """
     run = spec.run.generation.run
-    retrieval, tools = spec.run.generation.retrieval, spec.run.generation.tools
     async with (
         _grounding(spec) as grounding,
-        contextlib.aclosing(Toolbox(tools, web_search_key=spec.web_search_key, top_k=retrieval.top_k)) as box,
+        contextlib.aclosing(_toolbox(spec)) as box,
         LlmClient(
             spec.endpoints,
             spec.routing,
             patience_s=run.patience_s,
             markup=spec.markup,
             expected_failures=spec.run.retried,
+            prices=spec.prices,
         ) as client,
         WorkerStore(
             spec.database,
@@ -94,6 +126,7 @@ async def run_worker(
             setup=spec.run.setup,
             similarity_threshold=spec.run.generation.coverage.question_similarity_threshold,
             attempts=run.max_attempts_per_sample if run.accept.active else 1,
+            among=spec.among,
         ) as store,
     ):
         worker = Worker(
@@ -106,13 +139,24 @@ async def run_worker(
             box,
             acceptance_of(spec.run.generation, spec.markup),
         )
+        if spec.on_call is not None:
+            record_calls(client, worker, spec.on_call)
         on_start(worker)
-        following = asyncio.create_task(follow_endpoints(client, refresh)) if refresh is not None else None
-        try:
+        with followed_endpoints(client, refresh):
             return await worker.run()
-        finally:
-            if following is not None:
-                following.cancel()
+
+
+def _toolbox(spec: WorkerSpec) -> Toolbox:
+    run = spec.run
+    return Toolbox(
+        run.generation.tools,
+        web_search_key=spec.web_search_key,
+        top_k=run.generation.retrieval.top_k,
+        declared=run.tools,
+        secrets=spec.tool_secrets,
+        templates=Templates.of(run.generation.prompts),
+        simulator_instructions=run.agents.tool_simulator.instructions,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -139,39 +183,8 @@ async def _grounding(spec: WorkerSpec) -> AsyncIterator[Grounding | None]:
         )
 
 
-class WorkerThread:
-    """Runs one worker beside the caller's thread, which stays free to report and to be interrupted."""
+class WorkerThread(LoopWorkerThread[WorkerResult]):
+    """Runs one worker of a run beside the caller's thread."""
 
     def __init__(self, spec: WorkerSpec, refresh: Callable[[], Sequence[Endpoint]] | None = None) -> None:
-        self._worker: Worker | None = None
-        self._stop_reason: str | None = None
-        self._thread = LoopThread(lambda: run_worker(spec, self._started, refresh), "dlgforge-worker")
-
-    def start(self) -> None:
-        """Begin to work."""
-        self._thread.start()
-
-    def wait(self, timeout_s: float) -> bool:
-        """Whether the worker has ended within `timeout_s` seconds."""
-        return self._thread.wait(timeout_s)
-
-    def stop(self, reason: str) -> None:
-        """Ask the worker to cut off its calls, let go of its dialogues and end."""
-        self._stop_reason = reason
-        self._thread.call_soon(self._stop_now)
-
-    def _stop_now(self) -> None:
-        if self._worker is not None and self._stop_reason is not None:
-            self._worker.stop(self._stop_reason)
-
-    def stats(self) -> dict[str, Any] | None:
-        """Return what the worker has counted so far; None before it has started."""
-        return self._worker.stats() if self._worker is not None else None
-
-    def result(self) -> WorkerResult:
-        """How the worker ended; raises what it failed with. Call once `wait` has returned True."""
-        return self._thread.result()
-
-    def _started(self, worker: Worker) -> None:
-        self._worker = worker
-        self._stop_now()
+        super().__init__(lambda started: run_worker(spec, started, refresh))

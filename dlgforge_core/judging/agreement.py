@@ -96,9 +96,9 @@ def agreement_of(judges: Sequence[str], combinations: Iterable[tuple[JudgeScores
     sums: Counter[int] = Counter()  # of scores, by how many judges gave one
     units = 0
     for scores, count in combinations:
-        given = [(place, score) for place, score in enumerate(scores) if score is not None]
-        for place, score in given:
-            histograms[place][score] += count
+        given = [(index, score) for index, score in enumerate(scores) if score is not None]
+        for index, score in given:
+            histograms[index][score] += count
         for (i, a), (j, b) in itertools.combinations(given, 2):
             confusions[i, j][a][b] += count
         if given:

@@ -16,7 +16,7 @@ from dlgforge_core.errors import ConfigError
 from dlgforge_core.llm.tool_calls import Message
 from dlgforge_core.prompting import verdict_prompts as prompts
 from dlgforge_core.prompting.templates import SHIPPED, Templates
-from dlgforge_core.prompting.verdict_evidence import verdict_messages
+from dlgforge_core.prompting.verdict_evidence import evidence_shown, verdict_messages
 from dlgforge_core.sources import Origin, SeedTopic
 
 WHOLE = -1
@@ -123,7 +123,9 @@ def provider_of(one: JudgeModelConfig, llm: LlmConfig) -> AgentConfig:
     if one.has_credentials:
         own |= {"api_key_env", "headers_env"}
     own |= {name for name in ("timeout_s", "max_attempts") if getattr(one, name) is not None}
-    return llm.agents.qa_judge.model_copy(update={name: getattr(one, name) for name in own})
+    update = {name: getattr(one, name) for name in own}
+    prices = {**llm.agents.qa_judge.prices, **one.prices}
+    return llm.agents.qa_judge.model_copy(update={**update, "prices": prices})
 
 
 def _key(config: JudgeConfig, llm: LlmConfig, agent: AgentConfig, model: str, own: Mapping[str, str]) -> str:
@@ -179,11 +181,12 @@ def messages_about(
     """Return the prompt for a verdict on one turn, or with index WHOLE on the conversation."""
     whole = index == WHOLE
     seen = turns if whole else turns[: index + 1]
+    judged = seen if whole else seen[-1:]
     return verdict_messages(
         config,
         plan,
         seen,
-        texts,
+        evidence_shown(config, [turn.details for turn in judged], texts),
         whole=whole,
         instructions=instructions,
         templates=templates,
@@ -196,7 +199,7 @@ def judges_goal(index: int, plan: DialoguePlan, turns: Sequence[Turn]) -> bool:
 
     Of those on turns the last one does: its judge is shown the whole conversation.
     """
-    return bool(plan.goal) and index in (WHOLE, len(turns) - 1)
+    return plan.goal_is_judged and index in (WHOLE, len(turns) - 1)
 
 
 def _digest(data: Any) -> bytes:

@@ -40,9 +40,9 @@ def judges_png(agreement: Agreement, ratings: Mapping[str, DimensionFigures] | N
 
 def _ratings(axes: Any, ratings: Mapping[str, DimensionFigures], judges: Sequence[str]) -> None:
     width = 0.8 / len(judges)
-    for place, judge in enumerate(judges):
+    for index, judge in enumerate(judges):
         means = [(row, figures.mean_of(judge)) for row, figures in enumerate(ratings.values())]
-        rows = [row + (place - (len(judges) - 1) / 2) * width for row, mean in means if mean is not None]
+        rows = [row + (index - (len(judges) - 1) / 2) * width for row, mean in means if mean is not None]
         axes.barh(rows, [mean for _, mean in means if mean is not None], height=width, label=_short(judge))
     axes.set_yticks(range(len(ratings)), [_short(name.replace("_", " ")) for name in ratings])
     axes.invert_yaxis()

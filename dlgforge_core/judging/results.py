@@ -156,37 +156,45 @@ def with_judgements(
     Verdicts given while generating are left out, so that all verdicts of a dataset are of the same judges.
     A turn that no judge has judged has none. The connection may be the one that the dialogues come by.
     """
-    keys = list(judges)
-    position = {key: i for i, key in enumerate(keys)}
     stream = iter(dialogues)
     while batch := list(itertools.islice(stream, _BATCH)):
-        ids = [dialogue.plan.dialogue_id for dialogue in batch]
-        rows = connection.execute(_VERDICTS, {"ids": ids, "keys": keys}).fetchall()
-        rows.sort(key=lambda row: position[row[2]])
-        found: dict[str, dict[int, list[JudgeVerdict]]] = {}
-        for dialogue_id, index, key, *columns in rows:
-            given = JudgeVerdict(
-                judges[key],
-                None if index == WHOLE else index,
-                judgement_of(*columns),
-            )
-            found.setdefault(dialogue_id, {}).setdefault(index, []).append(given)
+        found = verdicts_of(connection, [dialogue.plan.dialogue_id for dialogue in batch], judges)
         for dialogue in batch:
-            yield _judged(dialogue, found.get(dialogue.plan.dialogue_id, {}), several=len(keys) > 1)
+            yield _judged(dialogue, found.get(dialogue.plan.dialogue_id, ()), several=len(judges) > 1)
 
 
-def _judged(dialogue: Dialogue, found: Mapping[int, Sequence[JudgeVerdict]], *, several: bool) -> Dialogue:
-    def verdict(index: int) -> Judgement | None:
+def verdicts_of(
+    connection: psycopg.Connection, ids: Sequence[str], judges: Mapping[str, str]
+) -> dict[str, list[JudgeVerdict]]:
+    """Return what these judges (names by key) say of dialogues, in the judges' order, by dialogue."""
+    keys = list(judges)
+    position = {key: i for i, key in enumerate(keys)}
+    rows = connection.execute(_VERDICTS, {"ids": list(ids), "keys": keys}).fetchall()
+    rows.sort(key=lambda row: position[row[2]])
+    found: dict[str, list[JudgeVerdict]] = {}
+    for dialogue_id, index, key, *columns in rows:
+        given = JudgeVerdict(judges[key], None if index == WHOLE else index, judgement_of(*columns))
+        found.setdefault(dialogue_id, []).append(given)
+    return found
+
+
+def _judged(dialogue: Dialogue, verdicts: Sequence[JudgeVerdict], *, several: bool) -> Dialogue:
+    found: dict[int | None, list[JudgeVerdict]] = {}
+    for one in verdicts:
+        found.setdefault(one.turn_index, []).append(one)
+
+    def verdict(index: int | None) -> Judgement | None:
         given = found.get(index)
         return merged([one.judgement for one in given]) if given else None
 
     turns = tuple(replace(turn, judgement=verdict(turn.index)) for turn in dialogue.turns)
-    order = [*(turn.index for turn in turns), WHOLE]
+    order = [*(turn.index for turn in turns), None]
     return replace(
         dialogue,
         turns=turns,
-        judgement=verdict(WHOLE),
-        goal=None,
+        judgement=verdict(None),
+        # What is seen by what happened is no judge's to say.
+        goal=dialogue.goal if dialogue.plan.expects else None,
         by_judge=tuple(one for index in order for one in found.get(index, ())) if several else (),
     )
 

@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dlgforge_core.config import JudgeConfig, LlmConfig, MarkupConfig, PromptsConfig, RoutingConfig
-from dlgforge_core.database.group_writer import GroupWriter
+from dlgforge_core.config import JudgeConfig, LlmConfig, PromptsConfig
+from dlgforge_core.config.run import RunConfig
+from dlgforge_core.database.reconnecting import ReconnectingConnection
 from dlgforge_core.durations import duration
-from dlgforge_core.errors import RunStoppedError
-from dlgforge_core.judging.engine import Chain, Engine, Tally, chains
+from dlgforge_core.errors import RunStoppedError, StoreError
 from dlgforge_core.judging.judges import Judge, judges_of
+from dlgforge_core.judging.sessions import PlanRow, judging_session, session_tallies
 from dlgforge_core.judging.store import (
-    Verdict,
     begin_judging,
     count_verdicts,
     fingerprint_of,
     finish_judging,
+    finished_dialogues,
     judging_locks,
-    put_verdicts,
+    plans_of,
 )
+from dlgforge_core.judging.tallies import Tallies, Tally, add_tallies, failures_of
+from dlgforge_core.judging.worker import chains_of
+from dlgforge_core.judging.worker_thread import APPLICATION, JudgingSpec
 from dlgforge_core.llm.call_figures import CallFigures, UnderWay
-from dlgforge_core.llm.client import LlmClient
-from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.llm.following import follow_endpoints
-from dlgforge_core.llm.stats import CallStats
+from dlgforge_core.llm.stats import CallStats, merged_calls
 from dlgforge_core.prompting.templates import SHIPPED, Templates
-from dlgforge_core.scheduling.background import LoopThread, report_while
-from dlgforge_core.scheduling.call_slots import CallSlots
+from dlgforge_core.scheduling.background import Runner, report_while
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 
-_LINGER_S = 0.02
-_APPLICATION = "dlgforge judging"  # the name of its connections
+LEASE_S: float = RunConfig().lease_s
+"""After how many seconds without a sign a judging worker loses its dialogues, unless the run says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class JudgingReport:
     @property
     def failures(self) -> Counter[str]:
         """Verdicts that could not be had, by reason, over all judges."""
-        return sum((tally.failures for tally in self.tallies.values()), Counter())
+        return failures_of(self.tallies)
 
     @property
     def missing(self) -> int:
@@ -104,195 +102,145 @@ def judge_dialogues(
     scope: Scope,
     config: JudgeConfig,
     llm: LlmConfig,
-    endpoints: Callable[[], Sequence[Endpoint]],
+    make_runner: Callable[[JudgingSpec], Runner],
     on_status: Callable[[JudgingStatus], None],
     *,
     on_wait: Callable[[], None] = lambda: None,
-    refresh: Callable[[], Callable[[], Sequence[Endpoint]] | None] = lambda: None,
     prompts: PromptsConfig | None = None,
+    lease_s: float = LEASE_S,
     poll_s: float = 0.5,
     first_report_s: float = 3.0,
 ) -> JudgingReport:
     """Judge the finished dialogues of a scope with every offline judge, as far as they are not judged yet.
 
-    `endpoints` is called only when something is missing. Every verdict is kept as it comes: running again
-    goes on where this session ended. `on_wait` is told when another process judges the same, `refresh` gives
-    once the endpoints are there what tells where they are now, for servers that come back elsewhere.
-    `prompts` are the configuration's own.
+    `make_runner` is called only when something is missing, and carries the workers. Every verdict is kept as
+    it comes: running again goes on where this session ended. `on_wait` is told when another process judges
+    the same. `prompts` are the configuration's own. A worker that gives no sign for `lease_s` loses its
+    dialogues to the others.
     An interrupt (any exception raised in the calling thread) cuts the calls off. Raises ConfigError,
     RunStoppedError when no endpoint can serve, StoreError.
     """
     judges = judges_of(config, llm, prompts)
-    templates = Templates.of(prompts) if prompts is not None else SHIPPED
-    tallies = {judge.key: Tally() for judge in judges}
     stopping = threading.Event()
-    reader = store.database.reconnecting(_APPLICATION, config.patience_s, stopping)
+    reader = store.database.reconnecting(APPLICATION, config.patience_s, stopping)
     with contextlib.closing(reader):
         fingerprint = reader.run(lambda c: fingerprint_of(c, scope))
         with judging_locks(store.database, fingerprint, judges, on_wait):
             begun = reader.run(lambda c: begin_judging(c, store.dataset, fingerprint, judges))
             wanted, present = reader.run(lambda c: count_verdicts(c, scope, judges, config.granularity))
+            templates = Templates.of(prompts) if prompts is not None else SHIPPED
             started = time.monotonic()
-            todo = chains(reader, store.dataset, scope, config, judges, tallies, templates)
-            first = next(todo, None)  # without it no endpoint is needed, and perhaps no server started
-            calls = CallStats()
-            stop_reason = None
-            if first is not None:
-                work = _Work(
-                    store,
-                    config,
-                    llm.routing,
-                    llm.markup,
-                    tallies,
-                    itertools.chain([first], todo),
-                    stopping,
-                    templates,
-                )
-                session = _Session(work, tuple(endpoints()), refresh())
-                started = time.monotonic()
-                session.start()
-                watch = _Watch(
-                    wanted, min(present, wanted), tallies, session.stats, session.under_way, started
-                )
-                _see_through(session, lambda _: on_status(watch.status()), started, poll_s, first_report_s)
-                calls, stop_reason = session.stats(), session.stop_reason
+            plans = reader.run(lambda c: plans_of(c, scope))
+            # Without anything missing no endpoint is needed, and perhaps no server started.
+            start, tallies = _first_missing(reader, store.dataset, plans, config, judges, templates)
+            calls, stop_reason = CallStats(), None
+            if start is not None:
+                number, after = start
+                with judging_session(
+                    reader, fingerprint, judges, plans, plan_number=number, after=after
+                ) as session:
+                    spec = JudgingSpec(
+                        session=session,
+                        dataset=store.dataset,
+                        config=config,
+                        judges=judges,
+                        database=store.database,
+                        routing=llm.routing,
+                        lease_s=lease_s,
+                        markup=llm.markup,
+                        prompts=prompts,
+                    )
+                    runner = make_runner(spec)
+                    started = time.monotonic()
+                    runner.start()
+                    watch = _Watch(wanted, min(sum(present.values()), wanted), spec, runner, started)
+                    try:
+                        stop_reason = _see_through(runner, watch, on_status, poll_s, first_report_s)
+                    except BaseException:
+                        stopping.set()  # what is wrong may be Postgres: no patience with it any more
+                        raise
+                    add_tallies(tallies, reader.run(lambda c: session_tallies(c, session.session_id)))
+                    calls = merged_calls(spec.worker_stats())
             if sum(tally.kept + tally.given for tally in tallies.values()) >= wanted:
                 stop_reason = None  # the last verdict cost the last token
             if stop_reason is None:
                 reader.run(lambda c: finish_judging(c, store.dataset, fingerprint, begun))
+            else:  # what it did not come to is not counted in the tallies
+                _, present = reader.run(lambda c: count_verdicts(c, scope, judges, config.granularity))
+                for key, tally in tallies.items():
+                    tally.kept = max(0, present.get(key, 0) - tally.given)
     return JudgingReport(fingerprint, judges, wanted, tallies, calls, time.monotonic() - started, stop_reason)
 
 
+def _first_missing(
+    reader: ReconnectingConnection,
+    dataset: str,
+    plans: Sequence[PlanRow],
+    config: JudgeConfig,
+    judges: Sequence[Judge],
+    templates: Templates,
+) -> tuple[tuple[int, int] | None, Tallies]:
+    """Return what the first dialogue that lacks a verdict comes after, and the tallies of those before it.
+
+    That is the number of its plan, and the ordinal before its own; None when no dialogue lacks any.
+    """
+    tallies = {judge.key: Tally() for judge in judges}
+    keys = list(tallies)
+    for number, dialogue in finished_dialogues(reader, dataset, plans, config, keys):
+        chains = chains_of(dialogue, config, judges, templates)
+        if any(chain.missing for chain in chains):
+            return (number, dialogue.ordinal - 1), tallies
+        for chain in chains:
+            tallies[chain.judge.key].kept += chain.kept
+    return None, tallies
+
+
 def _see_through(
-    session: _Session, report: Callable[[float], None], started: float, poll_s: float, first_report_s: float
-) -> None:
+    runner: Runner,
+    watch: _Watch,
+    on_status: Callable[[JudgingStatus], None],
+    poll_s: float,
+    first_report_s: float,
+) -> str | None:
+    """Return why it ended before everything was judged; None when it did not."""
+
+    def report(elapsed_s: float) -> None:
+        # The workers have patience with a Postgres that is away; so has the one who only looks on.
+        with contextlib.suppress(StoreError):
+            on_status(watch.status())
+
     try:
-        report_while(session, report, started, poll_s=poll_s, first_report_s=first_report_s)
+        result = report_while(runner, report, watch.started, poll_s=poll_s, first_report_s=first_report_s)
     except RunStoppedError as error:
         raise type(error)(f"{error}\nRun the same configuration again to go on judging.") from None
+    return result.stop_reason
 
 
 @dataclass(frozen=True, slots=True)
 class _Watch:
     wanted: int
     present: int
-    tallies: Mapping[str, Tally]
-    stats: Callable[[], CallStats]
-    under_way: Callable[[], UnderWay]
+    spec: JudgingSpec
+    runner: Runner
     started: float
 
     def status(self) -> JudgingStatus:
+        with self.spec.database.connection() as connection:
+            tallies = session_tallies(connection, self.spec.session.session_id)
         elapsed = max(time.monotonic() - self.started, 1e-3)
-        failures: Counter[str] = sum((tally.failures for tally in self.tallies.values()), Counter())
-        given = sum(tally.given for tally in self.tallies.values())
+        failures = failures_of(tallies)
+        given = sum(tally.given for tally in tallies.values())
         ended = given + failures.total()
+        stats = self.runner.stats() or {}
+        calls, under_way = CallStats.from_json(stats.get("calls", ())), UnderWay()
+        if "under_way" in stats:
+            under_way = UnderWay.from_json(stats["under_way"])
         # Those judged anew because the text has changed were counted as present.
         left = max(0, self.wanted - self.present - ended)
         return JudgingStatus(
             wanted=self.wanted,
             judged=min(self.wanted, self.present + given),
             failures=failures,
-            calls=CallFigures.of(self.stats(), elapsed, self.under_way()),
+            calls=CallFigures.of(calls, elapsed, under_way),
             seconds_left=elapsed / ended * left if ended else None,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What a session works with."""
-
-    store: RunStore
-    config: JudgeConfig
-    routing: RoutingConfig
-    markup: MarkupConfig
-    tallies: Mapping[str, Tally]
-    todo: Iterator[Chain]
-    stopping: threading.Event
-    templates: Templates
-
-
-class _Session:
-    """The engine on an event loop and a thread of its own; the caller's stays free to be interrupted."""
-
-    def __init__(
-        self,
-        work: _Work,
-        endpoints: Sequence[Endpoint],
-        refresh: Callable[[], Sequence[Endpoint]] | None,
-    ) -> None:
-        self.stop_reason: str | None = None
-        """Why it ended before everything was judged: the budget."""
-        self._work = work
-        self._endpoints = endpoints
-        self._refresh = refresh
-        self._client: LlmClient | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._thread = LoopThread(self._judge, "dlgforge-judging")
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def wait(self, timeout_s: float) -> bool:
-        """Whether it has ended within `timeout_s` seconds."""
-        return self._thread.wait(timeout_s)
-
-    def stop(self, reason: str) -> None:
-        """Cut the calls off and end; the reason is for those who keep one."""
-        self._work.stopping.set()
-        self._thread.call_soon(self._cancel)
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    def stats(self) -> CallStats:
-        """Return the calls so far."""
-        return self._client.stats if self._client is not None else CallStats()
-
-    def under_way(self) -> UnderWay:
-        """Return what goes on at the moment."""
-        return UnderWay(*self._client.under_way()) if self._client is not None else UnderWay()
-
-    def result(self) -> None:
-        """Raise what it failed with. To be called once `wait` has returned True."""
-        self._thread.result()
-
-    def _check_budget(self, engine: Engine, tokens: int) -> None:
-        limit = self._work.config.max_tokens
-        if limit is not None and tokens >= limit:
-            self.stop_reason = f"judge.max_tokens = {limit} is used up"
-            engine.drain()
-
-    async def _judge(self) -> None:
-        self._task = asyncio.current_task()
-        work = self._work
-        if work.stopping.is_set():
-            return
-        store, patience_s = work.store, work.config.patience_s
-        connection = store.database.reconnecting(_APPLICATION, patience_s, work.stopping)
-
-        async def write(verdicts: Sequence[Verdict]) -> Sequence[object]:
-            await asyncio.to_thread(connection.run, lambda c: put_verdicts(c, verdicts))
-            return [None] * len(verdicts)
-
-        following: asyncio.Task[None] | None = None
-        async with LlmClient(
-            self._endpoints, work.routing, patience_s=patience_s, markup=work.markup
-        ) as client:
-            self._client = client
-            slots = CallSlots(work.config.concurrency, client.capacity)
-            # While every slot is taken and calls wait, letting verdicts gather costs nothing.
-            writer = GroupWriter(write, lambda: _LINGER_S if slots.all_wanted else 0.0)
-            writer.start()
-            if self._refresh is not None:
-                following = asyncio.create_task(follow_endpoints(client, self._refresh))
-            try:
-                engine = Engine(client, slots, writer.submit, work.config, work.tallies, work.templates)
-                client.on_setback(slots.look_again)
-                client.on_answer(lambda: self._check_budget(engine, client.stats.tokens))
-                await engine.run(lambda n: list(itertools.islice(work.todo, n)))
-            finally:
-                if following is not None:
-                    following.cancel()
-                await writer.close()
-                connection.close()

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from dlgforge_core.database.reconnecting import ReconnectingConnection
 from dlgforge_core.dialogue import DialoguePlan, Turn
 from dlgforge_core.errors import StoreError
 from dlgforge_core.judging.judges import Judge
+from dlgforge_core.judging.sessions import PlanRow
 from dlgforge_core.knowledge.texts import chunk_texts
 from dlgforge_core.prompting.verdict_evidence import chunks_shown
 from dlgforge_core.store.results import Scope
@@ -33,20 +35,32 @@ SELECT fingerprint FROM generation_runs WHERE run_id = %(run_id)s OR fingerprint
 
 _PLANS = "WITH wanted AS ({wanted}) SELECT plan_id, n_dialogues FROM wanted ORDER BY plan_id"
 
-_PAGE_OF_PLAN = """
+# Of each dialogue its turns, and the verdicts of these judges on it.
+_DIALOGUES = """
 SELECT d.ordinal, d.plan, (
     SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, NULL, t.details)
                      ORDER BY t.turn_index)
     FROM turns t WHERE t.dialogue_id = d.dialogue_id
 ), (
     SELECT jsonb_agg(jsonb_build_array(j.judge_key, j.turn_index, j.score, j.reasons,
-                                       encode(j.text_digest, 'hex'), j.ratings))
+                                       encode(j.text_digest, 'hex'), j.ratings,
+                                       coalesce(j.judged_at >= %(since)s::timestamptz, false)))
     FROM judgements j WHERE j.dialogue_id = d.dialogue_id AND j.judge_key = ANY(%(keys)s)
 )
 FROM dialogues d
+"""
+
+_PAGE_OF_PLAN = (
+    _DIALOGUES
+    + """
 WHERE d.plan_id = %(plan)s AND d.ordinal > %(after)s AND d.ordinal < %(n)s AND d.status = 'done'
 ORDER BY d.ordinal LIMIT %(limit)s
 """
+)
+
+_CLAIMED = (
+    _DIALOGUES + "WHERE d.dialogue_id = ANY(%(ids)s) AND d.status = 'done' ORDER BY d.plan_id, d.ordinal"
+)
 
 # Without the turns that seeds have: nobody is to judge those.
 _WANTED = """
@@ -60,28 +74,18 @@ WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues
 
 _PRESENT = """
 WITH wanted AS ({wanted})
-SELECT count(*)
+SELECT j.judge_key, count(*)
 FROM wanted JOIN dialogues d USING (plan_id) JOIN judgements j USING (dialogue_id)
 WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues AND j.judge_key = ANY(%(keys)s)
+GROUP BY j.judge_key
 """
 
-# A dialogue that was deleted meanwhile needs no verdict.
-_PUT = """
-INSERT INTO judgements (dialogue_id, turn_index, judge_key, score, reasons, comment, text_digest, ratings)
-SELECT v.dialogue_id, v.turn_index, v.judge_key, v.score, v.reasons, v.comment, decode(v.digest, 'hex'),
-       v.ratings
-FROM jsonb_to_recordset(%(rows)s::jsonb)
-    AS v (dialogue_id text, turn_index int, judge_key text, score int, reasons text[], comment text,
-          digest text, ratings jsonb)
-JOIN dialogues USING (dialogue_id)
-ON CONFLICT (dialogue_id, turn_index, judge_key) DO UPDATE
-SET score = excluded.score, reasons = excluded.reasons, comment = excluded.comment,
-    text_digest = excluded.text_digest, ratings = excluded.ratings, judged_at = now()
-"""
+LATEST_FIRST = "finished_at DESC NULLS LAST, started_at DESC"
+"""The order of judgings, of which the first counts."""
 
-_LATEST = """
+_LATEST = f"""
 SELECT judges FROM judgings WHERE dataset = %(dataset)s AND fingerprint = %(fingerprint)s
-ORDER BY finished_at DESC NULLS LAST, started_at DESC LIMIT 1
+ORDER BY {LATEST_FIRST} LIMIT 1
 """
 
 
@@ -98,12 +102,15 @@ class Kept:
 
     judgement: Judgement
     digest: bytes
+    is_new: bool
+    """Whether it was given in the session that asks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
     """A finished dialogue and the verdicts on it, by judge key and turn index."""
 
+    ordinal: int
     plan: DialoguePlan
     turns: tuple[Turn, ...]
     texts: Mapping[str, str]
@@ -141,28 +148,51 @@ def fingerprint_of(connection: psycopg.Connection, scope: Scope) -> str:
     return str(row[0])
 
 
-def finished_dialogues(
-    connection: ReconnectingConnection, dataset: str, scope: Scope, judge: JudgeConfig, keys: Sequence[str]
-) -> Iterator[Finished]:
-    """Yield the finished dialogues of a scope of `dataset` with the verdicts of these judges.
+def plans_of(connection: psycopg.Connection, scope: Scope) -> list[PlanRow]:
+    """Return the plans of a scope, in the order in which they are judged."""
+    return [(row[0], row[1]) for row in connection.execute(scope.sql(_PLANS), scope.parameters).fetchall()]
 
-    In pages: neither memory nor a transaction grows with their number, and a server that was restarted
-    meanwhile is asked again.
+
+def finished_dialogues(
+    connection: ReconnectingConnection,
+    dataset: str,
+    plans: Sequence[PlanRow],
+    judge: JudgeConfig,
+    keys: Sequence[str],
+) -> Iterator[tuple[int, Finished]]:
+    """Yield the finished dialogues of plans of `dataset`, with the verdicts of these judges.
+
+    Each with the number of its plan. In pages: neither memory nor a transaction grows with their number, and
+    a server that was restarted meanwhile is asked again.
     """
-    plans = connection.run(lambda c: c.execute(scope.sql(_PLANS), scope.parameters).fetchall())
-    for plan_id, n_dialogues in plans:
+    for number, (plan_id, n_dialogues) in enumerate(plans):
         after = -1
         while True:
             values = {"plan": plan_id, "n": n_dialogues, "after": after, "keys": list(keys), "limit": _PAGE}
-            rows = connection.run(partial(_page, values=values))
-            yield from _finished(connection, dataset, judge, rows)
+            rows = connection.run(partial(_rows, _PAGE_OF_PLAN, {**values, "since": None}))
+            for dialogue in _finished(connection, dataset, judge, rows):
+                yield number, dialogue
             if len(rows) < _PAGE:
                 break
             after = rows[-1][0]
 
 
-def _page(connection: psycopg.Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    return connection.execute(_PAGE_OF_PLAN, values).fetchall()
+def claimed_dialogues(
+    connection: ReconnectingConnection,
+    dataset: str,
+    judge: JudgeConfig,
+    keys: Sequence[str],
+    ids: Sequence[str],
+    since: datetime,
+) -> list[Finished]:
+    """Return these dialogues with the verdicts of these judges; those from `since` on are new."""
+    values = {"ids": list(ids), "keys": list(keys), "since": since}
+    rows = connection.run(partial(_rows, _CLAIMED, values))
+    return list(_finished(connection, dataset, judge, rows))
+
+
+def _rows(sql: str, values: Mapping[str, Any], connection: psycopg.Connection) -> list[tuple[Any, ...]]:
+    return connection.execute(sql.encode(), values).fetchall()
 
 
 def _finished(
@@ -172,35 +202,29 @@ def _finished(
     wanted = [chunks_shown(judge, [turn.details for turn in of_dialogue]) for of_dialogue in turns]
     shown = {chunk for chunks in wanted for chunk in chunks}
     texts = connection.run(lambda c: chunk_texts(c, dataset, shown))
-    for (_, plan, _, verdicts), of_dialogue, chunks in zip(rows, turns, wanted, strict=True):
+    for (ordinal, plan, _, verdicts), of_dialogue, chunks in zip(rows, turns, wanted, strict=True):
         yield Finished(
+            ordinal=ordinal,
             plan=DialoguePlan.from_json(plan),
             turns=of_dialogue,
             texts={chunk: texts[chunk] for chunk in chunks if chunk in texts},
             verdicts={
-                (key, index): Kept(judgement_of(score, reasons, "", ratings), bytes.fromhex(digest))
-                for key, index, score, reasons, digest, ratings in verdicts or ()
+                (key, index): Kept(judgement_of(score, reasons, "", ratings), bytes.fromhex(digest), is_new)
+                for key, index, score, reasons, digest, ratings, is_new in verdicts or ()
             },
         )
 
 
 def count_verdicts(
     connection: psycopg.Connection, scope: Scope, judges: Sequence[Judge], granularity: str
-) -> tuple[int, int]:
-    """How many verdicts there should be, and how many there are (some perhaps on another text)."""
+) -> tuple[int, dict[str, int]]:
+    """How many verdicts there should be, and by judge key how many there are, some perhaps on other texts."""
     row = connection.execute(scope.sql(_WANTED), scope.parameters).fetchone()
     assert row is not None
     dialogues, turns = int(row[0]), int(row[1])
     keys = [judge.key for judge in judges]
-    present = connection.execute(scope.sql(_PRESENT), {**scope.parameters, "keys": keys}).fetchone()
-    assert present is not None
-    return (turns if granularity == "turn" else dialogues) * len(judges), int(present[0])
-
-
-def put_verdicts(connection: psycopg.Connection, verdicts: Sequence[Verdict]) -> None:
-    """Keep verdicts, in one statement; the later one of a judge on the same thing replaces the earlier."""
-    rows = orjson.dumps([verdict.to_json() for verdict in verdicts]).decode()
-    connection.execute(_PUT, {"rows": rows})
+    present = connection.execute(scope.sql(_PRESENT), {**scope.parameters, "keys": keys}).fetchall()
+    return (turns if granularity == "turn" else dialogues) * len(judges), {key: n for key, n in present}
 
 
 # Judgings
@@ -254,8 +278,8 @@ def judging_locks(
 ) -> Iterator[None]:
     """Sole right to judge what was made under one fingerprint with these judges; waits for it.
 
-    Session advisory locks, not claims of rows: they end with a killed holder's connection, and sharing the
-    work would gain nothing, for one process keeps as many calls under way as the endpoints can take.
+    Session advisory locks: they end with a killed holder's connection. Who holds them shares the work out
+    among its workers; another process has workers of its own only once it is its turn.
     """
     names = [f"{fingerprint}:{judge.key}".encode() for judge in judges]
     digests = (hashlib.blake2b(name, digest_size=4).digest() for name in names)

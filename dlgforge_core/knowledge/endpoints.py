@@ -7,14 +7,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
 import orjson
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from dlgforge_core.common.bodies import MAX_VALUES, BodyError, read_body, read_json
-from dlgforge_core.common.proxies import proxy_for
+from dlgforge_core.common.http_client import http_client
 from dlgforge_core.common.secrets import redact, redact_body, sendable
-from dlgforge_core.common.tls import client_context
 from dlgforge_core.config import EmbeddingConfig, RerankConfig
 from dlgforge_core.errors import BackendError, ConfigError
 from dlgforge_core.llm.endpoints import Endpoint
@@ -63,19 +61,10 @@ class JsonClient:
         self.endpoint = endpoint
         self._attempts = attempts
         key = sendable(endpoint.api_key, f"the key of the {endpoint.name} endpoint")
-        base = httpx.URL(endpoint.base_url)
-        self._base = base
-        self._client = httpx.AsyncClient(
-            headers={
-                "Accept-Encoding": "identity",
-                "Content-Type": "application/json",
-                **({"Authorization": f"Bearer {key}"} if key else {}),
-            },
-            timeout=endpoint.timeout_s,
-            trust_env=False,  # it has rules of its own for proxies and certificates
-            proxy=proxy_for(endpoint.base_url),
-            verify=client_context() if base.scheme == "https" else False,
-        )
+        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        self._client = http_client(endpoint.base_url, timeout_s=endpoint.timeout_s, headers=headers)
 
     async def post(
         self, path: str, body: Mapping[str, Any], *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES
@@ -85,6 +74,8 @@ class JsonClient:
         Each try may take the endpoint's time-out as a whole. Raises BackendError, after a few tries where
         that helps.
         """
+        import httpx
+
         content = orjson.dumps(body)
         try:
             async for attempt in AsyncRetrying(
@@ -107,7 +98,10 @@ class JsonClient:
         raise AssertionError("the retries ended without an outcome")
 
     async def _post(self, path: str, content: bytes, max_bytes: int) -> bytes:
-        url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
+        import httpx
+
+        base = httpx.URL(self.endpoint.base_url)
+        url = base.copy_with(path=base.path.rstrip("/") + path)
         async with self._client.stream("POST", url, content=content) as response:
             answer = await read_body(response, max_bytes)
             if not response.is_success:
@@ -135,6 +129,8 @@ class _StatusError(Exception):
 
 
 def _helps_to_retry(error: BaseException) -> bool:
+    import httpx
+
     if isinstance(error, _StatusError):
         return error.status in _RETRIED
     return isinstance(error, httpx.TransportError | TimeoutError)

@@ -28,19 +28,19 @@ class FolderListing:
 class KnowledgeFolder:
     """The documents' files at a path or address; `shipped` are those that come with dlgforge.
 
-    `place` is that path or address as it may be shown.
+    `shown` is that path or address as it may be shown.
     """
 
-    def __init__(self, place: str, links: DocumentLinks = "anywhere") -> None:
-        self.place = shown_address(place)
-        self._address = place
-        if place == SHIPPED_KNOWLEDGE:
-            place = str(resources.files("dlgforge_core").joinpath("data/knowledge"))
+    def __init__(self, address: str, links: DocumentLinks = "anywhere") -> None:
+        self.shown = shown_address(address)
+        self._address = address
+        if address == SHIPPED_KNOWLEDGE:
+            address = str(resources.files("dlgforge_core").joinpath("data/knowledge"))
         try:
-            self._folder = Folder(place, links=links)
+            self._folder = Folder(address, links=links)
         except (OSError, ValueError, ImportError) as error:
             reported = shown_error(error, self._address)
-            raise KnowledgeError(f"knowledge.path = {self.place} cannot be used: {reported}") from None
+            raise KnowledgeError(f"knowledge.path = {self.shown} cannot be used: {reported}") from None
 
     def files(self) -> list[FoundFile]:
         """All files of a known format, subfolders included, by name; hidden ones are left alone.
@@ -55,7 +55,7 @@ class KnowledgeFolder:
             found = self._folder.listing()
         except (OSError, ValueError) as error:
             reported = shown_error(error, self._address)
-            raise KnowledgeError(f"{self.place} cannot be listed: {reported}") from None
+            raise KnowledgeError(f"{self.shown} cannot be listed: {reported}") from None
         files = [file for file in found.files if file.name.lower().endswith(SUFFIXES)]
         problems = [
             f"{name}: {shown_address(why)}"
@@ -65,7 +65,7 @@ class KnowledgeFolder:
         if not files:
             why = "holds no document" if found.exists else "does not exist"
             listed = "".join(f"\n  {problem}" for problem in problems[:20])
-            raise KnowledgeError(f"{self.place} {why}; documents end in {', '.join(SUFFIXES)}{listed}")
+            raise KnowledgeError(f"{self.shown} {why}; documents end in {', '.join(SUFFIXES)}{listed}")
         unknown = [file.name for file in found.files if not file.name.lower().endswith(SUFFIXES)]
         return FolderListing(files, unknown, problems)
 

@@ -8,6 +8,7 @@ or how many links a part has: short pages and pages in any language stay whole.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +62,8 @@ def _read(soup: Any, *, around: bool) -> tuple[str, str]:
     for tag in soup.find_all(_not_shown):
         tag.decompose()
     if not around:
-        for tag in soup.find_all(_stands_around):
-            if not tag.decomposed:
-                tag.decompose()
+        for tag in _around(soup):
+            tag.decompose()
     return title, "\n\n".join(filter(None, (_Writer().written(root) for root in _roots(soup))))
 
 
@@ -77,30 +77,67 @@ def _not_shown(tag: Any) -> bool:
     )
 
 
-def _stands_around(tag: Any) -> bool:
-    """Whether it is part of the site and not of what the page says."""
+def _around(soup: Any) -> list[Any]:
+    """Return the outermost tags that are part of the site and not of what the page says."""
+    with_main = set[int]()
+    for tag in soup.find_all(["main", "article"]):
+        for parent in tag.parents:
+            if id(parent) in with_main:
+                break
+            with_main.add(id(parent))
+    found, todo = list[Any](), [(soup, False)]
+    while todo:  # and each tag once, however deep it stands
+        tag, in_part = todo.pop()
+        if _stands_around(tag, in_part=in_part, has_main=id(tag) in with_main):
+            found.append(tag)
+            continue
+        in_part = in_part or tag.name in _PARTS
+        todo.extend((child, in_part) for child in tag.find_all(True, recursive=False))
+    return found
+
+
+def _stands_around(tag: Any, *, in_part: bool, has_main: bool) -> bool:
     if tag.name in ("html", "body", "main", "article"):
         return False
     if tag.name == "nav" or _AROUND_ROLES.fullmatch(str(tag.get("role", ""))):
         return True
     if tag.name == "aside":
         marks = " ".join((str(tag.get("role", "")), *tag.get_attribute_list("class", [])))
-        return tag.find_parent(_PARTS) is None or not _NOTE.search(marks)
+        return not in_part or not _NOTE.search(marks)
     if tag.name in ("header", "footer"):
-        return tag.find_parent(_PARTS) is None
+        return not in_part
     marks = " ".join(str(mark) for mark in (tag.get("id", ""), *tag.get_attribute_list("class", [])))
-    return bool(_COOKIES.search(marks)) and tag.find(["main", "article"]) is None
+    return bool(_COOKIES.search(marks)) and not has_main
 
 
 def _roots(soup: Any) -> list[Any]:
     """Return what the page is about: its main part or articles, unless they hold little of its text."""
     whole = len(soup.get_text("", strip=True))
     for found in (soup.select("main, [role=main]"), soup.find_all("article")):
-        ids = set(map(id, found))
-        outermost = [tag for tag in found if not any(id(parent) in ids for parent in tag.parents)]
+        outermost = _outermost(soup, found)
         if sum(len(tag.get_text("", strip=True)) for tag in outermost) >= max(1, _MAIN_SHARE * whole):
             return outermost
     return [soup]
+
+
+def _outermost(soup: Any, found: list[Any]) -> list[Any]:
+    """Return those of the tags `found` that stand in no other of them, in their order."""
+    ids, outermost, todo = set(map(id, found)), list[Any](), [soup] if found else []
+    while todo:
+        tag = todo.pop()
+        if id(tag) in ids:
+            outermost.append(tag)
+        else:
+            todo.extend(reversed(tag.find_all(True, recursive=False)))
+    return outermost
+
+
+def _lines_within(root: Any) -> Counter[int]:
+    """Return, by the id of each tag in `root`, how many tags within it are of several lines."""
+    counts = Counter[int]()
+    for tag in reversed(root.find_all(True)):  # what is within a tag comes after it
+        counts[id(tag.parent)] += counts[id(tag)] + (tag.name in _MANY_LINES)
+    return counts
 
 
 @dataclass
@@ -120,11 +157,13 @@ class _Writer:
         self._gap = 0  # what comes before the next text, as a place in _GAPS
         self._rows: list[_Row] = []
         self._cells = 0  # the cells of one line that it is within
+        self._lines_within = Counter[int]()
 
     def written(self, root: Any) -> str:
         """Return the text of `root`, once."""
         from bs4.element import NavigableString, Tag
 
+        self._lines_within = _lines_within(root)
         todo: list[tuple[Any, bool]] = [(root, False)]
         while todo:
             node, ends = todo.pop()
@@ -160,7 +199,7 @@ class _Writer:
             return
         # Not one that lays the page out, or whose cells have several paragraphs.
         cells = tag.find_all(_CELLS, recursive=False)
-        one_line = all(len(cell.find_all(_MANY_LINES, limit=2)) < 2 for cell in cells)
+        one_line = all(self._lines_within[id(cell)] < 2 for cell in cells)
         # Cells whose end is left out have the next row within them.
         self._rows.append(_Row(one_line, self._cells))
         self._cells = 0

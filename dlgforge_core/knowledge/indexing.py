@@ -72,7 +72,7 @@ def index_knowledge(
         corpus = _corpus(connection, dataset)
         if not corpus.documents:
             problems = "\n".join(f"  {problem}" for problem in sources.problems[:20])
-            raise KnowledgeError(f"no document of {folder.place} can be read:\n{problems}")
+            raise KnowledgeError(f"no document of {folder.shown} can be read:\n{problems}")
         settings = _settings(config.embedding)
         index_id = corpus.digest(settings)
         n_bytes = index_size(connection, dataset, index_id)

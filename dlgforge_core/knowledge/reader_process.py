@@ -6,23 +6,18 @@ the answer is a frame of JSON for a file, and one for each line of a JSONL batch
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
-import signal
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
+from dlgforge_core.common.child_limits import OUT_OF_MEMORY, limit_memory, processor_limit
 from dlgforge_core.knowledge.document_types import Reading
 from dlgforge_core.knowledge.documents import Problem, ReadDocument, read_document, read_line
 
-OUT_OF_MEMORY = 86
 LENGTH = struct.Struct(">I")
 _IN_MEMORY = 1 << 20
 
@@ -38,23 +33,14 @@ def main() -> None:
     jobs, answers = sys.stdin.buffer, sys.stdout.buffer
     # Whatever a library prints must not get among the frames.
     sys.stdout = sys.stderr
-    _limit_memory(memory)
+    limit_memory(memory)
     try:
         while head := _frame(jobs):
             _job(orjson.loads(head), jobs, answers, seconds)
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
-
-
-def _limit_memory(n_bytes: int) -> None:
-    """Let the process have `n_bytes` in all, what it has now included."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError, ValueError):  # there is no /proc, or no such limit
-        size, resident = map(int, Path("/proc/self/statm").read_text("ascii").split()[:2])
-        page = resource.getpagesize()
-        # Address space is what can be limited; most of what is mapped at the start is never touched.
-        limit = size * page + max(n_bytes - resident * page, 1 << 24)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    answers.flush()
+    os._exit(0)  # libraries' threads that have not ended yet may abort the end of Python
 
 
 def _frame(stream: BinaryIO) -> bytes:
@@ -71,27 +57,14 @@ def _job(job: dict[str, Any], jobs: BinaryIO, answers: BinaryIO, seconds: float)
             data.write(part)
         data.seek(0)
         if job["first_line"] is None:
-            with _limited(seconds):
+            with processor_limit(seconds):
                 answer = _answer(read_document, job["name"], data, how)
             _reply(answers, answer)
             return
         for number, line in enumerate(data, job["first_line"]):
-            with _limited(seconds):
+            with processor_limit(seconds):
                 answer = _answer(read_line, job["name"], number, line, how) if line.strip() else b"[]"
             _reply(answers, answer)
-
-
-@contextlib.contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """End this process when it takes more than so many seconds of a processor.
-
-    The signal keeps its default, to end the process: a handler of Python's would wait for a library's C code.
-    """
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _answer(read: Any, name: str, *arguments: Any) -> bytes:

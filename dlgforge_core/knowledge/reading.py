@@ -7,30 +7,28 @@ import os
 import select
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import BinaryIO, Self
 
 import orjson
+import psutil
 
 from dlgforge_core.common.child_environment import child_environment
+from dlgforge_core.common.child_limits import OUT_OF_MEMORY, fault_of, limited_command
 from dlgforge_core.config import KnowledgeConfig
 from dlgforge_core.knowledge.document_types import type_of
 from dlgforge_core.knowledge.documents import Problem, ReadDocument
-from dlgforge_core.knowledge.reader_process import LENGTH, OUT_OF_MEMORY, frame
+from dlgforge_core.knowledge.reader_process import LENGTH, frame
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 _PART_BYTES = 1 << 20
 _LINES_AT_ONCE = 1_000
-# Seconds of the clock for each of a processor's: machines are busy, and reading waits for nothing else.
+# Seconds of the clock, for each of a processor's that it may take, in which the reader must do something.
 _PATIENCE = 6
+# Most answers come sooner: what the reader has had of a processor, which takes long to ask, counts from then.
+_MOMENT_S = 1.0
 _START_S = 60.0
-_PROGRAM = (
-    "import sys; sys.path[:] = sys.argv.pop().split('\\n'); "
-    "from dlgforge_core.knowledge.reader_process import main; main()"
-)
 # A file whose lines do this to the reader so often is not read on.
 _MAX_CRASHES = 10
 
@@ -154,15 +152,18 @@ class DocumentReader:
         assert child is not None
         assert child.stdout is not None
         answers = child.stdout
-        patience = seconds * _PATIENCE + 1.0
-        ends = time.monotonic() + patience
+        patience = _MOMENT_S + seconds * _PATIENCE
 
         def take(n: int) -> bytes:
-            taken = bytearray()
+            taken, used_s, wait_s = bytearray(), -1.0, _MOMENT_S
             while len(taken) < n:
-                ready = select.select([answers], [], [], max(0.0, ends - time.monotonic()))[0]
-                if not ready:
-                    raise self._failure(silent_s=patience)
+                if not select.select([answers], [], [], wait_s)[0]:
+                    # On a busy machine it may just have had little of a processor, which it is limited to.
+                    now_s = _processor_s(child.pid)
+                    if now_s <= used_s:
+                        raise self._failure(silent_s=patience)
+                    used_s, wait_s = now_s, seconds * _PATIENCE
+                    continue
                 part = os.read(answers.fileno(), min(n - len(taken), _PART_BYTES))
                 if not part:
                     raise self._failure()
@@ -175,10 +176,9 @@ class DocumentReader:
         if self._child is None:
             limits = self._limits
             self._child = subprocess.Popen(
-                [
-                    *(sys.executable, "-I", "-c", _PROGRAM, str(limits.seconds)),
-                    *(str(limits.memory_mib * 2**20), "\n".join(sys.path)),
-                ],
+                limited_command(
+                    "dlgforge_core.knowledge.reader_process", limits.seconds, limits.memory_mib * 2**20
+                ),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
@@ -208,8 +208,8 @@ class DocumentReader:
                 "(knowledge.limits.memory_mib)",
                 lasting=True,
             )
-        if code in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE):
-            return ReaderError(f"reading it ends in {signal.Signals(-code).name}", lasting=True)
+        if fault := fault_of(code):
+            return ReaderError(f"reading it ends in {fault}", lasting=True)
         return ReaderError(f"the process that reads documents ended with {code}", lasting=False)
 
     def _end(self) -> None:
@@ -221,6 +221,15 @@ class DocumentReader:
                 with contextlib.suppress(OSError):
                     assert stream is not None
                     stream.close()
+
+
+def _processor_s(pid: int) -> float:
+    """Return the seconds of a processor that a process has taken so far; 0 when it is gone."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _items(answer: bytes) -> Iterator[ReadDocument | Problem]:

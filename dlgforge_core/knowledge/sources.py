@@ -48,7 +48,7 @@ class SourceSettings:
         always = [
             READER_VERSION,
             DETECTION_VERSION,
-            folder.place,
+            folder.shown,
             config.chunk_chars,
             config.chunk_overlap_chars,
             config.text_key,

@@ -19,6 +19,7 @@ from dlgforge_core.llm.server_errors import excerpt
 from dlgforge_core.llm.stats import FailureKind
 from dlgforge_core.llm.structured import JsonMode
 from dlgforge_core.llm.tool_calls import ToolCall
+from dlgforge_core.usage import NO_USAGE, RoleUsage
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,10 @@ TOKENS_WITHOUT_LIMIT = 32_768
 
 @dataclass(slots=True)
 class Reply:
-    """A chat completion, as it came, and from where. `json_mode` and `tools_offered`: as it was asked."""
+    """A chat completion, as it came, and from where. `json_mode` and `tools_offered`: as it was asked.
+
+    `used` are its tokens and what they cost.
+    """
 
     answer: Answer
     endpoint: str
@@ -41,6 +45,7 @@ class Reply:
     json_mode: JsonMode
     tools_offered: bool
     latency_s: float
+    used: RoleUsage = NO_USAGE
 
 
 class UsableAnswer(NamedTuple):

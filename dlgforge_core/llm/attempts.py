@@ -22,6 +22,7 @@ from dlgforge_core.llm.dialects import Dialects, searches
 from dlgforge_core.llm.endings import Endings
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.health import FAILURES_TO_OPEN, EndpointHealth, EndpointState
+from dlgforge_core.llm.prices import PriceList
 from dlgforge_core.llm.refusals import Blame
 from dlgforge_core.llm.roles import FAILURES_TO_STOP
 from dlgforge_core.llm.router import Router, Slot
@@ -48,6 +49,7 @@ class Attempts:
         *,
         patience_s: float,
         failures_to_stop: int = FAILURES_TO_STOP,
+        prices: PriceList | None = None,
     ) -> None:
         self.transports = {e.name: EndpointTransport(e) for e in endpoints}
         self.router = Router(
@@ -63,6 +65,7 @@ class Attempts:
         self.before_call: Callable[[], Awaitable[None]] | None = None
         """Awaited before every request: it goes out when that returns."""
         self._stats = stats
+        self._prices = prices or PriceList()
         self._words = {word: Meaning(meaning) for word, meaning in routing.error_words.items()}
         self._endings = Endings(routing.finish_reasons)
         self._without_usage: set[str] = set()
@@ -178,9 +181,9 @@ class Attempts:
         if not answer.tells_usage:
             self._note_missing_usage(name)
             answer = answer.with_estimated_usage(body)
-        counts.prompt_tokens += answer.prompt_tokens
-        counts.completion_tokens += answer.completion_tokens
-        counts.cached_tokens += answer.cached_tokens or 0
+        tokens = answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens or 0
+        used = self._prices.usage(call.wanted.caller, name, call.model, *tokens)
+        counts.add_usage(used)
         ending = self._endings.of(answer.finish_reason, name)
         if ending.failure is not None:
             self._failed(call, slot, counts, ending.failure, ending.problem)
@@ -196,7 +199,7 @@ class Attempts:
         counts.latency.add(latency_s)
         self.on_answer()
         answer = answer._replace(finish_reason=ending.kind.value)
-        return Reply(answer, name, dialect, mode, tools_offered, latency_s)
+        return Reply(answer, name, dialect, mode, tools_offered, latency_s, used)
 
     def _note_missing_usage(self, name: str) -> None:
         if name not in self._without_usage:
@@ -307,6 +310,10 @@ class Attempts:
         if not alike or not self._may_ask_elsewhere(call, name):
             raise CallError(DropReason.ENDPOINT_ERROR, f"{name}: {error}", name)
 
+    def dialect(self, endpoint: str, model: str) -> Dialect:
+        """Return what an endpoint is known to understand for a model."""
+        return self._dialects.of(endpoint, model)
+
     def health(self) -> list[EndpointHealth]:
         """Return the state of every endpoint, with what was learned of it."""
         return [
@@ -355,8 +362,8 @@ class Attempts:
         body = request_body(dialect, call, TRIAL_MESSAGES)
         trial = Trial(transport, body, self._words, self._endings, timeout_s=call.agent.timeout_s)
         reason = await trial.make()
-        counts.prompt_tokens += trial.prompt_tokens
-        counts.completion_tokens += trial.completion_tokens
+        tokens = trial.prompt_tokens, trial.completion_tokens, 0
+        counts.add_usage(self._prices.usage(call.wanted.caller, endpoint.name, call.model, *tokens))
         return reason
 
     async def move(self, endpoints: Sequence[Endpoint]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from dlgforge_core.durations import duration
 from dlgforge_core.llm.stats import CallStats
+from dlgforge_core.usage import NO_SPENDING, Spending
 
 _SLOW_CALL_S = 10.0
 _SAME_TIME_S = 30.0
@@ -69,18 +70,25 @@ class UnderWay:
 
 @dataclass(frozen=True, slots=True)
 class CallFigures:
-    """The calls of a session so far: answered calls, tokens in and out, and what is under way."""
+    """The calls of a session so far: answered calls, tokens in and out, and what is under way.
+
+    `spending` is that of the sessions before it, too, where these are known.
+    """
 
     answered: int
     tokens: int
     elapsed_s: float
     under_way: UnderWay = UnderWay()
+    spending: Spending = NO_SPENDING
 
     @classmethod
-    def of(cls, calls: CallStats, elapsed_s: float, under_way: UnderWay) -> Self:
+    def of(
+        cls, calls: CallStats, elapsed_s: float, under_way: UnderWay, before: Spending = NO_SPENDING
+    ) -> Self:
         """Return the figures of these calls, over `elapsed_s` seconds of wall clock."""
         total = calls.total()
-        return cls(total.calls, total.prompt_tokens + total.completion_tokens, elapsed_s, under_way)
+        tokens = total.prompt_tokens + total.completion_tokens
+        return cls(total.calls, tokens, elapsed_s, under_way, before + total.spending)
 
     @property
     def calls_per_s(self) -> float:
@@ -94,10 +102,13 @@ class CallFigures:
 
     def __str__(self) -> str:
         per_s = f" ({self.calls_per_s:.1f}/s)" if self.calls_per_s >= 0.05 else ""
-        parts = [f"{self.answered:,} calls answered{per_s}"]
+        calls = "call" if self.answered == 1 else "calls"
+        parts = [f"{self.answered:,} {calls} answered{per_s}"]
         if self.under_way.calls:
             parts.append(f"{self.under_way.calls} under way")
             if self.under_way.oldest_s >= _SLOW_CALL_S:
                 parts.append(f"the oldest for {duration(self.under_way.oldest_s)}")
         parts.append(f"{self.tokens:,} tokens" + (f" ({self.tokens_per_s:,.0f}/s)" if self.tokens else ""))
+        if self.spending:
+            parts.append(str(self.spending))
         return ", ".join(parts)

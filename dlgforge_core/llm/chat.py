@@ -64,7 +64,7 @@ def request_body(
         if tool_calls.has_tool_messages(messages):
             messages = tool_calls.fold(messages)
     elif tool_calls.has_tool_messages(messages):
-        messages = provider_state.as_wanted(messages, dialect.state_fields)
+        messages = provider_state.as_wanted(messages, dialect.state_fields, dialect.demanded_state)
     if not dialect.system_role:
         messages = without_system(messages)
     body: dict[str, Any] = {

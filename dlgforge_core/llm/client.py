@@ -17,10 +17,12 @@ from dlgforge_core.llm.attempts import Attempts
 from dlgforge_core.llm.call_errors import CallError, RequestRefusedError
 from dlgforge_core.llm.calls import Call
 from dlgforge_core.llm.chat import Completion
+from dlgforge_core.llm.dialect import Dialect
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.forms import Form, Written
 from dlgforge_core.llm.health import EndpointHealth
 from dlgforge_core.llm.markup import Markup
+from dlgforge_core.llm.prices import PriceList
 from dlgforge_core.llm.roles import RoleRecord
 from dlgforge_core.llm.stats import CallStats, FailureKind
 from dlgforge_core.llm.structured import JsonMode
@@ -43,7 +45,8 @@ class LlmClient:
     """Calls the endpoints' models. An async context manager; belongs to one event loop.
 
     `stats` counts everything, `roles` tells who has been answered. `expected_failures`: so many dialogues are
-    known to fail. Raises ConfigError without endpoints, or for a key no header can hold.
+    known to fail. Calls whose price is not in `prices` count as of unknown price. Raises ConfigError without
+    endpoints, or for a key no header can hold.
     """
 
     def __init__(
@@ -54,10 +57,12 @@ class LlmClient:
         patience_s: float = 60.0,
         markup: MarkupConfig | None = None,
         expected_failures: int = 0,
+        prices: PriceList | None = None,
     ) -> None:
         self.stats = CallStats()
         self.roles = RoleRecord(self.stats, expected_failures)
         self._markup = Markup(markup)
+        self._on_reply: list[Callable[[Call, Reply], None]] = []
         self._began: dict[int, float] = {}
         """When each call under way began, the oldest first."""
         self._attempts = Attempts(
@@ -66,6 +71,7 @@ class LlmClient:
             self.stats,
             patience_s=patience_s,
             failures_to_stop=self.roles.failures_to_stop,
+            prices=prices,
         )
 
     async def __aenter__(self) -> Self:
@@ -88,6 +94,10 @@ class LlmClient:
         """Call `notify` whenever an answer, usable or not, has been counted in `stats`."""
         self._attempts.on_answer = notify
 
+    def on_reply(self, notify: Callable[[Call, Reply], None]) -> None:
+        """Call `notify` with every call that was answered, and its answer, usable or not."""
+        self._on_reply.append(notify)
+
     def on_setback(self, notify: Callable[[], None]) -> None:
         """Call `notify` when an endpoint may bear less than before; see `capacity`."""
         self._attempts.router.on_setback = notify
@@ -106,6 +116,10 @@ class LlmClient:
             for began in self._began.values():
                 return len(self._began), time.monotonic() - began
         return 0, 0.0
+
+    def dialect(self, endpoint: str, model: str) -> Dialect:
+        """Return what an endpoint is known to understand for a model."""
+        return self._attempts.dialect(endpoint, model)
 
     def health(self) -> list[EndpointHealth]:
         """Return the state of every endpoint, for progress lines."""
@@ -284,6 +298,8 @@ class LlmClient:
         finally:
             del self._began[id(call)]
         replies.append(reply)
+        for notify in self._on_reply:
+            notify(call, reply)
         return reply
 
     def _give_up(self, call: Call, kind: FailureKind, reply: Reply, problem: str = "") -> NoReturn:

@@ -35,7 +35,8 @@ _PLAIN_FIELDS = frozenset(
 
 
 # Of messages whose text is put together of several pieces: streams, and content in parts.
-_IN_PIECES = re.compile(rb'^(?!\s*\{)|"(?:content|reasoning\w*|thinking|thought)"\s*:\s*[\[{]|"delta"\s*:')
+# Beginning with a quotation mark, it is looked for at quotation marks alone.
+_IN_PIECES = re.compile(rb'"(?:delta"\s*:|(?:content|reasoning\w*|thinking|thought)"\s*:\s*[\[{])')
 
 
 class Answer(NamedTuple):
@@ -117,7 +118,7 @@ def _completion_in(data: Any, body: bytes) -> Answer:
 
 def is_in_pieces(body: bytes) -> bool:
     """Whether the text of an answer may be spread over its body, and stand nowhere in it as it reads."""
-    return _IN_PIECES.search(body) is not None
+    return not body.lstrip().startswith(b"{") or _IN_PIECES.search(body) is not None
 
 
 def answer_of(data: Any) -> Answer | None:

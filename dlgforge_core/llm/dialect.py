@@ -39,6 +39,8 @@ class Dialect:
     """A request with tools was answered: what it refuses later is no lack of them."""
     state_fields: set[str] = field(default_factory=set)
     """Fields of its own that go back to it with messages of tools."""
+    demanded_state: set[str] = field(default_factory=set)
+    """Those without which it takes no message with tool calls, earlier turns' included."""
     refused_state: set[str] = field(default_factory=set)
 
     def refused_alike(self, role: Role, error: ErrorAnswer) -> int:

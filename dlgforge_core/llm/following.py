@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from dlgforge_core.llm.client import LlmClient
 from dlgforge_core.llm.endpoints import Endpoint
@@ -12,6 +13,19 @@ from dlgforge_core.llm.endpoints import Endpoint
 REFRESH_S = 3.0
 
 _log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def followed_endpoints(client: LlmClient, refresh: Callable[[], Sequence[Endpoint]] | None) -> Iterator[None]:
+    """Follow the client's endpoints on the running loop while the block runs, where there is a `refresh`."""
+    if refresh is None:
+        yield
+        return
+    following = asyncio.create_task(follow_endpoints(client, refresh))
+    try:
+        yield
+    finally:
+        following.cancel()
 
 
 async def follow_endpoints(client: LlmClient, refresh: Callable[[], Sequence[Endpoint]]) -> None:

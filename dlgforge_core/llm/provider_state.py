@@ -6,13 +6,13 @@ fields that it has sent itself, or has asked for by an error, and no others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dlgforge_core.llm.completions import Answer
 from dlgforge_core.llm.dialect import Dialect
 from dlgforge_core.llm.server_errors import ErrorAnswer
-from dlgforge_core.llm.tool_calls import Message
+from dlgforge_core.llm.tool_calls import Message, fold
 
 _OF_MESSAGE = frozenset({"role", "content", "tool_calls"})
 _OF_CALL = frozenset({"id", "type", "function"})
@@ -37,9 +37,19 @@ def notice(dialect: Dialect, answer: Answer) -> None:
         dialect.state_fields |= state.keys() - dialect.refused_state
 
 
-def as_wanted(messages: Sequence[Message], fields: set[str]) -> list[Message]:
-    """Return the conversation with those of the provider's fields that are in `fields`."""
+def as_wanted(messages: Sequence[Message], fields: set[str], demanded: Collection[str] = ()) -> list[Message]:
+    """Return the conversation with those of the provider's fields that are in `fields`.
+
+    Calls without one that is `demanded`, as those of earlier turns are, are told in words.
+    """
+    if demanded:
+        messages = fold(messages, lambda message: not _carries(message, demanded))
     return [_as_wanted(message, fields) if message.get("tool_calls") else message for message in messages]
+
+
+def _carries(message: Message, fields: Collection[str]) -> bool:
+    holders = (message, *message["tool_calls"])
+    return all(any(field in holder for holder in holders) for field in fields)
 
 
 def _as_wanted(message: Message, fields: set[str]) -> Message:
@@ -63,9 +73,16 @@ def adapt(dialect: Dialect, error: ErrorAnswer, sent: bytes) -> bool:
     named = {field for name, field in _NAMED_IN_ERRORS.items() if error.names(name)}
     named |= {field for field in dialect.state_fields if len(field) > _SHORT and error.names(field.lower())}
     for field in sorted(named):
-        if f'"{field}":'.encode() in sent:
+        there = f'"{field}":'.encode()
+        if field in dialect.state_fields - dialect.demanded_state and (
+            sent.count(b'"tool_calls":[') > sent.count(there) and not error.names(*_UNWANTED)
+        ):
+            dialect.demanded_state.add(field)
+            return True
+        if there in sent:
             if field in dialect.state_fields and error.names(*_UNWANTED):
                 dialect.state_fields.discard(field)
+                dialect.demanded_state.discard(field)
                 dialect.refused_state.add(field)
                 return True
         elif field not in dialect.state_fields | dialect.refused_state:

@@ -89,7 +89,7 @@ def _add(endpoints: list[Endpoint], new: Endpoint, provider: ProviderConfig) -> 
         if provider.endpoints and unlike:
             listed = ", ".join(f"{key} {getattr(known, key):g} and {getattr(new, key):g}" for key in unlike)
             raise ConfigError(
-                f"{new.base_url} is named for {_told(known)} and for {_told(new)} with other settings "
+                f"{new.base_url} is named for {_callers(known)} and for {_callers(new)} with other settings "
                 f"({listed}): set them alike, or give it a `name` of its own to have it counted apart"
             )
         endpoints[i] = replace(known, callers=known.callers | new.callers)
@@ -97,12 +97,12 @@ def _add(endpoints: list[Endpoint], new: Endpoint, provider: ProviderConfig) -> 
     if any(known.name == new.name for known in endpoints):
         if named:
             raise ConfigError(
-                f"two different endpoints have the name {new.name!r}, one of them for {_told(new)}: give "
+                f"two different endpoints have the name {new.name!r}, one of them for {_callers(new)}: give "
                 "each a `name` of its own"
             )
-        new = replace(new, name=f"{new.name} ({_told(new)})")
+        new = replace(new, name=f"{new.name} ({_callers(new)})")
     endpoints.append(new)
 
 
-def _told(endpoint: Endpoint) -> str:
+def _callers(endpoint: Endpoint) -> str:
     return ", ".join(sorted(endpoint.callers))

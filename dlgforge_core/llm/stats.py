@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+from dlgforge_core.usage import RoleUsage, Spending
+
 
 class FailureKind(StrEnum):
     """What went wrong with one HTTP call or its answer."""
@@ -101,7 +103,8 @@ class Counts:
     """Figures of one endpoint and role, or sums of several.
 
     `calls` were answered with a completion, usable or not; `retries` are HTTP calls made because an earlier
-    one failed or its answer was unusable. Latency is that of the answered calls.
+    one failed or its answer was unusable. Latency is that of the answered calls. `dollars` is what all of it
+    cost but for `unpriced` completions, whose price is not known.
     """
 
     calls: int = 0
@@ -109,8 +112,23 @@ class Counts:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    dollars: float = 0.0
+    unpriced: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+
+    def add_usage(self, used: RoleUsage) -> None:
+        """Count the tokens of a completion, and what it cost."""
+        self.prompt_tokens += used.prompt_tokens
+        self.completion_tokens += used.completion_tokens
+        self.cached_tokens += used.cached_tokens
+        self.dollars += used.dollars
+        self.unpriced += used.unpriced
+
+    @property
+    def spending(self) -> Spending:
+        """What the calls cost."""
+        return Spending(self.dollars, self.unpriced)
 
     def merge(self, other: Counts) -> None:
         """Add `other`'s figures."""
@@ -119,6 +137,8 @@ class Counts:
         self.prompt_tokens += other.prompt_tokens
         self.completion_tokens += other.completion_tokens
         self.cached_tokens += other.cached_tokens
+        self.dollars += other.dollars
+        self.unpriced += other.unpriced
         self.failures.update(other.failures)
         self.latency.merge(other.latency)
 
@@ -130,6 +150,8 @@ class Counts:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "cached_tokens": self.cached_tokens,
+            "dollars": self.dollars,
+            "unpriced": self.unpriced,
             "failures": dict(sorted(self.failures.items())),
             "latency_s": {
                 "mean": round(self.latency.mean, 4),
@@ -147,6 +169,8 @@ class Counts:
             prompt_tokens=data["prompt_tokens"],
             completion_tokens=data["completion_tokens"],
             cached_tokens=data["cached_tokens"],
+            dollars=data.get("dollars", 0.0),
+            unpriced=data.get("unpriced", data["calls"]),  # an earlier version knew no price
             failures=Counter(data["failures"]),
             latency=LatencyHistogram.from_json(data["latency"]),
         )
@@ -169,6 +193,16 @@ class CallStats:
     def tokens(self) -> int:
         """Tokens of all calls, in and out."""
         return sum(c.prompt_tokens + c.completion_tokens for c in self.by_key.values())
+
+    @property
+    def dollars(self) -> float:
+        """What all calls cost whose price is known."""
+        return sum(c.dollars for c in self.by_key.values())
+
+    @property
+    def spending(self) -> Spending:
+        """What all calls cost."""
+        return self.total().spending
 
     def merge(self, other: CallStats) -> None:
         """Add all of `other`'s figures."""
@@ -203,6 +237,14 @@ class CallStats:
         for item in data:
             made.of(item["endpoint"], item["role"]).merge(Counts.from_json(item))
         return made
+
+
+def merged_calls(stats: Iterable[Mapping[str, Any]]) -> CallStats:
+    """Return the calls of several workers' published stats, added up."""
+    total = CallStats()
+    for item in stats:
+        total.merge(CallStats.from_json(item.get("calls", ())))
+    return total
 
 
 def _sum(parts: Iterable[Counts]) -> Counts:

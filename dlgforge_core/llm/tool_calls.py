@@ -6,7 +6,7 @@ import ast
 import contextlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,19 +112,24 @@ _CALL_FIELDS = frozenset({"id", "type", "index", "function"})
 
 _TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
 _OBJECT = re.compile(r"(?:```(?:json)?\s*)?(\{.*\})(?:\s*```)?", re.DOTALL)
+_FENCED = re.compile(r"```(?:json)?\s*([\[{].*?[\]}])\s*```", re.DOTALL)
+_CALL_KEYS = frozenset({"type", "id", "name", "arguments", "parameters"})
 
 
 def split_calls(text: str, offered: Collection[str]) -> tuple[str, tuple[ToolCall, ...]]:
     """`text` without the calls written into it, and those of tools that were offered.
 
     Models call in words where their server has no parser for them: in <tool_call> tags, which are never left
-    in the text, or as one JSON object with name and arguments and nothing else.
+    in the text; as JSON objects with name and arguments and nothing else; or in code fences among words.
+    Words after such a fence are left out: they tell of a result that nobody has had.
     """
     tagged = "<tool_call>" in text
     if tagged:
         parts, rest = _TAGGED.findall(text), _TAGGED.sub("", text).strip()
-    elif offered and (whole := _OBJECT.fullmatch(text)):
-        parts, rest = [whole.group(1)], ""
+    elif offered and (fenced := _fenced_calls(text, offered)):
+        return fenced
+    elif offered and (whole := _OBJECT.fullmatch(text.strip())):
+        parts, rest = _lines_of_json(whole.group(1)) or [whole.group(1)], ""
     else:
         return text, ()
     calls = []
@@ -135,6 +140,53 @@ def split_calls(text: str, offered: Collection[str]) -> tuple[str, tuple[ToolCal
             given = value.get("arguments", value.get("parameters"))
             calls.append(_call(f"call_{position}", name, given))
     return (rest, tuple(calls)) if tagged or calls else (text, ())
+
+
+def _fenced_calls(text: str, offered: Collection[str]) -> tuple[str, tuple[ToolCall, ...]] | None:
+    """Return the words before the first fence that holds calls, and all calls in fences; None without any.
+
+    Here a call is an object, or one in a list, that has arguments and nothing that a call has not.
+    """
+    start, calls = -1, list[ToolCall]()
+    for match in _FENCED.finditer(text):
+        values = _json_of(match[1])
+        if not values or not all(_is_call(value, offered) for value in values):
+            continue
+        start = match.start() if start < 0 else start
+        for value in values[: MAX_CALLS - len(calls)]:
+            given = value.get("arguments", value.get("parameters"))
+            calls.append(_call(f"call_{len(calls)}", value["name"], given))
+    return (text[:start].strip(), tuple(calls)) if calls else None
+
+
+def _json_of(text: str) -> list[Any]:
+    """Return the items of a JSON list, or the JSON objects that are written line by line, or the only one."""
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        lines = _lines_of_json(text)
+        value = [orjson.loads(line) for line in lines] if lines else read_arguments(text)[0]
+    return value if isinstance(value, list) else [value]
+
+
+def _lines_of_json(text: str) -> list[str]:
+    """Return the lines of a text of which each is JSON; none where one is not."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    try:
+        any(orjson.loads(line) is None for line in lines)
+    except ValueError:
+        return []
+    return lines
+
+
+def _is_call(value: Any, offered: Collection[str]) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() <= _CALL_KEYS
+        and isinstance(value.get("name"), str)
+        and value["name"] in offered
+        and isinstance(value.get("arguments", value.get("parameters")), dict)
+    )
 
 
 def _call(identity: str, name: str, given: Any, state: Mapping[str, Any] | None = None) -> ToolCall:
@@ -227,18 +279,22 @@ def has_tool_messages(messages: Sequence[Message]) -> bool:
     return any(m["role"] == "tool" or m.get("tool_calls") for m in messages)
 
 
-def fold(messages: Sequence[Message]) -> list[Message]:
+def fold(
+    messages: Sequence[Message], in_words: Callable[[Message], bool] = lambda message: True
+) -> list[Message]:
     """Return the conversation in system, user and assistant messages of plain text alone.
 
     What the tools gave is put at the end of the user's message before it, so that roles still alternate.
+    Calls of messages that need not be put `in_words` stay as they are.
     """
     folded: list[Message] = []
     names: dict[str, str] = {}
+    kept = False
     for message in messages:
-        if message["role"] == "tool":
+        if message["role"] == "tool" and not kept:
             name = names.get(message.get("tool_call_id", ""), "a tool")
             _append_result(folded, f"Found by {name}:\n{message.get('content') or ''}")
-        elif message.get("tool_calls"):
+        elif message.get("tool_calls") and not (kept := not in_words(message)):
             names.update((c["id"], _described(c["function"])) for c in message["tool_calls"])
         else:
             folded.append(message)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import NamedTuple, TypedDict
 
 import aiohttp
-import httpx
 import orjson
 from multidict import CIMultiDict
 from yarl import URL
@@ -59,21 +58,21 @@ class EndpointTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        base = httpx.URL(endpoint.base_url)
+        base = URL(endpoint.base_url)
         self._chat_url = _below(base, "/chat/completions")
         self._models_url = _below(base, "/models")
         self._headers = headers = _headers(endpoint, base)
         self._tls = client_context() if base.scheme == "https" else True
         proxy = proxy_for(endpoint.base_url)
-        self.proxy = httpx.Proxy(proxy) if proxy else None
+        self.proxy = URL(proxy).with_user(None) if proxy else None
         """Where requests go on their way, without the password."""
-        pass_on = _proxy_headers(self.proxy)
+        pass_on = _proxy_headers(proxy)
         if base.scheme == "http":  # the proxy reads the request itself
             headers.update(pass_on)
         self._options: _Options = {
             # `_send` limits the whole; getting a connection, a new one or not, has no limit of its own.
             "timeout": aiohttp.ClientTimeout(sock_connect=min(CONNECT_TIMEOUT_S, endpoint.timeout_s)),
-            "proxy": str(self.proxy.url) if self.proxy else None,
+            "proxy": self.proxy,
             "proxy_headers": pass_on,
             "allow_redirects": False,
             "auto_decompress": False,
@@ -190,10 +189,10 @@ class _SilentHeaders(CIMultiDict[str]):
         return f"<headers {', '.join(self)}>"
 
 
-def _headers(endpoint: Endpoint, base: httpx.URL) -> _SilentHeaders:
+def _headers(endpoint: Endpoint, base: URL) -> _SilentHeaders:
     headers = _SilentHeaders(
         {
-            "Host": base.netloc.decode("ascii"),
+            "Host": base.host_port_subcomponent or "",
             "Accept": "application/json",
             "Accept-Encoding": "identity",
             "Content-Type": "application/json",
@@ -207,25 +206,26 @@ def _headers(endpoint: Endpoint, base: httpx.URL) -> _SilentHeaders:
     return headers
 
 
-def _below(base: httpx.URL, path: str) -> URL:
+def _below(base: URL, path: str) -> URL:
     # A query (Azure's api-version) stays behind the path.
-    return URL(str(base.copy_with(path=base.path.rstrip("/") + path)))
+    return base.with_path(base.raw_path.rstrip("/") + path, encoded=True, keep_query=True)
 
 
 class _Options(TypedDict):
     """What every request of an endpoint is made with."""
 
     timeout: aiohttp.ClientTimeout
-    proxy: str | None
+    proxy: URL | None
     proxy_headers: _SilentHeaders
     allow_redirects: bool
     auto_decompress: bool
 
 
-def _proxy_headers(proxy: httpx.Proxy | None) -> _SilentHeaders:
-    if proxy is None or not proxy.auth:
+def _proxy_headers(proxy: str | None) -> _SilentHeaders:
+    address = URL(proxy or "")
+    if not address.user and not address.password:
         return _SilentHeaders()
-    name_and_password = base64.b64encode(":".join(proxy.auth).encode()).decode()
+    name_and_password = base64.b64encode(f"{address.user or ''}:{address.password or ''}".encode()).decode()
     return _SilentHeaders({"Proxy-Authorization": f"Basic {name_and_password}"})
 
 

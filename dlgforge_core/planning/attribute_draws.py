@@ -39,7 +39,7 @@ class AttributeSequence:
     ) -> None:
         self._attributes = {name: attributes[name] for name in drawing_order(attributes)}
         self._key = key
-        self._places = {language: place for place, language in enumerate(languages)}
+        self._indices = {language: index for index, language in enumerate(languages)}
         self._languages = list(languages)
         self._draws: dict[tuple[str, int], _EvenDraws] = {}
         self._drawn: list[dict[str, str]] = []
@@ -47,7 +47,7 @@ class AttributeSequence:
 
     def of(self, language: str, ordinal: int) -> dict[str, str]:
         """Return the attributes of a dialogue, by name."""
-        number = ordinal * len(self._places) + self._places[language]
+        number = ordinal * len(self._indices) + self._indices[language]
         while len(self._drawn) <= number:
             self._drawn.append(self._next(len(self._drawn)))
         return self._drawn[number]

@@ -28,15 +28,15 @@ def uniform(key: bytes, ordinal: int) -> float:
 
 def in_cycle(key: bytes, size: int, ordinal: int) -> int:
     """Which of `size` things comes at `ordinal`, when each comes once before any comes again."""
-    epoch, place = divmod(ordinal, size)
-    return _order_of(size)(key, size, epoch)[place]
+    epoch, position = divmod(ordinal, size)
+    return _order_of(size)(key, size, epoch)[position]
 
 
 def several_in_cycle(key: bytes, size: int, ordinal: int, count: int) -> tuple[int, ...]:
     """Return `count` different ones of `size` things; in every `size` ordinals each comes `count` times."""
-    epoch, place = divmod(ordinal, size)
+    epoch, position = divmod(ordinal, size)
     order = _order_of(size)(key, size, epoch)
-    return tuple(order[(place + i) % size] for i in range(min(count, size)))
+    return tuple(order[(position + i) % size] for i in range(min(count, size)))
 
 
 def block_of(weights: Sequence[float]) -> list[int]:

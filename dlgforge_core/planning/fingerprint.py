@@ -13,6 +13,7 @@ from dlgforge_core.config import (
     OFFLINE_KEYS,
     PROVIDER_KEYS,
     GenerationConfig,
+    GoalConfig,
     JudgeConfig,
     LlmConfig,
     MarkupConfig,
@@ -21,7 +22,9 @@ from dlgforge_core.dialogue import Role
 from dlgforge_core.planning.personas import Personas
 from dlgforge_core.planning.turn_counts import TurnCounts
 
-# Raised whenever the same inputs would give other dialogues: the algorithm of planning, or the prompts.
+# Raised whenever the same inputs would give other dialogues: the algorithm of planning, or the prompts of
+# those who speak. The judge's are not among them: no dataset need begin anew for better verdicts on what is
+# still to come. Offline judging tells its prompts apart by itself (`judging/judges.py`).
 CONTENT_VERSION = 2
 
 # Keys of `run` that decide how fast and how far a run goes, or are part of a plan's identity elsewhere.
@@ -107,12 +110,13 @@ def _course(generation: GenerationConfig) -> dict[str, Any]:
     return {
         **(ended if conversation.ends != "planned" else {}),
         **({"opens": conversation.opens} if conversation.opens != "user" else {}),
-        **(
-            {"goals": [one.model_dump(mode="json") for one in conversation.goals]}
-            if conversation.goals
-            else {}
-        ),
+        **({"goals": [_goal(one) for one in conversation.goals]} if conversation.goals else {}),
     }
+
+
+def _goal(goal: GoalConfig) -> dict[str, Any]:
+    content = goal.model_dump(mode="json", exclude={"expect"})
+    return {**content, "expect": goal.expect.plain} if goal.expect.active else content
 
 
 def _attributes(generation: GenerationConfig) -> dict[str, Any]:
@@ -146,8 +150,18 @@ def _judge(judge: JudgeConfig) -> dict[str, Any]:
 
 
 def _tools(generation: GenerationConfig) -> dict[str, Any]:
-    """Without what names a key or an address."""
-    return generation.tools.model_dump(mode="json", include={"max_rounds", "result_chars", "web_search"})
+    """Without what names a key or an address, or says how long something may take."""
+    tools = generation.tools
+    content = tools.model_dump(mode="json", include={"max_rounds", "result_chars", "web_search"})
+    if tools.functions:
+        own = tools.model_dump(
+            mode="json",
+            include={"functions", "modules", "per_dialogue", "state", "faults"},
+            exclude={"functions": {"__all__": {"timeout_s": True, "http": {"headers_env"}}}},
+            exclude_defaults=True,
+        )
+        content["declared"] = own
+    return content
 
 
 def _grounding(generation: GenerationConfig, index_id: str) -> dict[str, Any]:

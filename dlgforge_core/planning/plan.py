@@ -14,6 +14,8 @@ without the ones before it.
   of the other's; so whatever is spread evenly over a plan stays so, however many are replaced.
 - **System prompts and goals** go round in cycles, too, in which each comes as often as its weight says; of
   few-shot examples each dialogue gets as many different ones as asked for, and all come equally often.
+- **Tools**: of the declared functions each dialogue gets as many as asked for, and all come equally often;
+  initial states go round in cycles, as system prompts do.
 - **Attributes** are drawn one after the other over a seed batch's languages in turn, so that each prefix has
   their shares (see `attribute_draws`); they alone depend on the dialogues before.
 - **Extending**: neither a plan's id nor its dialogues depend on how many there are, so a greater
@@ -26,9 +28,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 from dlgforge_core.common.hints import nearest
 from dlgforge_core.config import GenerationConfig, GoalConfig, LlmConfig, RunConfig, SystemPromptConfig
+from dlgforge_core.config.expectations import tools_in
 from dlgforge_core.dialogue import DialoguePlan, Persona
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.languages import is_known, known_names
@@ -39,9 +43,25 @@ from dlgforge_core.planning.fingerprint import NO_SOURCE, ContentSource, content
 from dlgforge_core.planning.personas import Personas
 from dlgforge_core.planning.seed_languages import seeds_for, unused_languages, unused_note, unused_seeds
 from dlgforge_core.planning.seeds import SeedBatch
+from dlgforge_core.planning.tool_draws import ToolDraws
 from dlgforge_core.planning.turn_counts import TurnCounts
-from dlgforge_core.prompting.system_prompts import goal_of, system_prompt_of
+from dlgforge_core.prompting.system_prompts import expectation_of, goal_of, state_of, system_prompt_of
 from dlgforge_core.sources import FromSeed, SeedTopic
+
+T = TypeVar("T")
+D = TypeVar("D", SystemPromptConfig, GoalConfig)
+_PURPOSES = (
+    "turns",
+    "topic",
+    "user",
+    "assistant",
+    "system_prompt",
+    "examples",
+    "goal",
+    "tools",
+    "tool_state",
+)
+"""What is drawn for a dialogue, each by a key of its own."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +82,16 @@ class Plan:
     personas: Personas
     system_prompts: tuple[str, ...] = ()
     """A cycle of templates, in which each comes as often as its weight says."""
-    goals: tuple[str, ...] = ()
-    """As `system_prompts`, of the user's goal."""
+    goals: tuple[GoalConfig, ...] = ()
+    """As `system_prompts`, of the user's goal and what it expects."""
     from_seed: FromSeed | None = None
     examples: tuple[int, ...] = ()
     """The few-shot examples of which each dialogue gets `examples_each`."""
     examples_each: int = 0
     documents: DocumentDraws | None = None
     """What dialogues are made from in place of topics; None where there are topics."""
+    tools: ToolDraws | None = None
+    """What the functions of a dialogue are drawn from; None where none are declared."""
     attributes: AttributeSequence | None = field(default=None, compare=False)
     """What the attributes are drawn from, shared with the batch's other languages; None without any."""
 
@@ -106,12 +128,18 @@ class Plan:
             template = self._drawn("system_prompt", self.system_prompts, ordinal)
             plan = replace(plan, system_prompt=system_prompt_of(template, plan))
         if self.goals:
-            plan = replace(plan, goal=goal_of(self._drawn("goal", self.goals, ordinal), plan))
+            drawn = self._drawn("goal", self.goals, ordinal)
+            goal = goal_of(drawn.text, plan)
+            plan = replace(plan, goal=goal, expects=expectation_of(drawn, plan) if goal else {})
+        if self.tools is not None:
+            state = self.tools.state_at(self._keys["tool_state"], ordinal)
+            tools = self.tools.names_at(self._keys["tools"], ordinal, tools_in(plan.expects))
+            plan = replace(plan, tools=tools, tool_state=state_of(state, plan))
         return plan
 
-    def _drawn(self, purpose: str, templates: Sequence[str], ordinal: int) -> str:
-        """Return the one of a cycle of templates that comes at `ordinal`."""
-        return templates[in_cycle(self._keys[purpose], len(templates), ordinal)]
+    def _drawn(self, purpose: str, cycle: Sequence[T], ordinal: int) -> T:
+        """Return the one of a cycle that comes at `ordinal`."""
+        return cycle[in_cycle(self._keys[purpose], len(cycle), ordinal)]
 
     def dialogue_id(self, ordinal: int) -> str:
         """Return the id of a dialogue: 24 hex digits."""
@@ -124,8 +152,9 @@ class Plan:
 
     @cached_property
     def _keys(self) -> dict[str, bytes]:
-        purposes = ("turns", "topic", "user", "assistant", "system_prompt", "examples", "goal")
-        return {p: bytes.fromhex(hex_digest([self.seed, p, self.batch, self.language], 16)) for p in purposes}
+        return {
+            p: bytes.fromhex(hex_digest([self.seed, p, self.batch, self.language], 16)) for p in _PURPOSES
+        }
 
     def _topic(self, ordinal: int) -> SeedTopic:
         return self.topics[in_cycle(self._keys["topic"], len(self.topics), ordinal)]
@@ -273,11 +302,12 @@ def plan_of(
         turns=TurnCounts.from_config(run),
         topics=(),
         personas=personas,
-        system_prompts=_cycle(generation.conversation.system_prompts, language),
+        system_prompts=tuple(one.text for one in _cycle(generation.conversation.system_prompts, language)),
         goals=_cycle(generation.conversation.goals, language),
         from_seed=FromSeed(from_seed) if from_seed else None,
         examples=tuple(examples.in_language(language)),
         examples_each=examples.per_dialogue or 0 if examples.exchanges else 0,
+        tools=ToolDraws.of(generation.tools),
     )
 
 
@@ -291,10 +321,10 @@ def attributes_of(
     return AttributeSequence(generation.attributes, key, languages)
 
 
-def _cycle(drawn: Sequence[SystemPromptConfig | GoalConfig], language: str) -> tuple[str, ...]:
+def _cycle(drawn: Sequence[D], language: str) -> tuple[D, ...]:
     """Return a cycle of the templates that dialogues in a language may have."""
     fit = [one for one in drawn if not one.languages or language in one.languages]
-    return tuple(fit[i].text for i in block_of([one.weight for one in fit])) if fit else ()
+    return tuple(fit[i] for i in block_of([one.weight for one in fit])) if fit else ()
 
 
 def unknown_languages(languages: Sequence[str]) -> list[str]:
@@ -340,4 +370,4 @@ def select_languages(run: RunConfig, languages: Sequence[str] | None) -> list[st
 def shares_of(run: RunConfig) -> dict[str, int]:
     """Return how many of a batch's dialogues there are in each target language."""
     each, rest = divmod(run.samples, len(run.target_languages))
-    return {language: each + (place < rest) for place, language in enumerate(run.target_languages)}
+    return {language: each + (index < rest) for index, language in enumerate(run.target_languages)}

@@ -83,11 +83,12 @@ def _joined(key: str, content: object) -> object:
     if not isinstance(content, list):
         return content
     for number, part in enumerate(content):
-        if not isinstance(part, dict) or part.get("type", "text") != "text" or "text" not in part:
+        known = isinstance(part, dict) and part.get("type", "text") == "text"
+        if not known or not isinstance(part.get("text"), str):
             raise BadEntryError(
                 f"{key}[{number}] = {shown(part)} is no text; parts of other kinds cannot be used"
             )
-    return "".join(str(part["text"]) for part in content)
+    return "".join(part["text"] for part in content)
 
 
 def _check_order(key: str, messages: Sequence[Mapping[str, str]]) -> None:

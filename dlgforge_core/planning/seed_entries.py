@@ -18,6 +18,7 @@ MAX_LINE_BYTES = 1024 * 1024
 MAX_TOPIC_CHARS = 500
 MAX_QUESTION_CHARS = 10_000
 MAX_ID_CHARS = 200
+MAX_METADATA_DEPTH = 50
 LINE_KEYS = ("id", "language", "topic", "question", "metadata", "messages", "conversations")
 _LANGUAGE = re.compile(r"[^\W\d_][\w ()'-]{0,58}[\w)]?")  # a code, or a dialect by name
 
@@ -81,14 +82,18 @@ def check_metadata(value: object) -> None:
     """Refuse what a database or JSON cannot hold. Raises BadEntryError."""
     if not isinstance(value, dict):
         raise BadEntryError(f"metadata = {shown(value)} is no object; it must be an object")
-    # Walked without recursion: the parser allows more levels than Python's stack.
-    waiting: list[object] = [value]
+    # Walked without recursion: the parser allows more levels than what writes JSON.
+    waiting: list[tuple[object, int]] = [(value, 0)]
     while waiting:
-        part = waiting.pop()
+        part, depth = waiting.pop()
+        if depth > MAX_METADATA_DEPTH:
+            raise BadEntryError(
+                f"metadata is nested more than {MAX_METADATA_DEPTH} levels deep; keep what is above"
+            )
         if isinstance(part, dict):
-            waiting.extend([*part.keys(), *part.values()])
+            waiting.extend((item, depth + 1) for item in (*part.keys(), *part.values()))
         elif isinstance(part, list):
-            waiting.extend(part)
+            waiting.extend((item, depth + 1) for item in part)
         elif isinstance(part, str) and "\0" in part:
             raise BadEntryError("metadata holds the control character U+0000; remove it")
         elif isinstance(part, float) and not math.isfinite(part):  # pragma: no cover - orjson refuses these

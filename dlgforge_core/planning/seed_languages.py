@@ -94,7 +94,7 @@ def unused_note(language: str, target: str) -> str:
 def unused_topics(batches: Sequence[SeedBatch], run: RunConfig) -> list[str]:
     """Of batches that were just read: where there are `unused_languages`, and what would be right."""
     return [
-        f"{batch.places.get(language, batch.name)}: {unused_note(language, target)}"
+        f"{batch.locations.get(language, batch.name)}: {unused_note(language, target)}"
         for batch in batches
         for language, target in unused_languages(batch, run.target_languages, run.fallback_language).items()
     ]

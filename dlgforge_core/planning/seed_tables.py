@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -16,6 +17,12 @@ from dlgforge_core.common.yaml_source import shown
 from dlgforge_core.errors import SeedError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".parquet")
+MAX_COLUMNS, MAX_COLUMN_CHARS = 1_000, 200
+MAX_VALUES = 2_000_000
+"""Of a file in JSON, which is parsed as a whole: ten million empty lists take a gigabyte."""
+_MAX_DELIMITERS = 200_000
+"""Of a line of CSV; those in a quoted cell, which is shorter, count."""
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _DELIMITERS = (",", ";", "\t")
 
 
@@ -44,7 +51,7 @@ def read_table(file_name: str, data: bytes, label: str) -> Table:
     """Return the table in the content of a file. `label` names it in messages. Raises SeedError."""
     match PurePath(file_name).suffix.lower():
         case ".parquet":
-            # pyarrow takes some 30 MB, in each worker, which plans but reads no seeds.
+            # It uses what is here.
             from dlgforge_core.planning.seed_parquet import read_parquet
 
             return read_parquet(data, label)
@@ -59,18 +66,38 @@ def _csv(data: bytes, label: str, delimiter: str) -> Table:
     text = yaml_source.decoded(data, label)
     head = text.lstrip("\n").partition("\n")[0]
     delimiter = delimiter or max(_DELIMITERS, key=head.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(_lines(text, delimiter, label), delimiter=delimiter, strict=True)
     try:
         names = next(line for line in reader if line)
     except csv.Error as error:
         raise SeedError(f"{label}:1: not valid CSV: {error}") from None
     columns = tuple(name.strip() for name in names)
-    for place, name in enumerate(columns, start=1):
-        if not name:
-            raise SeedError(f"{label}:{reader.line_num}: column {place} has no name; give it one")
-        if name in columns[: place - 1]:
-            raise SeedError(f"{label}:{reader.line_num}: two columns are called {name!r}; rename one of them")
+    check_columns(columns, f"{label}:{reader.line_num}")
     return Table(_csv_rows(reader, columns), columns, "line")
+
+
+def _lines(text: str, delimiter: str, label: str) -> Iterator[str]:
+    """Yield the lines with their ends. Raises SeedError for one that makes cells without end."""
+    for number, line in enumerate(io.StringIO(text, newline=""), start=1):
+        if line.count(delimiter) > _MAX_DELIMITERS:
+            raise SeedError(f"{label}:{number}: the line has more than {_MAX_DELIMITERS:,} cells")
+        yield line
+
+
+def check_columns(columns: tuple[str, ...], place: str) -> None:
+    """Raise SeedError for columns that are too many, have no name, or one that another has."""
+    if len(columns) > MAX_COLUMNS:
+        raise SeedError(f"{place}: there are {len(columns):,} columns; {MAX_COLUMNS:,} are the most")
+    for number, name in enumerate(columns, start=1):
+        if not name:
+            raise SeedError(f"{place}: column {number} has no name; give it one")
+        if len(name) > MAX_COLUMN_CHARS:
+            raise SeedError(
+                f"{place}: the name of column {number}, {shown(name)}, has {len(name):,} characters; it may "
+                f"have {MAX_COLUMN_CHARS} at most"
+            )
+        if name in columns[: number - 1]:
+            raise SeedError(f"{place}: two columns are called {shown(name)}; rename one of them")
 
 
 def _csv_rows(reader: Any, columns: tuple[str, ...]) -> Iterator[Row]:
@@ -100,6 +127,7 @@ def _csv_rows(reader: Any, columns: tuple[str, ...]) -> Iterator[Row]:
 
 def _json(data: bytes, label: str) -> list[Any]:
     yaml_source.decoded(data, label)  # so that what is not UTF-8 is named as in other files
+    _check_values(data, label)
     try:
         found = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -112,6 +140,18 @@ def _json(data: bytes, label: str) -> list[Any]:
             '[{"language": "en", "topic": "home repair"}]; one object a line is JSONL, and ends in .jsonl'
         )
     return found
+
+
+def _check_values(data: bytes, label: str) -> None:
+    def n_values(text: bytes) -> int:
+        return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+    # Commas in texts are no values, and taking the texts out takes time.
+    if n_values(data) > MAX_VALUES and n_values(_STRING.sub(b"", data)) > MAX_VALUES:
+        raise SeedError(
+            f"{label}: a JSON file may have {MAX_VALUES:,} values at most; split it into several, or write "
+            "it as JSONL, an object a line"
+        )
 
 
 def _kind(value: Any) -> str:

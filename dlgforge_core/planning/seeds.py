@@ -51,7 +51,7 @@ class SeedBatch:
     """The seed topics of one file.
 
     `digest` is the hex SHA-256 of the content with line ends normalised. `problems` says, a line each, what
-    was left out and why. `places` has, of a batch read from a file, the file and line where the topics of
+    was left out and why. `locations` has, of a batch read from a file, the file and line where the topics of
     each language begin.
     """
 
@@ -59,7 +59,7 @@ class SeedBatch:
     digest: str
     topics: tuple[SeedTopic, ...]
     problems: tuple[str, ...] = ()
-    places: Mapping[str, str] = field(default_factory=dict, compare=False)
+    locations: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def parse_seed_batch(
         digest=_digest(data, config if suffix in (".jsonl", *TABLE_SUFFIXES) else DEFAULT),
         topics=tuple(reader.topics),
         problems=problems,
-        places=reader.places,
+        locations=reader.locations,
     )
 
 
@@ -173,7 +173,7 @@ class _Reader:
     unlisted: int = 0
     lines_by_id: dict[str, int] = field(default_factory=dict)
     lines_by_look: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    places: dict[str, str] = field(default_factory=dict)
+    locations: dict[str, str] = field(default_factory=dict)
     unit: str = "line"
     """What numbers count."""
 
@@ -184,18 +184,18 @@ class _Reader:
 
     def problem(self, line: int, text: str) -> None:
         if len(self.problems) < _MAX_PROBLEMS:
-            self.problems.append(f"{self._place(line)}: {text}")
+            self.problems.append(f"{self._location(line)}: {text}")
         else:
             self.unlisted += 1
 
-    def _place(self, number: int) -> str:
+    def _location(self, number: int) -> str:
         return f"{self.label}:{number}" if self.unit == "line" else f"{self.label}: {self.unit} {number}"
 
     def take_table(self, table: Table, config: SeedsConfig) -> None:
         """Read the rows of a table."""
         self.unit = table.unit
         if table.columns is not None:
-            _check_columns(table.columns, config, self._place(1) if table.unit == "line" else self.label)
+            _check_columns(table.columns, config, self._location(1) if table.unit == "line" else self.label)
         for row in table.rows:
             if row.problem:
                 self.problem(row.number, row.problem)
@@ -292,16 +292,16 @@ class _Reader:
         if (first := self.lines_by_id.get(id, first)) is not None:
             raise BadEntryError(f"id = {shown(id)}: {self.unit} {first} is the same topic or has the same id")
         self.lines_by_id[id] = line
-        self.places.setdefault(language, self._place(line))
+        self.locations.setdefault(language, self._location(line))
         self.topics.append(SeedTopic(id, language, topic, question, self.batch, record.metadata, messages))
 
 
-def _check_columns(columns: Sequence[str], config: SeedsConfig, place: str) -> None:
+def _check_columns(columns: Sequence[str], config: SeedsConfig, location: str) -> None:
     """Raise SeedError when a table lacks a column that it must have, or that is named."""
     conversation = config.columns.messages
     if conversation and conversation not in columns:
         raise SeedError(
-            f"{place}: there is no column {shown(conversation)} for the conversations; "
+            f"{location}: there is no column {shown(conversation)} for the conversations; "
             f"{hint(conversation, columns, 'there are')}; name the right one in seeds.columns.messages"
         )
     topicless = bool(conversation) or not {*KEYS}.isdisjoint(columns)
@@ -311,8 +311,8 @@ def _check_columns(columns: Sequence[str], config: SeedsConfig, place: str) -> N
             continue
         more = ", or set seeds.language" if key == "language" else ""
         raise SeedError(
-            f"{place}: there is no column {shown(name)} for the {key}; {hint(name, columns, 'there are')}; "
-            f"name the right one in seeds.columns.{key}{more}"
+            f"{location}: there is no column {shown(name)} for the {key}; "
+            f"{hint(name, columns, 'there are')}; name the right one in seeds.columns.{key}{more}"
         )
 
 

@@ -12,6 +12,7 @@ from dlgforge_core.config import ExampleConfig
 from dlgforge_core.dialogue import DialoguePlan, Role, Turn
 from dlgforge_core.llm.forms import Form
 from dlgforge_core.llm.tool_calls import Message
+from dlgforge_core.prompting.earlier_calls import earlier_calls
 from dlgforge_core.prompting.ending import END_MARKER, ending_form
 from dlgforge_core.prompting.parts import beginning, everywhere, inline, shown
 from dlgforge_core.prompting.quoting import neutralise
@@ -77,12 +78,13 @@ def user_simulator(
             kind=kind,
             example=example and not number,
             follows=bool(number),
+            goal=inline(plan.goal),
             **common,
         )
         messages.append({"role": "user", "content": request})
         if number < len(turns):
-            messages.append({"role": "assistant", "content": _said(plan, turns[number].user)})
-            answer = _said(plan, turns[number].assistant)
+            messages.append({"role": "assistant", "content": _neutral(plan, turns[number].user)})
+            answer = _neutral(plan, turns[number].assistant)
     return messages
 
 
@@ -171,7 +173,8 @@ def assistant(
     """Return the conversation as the assistant sees it, ending with the question to answer.
 
     A `grounded` one is told what passages are, and gets those that were found before the question, for this
-    turn only; see `user_simulator`. The question stays last: small models answer what they read last. After
+    turn only; see `user_simulator`. Functions that were called in earlier turns are told with what they gave,
+    so that ids and such are known. The question stays last: small models answer what they read last. After
     it comes the request for a `trace` of these parts, where there are any, and what is said of its `form`. An
     `opening` stands after the request for it, so that the user's messages and its own alternate.
     """
@@ -187,10 +190,11 @@ def assistant(
         messages.append(_opening_request(plan, on_topic, templates))
         messages.append({"role": "assistant", "content": opening})
     for turn in turns:
-        messages.append({"role": "user", "content": _said(plan, turn.user)})
-        messages.append({"role": "assistant", "content": _said(plan, turn.assistant)})
+        messages.append({"role": "user", "content": _neutral(plan, turn.user)})
+        messages += earlier_calls(turn)
+        messages.append({"role": "assistant", "content": _neutral(plan, turn.assistant)})
     role, common = Role.ASSISTANT, everywhere(plan)
-    asked = templates.render(role, "question", passages=passages, question=_said(plan, question), **common)
+    asked = templates.render(role, "question", passages=passages, question=_neutral(plan, question), **common)
     messages.append({"role": "user", "content": _with_trace(plan, asked, trace, form, templates)})
     return messages
 
@@ -270,7 +274,7 @@ def revision(
         "revision",
         comment=inline(judgement.comment),
         labels=", ".join(judgement.reasons),
-        question=_said(plan, question),
+        question=_neutral(plan, question),
         **everywhere(plan),
     )
     asked = _with_trace(plan, request, trace, form, templates)
@@ -286,6 +290,6 @@ def _with_trace(
     return "\n\n".join(filter(None, (*parts, form)))
 
 
-def _said(plan: DialoguePlan, text: str) -> str:
+def _neutral(plan: DialoguePlan, text: str) -> str:
     """Return what was said: of what a seed gives, whoever wrote it, without control tokens."""
     return neutralise(text) if plan.from_seed is not None else text

@@ -39,7 +39,8 @@ def goal_judge(
 ) -> list[Message]:
     """Return the prompt for a verdict on the user's goal alone."""
     system = _request(plan, templates, instructions, alone=True)
-    return [*beginning(system), {"role": "user", "content": exchanges_of(plan, "", turns, templates)}]
+    exchanges = exchanges_of(plan, "", turns, templates, alone=True)
+    return [*beginning(system), {"role": "user", "content": exchanges}]
 
 
 def with_goal(

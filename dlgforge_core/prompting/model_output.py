@@ -17,7 +17,9 @@ _ANSWERERS = (
 )
 # Bold or not: "**Question:** ", "User: ", "سؤال:".
 _ASKER = re.compile(rf"^[*_#\s]*(?:{_ASKERS})[*_\s]*[:：][*_]*\s*", re.IGNORECASE)
-_ANSWERER = re.compile(rf"^[*_#\s]*(?:{_ANSWERERS})[*_\s]*[:：]", re.IGNORECASE)
+_ANSWERER = re.compile(rf"^[*_#\s]*(?:{_ANSWERERS})[*_\s]*[:：][*_]*\s*", re.IGNORECASE)
+# An answer may well begin with these: "A: the first choice", "AI: artificial intelligence".
+_NO_LABEL = re.compile(r"^[*_#\s]*(?:ai|bot|a)\b", re.IGNORECASE)
 _LIST_MARK = re.compile(r"^(?:[-*•]|\(?\d{1,2}[.)])\s+")
 _ASKS = re.compile(r"[?？؟;՞፧]\W*$")
 _PREAMBLE = re.compile(r"[:：]\W*$")
@@ -25,6 +27,10 @@ _PREAMBLE_CHARS = 80
 _QUOTES = (('"', '"'), ("“", "”"), ("«", "»"), ("'", "'"), ("„", "“"), ("「", "」"))
 
 _QUOTED = re.compile(r"\s*(?:>|\[\d+\]\s*$)")
+# A text that is one block of what is no code.
+_FENCED = re.compile(
+    r"```[ \t]*+(|text|plain|plaintext|txt|markdown|md)[ \t]*+\n(.*?)\n?```", re.DOTALL | re.IGNORECASE
+)
 
 
 def question_of(text: str) -> str:
@@ -34,7 +40,8 @@ def question_of(text: str) -> str:
     no line asks, or code is in it, it is kept whole. What stands before the question belongs to it, but for
     labels, list marks, quotation marks and a preamble ("Sure, here is a question:").
     """
-    lines = [line.rstrip() for line in text.strip().splitlines()]
+    text = _unfenced(text.strip(), untagged=True)
+    lines = [line.rstrip() for line in text.splitlines()]
     lines = _of_the_user(lines)
     if "```" not in text:
         asking = next((n for n, line in enumerate(lines) if _ASKS.search(line)), None)
@@ -42,10 +49,42 @@ def question_of(text: str) -> str:
             lines = _without_preamble(lines[: asking + 1])
     question = "\n".join(lines).strip()
     question = _LIST_MARK.sub("", _ASKER.sub("", question), count=1).strip()
+    return _unquoted(question) or text
+
+
+def answer_of(text: str, *, grounded: bool = False) -> str:
+    """Return what the assistant says in its answer.
+
+    What goes is a label in front, with what follows for another speaker then; a block around all of it that
+    is no code; quotation marks around all of it; and the form of quoted passages, see `without_quotes`.
+    """
+    answer = _unfenced(text.strip())
+    label = _ANSWERER.match(answer)
+    if label is not None and not _NO_LABEL.match(answer):
+        lines = answer[label.end() :].splitlines()
+        ends = (number for number, line in enumerate(lines) if number and _ASKER.match(line))
+        answer = "\n".join(lines[: next(ends, len(lines))]).strip()
+    return without_quotes(_unquoted(answer), grounded=grounded)
+
+
+def _unfenced(text: str, *, untagged: bool = False) -> str:
+    """Return a text out of the block around all of it; of an `untagged` one, which may be code, what asks."""
+    found = _FENCED.fullmatch(text) if text.startswith("```") else None
+    if found is None or "```" in found[2]:
+        return text
+    inner = found[2].strip()
+    taken = found[1] or (untagged and _ASKS.search(inner))
+    return inner if taken and inner else text
+
+
+def _unquoted(text: str) -> str:
+    """Return a text without the quotation marks around all of it."""
     for opening, closing in _QUOTES:
-        if len(question) > 2 and question.startswith(opening) and question.endswith(closing):
-            question = question[1:-1].strip()
-    return question or text.strip()
+        inner = text[len(opening) : -len(closing)]
+        whole = len(text) > 2 and text.startswith(opening) and text.endswith(closing)
+        if whole and opening not in inner and closing not in inner:
+            text = inner.strip()
+    return text
 
 
 def _of_the_user(lines: list[str]) -> list[str]:

@@ -35,7 +35,21 @@ def phrase_pattern(templates: Iterable[TextTemplate], most: int) -> re.Pattern[s
     texts = dict.fromkeys(itertools.chain.from_iterable(map(_variants, templates)))
     found = dict.fromkeys(phrase for text in texts for phrase in _phrases(text))
     phrases = itertools.islice(found, most)
-    return re.compile(rf"\b(?:{'|'.join(sorted(phrases))})", re.IGNORECASE)
+    return re.compile(rf"\b(?:{_alternatives(sorted(phrases))})", re.IGNORECASE)
+
+
+def _alternatives(phrases: Iterable[str]) -> str:
+    """Return what matches one of these patterns, of which only those with a word's first letter are tried."""
+    by_letter: dict[str, list[str]] = {}
+    for phrase in phrases:
+        first = phrase[:1].lower()
+        by_letter.setdefault(first if first.isascii() and first.isalpha() else "", []).append(phrase)
+    parts = by_letter.pop("", [])
+    for letter, group in by_letter.items():
+        # A set that heeds the case is looked up before a branch is entered.
+        rest = "|".join(phrase[1:] for phrase in group)
+        parts.append(f"(?-i:[{letter}{letter.upper()}])(?:{rest})")
+    return "|".join(parts)
 
 
 def _variants(template: TextTemplate) -> Iterator[str]:

@@ -21,7 +21,7 @@ def verdict_messages(
     judge: JudgeConfig,
     plan: DialoguePlan,
     turns: Sequence[Turn],
-    texts: Mapping[str, str],
+    evidence: str,
     *,
     whole: bool,
     instructions: str = "",
@@ -32,10 +32,8 @@ def verdict_messages(
 
     With `goal` it is to say as well whether the user's goal was met.
 
-    `texts` are those of the chunks behind what is judged, by id.
+    `evidence` is the material behind what is judged; see `evidence_shown`.
     """
-    judged = turns if whole else turns[-1:]
-    evidence = evidence_shown(judge, [turn.details for turn in judged], texts)
     if whole:
         messages = prompts.conversation_judge(
             plan, judge, turns, evidence=evidence, instructions=instructions, templates=templates
@@ -48,25 +46,6 @@ def verdict_messages(
             templates=templates,
         )
     return with_goal(messages, plan, templates) if goal else messages
-
-
-def comparison_messages(
-    judge: JudgeConfig,
-    plan: DialoguePlan,
-    before: Sequence[Turn],
-    answers: Sequence[Turn],
-    texts: Mapping[str, str],
-    *,
-    instructions: str = "",
-    templates: Templates = SHIPPED,
-) -> list[Message]:
-    """Return the prompt for a verdict on each of several answers to a question; see `verdict_messages`."""
-    return prompts.comparing_judge(
-        *(plan, judge, before, answers),
-        evidence=evidence_shown(judge, [turn.details for turn in answers], texts),
-        instructions=instructions,
-        templates=templates,
-    )
 
 
 def chunks_shown(judge: JudgeConfig, turns: Sequence[TurnDetails]) -> list[str]:

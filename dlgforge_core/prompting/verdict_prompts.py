@@ -32,7 +32,10 @@ def turn_judge(
     Earlier turns come with their verdicts, so that each prompt begins with most of the one before.
     """
     messages = _so_far(plan, judge, before, turn, evidence, instructions, templates)
-    return [*messages, {"role": "user", "content": exchanges_of(plan, evidence, [turn], templates)}]
+    return [
+        *messages,
+        {"role": "user", "content": exchanges_of(plan, evidence, [turn], templates, whole=False)},
+    ]
 
 
 def comparing_judge(
@@ -114,7 +117,9 @@ def conversation_judge(
 def verdict_schema(judge: JudgeConfig) -> dict[str, Any]:
     """JSON schema of a verdict: reasons from the configured labels, and a score or a rubric's ratings."""
     properties = {
-        # What is said before the score is what it is given for.
+        # What is said before the score is what it is given for. Small judges overlook a wrong language unless
+        # they have to name it; it is not read.
+        "answer_language": {"type": "string", "maxLength": 24},
         "comment": {"type": "string", "maxLength": 160},
         "reasons": {
             "type": "array",
@@ -166,11 +171,24 @@ def _persona(persona: Persona) -> str:
     return inline(f"{persona.name}. {persona.description}") if persona.description else ""
 
 
-def exchanges_of(plan: DialoguePlan, evidence: str, turns: Sequence[Turn], templates: Templates) -> str:
-    """Return what is judged, after the material behind it."""
-    exchanges = "\n\n".join(map(_exchange, turns))
+def exchanges_of(
+    plan: DialoguePlan,
+    evidence: str,
+    turns: Sequence[Turn],
+    templates: Templates,
+    *,
+    whole: bool = True,
+    alone: bool = False,
+) -> str:
+    """Return what is judged, after the material behind it; see the templates' variables."""
     return templates.render(
-        Role.JUDGE, "exchanges", evidence=evidence, exchanges=exchanges, **everywhere(plan)
+        Role.JUDGE,
+        "exchanges",
+        evidence=evidence,
+        exchanges="\n\n".join(map(_exchange, turns)),
+        whole=whole,
+        alone=alone,
+        **everywhere(plan),
     )
 
 

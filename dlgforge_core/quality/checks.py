@@ -17,6 +17,7 @@ from dlgforge_core.config import ChecksConfig
 from dlgforge_core.quality.collectors import (
     COLLECTORS,
     EXCERPT_CHARS,
+    GOALS_MET,
     PASS_RATE,
     CheckReport,
     Collector,
@@ -57,6 +58,7 @@ CHECKS: tuple[CheckInfo, ...] = (
     ),
     CheckInfo("language", "Messages are in the language that was asked for.", False),
     CheckInfo(PASS_RATE, "Enough of the judge's verdicts are passes.", False),
+    CheckInfo(GOALS_MET, "Enough of the users reached their goal.", False),
 )
 
 

@@ -18,6 +18,7 @@ from dlgforge_core.quality.leaks import PHRASES, leaks, messages_of, written_mes
 from dlgforge_core.verdicts import MAX_SCORE
 
 PASS_RATE = "judge_pass_rate"
+GOALS_MET = "goals_met"
 EXCERPT_CHARS = 160
 _SENTENCE_END = re.compile(r"""[.!?…。！？؟۔:;)\]}»”"'’`*|>~-]\s*$""")
 # Below this many words a message without a full stop is an answer ("Paris"), not a cut one.
@@ -240,7 +241,7 @@ class _Language(Collector):
             self._undetected += 2 * len(dialogue.turns)
             return
         for turn, role, text in written_messages_of(dialogue):
-            found = detector.detect(text)
+            found = detector.detect(text, language)
             if found is None:
                 self._undetected += 1
                 continue
@@ -315,8 +316,24 @@ class _PassRate(Collector):
         )
 
 
+class _GoalsMet(Collector):
+    name = GOALS_MET
+    what = "users missed their goal"
+
+    @property
+    def most(self) -> float:
+        return round(1 - self.config.min_goals_met, 6)
+
+    def add(self, dialogue: Dialogue) -> None:
+        if not dialogue.plan.goal or (verdict := dialogue.goal_verdict) is None:
+            return
+        self.looked_at += 1
+        if not verdict.met:
+            self.found(dialogue.plan.dialogue_id, 0, "the user missed the goal", verdict.reason)
+
+
 COLLECTORS: dict[str, type[Collector]] = {
     collector.name: collector
-    for collector in (_Schema, _Roles, _Empty, _TurnCounts, _Cut, Leaks, _Language, _PassRate)
+    for collector in (_Schema, _Roles, _Empty, _TurnCounts, _Cut, Leaks, _Language, _PassRate, _GoalsMet)
 }
 """The checks that look at each dialogue by itself."""

@@ -8,11 +8,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
+from dlgforge_core.call_rounds import rounds_of
 from dlgforge_core.dialogue import Dialogue, Ending, Role
+from dlgforge_core.tool_events import ToolEvent, ToolProblem
 from dlgforge_core.verdicts import Judgement
 
 # Text lengths are counted in classes a quarter of an octave wide: few, and fine enough for a plot.
 _CLASSES_PER_OCTAVE = 4
+_MAX_TOOLS = 500
+OTHER_TOOLS = "(other)"
+"""Stands for tools beyond the first 500."""
 
 
 @dataclass
@@ -57,7 +62,14 @@ class DialogueFigures:
     """Turns whose answer was given passages."""
     cited_turns: int = 0
     """Those of them whose answer draws on one of the passages."""
+    tools_offered: Counter[str] = field(default_factory=Counter)
+    """The declared tools that dialogues had, called or not."""
     tool_calls: Counter[str] = field(default_factory=Counter)
+    tool_errors: Counter[str] = field(default_factory=Counter)
+    tool_problems: Counter[ToolProblem] = field(default_factory=Counter)
+    """Calls that gave no result of the tool's own, by what was wrong."""
+    call_rounds: Counter[int] = field(default_factory=Counter)
+    """Answers that took calls of tools, by how many times the assistant called some, at once or one."""
     ended_by: Counter[Ending] = field(default_factory=Counter)
     goals: Counter[str] = field(default_factory=Counter)
     """Dialogues whose user has a goal: how many met it, missed it, or have no verdict on it."""
@@ -83,6 +95,7 @@ class DialogueFigures:
         self.opened += bool(dialogue.opening)
         if dialogue.plan.goal:
             self.goals[_goal_state(dialogue)] += 1
+        self.tools_offered.update(dialogue.plan.tools or ())
         for turn in dialogue.turns:
             self.user_lengths[length_class(len(turn.user))] += 1
             self.assistant_lengths[length_class(len(turn.assistant))] += 1
@@ -91,11 +104,20 @@ class DialogueFigures:
             given = [e for e in turn.details.evidence if e.given_to is Role.ASSISTANT]
             self.grounded_turns += bool(given)
             self.cited_turns += any(evidence.cited for evidence in given)
-            self.tool_calls.update(event.name for event in turn.details.tools)
+            if events := turn.details.tools:
+                self.tool_calls.update(self._tool(event) for event in events)
+                self.tool_errors.update(self._tool(event) for event in events if event.failed)
+                self.tool_problems.update(problem for event in events if (problem := problem_of(event)))
+                self.call_rounds[len(rounds_of(turn.details))] += 1
         for verdict in dialogue.verdicts:
             self._rated(verdict)
         self.scores.update(verdict.score for verdict in dialogue.verdicts)
         self.score_total += sum(dialogue.scores)
+
+    def _tool(self, event: ToolEvent) -> str:
+        """Return the name to count a call under: models that make names up make no end of them."""
+        known = event.name in self.tool_calls or len(self.tool_calls) < _MAX_TOOLS
+        return event.name if known else OTHER_TOOLS
 
     def _rated(self, verdict: Judgement) -> None:
         for name, rating in verdict.dimensions.items():
@@ -110,6 +132,18 @@ class DialogueFigures:
         return yes / (yes + no) if yes + no else None
 
     @property
+    def mean_rounds(self) -> float | None:
+        """Mean of the rounds of tool calls of the answers that took some; None where none did."""
+        n = self.call_rounds.total()
+        return sum(rounds * count for rounds, count in self.call_rounds.items()) / n if n else None
+
+    @property
+    def goal_met_share(self) -> float | None:
+        """Share of the goals met among those that are known to be met or missed; None without any."""
+        known = self.goals["met"] + self.goals["missed"]
+        return self.goals["met"] / known if known else None
+
+    @property
     def mean_score(self) -> float | None:
         """Mean of all verdicts; None when nothing was judged."""
         n = self.scores.total()
@@ -119,6 +153,11 @@ class DialogueFigures:
     def mean_turns(self) -> float:
         """Turns a dialogue."""
         return self.n_turns / self.n_dialogues if self.n_dialogues else 0.0
+
+
+def problem_of(event: ToolEvent) -> ToolProblem:
+    """Return what was wrong with a tool call; of one recorded by an earlier version no more than that."""
+    return event.problem or (ToolProblem.ERROR if event.error else ToolProblem.NONE)
 
 
 def _goal_state(dialogue: Dialogue) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from dlgforge_core.common.questions import normal_form
 from dlgforge_core.config import ConversationConfig, PromptsConfig
 from dlgforge_core.config.prompts import read_system_prompt
 from dlgforge_core.dialogue import Dialogue, Role, Turn
 from dlgforge_core.llm.markup import Markup, default_markup
-from dlgforge_core.prompting.passage_marks import FRAME, QUOTE_MARK, names_material
+from dlgforge_core.prompting.passage_marks import FRAME, QUOTE_MARK, names_material, names_source
 from dlgforge_core.prompting.phrases import phrase_pattern
 from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.sources import Origin
@@ -32,10 +33,8 @@ def phrases_of(prompts: PromptsConfig, conversation: ConversationConfig) -> re.P
 def messages_of(dialogue: Dialogue) -> Iterator[tuple[int, str, str]]:
     """(turn from 1, "user" or "assistant", text) of every message."""
     for number, turn in enumerate(dialogue.turns, start=1):
-        if turn.details.opening:
-            yield number, "assistant", turn.details.opening
-        yield number, "user", turn.user
-        yield number, "assistant", turn.assistant
+        for role, text in turn.messages:
+            yield number, role, text
 
 
 def written_messages_of(dialogue: Dialogue) -> Iterator[tuple[int, str, str]]:
@@ -59,16 +58,16 @@ def leaks(
     configuration adds to tags and tokens, and what of them it keeps; `phrases` are those of its templates.
     """
     plan, markup = dialogue.plan, markup or default_markup()
-    secret = _shingles(plan.user_persona.description, leak_words)
-    secret |= _shingles(plan.assistant_persona.description, leak_words)
+    personas = plan.user_persona, plan.assistant_persona
+    secret = [words for persona in personas for words in _runs(persona.description, leak_words)]
     for number, role, text in written_messages_of(dialogue):
         problem = _of_material(dialogue, dialogue.turns[number - 1], role, text)
         if mark := markup.leftover(text):
             problem = f"says {mark!r}, which models write around their thinking and turns"
         elif match := phrases.search(text):
             problem = f"says {match[0]!r}"
-        elif secret and (shared := secret & _shingles(text, leak_words)):
-            problem = f"says {min(shared)!r}, a persona's text"
+        elif shared := _shared(secret, text):
+            problem = f"says {shared!r}, a persona's text"
         if problem:
             yield number, role, text, problem
 
@@ -85,9 +84,23 @@ def _of_material(dialogue: Dialogue, turn: Turn, role: str, text: str) -> str:
     # In code, and where no passage was shown, ">" is markdown like any other.
     elif (details.evidence or details.tools) and "```" not in text and QUOTE_MARK.search(text):
         return "quotes lines as passages are quoted"
+    elif any(evidence.given_to is Role.ASSISTANT for evidence in details.evidence) and (
+        named := names_source(text, turn.user, dialogue.plan.topic.topic)
+    ):
+        return f"says {named!r}, of passages that its reader has never seen"
     return ""
 
 
-def _shingles(text: str, n: int) -> set[str]:
+@lru_cache(maxsize=256)
+def _runs(text: str, n: int) -> tuple[str, ...]:
+    """Return all runs of `n` words of a text, in its normal form."""
     words = normal_form(text).split()
-    return {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}
+    return tuple(" ".join(words[i : i + n]) for i in range(len(words) - n + 1))
+
+
+def _shared(runs: Sequence[str], text: str) -> str:
+    """Return the first in the alphabet of these runs of words that a text has; "" for none."""
+    if not runs:
+        return ""
+    words = f" {normal_form(text)} "
+    return min((run for run in runs if run in words and f" {run} " in words), default="")

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import orjson
 
 from dlgforge_core.config import ChecksConfig, MarkupConfig
 from dlgforge_core.database.database import Database
 from dlgforge_core.quality.checks import Asked
-from dlgforge_core.quality.findings import Findings, findings_key, findings_of
+from dlgforge_core.quality.findings import Findings, findings_key
 from dlgforge_core.quality.leaks import PHRASES
-from dlgforge_core.store.results import Scope, stream_dialogues
+from dlgforge_core.quality.look import Look, PlanToLookAt, look_at
+from dlgforge_core.store.results import Scope
 
 _PLANS = """
 WITH wanted AS ({wanted}),
 ended AS (
-    SELECT plan_id, count(*) AS done, extract(epoch FROM max(d.ended_at))::text AS last,
-           coalesce(sum(u.verdicts), 0) AS unjudged
+    SELECT plan_id, max(wanted.n_dialogues) AS ordinals, count(*) AS done,
+           extract(epoch FROM max(d.ended_at))::text AS last, coalesce(sum(u.verdicts), 0) AS unjudged
     FROM wanted JOIN dialogues d USING (plan_id) LEFT JOIN unjudged u USING (dialogue_id)
     WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues GROUP BY plan_id
 )
-SELECT plan_id, done, last, unjudged, c.key, c.findings
+SELECT plan_id, ordinals, done, last, unjudged, c.key, c.findings
 FROM ended JOIN plans p USING (plan_id) LEFT JOIN check_findings c USING (plan_id)
 ORDER BY p.batch, p.language, plan_id
 """
@@ -56,18 +58,49 @@ def kept_findings(
     Verdicts are those given while generating. Raises StoreError.
     """
     same = findings_key(languages, config, markup, phrases)
+    look = Look(database, scope, sorted(languages), config, markup, phrases)
     with database.connection() as connection:
-        for plan_id, done, last, unjudged, kept_key, kept in connection.execute(
-            scope.sql(_PLANS), scope.parameters
-        ).fetchall():
-            # A finished dialogue may be given verdicts that it lacks; others may come, or some be deleted.
-            key = hashlib.blake2b(orjson.dumps([done, last, unjudged]), key=same, digest_size=16).digest()
-            found: Findings = kept if kept_key == key else {}
-            if missing := [name for name in names if name not in found]:
-                dialogues = stream_dialogues(connection, replace(scope, plan_id=plan_id))
-                found |= findings_of(dialogues, languages, config, missing, markup, phrases)
-                connection.execute(_KEEP, (plan_id, key, orjson.dumps(found).decode()))
-            yield found
+        plans = [
+            _Plan(row[0], row[1], row[2], row[5], row[6], _key(same, row[2:5]), names)
+            for row in connection.execute(scope.sql(_PLANS), scope.parameters).fetchall()
+        ]
+        new = [plan for plan in plans if plan.missing]
+        to_look_at = [PlanToLookAt(plan.plan_id, plan.ordinals, plan.missing) for plan in new]
+        with contextlib.closing(look_at(look, to_look_at, sum(plan.done for plan in new))) as looked:
+            for plan in plans:
+                found = plan.kept
+                if plan.missing:
+                    found |= next(looked)
+                    connection.execute(_KEEP, (plan.plan_id, plan.key, orjson.dumps(found).decode()))
+                yield found
+
+
+def _key(same: bytes, ended: Sequence[object]) -> bytes:
+    # A finished dialogue may be given verdicts that it lacks; others may come, or some be deleted.
+    return hashlib.blake2b(orjson.dumps(list(ended)), key=same, digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A plan, with what was found in it before."""
+
+    plan_id: str
+    ordinals: int
+    done: int
+    kept_key: bytes | None
+    kept_findings: Findings | None
+    key: bytes
+    names: Collection[str]
+
+    @property
+    def kept(self) -> Findings:
+        """What was found, where nothing has changed since."""
+        return dict(self.kept_findings or {}) if self.kept_key == self.key else {}
+
+    @property
+    def missing(self) -> list[str]:
+        """The checks that have not looked at it as it is."""
+        return [name for name in self.names if name not in self.kept]
 
 
 def questions_of(database: Database, scope: Scope) -> Iterator[Asked]:

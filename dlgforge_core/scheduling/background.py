@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import uvloop
@@ -28,6 +29,23 @@ class Work(Protocol[T_co]):
 
     def result(self) -> T_co:
         """Return what came out; raises what it failed with. Called once it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkResult:
+    """How a worker, or all together, ended: `stop_reason` is None when nothing is left to do."""
+
+    stop_reason: str | None
+
+
+class Runner(Work[WorkResult], Protocol):
+    """What carries the workers: a thread of this process, or actors on a Ray cluster."""
+
+    def start(self) -> None:
+        """Begin to work."""
+
+    def stats(self) -> Mapping[str, Any] | None:
+        """Return what the workers have counted so far, added up; None before they have started."""
 
 
 def report_while(

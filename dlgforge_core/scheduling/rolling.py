@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 from dlgforge_core.scheduling.call_slots import CallSlots, claim_threshold
+from dlgforge_core.scheduling.garbage import long_lived_objects_set_aside
 
 T = TypeVar("T")
 
@@ -54,6 +55,12 @@ class Rolling(Generic[T]):
         A source that gave less than it was asked for is asked again after a while, or once nothing is open.
         `finished` is asked when nothing is open and nothing came.
         """
+        with long_lived_objects_set_aside():
+            await self._roll(more, finished)
+
+    async def _roll(
+        self, more: Callable[[int], Awaitable[Sequence[T]]], finished: Callable[[], Awaitable[bool]]
+    ) -> None:
         loop = asyncio.get_running_loop()
         while not self._stopping:
             self._changed.clear()

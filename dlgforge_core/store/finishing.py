@@ -20,13 +20,13 @@ FINISH_DIALOGUES = (
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, ended_by text, conversation jsonb, unjudged int,
-              reason text, detail text, shortcomings jsonb, spare text, goal jsonb)
+              reason text, detail text, shortcomings jsonb, spare text, goal jsonb, usage jsonb)
 ),
 ended AS (
     UPDATE dialogues d SET
         status = CASE WHEN i.shortcomings IS NOT NULL THEN 'unaccepted' ELSE 'done' END,
         shortcomings = i.shortcomings, worker_id = NULL, judgement = i.conversation, goal_verdict = i.goal,
-        ended_by = i.ended_by, ended_at = now()
+        ended_by = i.ended_by, ended_at = now(), usage = coalesce(i.usage, d.usage)
     FROM input i
     WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.status = 'pending'
     RETURNING i.*

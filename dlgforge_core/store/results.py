@@ -16,9 +16,8 @@ from typing import Any
 
 import psycopg
 
-from dlgforge_core.dialogue import Dialogue, DialoguePlan, Ending, Turn
+from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.run_outcomes import DroppedDialogue, Outcomes
-from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 _OF_RUN = "SELECT plan_id, n_dialogues FROM run_plans WHERE run_id = %(run_id)s"
 _OF_FINGERPRINT = """
@@ -49,9 +48,9 @@ models AS (
 SELECT d.plan, d.judgement, (SELECT models FROM models), (
     SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement,
                                        t.details) ORDER BY t.turn_index)
-    FROM turns t WHERE t.dialogue_id = d.dialogue_id), d.ended_by, d.goal_verdict
+    FROM turns t WHERE t.dialogue_id = d.dialogue_id), d.ended_by, d.goal_verdict, d.usage
 FROM wanted JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id)
-WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues
+WHERE d.status = 'done' AND d.ordinal >= %(first)s AND d.ordinal < least(wanted.n_dialogues, %(end)s)
 ORDER BY {order} LIMIT %(limit)s
 """
 _IN_ORDER = "p.batch, p.language, d.ordinal, d.dialogue_id"
@@ -179,25 +178,24 @@ def attribute_counts(connection: psycopg.Connection, scope: Scope) -> dict[str, 
 
 
 def stream_dialogues(
-    connection: psycopg.Connection, scope: Scope, *, limit: int | None = None, mixed: bool = False
+    connection: psycopg.Connection,
+    scope: Scope,
+    *,
+    limit: int | None = None,
+    mixed: bool = False,
+    ordinals: range | None = None,
 ) -> Iterator[Dialogue]:
     """Yield the finished dialogues of a scope, each once; memory does not grow with their number.
 
-    By batch, language and ordinal, or `mixed`: of as many languages as there are, for samples.
+    By batch, language and ordinal, or `mixed`: of as many languages as there are, for samples. Of each plan
+    all of them, or those with these `ordinals`.
     """
     with connection.transaction(), connection.cursor(name="dialogues") as cursor:
         cursor.itersize = 500
         statement = scope.sql(_DIALOGUES, order=_MIXED if mixed else _IN_ORDER)
-        cursor.execute(statement, {**scope.parameters, "limit": limit})
-        for plan, judgement, models, turns, ended_by, goal in cursor:
-            yield Dialogue(
-                plan=DialoguePlan.from_json(plan),
-                turns=tuple(Turn.from_row(row) for row in turns or ()),
-                judgement=Judgement.from_json(judgement) if judgement else None,
-                models=models or {},
-                ended_by=Ending(ended_by or Ending.PLANNED),
-                goal=GoalVerdict.from_json(goal),
-            )
+        first, end = (ordinals.start, ordinals.stop) if ordinals is not None else (0, None)
+        cursor.execute(statement, {**scope.parameters, "limit": limit, "first": first, "end": end})
+        yield from map(Dialogue.from_row, cursor)
 
 
 def outcomes(connection: psycopg.Connection, scope: Scope) -> Outcomes:

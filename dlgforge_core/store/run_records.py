@@ -17,12 +17,15 @@ SELECT d.status, d.drop_reason, p.language, count(*), sum(d.turns_done),
        coalesce(sum(u.verdicts), 0), count(*) FILTER (WHERE u.again), count(*) FILTER (WHERE d.attempt > 0)
 FROM run_plans rp JOIN plans p USING (plan_id) JOIN dialogues d USING (plan_id)
 LEFT JOIN unjudged u ON u.dialogue_id = d.dialogue_id AND d.status <> 'unaccepted'
-WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues GROUP BY 1, 2, 3
+WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
+  AND (%(among)s::text[] IS NULL OR d.dialogue_id = ANY(%(among)s))
+GROUP BY 1, 2, 3
 """
 _SHORTCOMINGS = """
 SELECT lacking, count(*)
 FROM run_plans rp JOIN dialogues d USING (plan_id), jsonb_object_keys(d.shortcomings) AS lacking
 WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues AND d.status = 'unaccepted'
+  AND (%(among)s::text[] IS NULL OR d.dialogue_id = ANY(%(among)s))
 GROUP BY 1 ORDER BY 2 DESC, 1
 """
 
@@ -97,9 +100,10 @@ def run_id_of(fingerprint: str, plans: Sequence[Plan]) -> str:
     return hashlib.sha256("\n".join([fingerprint, *parts]).encode()).hexdigest()[:16]
 
 
-def progress(connection: psycopg.Connection, run_id: str) -> Progress:
-    """Count the run's dialogues by outcome, and the turns committed."""
-    rows = connection.execute(_PROGRESS, {"run": run_id}).fetchall()
+def progress(connection: psycopg.Connection, run_id: str, among: Sequence[str] = ()) -> Progress:
+    """Count the run's dialogues by outcome, and the turns committed; with `among` of these alone."""
+    values = {"run": run_id, "among": list(among) or None}
+    rows = connection.execute(_PROGRESS, values).fetchall()
     drops: dict[str, int] = {}
     languages: dict[str, int] = {}
     every = turns = turns_planned = unjudged = again = spares = unaccepted = 0
@@ -113,7 +117,6 @@ def progress(connection: psycopg.Connection, run_id: str) -> Progress:
             languages[language] = languages.get(language, 0) + count
         elif status == "unaccepted":
             unaccepted += count
-    values = {"run": run_id}
     shortcomings = connection.execute(_SHORTCOMINGS, values).fetchall() if unaccepted else []
     return Progress(
         planned=every - spares,

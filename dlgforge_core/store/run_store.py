@@ -29,6 +29,7 @@ from dlgforge_core.store.results import (
 )
 from dlgforge_core.store.run_records import Progress, RunRecord, progress, run_id_of
 from dlgforge_core.store.unjudged import judge_again, judge_fault
+from dlgforge_core.store.worker_rows import silent_workers, worker_stats
 from dlgforge_core.store.writes import storable
 
 _COPY_CHUNK = 2_000
@@ -209,28 +210,20 @@ class RunStore:
                 (status, stop_reason, run_id),
             )
 
-    def progress(self, run_id: str) -> Progress:
-        """Count the run's dialogues by outcome, and the turns committed."""
+    def progress(self, run_id: str, among: Sequence[str] = ()) -> Progress:
+        """`run_records.progress` of a run."""
         with self.connection() as connection:
-            return progress(connection, run_id)
+            return progress(connection, run_id, among)
 
     def worker_stats(self, run_id: str) -> list[Mapping[str, Any]]:
         """Return what every worker of the run, past ones included, has counted."""
         with self.connection() as connection:
-            rows = connection.execute(
-                "SELECT stats FROM workers WHERE run_id = %s ORDER BY worker_id", (run_id,)
-            ).fetchall()
-        return [row[0] for row in rows]
+            return worker_stats(connection, run_id=run_id)
 
     def silent_workers(self, run_id: str) -> set[tuple[str, int]]:
         """Host and pid of the run's worker processes that hold no valid lease: ended, or stuck."""
         with self.connection() as connection:
-            rows = connection.execute(
-                "SELECT host, pid FROM workers WHERE run_id = %s "
-                "GROUP BY host, pid HAVING bool_and(ended_at IS NOT NULL OR expires_at < now())",
-                (run_id,),
-            ).fetchall()
-        return {(host, pid) for host, pid in rows}
+            return silent_workers(connection, run_id=run_id)
 
     # What came out
 

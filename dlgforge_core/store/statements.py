@@ -10,8 +10,10 @@ from dlgforge_core.store.finishing import FOLDED
 # before the row can be seen, so that a worker without its lock is known to be dead.
 REGISTER_WORKER = f"""
 WITH me AS (
-    INSERT INTO workers (run_id, host, pid, expires_at)
-    VALUES (%(run)s, %(host)s, %(pid)s, now() + %(lease)s * interval '1 second')
+    INSERT INTO workers (run_id, session_id, host, pid, expires_at)
+    SELECT %(run)s, %(session)s, %(host)s, %(pid)s, now() + %(lease)s * interval '1 second'
+    WHERE %(session)s::text IS NULL
+       OR EXISTS (SELECT 1 FROM judging_sessions WHERE session_id = %(session)s)
     RETURNING worker_id
 )
 SELECT worker_id, pg_try_advisory_lock({lock_keys.WORKERS}, worker_id) FROM me
@@ -26,6 +28,7 @@ WHERE worker_id = %(me)s AND ended_at IS NULL
 
 END_WORKER = f"""
 WITH freed AS (UPDATE dialogues SET worker_id = NULL WHERE worker_id = %(me)s),
+     unjudged AS (UPDATE judging_claims SET worker_id = NULL WHERE worker_id = %(me)s),
      ended AS (UPDATE workers SET ended_at = now() WHERE worker_id = %(me)s AND ended_at IS NULL)
 SELECT pg_advisory_unlock({lock_keys.WORKERS}, %(me)s)
 """
@@ -71,8 +74,14 @@ freed AS (
     WHERE d.worker_id = w.worker_id AND d.worker_id IS NOT NULL
       AND (w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM gone))
     RETURNING 1
+),
+freed_claims AS (
+    UPDATE judging_claims c SET worker_id = NULL FROM workers w
+    WHERE c.worker_id = w.worker_id AND c.worker_id IS NOT NULL
+      AND (w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM gone))
+    RETURNING 1
 )
-SELECT count(*) FROM freed
+SELECT (SELECT count(*) FROM freed) + (SELECT count(*) FROM freed_claims)
 """
 
 # What was picked becomes the worker's: of each the turns that were committed, and the outcomes of the turn
@@ -83,7 +92,7 @@ claimed AS (
     WHERE d.dialogue_id = picked.dialogue_id
       AND EXISTS (SELECT 1 FROM workers w WHERE w.worker_id = %(me)s AND w.ended_at IS NULL)
     RETURNING d.dialogue_id, d.plan, d.turns_done, d.n_turns, d.ordinal, d.judgement, d.goal_verdict,
-              {attempt} AS attempt
+              d.usage, {attempt} AS attempt
 )
 SELECT c.plan,
        CASE WHEN c.turns_done > 0 THEN (
@@ -92,19 +101,25 @@ SELECT c.plan,
            FROM turns t WHERE t.dialogue_id = c.dialogue_id) END,
        (SELECT jsonb_agg(jsonb_build_array(o.kind, o.data) ORDER BY o.position)
         FROM outcomes o WHERE o.dialogue_id = c.dialogue_id AND o.turn_index = c.turns_done),
-       c.attempt, c.judgement, c.goal_verdict
+       c.attempt, c.judgement, c.goal_verdict,
+       coalesce((SELECT o.usage FROM outcomes o
+                 WHERE o.dialogue_id = c.dialogue_id AND o.turn_index = c.turns_done AND o.usage IS NOT NULL
+                 ORDER BY o.position DESC LIMIT 1), c.usage)
 FROM claimed c
 ORDER BY c.n_turns DESC, c.ordinal
 """
 
+# A part of the run's dialogues, or with null all of them.
+_AMONG = "(%(among)s::text[] IS NULL OR d.dialogue_id = ANY(%(among)s))"
+
 _CLAIM = (
-    """
-WITH room AS ({room}),
+    f"""
+WITH room AS ({{room}}),
 picked AS (
     SELECT c.dialogue_id FROM run_plans rp, LATERAL (
         SELECT d.dialogue_id, d.n_turns, d.ordinal FROM dialogues d
         WHERE d.plan_id = rp.plan_id AND d.status = 'pending' AND d.worker_id IS NULL
-          AND d.ordinal < rp.n_dialogues
+          AND d.ordinal < rp.n_dialogues AND {_AMONG}
         ORDER BY d.n_turns DESC, d.ordinal LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     ) c
     WHERE rp.run_id = %(run)s
@@ -114,12 +129,12 @@ picked AS (
 )
 
 # Finished dialogues that are to be given the verdicts they lack; they stay finished meanwhile.
-CLAIM_UNJUDGED = """
+CLAIM_UNJUDGED = f"""
 WITH picked AS (
     SELECT d.dialogue_id, u.attempt
     FROM unjudged u JOIN dialogues d USING (dialogue_id) JOIN run_plans rp USING (plan_id)
     WHERE u.again AND rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
-      AND d.status = 'done' AND d.worker_id IS NULL
+      AND d.status = 'done' AND d.worker_id IS NULL AND {_AMONG}
     ORDER BY u.verdicts DESC, d.dialogue_id LIMIT %(limit)s FOR UPDATE OF d SKIP LOCKED
 ),""" + _CLAIMED.format(attempt="picked.attempt")
 
@@ -141,8 +156,8 @@ def claim(*, limited: bool) -> str:
     return _CLAIM.format(room=_ROOM_UNDER_BUDGET if limited else _ROOM, attempt="0")
 
 
-COUNTS = """
-SELECT count(*) FILTER (WHERE d.status = 'pending' OR u.again AND d.status = 'done'),
+COUNTS = f"""
+SELECT count(*) FILTER (WHERE (d.status = 'pending' OR u.again AND d.status = 'done') AND {_AMONG}),
        count(*) FILTER (WHERE d.status IN ('done', 'unaccepted'))
 FROM run_plans rp JOIN dialogues d USING (plan_id) LEFT JOIN unjudged u USING (dialogue_id)
 WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
@@ -155,9 +170,10 @@ SELECT EXISTS (
 )
 """
 
-TOKENS_USED = """
-SELECT coalesce(sum((stats ->> 'tokens')::bigint), 0) FROM workers
-WHERE run_id = %(run)s AND worker_id <> %(me)s
+USED = """
+SELECT coalesce(sum((stats ->> 'tokens')::bigint), 0), coalesce(sum((stats ->> 'dollars')::float8), 0)
+FROM workers
+WHERE (run_id = %(run)s OR session_id = %(session)s) AND worker_id <> %(me)s
 """
 
 # Groups of writes. `rows` is a JSON array of operations, each with its place `op` in the group and the
@@ -251,17 +267,19 @@ RESERVE_UNLIKE_QUESTIONS = _RESERVE.format(
 
 RECORD_OUTCOMES = """
 WITH owned AS MATERIALIZED (
-    SELECT i.op, i.dialogue_id, i.turn_index, i.position, i.kind, i.data
+    SELECT i.op, i.dialogue_id, i.turn_index, i.position, i.kind, i.data, i.usage
     FROM jsonb_to_recordset(%(rows)s::jsonb)
-        AS i (op int, worker_id int, dialogue_id text, turn_index int, position int, kind text, data jsonb)
+        AS i (op int, worker_id int, dialogue_id text, turn_index int, position int, kind text, data jsonb,
+              usage jsonb)
     JOIN dialogues d USING (dialogue_id)
     WHERE d.worker_id = i.worker_id
     FOR SHARE OF d
 ),
 recorded AS (
-    INSERT INTO outcomes (dialogue_id, turn_index, position, kind, data)
-    SELECT dialogue_id, turn_index, position, kind, data FROM owned
-    ON CONFLICT (dialogue_id, turn_index, position) DO UPDATE SET kind = excluded.kind, data = excluded.data
+    INSERT INTO outcomes (dialogue_id, turn_index, position, kind, data, usage)
+    SELECT dialogue_id, turn_index, position, kind, data, usage FROM owned
+    ON CONFLICT (dialogue_id, turn_index, position)
+    DO UPDATE SET kind = excluded.kind, data = excluded.data, usage = excluded.usage
 )
 SELECT op, NULL FROM owned
 """
@@ -273,7 +291,7 @@ WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, turn_index int, user_text text, assistant_text text,
               judgement jsonb, details jsonb, final boolean, conversation jsonb, unjudged int, reason text,
-              detail text, shortcomings jsonb, spare text, goal jsonb)
+              detail text, shortcomings jsonb, spare text, goal jsonb, usage jsonb)
 ),
 ended AS (
     UPDATE dialogues d SET
@@ -284,6 +302,7 @@ ended AS (
         worker_id = CASE WHEN i.final THEN NULL ELSE d.worker_id END,
         judgement = i.conversation,
         goal_verdict = i.goal,
+        usage = coalesce(i.usage, d.usage),
         ended_at = CASE WHEN i.final THEN now() END
     FROM input i
     WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.turns_done = i.turn_index
@@ -309,11 +328,11 @@ AMEND_DIALOGUES = """
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, turns jsonb, conversation jsonb, unjudged int,
-              reason text, detail text, goal jsonb)
+              reason text, detail text, goal jsonb, usage jsonb)
 ),
 owned AS (
     UPDATE dialogues d SET worker_id = NULL, judgement = coalesce(i.conversation, d.judgement),
-        goal_verdict = coalesce(i.goal, d.goal_verdict)
+        goal_verdict = coalesce(i.goal, d.goal_verdict), usage = coalesce(i.usage, d.usage)
     FROM input i
     WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.status = 'done'
     RETURNING i.*
@@ -341,11 +360,11 @@ DROP_DIALOGUES = (
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, reason text, detail text, setup text,
-              spare text)
+              spare text, usage jsonb)
 ),
 ended AS (
     UPDATE dialogues d SET status = 'dropped', drop_reason = i.reason, drop_detail = i.detail,
-        drop_setup = i.setup, worker_id = NULL, ended_at = now()
+        drop_setup = i.setup, worker_id = NULL, ended_at = now(), usage = coalesce(i.usage, d.usage)
     FROM input i
     WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.status = 'pending'
     RETURNING i.op, d.dialogue_id, i.spare

@@ -17,6 +17,7 @@ from dlgforge_core.planning.plan import spare_id
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store.finishing import FINISH_DIALOGUES
 from dlgforge_core.store.reservations import Question, Reservation, UnlikeQuestions
+from dlgforge_core.usage import Usage, usage_json
 from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 
@@ -49,6 +50,7 @@ class RecordOutcome:
     turn_index: int
     position: int
     outcome: Outcome
+    usage: Usage = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """Return the columns of the statement's input that are its own."""
@@ -57,6 +59,7 @@ class RecordOutcome:
             "position": self.position,
             "kind": self.outcome.kind,
             "data": storable(self.outcome.to_json()),
+            **_usage(self.usage),
         }
 
 
@@ -75,6 +78,7 @@ class CommitTurn:
     unjudged: Sequence[Unjudged] = ()
     shortcomings: Mapping[str, str] = field(default_factory=dict)
     goal: GoalVerdict | None = None
+    usage: Usage = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """Return the columns of the statement's input that are its own."""
@@ -89,6 +93,7 @@ class CommitTurn:
             "goal": _goal(self.goal),
             **_lacking(self.unjudged),
             **_replaced(self.dialogue_id, self.shortcomings),
+            **_usage(self.usage),
         }
 
 
@@ -106,6 +111,7 @@ class FinishDialogue:
     goal: GoalVerdict | None
     unjudged: Sequence[Unjudged] = ()
     shortcomings: Mapping[str, str] = field(default_factory=dict)
+    usage: Usage = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """Return the columns of the statement's input that are its own."""
@@ -115,6 +121,7 @@ class FinishDialogue:
             "goal": _goal(self.goal),
             **_lacking(self.unjudged),
             **_replaced(self.dialogue_id, self.shortcomings),
+            **_usage(self.usage),
         }
 
 
@@ -127,6 +134,7 @@ class AmendDialogue:
     judgements: Mapping[int | None, Judgement]
     unjudged: Sequence[Unjudged] = ()
     goal: GoalVerdict | None = None
+    usage: Usage = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """Return the columns of the statement's input that are its own."""
@@ -140,6 +148,7 @@ class AmendDialogue:
             "conversation": _verdict(self.judgements.get(None)),
             "goal": _goal(self.goal),
             **_lacking(self.unjudged),
+            **_usage(self.usage),
         }
 
 
@@ -152,6 +161,7 @@ class DropDialogue:
     reason: DropReason
     detail: str
     setup: str = ""
+    usage: Usage = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """Return the columns of the statement's input that are its own."""
@@ -160,6 +170,7 @@ class DropDialogue:
             "detail": _storable(self.detail),
             "setup": self.setup,
             "spare": spare_id(self.dialogue_id),
+            **_usage(self.usage),
         }
 
 
@@ -272,6 +283,11 @@ def _lacking(unjudged: Sequence[Unjudged]) -> dict[str, Any]:
     return {"unjudged": len(unjudged), "reason": last.reason.value, "detail": _storable(last.detail)}
 
 
+def _usage(usage: Usage) -> dict[str, Any]:
+    """Return what calls have used, where any was made."""
+    return {"usage": usage_json(usage)} if usage else {}
+
+
 def _details(details: TurnDetails) -> Any:
     return storable(details.to_json()) or None
 
@@ -289,4 +305,6 @@ def storable(value: Any) -> Any:
 
 def _storable(text: str) -> str:
     """Text Postgres can hold: no NUL, no lone surrogates."""
+    if text.isascii():
+        return text.replace("\0", "")
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")

@@ -21,6 +21,7 @@ from dlgforge_core.config import (
 )
 from dlgforge_core.config.asset_names import DIALOGUE_DATASET, DIALOGUES, JUDGEMENTS
 from dlgforge_core.database.embedded import dlgforge_home
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.filters import EmptyDatasetError
 from dlgforge_core.export.scrub import secrets_of
 from dlgforge_core.export.writer import write_dataset
@@ -31,8 +32,10 @@ from dlgforge_core.knowledge.endpoints import embedding_endpoint
 from dlgforge_core.knowledge.texts import with_texts
 from dlgforge_core.prompting.tool_definitions import VECTOR_DB_SEARCH, WEB_SEARCH
 from dlgforge_core.quality.semantic import SemanticDedup
+from dlgforge_core.review.reviewed import has_marks, with_edits, with_marks
 from dlgforge_core.run_outcomes import Outcomes
 from dlgforge_core.store.run_records import RunRecord
+from dlgforge_core.tools.declarations import definitions_from
 from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
@@ -42,7 +45,16 @@ from dlgforge_dagster.steps import run_and_scope
 from dlgforge_dagster.tags import OWNERS
 from dlgforge_dagster.versions import code_version
 
-_LATER = ("system", "opening", "filters.goal_met", "min_margin")
+_LATER = (
+    "system",
+    "opening",
+    "filters.goal_met",
+    "min_margin",
+    "tool_arguments",
+    "parallel_calls",
+    "filters.marks",
+    "review",
+)
 """Keys that came after the first version."""
 
 
@@ -99,11 +111,17 @@ def _write(
     if not outcomes.done:
         raise dg.Failure(_nothing_done(outcomes))
     dimensions = rated_dimensions(run_store, scope)
+    marks = saving.review.marks and has_marks(run_store.database, scope)
+    edited: list[int] = []
     try:
         with _dedup(saving.semantic_dedup) as dedup:
             dialogues = judged_dialogues(run_store, scope)
             if saving.passages != "none":
                 dialogues = with_texts(run_store.database, run_store.dataset, dialogues)
+            if saving.review.edits:
+                dialogues = with_edits(run_store.database, dialogues, edited.append)
+            if marks or saving.filters.marks != "any":
+                dialogues = with_marks(run_store.database, dialogues)
             summary = write_dataset(
                 dialogues,
                 folder,
@@ -111,16 +129,23 @@ def _write(
                 dedup=dedup,
                 title=dataset.name.replace("_", " ").capitalize() or "Synthetic dialogues",
                 drop_reasons=outcomes.drop_reasons,
-                tool_definitions={tool.name: tool.to_json() for tool in (VECTOR_DB_SEARCH, WEB_SEARCH)},
+                tool_definitions={
+                    tool.name: tool.to_json()
+                    for tool in (VECTOR_DB_SEARCH, WEB_SEARCH, *definitions_from(record.config))
+                },
                 judges=list(judges.values()),
                 alpha=alpha,
                 offered=_offered(record),
-                seed_metadata=run_store.has_seed_metadata(scope),
-                system=bool(_conversation(record).system_prompts or _conversation(record).from_seed),
-                candidates=_has_candidates(record),
-                dimensions=dimensions,
-                attributes=sorted(record.config.get("generation", {}).get("attributes", {})),
-                conversation=_conversation(record).columns,
+                columns=OptionalColumns(
+                    seed_metadata=run_store.has_seed_metadata(scope),
+                    system=bool(_conversation(record).system_prompts or _conversation(record).from_seed),
+                    candidates=_has_candidates(record),
+                    final_state=_has_state(record),
+                    dimensions=dimensions,
+                    attributes=sorted(record.config.get("generation", {}).get("attributes", {})),
+                    conversation=_conversation(record).columns,
+                    marks=marks,
+                ),
                 secrets=secrets_of(os.environ, _secret_variables(dataset, record)),
             )
     except EmptyDatasetError as error:
@@ -129,6 +154,10 @@ def _write(
     context.log.info(f"{summary.n_dialogues} dialogues are in {folder}")
     if not run_id and (former := run_store.former_dialogues(record.fingerprint)):
         context.log.info(f"{former} finished dialogues of former seeds, edited or gone since then, stay out")
+    if edited:
+        context.log.info(
+            f"{sum(edited)} messages of {len(edited)} dialogues are as reviewers have edited them"
+        )
     for name, count in summary.refused.items():
         context.log.info(f"{count} dialogues were left out by the filter {name}")
     for line in summary.preferences.lines(written="dpo" in saving.formats):
@@ -168,6 +197,12 @@ def _offered(record: RunRecord) -> list[str]:
     tools = record.config.get("generation", {}).get("tools", {})
     grounded = record.config.get("source", {}).get("index_id")
     return [VECTOR_DB_SEARCH.name] if tools.get("enabled") and grounded else []
+
+
+def _has_state(record: RunRecord) -> bool:
+    """Whether tools of the dialogues have a state."""
+    tools = record.config.get("generation", {}).get("tools", {})
+    return bool(tools.get("functions") and tools.get("state", {}).get("initial"))
 
 
 def _nothing_done(outcomes: Outcomes) -> str:

@@ -2,32 +2,37 @@
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from dlgforge_core.config import GenerationConfig, LlmConfig, validate, web_search_key
+from dlgforge_core.config import GenerationConfig, LlmConfig, tool_secrets, validate, web_search_key
 from dlgforge_core.config.asset_names import DIALOGUES, KNOWLEDGE_INDEX, SEED_TOPICS
-from dlgforge_core.errors import DlgforgeError
 from dlgforge_core.generation.prepare import PreparedRun, callers_of_run, prepare_run
-from dlgforge_core.generation.run import Runner, RunReport, Status, generate, shortfall_text
+from dlgforge_core.generation.run import RunReport, generate, shortfall_text
 from dlgforge_core.generation.worker_thread import WorkerSpec, knowledge_access
 from dlgforge_core.knowledge.current import CurrentIndex, current_index
 from dlgforge_core.planning.document_plan import DOCUMENTS_BATCH
 from dlgforge_core.planning.seed_languages import seeds_for
 from dlgforge_core.planning.seeds import SeedBatch
-from dlgforge_core.runtime.distributed.runners import start_runner
+from dlgforge_core.runtime.distributed.bootstrap import call_slots
+from dlgforge_core.runtime.distributed.runners import needs_of_run, start_runner
+from dlgforge_core.scheduling.background import Runner
+from dlgforge_core.store.preview import RecordedCall
 from dlgforge_core.store.results import Part
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_dagster.assets.preview import MakeRunner, in_this_process, make_preview, show
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata.dialogues import coverage_metadata, dialogues_metadata
 from dlgforge_dagster.partitions import dialogue_key, is_mislabelled, seed_batch_of
 from dlgforge_dagster.progress import progress_report
 from dlgforge_dagster.resources import LlmResource, RayResource, StoreResource
-from dlgforge_dagster.steps import as_failure, endpoint_slot, failure
-from dlgforge_dagster.tags import FINGERPRINT_TAG, NOTHING_TAG, OWNERS, RUN_ID_TAG
+from dlgforge_dagster.steps import as_failure, endpoint_slot
+from dlgforge_dagster.tags import FINGERPRINT_TAG, NOTHING_TAG, OWNERS, PREVIEW_TAG, RUN_ID_TAG
 from dlgforge_dagster.versions import Provenance, dialogues_version, digest, recorded_versions
 
 
@@ -99,8 +104,15 @@ def _dialogues(
         context.run.run_id, {RUN_ID_TAG: run.run_id, FINGERPRINT_TAG: run.fingerprint[:16]}
     )
     made_from = Provenance.of(context, [dataset.key(SEED_TOPICS), dataset.key(KNOWLEDGE_INDEX)])
+    previews = PREVIEW_TAG in context.run.tags
+    if previews:
+        run = in_this_process(run)
+    make_runner = _runners(context, run, run_store, ray, store, llm, index)
     with endpoint_slot(context, run_store, generation.run.max_concurrent_runs):
-        report = _generate(context, run, run_store, ray, store, llm, settings, index)
+        if previews:
+            make_preview(context, run, run_store, make_runner, call_slots(generation, ray.settings))
+            return
+        report = _generate(context, run, run_store, make_runner)
     if report.stop_reason is not None:
         context.log.warning(f"stopped before the plan was complete: {report.stop_reason}")
     if run.generation.run.accept.active and report.progress.shortfall:
@@ -214,49 +226,52 @@ def _report_partitions(
 
 
 def _generate(
+    context: dg.AssetExecutionContext, run: PreparedRun, run_store: RunStore, make_runner: MakeRunner
+) -> RunReport:
+    with as_failure(context, dlgforge_run_id=run.run_id), progress_report(context) as report:
+        return generate(run_store, run.run_id, make_runner, functools.partial(show, report))
+
+
+def _runners(
     context: dg.AssetExecutionContext,
     run: PreparedRun,
     run_store: RunStore,
     ray: RayResource,
     store: StoreResource,
     llm: LlmResource,
-    settings: LlmConfig,
     index: CurrentIndex | None,
-) -> RunReport:
-    def on_status(status: Status) -> None:
-        progress = status.progress
-        figures = {"done": progress.done, "planned": progress.planned, "dropped": progress.dropped}
-        report.show(status, progress.done + progress.dropped, progress.planned, figures)
+) -> MakeRunner:
+    """Return what starts a runner with all that it needs.
 
-    try:
-        # Before anything starts, so that a key that is missing is known at once.
-        search_key = web_search_key(run.generation.tools)
-        knowledge = knowledge_access(run, index)
+    Raises ConfigError where a key is missing, before anything starts.
+    """
+    settings, callers = llm.settings, callers_of_run(run.generation, llm.settings)
+    spec = WorkerSpec(
+        run=run,
+        database=run_store.database,
+        endpoints=(),
+        routing=settings.routing,
+        knowledge=knowledge_access(run, index),
+        web_search_key=web_search_key(run.generation.tools),
+        tool_secrets=tool_secrets(run.generation.tools),
+        markup=settings.markup,
+    )
 
-        def make_runner() -> Runner:
-            spec = WorkerSpec(
-                run=run,
-                database=run_store.database,
-                endpoints=(),
-                routing=settings.routing,
-                knowledge=knowledge,
-                web_search_key=search_key,
-                markup=settings.markup,
-            )
-            progress = context.log.info
-            callers = callers_of_run(run.generation, settings)
-            return start_runner(
-                spec,
-                ray.session(progress),
-                ray.settings,
-                settings,
-                dsn_source=store.resolve().source.value,
-                endpoints=lambda slots: llm.endpoints(callers, slots, progress, ray),
-                fleet=lambda: llm.fleet,
-                progress=progress,
-            )
+    def make_runner(
+        among: tuple[str, ...] = (), on_call: Callable[[RecordedCall], None] | None = None
+    ) -> Runner:
+        progress = context.log.info
+        return start_runner(
+            dataclasses.replace(spec, among=among, on_call=on_call),
+            needs_of_run(spec, settings),
+            ray.session(progress),
+            ray.settings,
+            settings,
+            dsn=run_store.database.dsn,
+            dsn_source=store.resolve().source.value,
+            endpoints=lambda slots: llm.endpoints(callers, slots, progress, ray),
+            fleet=lambda: llm.fleet,
+            progress=progress,
+        )
 
-        with progress_report(context) as report:
-            return generate(run_store, run.run_id, make_runner, on_status)
-    except DlgforgeError as error:
-        raise failure(context, error, dlgforge_run_id=run.run_id) from error
+    return make_runner

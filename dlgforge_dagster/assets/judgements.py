@@ -2,37 +2,34 @@
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as types.
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from dlgforge_core.config import JudgeConfig, validate
+from dlgforge_core.config import JudgeConfig, RunConfig, validate
 from dlgforge_core.config.asset_names import DIALOGUES, JUDGEMENTS
-from dlgforge_core.errors import DlgforgeError
-from dlgforge_core.judging.judges import judges_of
 from dlgforge_core.judging.results import agreement, lowest_scores, rating_figures
 from dlgforge_core.judging.run import JudgingReport, JudgingStatus, judge_dialogues
-from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.judging.worker_thread import JudgingSpec
+from dlgforge_core.runtime.distributed.runners import needs_of_judging, start_runner
+from dlgforge_core.scheduling.background import Runner
 from dlgforge_core.store.results import Scope
+from dlgforge_core.store.run_records import RunRecord
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.automation import keep_fresh
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.dataset import DatasetSpec
 from dlgforge_dagster.metadata.judgements import judgements_metadata
 from dlgforge_dagster.progress import progress_report
-from dlgforge_dagster.steps import (
-    as_failure,
-    endpoint_slot,
-    failure,
-    run_and_scope,
-)
+from dlgforge_dagster.steps import as_failure, endpoint_slot, run_and_scope
 from dlgforge_dagster.tags import JUDGED_TAG, OWNERS
 from dlgforge_dagster.versions import digest, judgements_version
 
 _N_LOWEST = 5
+_AS_THE_RUN = ("max_concurrent_runs", "distributed", "lease_s")
+"""Settings that judging keeps to as the dialogues were made with them."""
 
 
 def build_judgements(dataset: DatasetSpec) -> dg.AssetsDefinition:
@@ -85,13 +82,9 @@ def _judgements(
     run_store = dataset.store(context).run_store(dataset.name)
     record, scope = run_and_scope(run_store, run_id, "judge")
     context.instance.add_run_tags(context.run.run_id, {JUDGED_TAG: record.fingerprint[:16]})
-    # As many at once as the dialogues were made with, whether the recipe says so or the launchpad did.
-    recorded = record.config.get("generation", {}).get("run", {})
-    slots = recorded.get("max_concurrent_runs", dataset.recipe.run.max_concurrent_runs)
-    try:
-        report = _judge(dataset, context, run_store, scope, judge, slots)
-    except DlgforgeError as error:
-        raise failure(context, error, fingerprint=record.fingerprint[:16]) from error
+    run = _run_settings(dataset, record)
+    with as_failure(context, fingerprint=record.fingerprint[:16]):
+        report = _judge(dataset, context, run_store, scope, judge, run)
     for tally in report.tallies.values():
         for reason, example in tally.examples.items():
             context.log.warning(
@@ -111,28 +104,47 @@ def _judgements(
     )
 
 
+def _run_settings(dataset: DatasetSpec, record: RunRecord) -> RunConfig:
+    """Return how the dialogues were made, whether the recipe says so or the launchpad did."""
+    recorded = record.config.get("generation", {}).get("run", {})
+    run = dataset.recipe.run.model_dump()
+    run |= {name: recorded[name] for name in _AS_THE_RUN if name in recorded}
+    return validate(RunConfig, run, f"run {record.run_id}, as it was recorded: run")
+
+
 def _judge(
     dataset: DatasetSpec,
     context: dg.AssetExecutionContext,
     run_store: RunStore,
     scope: Scope,
     judge: JudgeConfig,
-    slots: int,
+    run: RunConfig,
 ) -> JudgingReport:
-    ray, llm = dataset.ray(context), dataset.llm(context)
-    settings = llm.settings
-    callers = {one.caller: one.agent for one in judges_of(judge, settings)}
+    ray, llm, store = dataset.ray(context), dataset.llm(context), dataset.store(context)
+    settings, cluster, progress = llm.settings, ray.settings, context.log.info
+    distributed = run.distributed
+    if judge.distributed is not None:
+        distributed = distributed.model_copy(update={"enabled": judge.distributed})
 
     def on_status(status: JudgingStatus) -> None:
         figures = {"verdicts": status.judged, "wanted": status.wanted}
         report.show(status, status.judged, status.wanted, figures)
 
-    def endpoints() -> Sequence[Endpoint]:
-        held.enter_context(endpoint_slot(context, run_store, slots))
-        found = llm.endpoints(callers, judge.concurrency, context.log.info, ray)
-        for endpoint in found:
-            context.log.info(f"endpoint {endpoint.name}: {endpoint.base_url}")
-        return found
+    def make_runner(spec: JudgingSpec) -> Runner:
+        held.enter_context(endpoint_slot(context, run_store, run.max_concurrent_runs))
+        needs = needs_of_judging(spec, distributed)
+        return start_runner(
+            spec,
+            needs,
+            ray.session(progress),
+            cluster,
+            settings,
+            dsn=run_store.database.dsn,
+            dsn_source=store.resolve().source.value,
+            endpoints=lambda slots: llm.endpoints(needs.callers, slots, progress, ray),
+            fleet=lambda: llm.fleet,
+            progress=progress,
+        )
 
     with progress_report(context) as report, ExitStack() as held:
         return judge_dialogues(
@@ -140,9 +152,9 @@ def _judge(
             scope,
             judge,
             settings,
-            endpoints,
+            make_runner,
             on_status,
-            on_wait=lambda: context.log.info("waiting: another process judges the same with the same judges"),
+            on_wait=lambda: progress("waiting: another process judges the same with the same judges"),
             prompts=dataset.recipe.prompts,
-            refresh=lambda: llm.fleet.endpoints if llm.fleet is not None else None,
+            lease_s=run.lease_s,
         )

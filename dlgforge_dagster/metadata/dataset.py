@@ -15,6 +15,7 @@ from dlgforge_core.export.plots import markdown_image, overview_png
 from dlgforge_core.export.schema import COLUMN_TEXTS, PARQUET_SCHEMA
 from dlgforge_core.export.writer import DatasetSummary
 from dlgforge_core.quality.diversity import MAX_N, TOP
+from dlgforge_core.usage import total_usage
 from dlgforge_dagster.metadata.dialogues import course_metadata, grounding_metadata, rubric_metadata
 from dlgforge_dagster.metadata.tables import count_table, table
 
@@ -39,6 +40,7 @@ def dataset_metadata(summary: DatasetSummary, samples: Iterable[Dialogue]) -> Ma
         **metadata,
         **rubric_metadata(figures),
         **_preferences(summary),
+        **_usage(summary),
         **grounding_metadata(figures),
         **course_metadata(figures, summary.conversation),
         **_diversity(summary.diversity),
@@ -61,6 +63,24 @@ def _preferences(summary: DatasetSummary) -> dict[str, Any]:
         "preference_pairs": figures.pairs,
         "turns_without_pair": figures.without.total(),
     }
+
+
+def _usage(summary: DatasetSummary) -> dict[str, Any]:
+    """Return what was called for the dataset's dialogues, by role, and what they cost."""
+    if not summary.usage:
+        return {}
+    total = total_usage(summary.usage.values())
+    rows = [
+        {
+            "role": role,
+            "calls": one.calls,
+            "tokens in": one.prompt_tokens,
+            "tokens out": one.completion_tokens,
+            **({"cost": str(one.spending)} if total.spending else {}),
+        }
+        for role, one in (*summary.usage.items(), ("total", total))
+    ]
+    return {**({"cost_usd": round(total.dollars, 8)} if total.dollars else {}), "calls": table(rows)}
 
 
 def _diversity(diversity: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from dlgforge_core.generation.endpoint_figures import EndpointFigures, endpoint_
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.run import RunReport
 from dlgforge_core.knowledge.coverage import coverage_counts
+from dlgforge_core.llm.stats import CallStats, Counts
 from dlgforge_core.quality.figures import DialogueFigures
+from dlgforge_core.review import HOST, PORT
 from dlgforge_core.runtime.serving.vllm_metrics import ReplicaMetrics
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_records import Progress
@@ -24,7 +26,14 @@ from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.metadata.tables import count_table, table
 
 N_SAMPLES = 3
+_MOST_USED = 20  # tools in the table of calls
 _AT_EITHER_END = 20  # documents in the table of their uses
+
+_REVIEW = (
+    "`make review`, or `python -m dlgforge_core.review`, prints the address of a page to read, search, "
+    "mark and edit them. Once you have opened it, [the dialogues of this run]({address}/?run={run_id}) are "
+    "there."
+)
 
 
 def dialogues_metadata(
@@ -44,6 +53,7 @@ def dialogues_metadata(
     metadata: dict[str, Any] = {
         "plots": dg.MetadataValue.md(markdown_image(plots, "plots of the dialogues")),
         "samples": dg.MetadataValue.md(sample_markdown(store.samples(scope, N_SAMPLES))),
+        "review": dg.MetadataValue.md(_REVIEW.format(address=f"http://{HOST}:{PORT}", run_id=run.run_id)),
         "dialogues_planned": progress.planned,
         "dialogues_done": progress.done,
         "dialogues_dropped": progress.dropped,
@@ -55,6 +65,7 @@ def dialogues_metadata(
         "failed_calls": total.failures.total(),
         "prompt_tokens": total.prompt_tokens,
         "completion_tokens": total.completion_tokens,
+        **cost_metadata(calls),
         "dlgforge_run_id": run.run_id,
         "models": {role.value: model for role, model in run.models.items()},
     }
@@ -175,8 +186,8 @@ def course_metadata(figures: DialogueFigures, columns: Sequence[str]) -> dict[st
         details["ended_by"] = count_table("ended by", "dialogues", ended)
     if figures.goals:
         details["goals"] = count_table("goal", "dialogues", figures.goals)
-        if judged := figures.goals["met"] + figures.goals["missed"]:
-            details["goal_met_share"] = round(figures.goals["met"] / judged, 4)
+        if (share := figures.goal_met_share) is not None:
+            details["goal_met_share"] = round(share, 4)
     return details
 
 
@@ -186,19 +197,57 @@ def grounding_metadata(figures: DialogueFigures) -> dict[str, Any]:
     if figures.grounded_turns:
         details["grounded_turns"] = figures.grounded_turns
         details["cited_share"] = round(figures.cited_turns / figures.grounded_turns, 4)
-    if figures.tool_calls:
-        details["tool_calls"] = count_table("tool", "calls", figures.tool_calls)
+    return {**details, **tool_metadata(figures)}
+
+
+def tool_metadata(figures: DialogueFigures) -> dict[str, Any]:
+    """Return which tools were called most, what went wrong, and how often one answer called some."""
+    if not figures.tool_calls:
+        return {}
+    details: dict[str, Any] = {
+        "tool_calls": table(
+            [
+                {"tool": name, "calls": calls, "errors": figures.tool_errors[name]}
+                for name, calls in figures.tool_calls.most_common(_MOST_USED)
+            ]
+        ),
+        "tool_rounds": count_table("rounds of an answer", "answers", _by_number(figures.call_rounds)),
+    }
+    if (mean := figures.mean_rounds) is not None:
+        details["tool_rounds_mean"] = round(mean, 3)
+    if problems := figures.tool_problems:
+        details["tool_problems"] = count_table("problem", "calls", {p.value: n for p, n in problems.items()})
+        details["tool_problem_share"] = round(problems.total() / figures.tool_calls.total(), 4)
     return details
 
 
-def _call_table(name: str, counts: Mapping[str, Any]) -> dg.TableMetadataValue:
-    """Return calls, tokens and latency by role or endpoint; latency in seconds."""
+def _by_number(counts: Mapping[int, int]) -> dict[str, int]:
+    return {str(number): counts[number] for number in sorted(counts)}
+
+
+def cost_metadata(calls: CallStats) -> dict[str, Any]:
+    """Return what calls cost, in US dollars, and how many of them had a price that is not known.
+
+    Nothing where all were to servers of one's own.
+    """
+    spent = calls.spending
+    by_role = {role: round(c.dollars, 8) for role, c in calls.by_role().items() if c.dollars}
+    return {
+        **({"cost_usd": round(spent.dollars, 8), "cost_usd_by_role": by_role} if spent.dollars else {}),
+        **({"calls_of_unknown_price": spent.unpriced} if spent.unpriced else {}),
+    }
+
+
+def _call_table(name: str, counts: Mapping[str, Counts]) -> dg.TableMetadataValue:
+    """Return calls, tokens, cost and latency by role or endpoint; latency in seconds."""
+    priced = any(c.spending for c in counts.values())
     rows = [
         {
             name: key,
             "calls": c.calls,
             "tokens in": c.prompt_tokens,
             "tokens out": c.completion_tokens,
+            **({"cached": c.cached_tokens, "cost": str(c.spending)} if priced else {}),
             "p50 s": round(c.latency.percentile(50), 3),
             "p90 s": round(c.latency.percentile(90), 3),
             "p99 s": round(c.latency.percentile(99), 3),

@@ -16,6 +16,7 @@ from dlgforge_core.judging.rating_agreement import DimensionFigures
 from dlgforge_core.judging.results import LowScore
 from dlgforge_core.judging.run import JudgingReport
 from dlgforge_core.verdicts import MAX_SCORE
+from dlgforge_dagster.metadata.dialogues import cost_metadata
 from dlgforge_dagster.metadata.tables import table
 
 
@@ -41,6 +42,7 @@ def judgements_metadata(
         "prompt_tokens": total.prompt_tokens,
         "cached_tokens": total.cached_tokens,
         "completion_tokens": total.completion_tokens,
+        **cost_metadata(report.calls),
         "fingerprint": report.fingerprint[:16],
     }
     if report.stop_reason is not None:

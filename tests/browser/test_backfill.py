@@ -132,7 +132,7 @@ def test_a_backfill_with_a_run_killed_ends_complete(site: Site, target: str, ret
             return str(dev.query(BACKFILL, id=backfill)["partitionBackfillOrError"]["status"])
 
         wait_until(lambda: status() != "REQUESTED", 90, "the end of the backfill")
-        wait_until(lambda: ended(dev, 5), 60, "all runs end")
+        wait_until(lambda: ended(dev, 5), 240, "all runs end")
         # A job's backfill counts as failed when any of its runs did, also one that was tried again.
         assert status() == ("COMPLETED_SUCCESS" if target == "asset" else "COMPLETED_FAILED")
         counts = dev.query(PARTITION_COUNTS, key={"path": ["dialogues"]})["assetNodeOrError"]

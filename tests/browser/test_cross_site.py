@@ -31,8 +31,8 @@ ATTACK = """<!doctype html><title>a page</title>
 <form id="text" action="%(url)s/graphql" method="post" enctype="text/plain" target="sink">
 <input name='%(json_start)s' value='"}'></form>
 <script>
-const body = %(body)s, told = {};
-const attempt = async (name, act) => { try { told[name] = await act() } catch (e) { told[name] = "error" } };
+const body = %(body)s, seen = {};
+const attempt = async (name, act) => { try { seen[name] = await act() } catch (e) { seen[name] = "error" } };
 const send = (options) => async () => {
   const answer = await fetch("%(url)s/graphql", {method: "POST", body, ...options});
   return answer.type === "opaque" ? "opaque" : await answer.text();
@@ -59,7 +59,7 @@ const socket = () => new Promise((done) => {
   await attempt("cookies", send({mode: "no-cors", credentials: "include"}));
   navigator.sendBeacon("%(url)s/graphql", new Blob([body], {type: "text/plain"}));
   await attempt("socket", socket);
-  window.told = told;
+  window.seen = seen;
   document.title = "done";
 })();
 </script>"""
@@ -102,7 +102,7 @@ def test_no_page_of_another_origin_changes_anything_and_the_ui_works(tmp_path: P
         for host in ("localhost", "127.0.0.1", OTHER_NAME):
             page.goto(f"http://{host}:{port}/")
             expect(page).to_have_title("done")
-            reported = page.evaluate("window.told")
+            reported = page.evaluate("window.seen")
             assert reported == {
                 "plain": "opaque",
                 "disguised": "opaque",

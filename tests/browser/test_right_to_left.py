@@ -11,7 +11,8 @@ from dlgforge_core.database.database import Database
 from dlgforge_core.database.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
-from tests.browser.test_ui import endpoint_env, picture, show_markdown
+from tests.browser.pictures import picture
+from tests.browser.test_ui import endpoint_env, show_markdown
 from tests.end_to_end.job import Project, run_config
 from tests.support.dagster_dev import dagster_dev
 from tests.support.simulated_endpoint import simulated_endpoint

@@ -11,9 +11,8 @@ from playwright.sync_api import Locator, Page, expect
 from dlgforge_core.database.database import Database
 from dlgforge_core.database.embedded import embedded_dsn, release_embedded
 from dlgforge_core.store.run_store import RunStore
-from tests.browser.conftest import IMAGES
 from tests.end_to_end.job import Project, run_config
-from tests.support.dagster_dev import FINISHED, DagsterDev, dagster_dev, run_workers
+from tests.support.dagster_dev import DagsterDev, dagster_dev, run_workers
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 from tests.support.waiting import wait_until
 
@@ -29,83 +28,12 @@ def endpoint_env(sim: SimulatedEndpoint) -> dict[str, str]:
     }
 
 
-def picture(page: Page, name: str) -> None:
-    """Keep a screenshot for the documentation."""
-    page.wait_for_timeout(500)
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=IMAGES / f"{name}.png")
-
-
-def test_materialize_by_clicking_and_look_at_the_result(tmp_path: Path, page: Page) -> None:
-    with (
-        simulated_endpoint(latency_s=0.2, latency_sigma=0.4, faults={"429": 0.03}) as sim,
-        dagster_dev(Project(tmp_path), **endpoint_env(sim)) as dev,
-    ):
-        page.goto(f"{dev.url}/locations/dlgforge/asset-groups/dlgforge")
-        materialize_all(page, dev)
-        wait_until(lambda: dev.materialized("dialogue_dataset"), 180, "the dataset is written")
-        wait_until(lambda: all(run["status"] in FINISHED for run in dev.runs()), 60, "all runs end")
-        assert {run["status"] for run in dev.runs()} == {"SUCCESS"}, dev.log()[-5000:]
-        usual = page.viewport_size
-        page.set_viewport_size({"width": 2400, "height": 700})  # else the assets shrink to their names
-        page.goto(f"{dev.url}/locations/dlgforge/asset-groups/dlgforge")
-        expect(page.get_by_text("Materialized").first).to_be_visible()
-        picture(page, "lineage")
-        if usual:
-            page.set_viewport_size(usual)
-        look_at_samples(page, dev)
-        for asset in ("dialogues", "dialogue_dataset"):
-            look_at_plots(page, dev, asset)
-        look_at_checks(page, dev)
-        assert sim.stats()["by_role"]["kb_responder"] > 0
-
-
-def materialize_all(page: Page, dev: DagsterDev) -> None:
-    wait_until(
-        lambda: dev.partitions("dialogues", "seed_batch"),
-        60,
-        "the sensor makes the shipped topics a partition",
-    )
-    page.get_by_role("button", name="Materialize all").click()
-    dialog = page.get_by_role("dialog")
-    every = dialog.get_by_role("button", name="All", exact=True)
-    expect(every).to_have_count(2)
-    expect(dialog.get_by_text("0 partitions")).to_be_visible()
-    for button in every.all():
-        button.click()
-    expect(dialog.get_by_text("4 partitions")).to_be_visible()
-    picture(page, "partitions")
-    dialog.get_by_role("button", name="Launch backfill").click()
-
-
 def show_markdown(page: Page, dev: DagsterDev, asset: str, key: str) -> Locator:
     """Open what the asset page shows under a key of the metadata."""
     page.goto(f"{dev.url}/assets/{asset}?view=overview")
     row = page.get_by_role("row").filter(has=page.get_by_text(key, exact=True)).last
     row.get_by_text("Show Markdown").click()
     return page.get_by_role("dialog")
-
-
-def look_at_checks(page: Page, dev: DagsterDev) -> None:
-    page.goto(f"{dev.url}/assets/dialogues?view=checks")
-    for name in ("schema", "unique_questions", "language"):
-        expect(page.get_by_text(name, exact=True).first).to_be_visible()
-    picture(page, "checks")
-
-
-def look_at_plots(page: Page, dev: DagsterDev, asset: str) -> None:
-    image = show_markdown(page, dev, asset, "plots").get_by_role("img", name="plots of the")
-    expect(image).to_be_visible()
-    width = image.evaluate("i => i.complete && i.naturalWidth")
-    assert width > 800, "the picture is not shown"
-    picture(page, f"plots-{asset}")
-
-
-def look_at_samples(page: Page, dev: DagsterDev) -> None:
-    dialog = show_markdown(page, dev, "dialogues", "samples")
-    expect(dialog.get_by_text("User", exact=True).first).to_be_visible()
-    expect(dialog.get_by_text("Assistant", exact=True).first).to_be_visible()
-    picture(page, "samples")
 
 
 def test_cancel_by_clicking_stops_the_calls_and_stays_resumable(tmp_path: Path, page: Page) -> None:

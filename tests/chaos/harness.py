@@ -40,7 +40,13 @@ _ATTEMPTS = 4  # questions asked for one turn at most, by default
 class Driver:
     """A worker process; see tests.chaos.driver."""
 
-    def __init__(self, store: RunStore, plan: dict[str, Any], endpoints: dict[str, str]) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        plan: dict[str, Any],
+        endpoints: dict[str, str],
+        dies: tuple[str, int] | None = None,
+    ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.driver"],
             stdin=subprocess.PIPE,
@@ -48,7 +54,7 @@ class Driver:
             cwd=_ROOT,
         )
         assert self.process.stdin is not None
-        task = {"dsn": store.database.dsn, "plan": plan, "endpoints": endpoints}
+        task = {"dsn": store.database.dsn, "plan": plan, "endpoints": endpoints, "dies": dies}
         self.process.stdin.write(json.dumps(task).encode() + b"\n")
         self.process.stdin.flush()
 
@@ -62,7 +68,11 @@ class Driver:
     def finish(self, timeout_s: float = 60.0) -> None:
         """Wait until it has done all there is; fails the test when it does not or fails."""
         self.expect("done", timeout_s)
-        assert self.process.wait(10) == 0
+        assert self.process.wait(60) == 0
+
+    def die(self, timeout_s: float = 60.0) -> None:
+        """Wait until it has killed itself."""
+        assert self.process.wait(timeout_s) == -signal.SIGKILL
 
     def stop(self) -> None:
         """SIGSTOP, and wait until the process stands still."""
@@ -79,9 +89,14 @@ class Driver:
 
 
 @contextlib.contextmanager
-def driver(store: RunStore, plan: dict[str, Any], **sims: SimulatedEndpoint) -> Iterator[Driver]:
-    """Yield a driver on the plan and endpoints; it is gone when the block is left."""
-    made = Driver(store, plan, {name: sim.base_url for name, sim in sims.items()})
+def driver(
+    store: RunStore, plan: dict[str, Any], dies: tuple[str, int] | None = None, **sims: SimulatedEndpoint
+) -> Iterator[Driver]:
+    """Yield a driver on the plan and endpoints; it is gone when the block is left.
+
+    It `dies` at a point, for the nth time; see tests.chaos.deaths.
+    """
+    made = Driver(store, plan, {name: sim.base_url for name, sim in sims.items()}, dies)
     try:
         yield made
     finally:

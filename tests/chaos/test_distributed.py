@@ -151,7 +151,7 @@ def test_a_worker_killed_or_frozen_in_mid_run_costs_the_calls_in_flight(
     assert any("was lost" in line and "starting another" in line for line in message), message
     places = worker_processes(store, run.run_id)
     assert len({pid for _, _, pid in places}) == 3
-    wait_until(lambda: not psutil.pid_exists(places[0][2]), 15, "the worker's process is gone")
+    wait_until(lambda: not psutil.pid_exists(places[0][2]), 30, "the worker's process is gone")
     if blow is signal.SIGSTOP:
         assert any("gives no sign of life" in line for line in message)
 
@@ -369,7 +369,7 @@ def test_an_interrupted_job_tears_down_and_can_be_resumed(project: Project, numb
             assert code == 1, log[-3000:]
             assert took < 40, log[-3000:]
             assert run_statuses(store) in (["CANCELED"], ["FAILURE"]), log[-3000:]
-            wait_until(lambda: not alive(parts), 10, "all are gone")
+            wait_until(lambda: not alive(parts), 30, "all are gone")
             assert leased(store, store.run_ids()[0]) == 0, "dialogues were let go in order"
             record = store.run()
             assert record is not None

@@ -14,24 +14,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlgforge_core.common.bodies import BodyError, read_body, read_json
-from dlgforge_core.config import AgentConfig, JudgeConfig
+from dlgforge_core.config import AgentConfig, JudgeConfig, validate
+from dlgforge_core.config.reasoning import TracePartConfig
 from dlgforge_core.dialogue import Role
-from dlgforge_core.generation.web_search import WebSearchError, read_results
 from dlgforge_core.llm import answers, pauses, server_errors, structured, tool_calls
 from dlgforge_core.llm.answers import Reply
 from dlgforge_core.llm.chat import request_body
 from dlgforge_core.llm.completions import answer_of, read_completion
 from dlgforge_core.llm.dialect import Dialect, adapt
+from dlgforge_core.llm.forms import Written
 from dlgforge_core.llm.markup import default_markup
 from dlgforge_core.llm.structured import JsonMode
 from dlgforge_core.llm.transport import HttpAnswer
+from dlgforge_core.prompting.comparison import judgements_from
+from dlgforge_core.prompting.ending import ending_form
 from dlgforge_core.prompting.model_output import question_of, without_quotes
 from dlgforge_core.prompting.passage_marks import names_material
 from dlgforge_core.prompting.quoting import neutralise, quote
+from dlgforge_core.prompting.trace import Trace
 from dlgforge_core.prompting.verdict_reading import judgement_from
+from dlgforge_core.tools.web_search import WebSearchError, read_results
 from tests.fuzz.budget import fuzz, quickly
 
 JUDGE = JudgeConfig()
+RATED = validate(JudgeConfig, {"rubric": [{"name": "clear"}, {"name": "kind", "about": "both"}]}, "judge")
+TRACE = Trace([TracePartConfig(name="evidence", content="what is known")])
 MIB = 1024 * 1024
 KEYS = st.sampled_from(
     [
@@ -224,6 +231,22 @@ def test_any_text_is_cleaned_quoted_and_judged_soon(text: str) -> None:
         quickly(structured.parse, text, lambda value: judgement_from(value, JUDGE))
     quickly(tool_calls.split_calls, text, ["find"])
     quickly(tool_calls.read_arguments, text)
+
+
+@fuzz
+@given(JSON, TEXTS | LONG, st.booleans())
+def test_any_answer_in_a_form_is_read_or_refused(value: Any, text: str, cut: bool) -> None:
+    for written_text in (text, json.dumps(value)):
+        for form in (TRACE.form, ending_form("[END]")):
+            with suppress(ValueError):
+                quickly(form.read, Written(written_text, written_text, "", cut, default_markup()))
+        quickly(TRACE.holds, written_text)
+    data = value if isinstance(value, dict) else {"score": value, "ratings": value, "answers": value}
+    for judge in (JUDGE, RATED):
+        with suppress(ValueError):
+            quickly(judgement_from, data, judge, goal=True)
+        with suppress(ValueError):
+            quickly(judgements_from, data, judge, 3)
 
 
 @fuzz

@@ -1,7 +1,4 @@
-"""Documents and file names of any kind: none ends a run, and none takes more than it may.
-
-DLGFORGE_FUZZ_EXAMPLES=20000 python -m pytest tests/fuzz/test_documents.py --timeout 0  # an hour, by hand
-"""
+"""Documents and file names of any kind: none ends a run, and none takes more than it may."""
 
 from __future__ import annotations
 
@@ -27,9 +24,10 @@ from dlgforge_core.knowledge.documents import Problem, ReadDocument
 from dlgforge_core.knowledge.folder import KnowledgeFolder
 from dlgforge_core.knowledge.reading import DocumentReader
 from dlgforge_core.planning.seed_folder import read_seed_batches
+from tests.fuzz.budget import FUZZ_S
 from tests.support.documents import pdf
 
-EXAMPLES = int(os.environ.get("DLGFORGE_FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(FUZZ_S * 10) or 150
 FUZZ = settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -93,6 +91,9 @@ PIECES = [
         "<div>",
         "<table><tr><td>",
         "<aside>",
+        "<header>",
+        "<div class=cookie-bar>",
+        "<b hidden>",
         "<main>",
         "<p",
         " style='display:none'",
@@ -171,7 +172,7 @@ documents = st.one_of(
 
 @given(documents)
 @FUZZ
-def test_any_document_is_read_or_told(document: tuple[str, bytes]) -> None:
+def test_any_document_is_read_or_reported(document: tuple[str, bytes]) -> None:
     suffix, data = document
     items = list(READER.read(f"a{suffix}", io.BytesIO(data)))
     assert READER._child is None or psutil.Process(READER._child.pid).memory_info().rss < 256 * 2**20
@@ -203,7 +204,9 @@ file_names = st.binary(min_size=1, max_size=40).map(
 
 @given(st.lists(file_names, min_size=1, max_size=5))
 @FUZZ
-def test_any_file_name_is_read_or_told(tmp_path_factory: pytest.TempPathFactory, names: list[bytes]) -> None:
+def test_file_names_are_read_or_reported(
+    tmp_path_factory: pytest.TempPathFactory, names: list[bytes]
+) -> None:
     folder = tmp_path_factory.mktemp("names")
     for name in names:
         Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(b"text")

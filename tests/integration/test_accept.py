@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dlgforge_core.dialogue import DialoguePlan
 from dlgforge_core.errors import RunStoppedError
 from dlgforge_core.generation.prepare import PreparedRun
-from dlgforge_core.generation.run import generate, shortfall_text
+from dlgforge_core.generation.run import Status, generate, shortfall_text
 from dlgforge_core.generation.worker_thread import WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.planning.personas import read_personas
@@ -100,19 +101,22 @@ def test_a_run_that_uses_its_attempts_up_says_where_and_goes_on_with_more(store:
     plan: dict[str, Any] = {"n_turns": 1, "accept": {"min_score": 5, "forbidden_labels": ["incorrect"]}}
     with simulated_endpoint(verdict={"score": 3, "reasons": ["incorrect"]}, latency_s=0.1) as sim:
         run = planned(store, 4, **plan, max_attempts_per_sample=2)
-        lines: list[str] = []
+        statuses: list[Status] = []
         report = generate(
             store,
             run.run_id,
             lambda: WorkerThread(spec(store, run, endpoint(sim))),
-            lambda status: lines.append(str(status)),
+            statuses.append,
             first_report_s=0.0,
             poll_s=0.01,
         )
         progress = report.progress
         assert (progress.complete, progress.done, progress.made, progress.shortfall) == (True, 0, 8, 4)
         assert progress.shortcomings == {"min_score": 8, "forbidden_labels: incorrect": 8}
-        assert any("0/4 dialogues accepted, not accepted" in line for line in lines)
+        line = str(dataclasses.replace(statuses[0], progress=progress))
+        assert line.startswith(
+            "0/4 dialogues accepted, not accepted 8 (forbidden_labels: incorrect 8, min_score 8), 8 turns, "
+        )
         text = shortfall_text(progress, store.shortfall(run.run_id))
         assert "0 of 4 dialogues were accepted, of 8 that were made" in text
         assert "(en, " in text

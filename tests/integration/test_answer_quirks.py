@@ -27,7 +27,7 @@ def server() -> Iterator[SimulatedEndpoint]:
 QUIRKS: dict[str, dict[str, Any]] = {
     **{f"spoilt: {spoilt}": {"spoilt": spoilt} for spoilt in SPOILT},
     "streams": {"streams": "always", "reasoning": "Let me see."},
-    "streams unless told": {"streams": "unless_told"},
+    "streams unless told": {"streams": "by_default"},
     "think": {"text_template": "<think>\nHm.\n</think>\n\n{text}"},
     "Mistral": {"text_template": "[THINK]Let me ```see[/THINK]{text}</s>"},
     "EXAONE": {"text_template": "<thought>Hm.</thought>{text}[|endofturn|]\n[|user|]More?"},

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Collection
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dlgforge_core.config import ChecksConfig, JudgeConfig
 from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.quality import findings
+from dlgforge_core.quality import findings, look
 from dlgforge_core.quality.checks import run_checks
 from dlgforge_core.quality.collectors import COLLECTORS, CheckReport, Collector
 from dlgforge_core.quality.findings import findings_of
@@ -169,3 +175,50 @@ def test_checks_chosen_one_by_one_are_kept_together(
     both = reports(store, scope, ["schema", "language"])
     assert [report.name for report in both] == ["schema", "unique_questions", "language"]
     assert len(looked_at) == 6
+
+
+@pytest.fixture
+def _processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes even for a few dialogues, three of a plan at a time."""
+    monkeypatch.setattr(look, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(look, "_AT_ONCE", 3)
+    monkeypatch.setattr(look, "available_cpus", lambda: 2)
+
+
+@pytest.mark.usefixtures("_processes")
+def test_several_processes_find_what_one_finds(
+    store: RunStore, sim: SimulatedEndpoint, monkeypatch: pytest.MonkeyPatch, looked_at: list[str]
+) -> None:
+    """Those with many processes are found as they are by one, examples in the same order, whatever dies."""
+    scope = made(store, sim, 14)
+    found = reports(store, scope, max_examples=4)
+    assert not looked_at, "this process has left it to others"
+    assert found == anew(store, scope, max_examples=4)
+    del looked_at[:]
+
+    def broken(*_: object) -> None:
+        raise BrokenProcessPool("killed for memory")
+
+    monkeypatch.setattr(Future, "result", broken)
+    assert reports(store, scope, max_examples=5) == anew(store, scope, max_examples=5)
+    assert len(looked_at) == 2 * 14, "this process does what the others could not"
+
+
+def test_processes_that_look_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    script = tmp_path / "looks.py"
+    script.write_text(
+        "import multiprocessing, os, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from dlgforge_core.quality.look import _end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    pool = ProcessPoolExecutor(1, context, _end_with_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        assert child.is_running()
+        parent.kill()
+        child.wait(20)

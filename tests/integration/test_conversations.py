@@ -10,6 +10,7 @@ import pytest
 
 from dlgforge_core.config import GenerationConfig, validate
 from dlgforge_core.dialogue import Ending, Role
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.judging.results import judged_dialogues
@@ -20,7 +21,7 @@ from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.metadata.dialogues import course_metadata
 from tests.support.dialogues import lines, stats
 from tests.support.judging import judge, judging
-from tests.support.recipes import MODELS, ROOT, run_example
+from tests.support.recipes import ExampleRun, run_example
 from tests.support.runs import prepared, spec, work
 from tests.support.simulated_endpoint import simulated_endpoint
 
@@ -28,15 +29,13 @@ MONEY, VOUCHER = "The customer wants the money back", "The customer wants a vouc
 FORMATS = {"sharegpt_judged": 8, "openai_messages": 8, "prompt_completion": 20, "parquet": 8}
 
 
-def test_the_recipe_of_goals(store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_recipe_of_goals(store: RunStore, tmp_path: Path) -> None:
     example = run_example(store, "goals.yaml", user_ends=MONEY)
-    run = example.run
+    run, dialogues = example.run, example.dialogues
     progress = store.progress(run.run_id)
     assert (progress.planned, progress.done, progress.complete) == (8, 8, True)
     assert progress.made > 8
     assert set(progress.shortcomings) == {"goal_met"}
-    dialogues = list(store.dialogues(run.run_id))
     for dialogue in dialogues:
         ends = dialogue.plan.goal.startswith(MONEY)
         assert dialogue.ended_by == (Ending.USER if ends else Ending.PLANNED)
@@ -48,13 +47,15 @@ def test_the_recipe_of_goals(store: RunStore, tmp_path: Path, monkeypatch: pytes
         assert dialogue.goal_verdict.met
     assert Counter(dialogue.plan.goal.startswith(MONEY) for dialogue in dialogues) == {True: 6, False: 2}
 
-    _check_requests(example.requests)
+    _check_requests(example)
     page: Any = course_metadata(DialogueFigures.of(dialogues), run.generation.conversation.columns)
     assert [tuple(row.data.values()) for row in page["ended_by"].records] == [("planned", 2), ("user", 6)]
     assert [tuple(row.data.values()) for row in page["goals"].records] == [("met", 8)]
 
     columns = run.generation.conversation.columns
-    write_dataset(dialogues, tmp_path, saving=example.recipe.saving.files, conversation=columns)
+    write_dataset(
+        dialogues, tmp_path, saving=example.recipe.saving.files, columns=OptionalColumns(conversation=columns)
+    )
     assert verify_dataset(tmp_path) == dict.fromkeys(FORMATS, 8)
     for form, n_rows in FORMATS.items():
         assert len(lines(tmp_path / f"data/{form}/train.jsonl")) == n_rows
@@ -75,17 +76,14 @@ def test_the_recipe_of_goals(store: RunStore, tmp_path: Path, monkeypatch: pytes
     assert (again.run_id, store.progress(again.run_id).pending) == (run.run_id, 0)
 
 
-def _check_requests(requests: list[dict[str, Any]]) -> None:
-    by_role = {
-        role: [request["messages"] for request in requests if request["model"] == model]
-        for role, model in MODELS.items()
-    }
-    for messages in by_role[Role.USER_SIMULATOR]:
+def _check_requests(example: ExampleRun) -> None:
+    for messages in example.asked(Role.USER_SIMULATOR):
         assert (
             "The user's goal, which the assistant is not told: The customer wants" in messages[0]["content"]
         )
-    openings = Counter(len(messages) for messages in by_role[Role.ASSISTANT])
-    for messages in by_role[Role.ASSISTANT]:
+    answered = example.asked(Role.ASSISTANT)
+    openings = Counter(len(messages) for messages in answered)
+    for messages in answered:
         shown = "\n".join(message["content"] for message in messages)
         assert MONEY not in shown
         assert VOUCHER not in shown
@@ -93,7 +91,7 @@ def _check_requests(requests: list[dict[str, Any]]) -> None:
         roles = [message["role"] for message in messages[1:]]
         assert roles == (["user", "assistant"] * len(roles))[: len(roles)]
     assert openings[2] == openings[4]  # each dialogue is opened once, and its first question answered once
-    for messages in by_role[Role.JUDGE]:
+    for messages in example.asked(Role.JUDGE):
         assert "> " in messages[-1]["content"]
         assert (
             "\n\nThe user's goal, which the assistant was not told: The customer wants"

@@ -50,11 +50,16 @@ def test_a_launched_run_sends_no_key_elsewhere_and_sigterm_ends_all(tmp_path: Pa
 
 def cross_site_requests_are_refused(dev: DagsterDev) -> None:
     evil = {"origin": "http://evil.example"}
-    assert httpx.get(f"{dev.url}/graphql", params={"query": MUTATION}).status_code == 405
-    assert httpx.post(f"{dev.url}/graphql", params={"query": MUTATION}).status_code == 415
-    assert httpx.post(f"{dev.url}/graphql", json={"query": MUTATION}, headers=evil).status_code == 403
-    assert httpx.get(f"{dev.url}/", headers={"host": f"evil.example:{dev.port}"}).status_code == 403
-    assert httpx.get(f"{dev.url}/").status_code == 200
+    assert httpx.get(f"{dev.url}/graphql", params={"query": MUTATION}, timeout=60).status_code == 405
+    assert httpx.post(f"{dev.url}/graphql", params={"query": MUTATION}, timeout=60).status_code == 415
+    assert (
+        httpx.post(f"{dev.url}/graphql", json={"query": MUTATION}, headers=evil, timeout=60).status_code
+        == 403
+    )
+    assert (
+        httpx.get(f"{dev.url}/", headers={"host": f"evil.example:{dev.port}"}, timeout=60).status_code == 403
+    )
+    assert httpx.get(f"{dev.url}/", timeout=60).status_code == 200
 
 
 def output(dev: DagsterDev, run: str) -> str:

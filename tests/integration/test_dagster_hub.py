@@ -183,7 +183,7 @@ def test_filters_that_refuse_everything_fail_and_the_old_dataset_stays(
     assert verify_dataset(tmp_path / "out")["parquet"] == TOTAL
 
 
-def test_nothing_to_write_is_told_with_the_reason(
+def test_nothing_to_write_is_reported_with_the_reason(
     store: RunStore, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     dataset = {"output_dir": str(tmp_path / "out")}

@@ -172,7 +172,7 @@ def test_cancelling_ends_within_seconds_and_keeps_what_was_judged(
             result = materialize(store, sim.base_url, instance, mode="offline")
         assert not isinstance(result, dg.ExecuteInProcessResult) or not result.success
     canceller.join(5)
-    assert time.monotonic() - ended[0] < 10
+    assert time.monotonic() - ended[0] < 30
     kept = len(verdicts(store))
     assert 10 <= kept < 80
     sim.configure(latency_s=0.0)

@@ -13,6 +13,7 @@ import yaml
 from dlgforge_core.database.database import Database
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.quality.checks import CHECKS
+from dlgforge_core.review.marks import mark_of, put_edit, put_mark
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.definitions import build_definitions
@@ -124,6 +125,33 @@ def test_dialogues_that_open_alike_stay_out(
     kept = ids(tmp_path / "left")
     assert kept < everything
     assert metadata["filtered_out"].value == len(everything) - len(kept)
+
+
+def test_what_reviewers_did_goes_into_the_dataset_where_it_is_asked_for(
+    sim: SimulatedEndpoint, dsn: str, recipes: Path, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    defs = build_definitions(str(recipes))
+    made = execute(defs, "generate_dialogues_left", dsn, instance)
+    materialized = made.asset_materializations_for_node("left__dialogues")
+    assert any(
+        "make review" in str(one.metadata["review"].value) for one in materialized if "review" in one.metadata
+    )
+    liked, disliked, *_ = sorted(ids(tmp_path / "left"))
+    with Database(dsn).connection() as connection:
+        put_mark(connection, liked, mark_of("Ada", "good", "fine"))
+        put_mark(connection, disliked, mark_of("Ada", "bad"))
+        put_edit(connection, liked, (0, "assistant"), "Ada", "In other words.", revision=1)
+    config = {"filters": {"marks": "good"}, "review": {"edits": True, "marks": True}}
+    result = execute(
+        defs, "generate_dialogues_left", dsn, instance, left__dialogue_dataset={"config": config}
+    )
+    metadata = result.asset_materializations_for_node("left__dialogue_dataset")[0].metadata
+    assert metadata["filtered_out"].value == 5
+    record = json.loads((tmp_path / "left" / "data" / "sharegpt" / "train.jsonl").read_text())
+    assert record["id"] == liked
+    assert record["conversations"][1]["value"] == "In other words."
+    assert record["marks"] == [{"reviewer": "Ada", "verdict": "good", "label": "fine", "comment": ""}]
+    verify_dataset(tmp_path / "left")
 
 
 def test_answers_that_call_tools_pass_the_checks_and_are_exported(

@@ -56,6 +56,14 @@ def test_runs_that_are_started_without_the_file_do_as_it_says(
     assert "/data/out" in str(fields["ops"].default_value)
 
 
+def test_the_file_may_leave_the_model_to_the_environment(tmp_path: Path) -> None:
+    config = {"resources": {"llm": {"config": {"backend": "openai"}}}}
+    env = write(tmp_path / "run.yaml", config) | {"LLM_MODEL": "m"}
+    assert default_recipe(read_run_config(env), env).llm.model == "m"
+    with pytest.raises(ConfigError, match="model"):
+        default_recipe(read_run_config(env), {})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -126,7 +126,7 @@ def test_two_files_of_one_batch_are_one_problem_and_no_run(watch: Watch) -> None
     assert sorted(found) == ["en|dup", "en|other"]
 
 
-def test_what_is_wrong_is_told_where_it_can_be_seen(watch: Watch) -> None:
+def test_what_is_wrong_is_reported_where_it_can_be_seen(watch: Watch) -> None:
     watch.write("good.jsonl", "en")
     watch.write("pt.jsonl", "pt")
     (watch.folder / "broken.jsonl").write_text("{no json")

@@ -134,7 +134,7 @@ def test_a_dsn_in_dagster_yaml_is_used_and_not_shown(dagster_home: Path, server:
     ("change", "message"),
     [({"password": "hunter2"}, "password is wrong"), ({"database": "absent"}, "createdb absent")],
 )
-def test_a_dsn_that_cannot_work_is_said_at_once(
+def test_a_dsn_that_cannot_work_is_reported_at_once(
     dagster_home: Path,
     server: TcpPostgres,
     monkeypatch: pytest.MonkeyPatch,

@@ -101,7 +101,7 @@ def test_a_run_that_was_lost_fails(instance: dg.DagsterInstance) -> None:
     assert "STARTED" in failure.get("message", "")
 
 
-def test_a_plan_that_a_budget_has_stopped_is_told(
+def test_a_plan_that_a_budget_has_stopped_is_reported(
     dsn: str, tmp_path: Path, sim: SimulatedEndpoint, instance: dg.DagsterInstance
 ) -> None:
     config = run_config(dsn, sim, tmp_path / "out", total_samples=20, max_dialogues=2, concurrency=1)

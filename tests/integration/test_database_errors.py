@@ -12,12 +12,15 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from dlgforge_core.config import PostgresConfig
+from dlgforge_core.config import PostgresConfig, RayConfig, Recipe
 from dlgforge_core.database.database import Database
+from dlgforge_core.database.dsn import DsnSource, ResolvedDsn
 from dlgforge_core.database.migrate import migrations
-from dlgforge_core.database.privileges import quoted
+from dlgforge_core.database.privileges import WORK_GRANTS, quoted
 from dlgforge_core.errors import StoreError, UnstorableError
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.preflight.postgres import check_postgres
+from dlgforge_core.preflight.report import Result, Row
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_dagster.storage import DlgforgeStorage
 from tests.support.postgres import TcpPostgres, tcp_postgres
@@ -261,3 +264,34 @@ def test_no_password_is_shown(store: RunStore) -> None:
     assert pickle.loads(pickle.dumps(secret)) == secret
     copied = pickle.loads(pickle.dumps(StoreError("no", transient=False)))
     assert not copied.transient
+
+
+def looked_at(database: Database) -> dict[str, Row]:
+    rows: list[Row] = []
+    found = ResolvedDsn(database.dsn, DsnSource.CONFIG)
+    check_postgres(lambda: found, PostgresConfig(), Recipe(), RayConfig(), rows.append)
+    return {row.check: row for row in rows}
+
+
+def test_a_preflight_tells_what_is_lacking_and_changes_nothing(owner: str, role: str) -> None:
+    database = as_role(owner, role)
+    execute(owner, f"ALTER ROLE {quoted(role)} CONNECTION LIMIT 3")
+    found = looked_at(database)
+    assert found["rights"].result is Result.FAILED
+    assert "GRANT CREATE ON DATABASE" in found["rights"].remedy
+    assert found["connections"].result is Result.WARNING
+    assert found["connections"].finding == "2 left, and a run takes about 14"
+    assert "the role's CONNECTION LIMIT" in found["connections"].remedy
+    execute(owner, f"CREATE SCHEMA dlgforge AUTHORIZATION {quoted(role)}")
+    assert looked_at(database)["rights"].finding == "a run makes the tables of the run state"
+    database.migrate()
+    newest = migrations()[-1][0]
+    assert looked_at(database)["rights"].finding == f"the run state is at version {newest}"
+    execute(owner, f"DELETE FROM dlgforge.schema_migrations WHERE version = {newest}")
+    assert looked_at(database)["rights"].finding.endswith(f"a run brings it up to version {newest}")
+    execute(owner, f"REASSIGN OWNED BY {quoted(role)} TO CURRENT_USER")
+    for grant in WORK_GRANTS:
+        execute(owner, grant.format(role=quoted(role)))
+    assert "belongs to role" in f"{looked_at(database)['rights']}"
+    execute(owner, f"ALTER ROLE {quoted(role)} SET default_transaction_read_only TO on")
+    assert "takes reads alone" in looked_at(database)["rights"].finding

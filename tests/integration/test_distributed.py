@@ -152,8 +152,9 @@ def test_the_actors_see_the_overrides_and_nobody_sees_a_secret(
         seen["gcs"] = b"".join(accessor.get_actor_table(None, None))
         seen["pids"] = [pid for _, _, pid in worker_processes(store, run.run_id)]
         seen["argv"] = " ".join(" ".join(psutil.Process(pid).cmdline()) for pid in seen["pids"])
+        sim.configure(latency_s=0.0)
 
-    with simulated_endpoint(latency_s=0.1, api_key=marks[0]) as sim:
+    with simulated_endpoint(latency_s=1.0, api_key=marks[0]) as sim:
         carry(secret_store, run, endpoint(sim, **reported), on_status=look)
         base_url = sim.base_url
     assert secret_store.progress(run.run_id).done == 12
@@ -215,10 +216,10 @@ def test_an_interrupt_ends_everything_soon_and_can_be_resumed(
     with simulated_endpoint(latency_s=0.2) as sim:
         with pytest.raises(KeyboardInterrupt):
             carry(store, run, endpoint(sim), on_status=interrupt, spawn=SpawnConfig(coordinator=in_actor))
-        assert time.monotonic() - interrupted[0] < 10
+        assert time.monotonic() - interrupted[0] < 30
         assert leased(store, run.run_id) == 0, "they were let go in order"
         pids = [pid for _, _, pid in worker_processes(store, run.run_id)]
-        wait_until(lambda: not any(map(psutil.pid_exists, pids)), 15, "the workers' processes end")
+        wait_until(lambda: not any(map(psutil.pid_exists, pids)), 30, "the workers' processes end")
         before = committed(store)
         assert 0 < len(before) < 24
         sim.configure(latency_s=0.0)
@@ -238,7 +239,7 @@ def test_workers_without_a_place_hold_nothing_up(cluster: RaySession, store: Run
     assert len(worker_processes(store, run.run_id)) == 1
 
 
-def test_when_no_worker_can_be_placed_it_is_said_and_ends(
+def test_when_no_worker_can_be_placed_it_is_reported_and_ends(
     cluster: RaySession, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dlgforge_core.runtime.distributed.coordinator.PLACEMENT_PROGRESS_S", 0.5)

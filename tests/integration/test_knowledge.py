@@ -18,6 +18,8 @@ import numpy as np
 import psycopg
 import pytest
 
+from dlgforge_core.common import files
+from dlgforge_core.common.plain_files import open_plain
 from dlgforge_core.config import CoverageConfig, KnowledgeConfig, PostgresConfig, RetrievalConfig, validate
 from dlgforge_core.database.connection import connect_async
 from dlgforge_core.database.database import Database
@@ -100,14 +102,12 @@ def test_every_format_is_indexed_and_unchanged_files_are_not_read_again(
     assert first.bytes > 0
 
     opens: list[str] = []
-    local = type(fsspec.filesystem("file"))
-    honest = local.open
 
-    def open_counted(self: Any, path: str, *args: Any, **options: Any) -> Any:
-        opens.append(path)
-        return honest(self, path, *args, **options)
+    def open_counted(path: str | Path) -> Any:
+        opens.append(str(path))
+        return open_plain(path)
 
-    monkeypatch.setattr(local, "open", open_counted)
+    monkeypatch.setattr(files, "open_plain", open_counted)
     again = index(store, folder)
     assert opens == []
     assert (again.index_id, again.n_read, again.n_unchanged, again.built) == (first.index_id, 0, 5, False)
@@ -197,9 +197,8 @@ def test_a_file_that_cannot_be_fetched_keeps_what_was_read_of_it(
     def fail(*_: object, **__: object) -> None:
         raise PermissionError("no entry")
 
-    local = type(fsspec.filesystem("file"))
     with monkeypatch.context() as patch:
-        patch.setattr(local, "open", fail)
+        patch.setattr(files, "open_plain", fail)
         report = index(store, folder)
     assert report.index_id == first.index_id
     assert any(p.startswith("bread.txt: it cannot be read: PermissionError") for p in report.problems)

@@ -123,7 +123,7 @@ def test_a_completion_tells_its_text_tokens_and_source(sim: SimulatedEndpoint) -
     assert 0.009 < counts.latency.percentile(50) < 1.0
 
 
-def test_reasoning_is_not_part_of_what_is_said() -> None:
+def test_reasoning_is_not_part_of_the_answer() -> None:
     async def main() -> Completion:
         async with client(at(sim)) as llm:
             return await ask(llm)
@@ -167,7 +167,7 @@ def test_a_cancelled_call_gives_its_slot_back() -> None:
             await asyncio.wait([slow, waiting])
             sim.configure(latency_s=0.0)
             assert llm.health()[0].in_flight == 0
-            assert (await asyncio.wait_for(ask(llm, 3), 5)).text
+            assert (await asyncio.wait_for(ask(llm, 3), 30)).text
 
     with simulated_endpoint(latency_s=30.0) as sim:
         asyncio.run(main())
@@ -266,7 +266,7 @@ def test_all_endpoints_dead_stops_within_patience_and_says_why(sim: SimulatedEnd
     started = time.monotonic()
     with closed_port() as port:
         message = asyncio.run(main(port))
-    assert 2.0 <= time.monotonic() - started < 15.0, "patience is over, and not much later"
+    assert 2.0 <= time.monotonic() - started < 30.0, "patience is over, and not much later"
     assert "2 s" in message
     assert "dead (http://127.0.0.1" in message
     assert "refused" in message
@@ -314,7 +314,7 @@ def test_an_endpoint_that_hangs_is_a_time_out_and_stops_the_run() -> None:
     with simulated_endpoint(faults={"hang": 1.0}) as sim:
         started = time.monotonic()
         assert "no answer within 0.3 s" in asyncio.run(main())
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 30
 
 
 def test_an_endpoint_that_only_says_429_stops_the_run_within_patience() -> None:
@@ -327,7 +327,7 @@ def test_an_endpoint_that_only_says_429_stops_the_run_within_patience() -> None:
     with simulated_endpoint(faults={"429": 1.0}, retry_after_s=1) as sim:
         started = time.monotonic()
         assert "429: Rate limit reached" in asyncio.run(main())
-        assert 2.4 <= time.monotonic() - started < 15
+        assert 2.4 <= time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("pause_s", [1.5, 2.5])
@@ -357,7 +357,7 @@ def test_a_pause_of_hours_stops_at_once_and_is_named(sim: SimulatedEndpoint) -> 
         started = time.monotonic()
         stated = asyncio.run(main())
     assert "a pause of 7200 s" in stated
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 def test_a_pause_of_hours_is_tried_out_once_the_calls_beside_it_have_ended() -> None:
@@ -381,7 +381,7 @@ def test_a_wrong_key_stops_at_once_and_is_not_repeated() -> None:
     with simulated_endpoint(api_key="another") as sim:
         started = time.monotonic()
         message = asyncio.run(main())
-        assert time.monotonic() - started < 15, "before patience is over"
+        assert time.monotonic() - started < 30, "before patience is over"
         assert sim.stats()["calls"] <= 8
     assert "key was refused" in message
     assert sim.base_url in message
@@ -596,7 +596,7 @@ def test_an_endpoint_that_refuses_whatever_it_is_asked_is_left_to_the_others(sim
         assert 10 <= picky.stats()["calls"] < 20
 
 
-def test_a_refused_request_is_told_by_its_call_while_it_may_be_about_that_alone() -> None:
+def test_a_refused_request_is_reported_by_its_call_while_it_may_be_about_that_alone() -> None:
     async def main() -> list[BaseException]:
         async with client(at(sim)) as llm:
             return [await first_error(llm) for _ in range(11)]
@@ -786,7 +786,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
     return pem, key_pem
 
 
-def test_a_certificate_that_cannot_be_verified_is_told_with_what_helps(
+def test_a_certificate_that_cannot_be_verified_is_reported_with_what_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pem, key = _certificate(tmp_path)
@@ -806,7 +806,7 @@ def test_a_certificate_that_cannot_be_verified_is_told_with_what_helps(
     assert asyncio.run(main()) == ""
 
 
-def test_https_to_a_port_that_speaks_http_is_told_so(sim: SimulatedEndpoint) -> None:
+def test_https_to_a_port_that_speaks_http_is_reported(sim: SimulatedEndpoint) -> None:
     there = Endpoint("a", sim.base_url.replace("http:", "https:"))
     (problem,) = asyncio.run(check_endpoints([there], ["m"]))
     assert "no TLS connection can be made" in problem

@@ -146,7 +146,7 @@ def test_what_a_server_repeats_of_a_header_is_not_shown_and_other_words_stay() -
     assert message == "Bearer *** of research is no good"
 
 
-def test_a_header_without_its_variable_is_told_by_name() -> None:
+def test_a_header_without_its_variable_is_reported_by_name() -> None:
     with pytest.raises(ConfigError, match="h: AZURE_KEY is not set"):
         endpoints_from_config(llm_of(base_url="http://h/v1", headers_env={"api-key": "AZURE_KEY"}), {})
 

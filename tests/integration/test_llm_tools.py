@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from dlgforge_core.config import AgentConfig, EmbeddedConfig, RoutingConfig, ToolsConfig
-from dlgforge_core.dialogue import Role, ToolEvent
-from dlgforge_core.generation.tools import Toolbox
+from dlgforge_core.dialogue import Role
 from dlgforge_core.knowledge.types import Chunk, Hit
 from dlgforge_core.llm.client import Completion, LlmClient, Message
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.tool_calls import ToolCall, call_message, result_message
 from dlgforge_core.prompting.tool_definitions import VECTOR_DB_SEARCH
 from dlgforge_core.runtime.serving.embedded_model import EmbeddedModelServer
+from dlgforge_core.tool_events import ToolEvent
+from dlgforge_core.tools.toolbox import Toolbox
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 from tests.support.tool_rounds import answer_with_tools
 

@@ -100,7 +100,7 @@ async def reserved(w: WorkerStore, dialogue_id: str, turn_index: int, question: 
         ),
     ],
 )
-def test_a_near_copy_is_refused_and_told_what_it_collides_with(
+def test_a_near_copy_is_refused_and_shown_what_it_collides_with(
     store: RunStore, kept: str, near: str, other: str
 ) -> None:
     assert jaccard(shingles(normal_form(kept)), shingles(normal_form(near))) >= 0.8

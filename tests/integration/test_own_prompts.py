@@ -5,29 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from dlgforge_core.config import DatasetFilesConfig
 from dlgforge_core.dialogue import Role
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.store.run_store import RunStore
 from tests.support.dialogues import lines
-from tests.support.recipes import MODELS, ROOT, run_example
+from tests.support.recipes import run_example
 
 
-def test_the_recipe_of_own_prompts(store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_recipe_of_own_prompts(store: RunStore, tmp_path: Path) -> None:
     example = run_example(store, "own_prompts.yaml")
-    recipe, run, requests = example.recipe, example.run, example.requests
-    dialogues = list(store.dialogues(run.run_id))
+    recipe, run, dialogues = example.recipe, example.run, example.dialogues
     halden = "You are the support assistant of Halden Books. Be brief, and never promise a refund."
     ada = "You are Ada, who works in the shop of Halden Books. You answer in English, warmly."
     system_texts = {dialogue.plan.dialogue_id: dialogue.plan.system_prompt for dialogue in dialogues}
     assert Counter(system_texts.values()) == {halden: 6, ada: 2}
     assert Counter(dialogue.plan.examples for dialogue in dialogues) == {(0,): 4, (1,): 4}
 
-    asked = {role: [r["messages"] for r in requests if r["model"] == MODELS[role]] for role in Role}
-    assert {role: len(prompts) for role, prompts in asked.items()} == dict.fromkeys(Role, 16)
+    speakers = (Role.USER_SIMULATOR, Role.ASSISTANT, Role.JUDGE)
+    asked = {role: example.asked(role) for role in speakers}
+    assert {role: len(prompts) for role, prompts in asked.items()} == dict.fromkeys(speakers, 16)
     assert all(prompt[0]["content"].startswith("Play a customer of") for prompt in asked[Role.USER_SIMULATOR])
     systems = Counter(prompt[0]["content"].split("\n")[0] for prompt in asked[Role.ASSISTANT])
     assert systems == {halden: 12, ada: 4}
@@ -38,7 +36,7 @@ def test_the_recipe_of_own_prompts(store: RunStore, tmp_path: Path, monkeypatch:
         assert all(any(later[: len(one)] == one for one in first) for later in second)
 
     saving = DatasetFilesConfig(formats=["openai_messages", "sharegpt"])
-    write_dataset(dialogues, tmp_path, saving=saving, system=True)
+    write_dataset(dialogues, tmp_path, saving=saving, columns=OptionalColumns(system=True))
     messages = lines(tmp_path / "data/openai_messages/train.jsonl")
     assert [[m["role"] for m in row["messages"]] for row in messages] == [
         ["system", "user", "assistant", "user", "assistant"]

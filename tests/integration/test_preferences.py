@@ -10,6 +10,7 @@ from datasets import load_dataset
 
 from dlgforge_core.config import Recipe, read_recipe
 from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.filters import NoPairsError
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.export.writer import write_dataset
@@ -79,7 +80,9 @@ def _judges(body: dict[str, object]) -> bool:
 
 
 def _check_dataset(recipe: Recipe, dialogues: list[Dialogue], folder: Path) -> None:
-    summary = write_dataset(dialogues, folder, saving=recipe.saving.files, candidates=True)
+    summary = write_dataset(
+        dialogues, folder, saving=recipe.saving.files, columns=OptionalColumns(candidates=True)
+    )
     assert verify_dataset(folder) == {"openai_messages": 4, "dpo": 4, "parquet": 4}
     rows = lines(folder / "data/dpo/train.jsonl")
     # 8 against 4 and 6; against 7 the margin is less than 2.
@@ -133,7 +136,7 @@ def test_without_verdicts_the_first_answers_stand_and_are_judged_by_the_next_run
         assert turn.judgement.score == 4
         assert [one.judgement for one in turn.details.candidates] == [None] * 3
     assert "none of 4 dialogues has a pair" in _no_pairs(dialogues, tmp_path)
-    write_dataset(dialogues, tmp_path, saving=recipe.saving.files, candidates=True)
+    write_dataset(dialogues, tmp_path, saving=recipe.saving.files, columns=OptionalColumns(candidates=True))
     assert verify_dataset(tmp_path) == {"openai_messages": 4, "parquet": 4}
     assert stats(tmp_path)["preferences"]["turns_without_pair"] == {"unjudged": 8, "too_close": 0}
     assert "8 have none: in 0 no score is lower by 2 or more, in 8" in (tmp_path / "README.md").read_text(
@@ -145,6 +148,9 @@ def _no_pairs(dialogues: list[Dialogue], folder: Path) -> str:
     saving = read_recipe(ROOT / "examples/recipes/preferences.yaml").saving.files
     with pytest.raises(NoPairsError) as raised:
         write_dataset(
-            dialogues, folder, saving=saving.model_copy(update={"formats": ["dpo"]}), candidates=True
+            dialogues,
+            folder,
+            saving=saving.model_copy(update={"formats": ["dpo"]}),
+            columns=OptionalColumns(candidates=True),
         )
     return str(raised.value)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import termios
 
+import pytest
+
 PROGRAM = """
 import os
 from types import SimpleNamespace
@@ -38,10 +40,10 @@ show("without", None)
 """
 
 
-def output_in_terminal() -> str:
+def output_in_terminal(columns: int) -> str:
     """Return what the program writes to its terminal."""
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))
+    termios.tcsetwinsize(theirs, (24, columns))
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], preexec_fn=lambda: os.login_tty(theirs), close_fds=False
     ) as process:
@@ -58,8 +60,9 @@ def output_in_terminal() -> str:
     return written.decode()
 
 
-def test_a_bar_for_who_waits_at_the_terminal_and_for_nobody_else() -> None:
-    before, by_hand = output_in_terminal().split("by hand")
+@pytest.mark.parametrize("columns", [80, 0])  # not every terminal knows its size
+def test_a_bar_for_who_waits_at_the_terminal_and_for_nobody_else(columns: int) -> None:
+    before, by_hand = output_in_terminal(columns).split("by hand")
     assert not before.strip()
     by_hand, by_daemon = by_hand.split("by the daemon")
     assert " 50% |" in by_hand

@@ -17,7 +17,7 @@ from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.quality.leaks import leaks
 from dlgforge_core.store.run_store import RunStore
 from tests.support.dialogues import lines
-from tests.support.recipes import MODELS, ROOT, ExampleRun, run_example
+from tests.support.recipes import MODELS, ExampleRun, run_example
 from tests.support.runs import prepared, spec, work
 from tests.support.simulated_endpoint import simulated_endpoint
 
@@ -25,30 +25,24 @@ NOTES = "Evidence: Something on evidence.\n\nSteps: Something on steps.\n\nLimit
 WORDS = "Write it in this form, and nothing else:\n<evidence>…</evidence>\n<steps>"
 
 
-@pytest.fixture(autouse=True)
-def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-
-
 def answers_asked(example: ExampleRun) -> list[dict[str, Any]]:
     return [request for request in example.requests if request["model"] == MODELS[Role.ASSISTANT]]
 
 
-def finished(store: RunStore, example: ExampleRun, total: int) -> list[Dialogue]:
+def finished(example: ExampleRun, total: int) -> list[Dialogue]:
     """Return the dialogues, of which none was dropped, with no note in an answer."""
-    dialogues = list(store.dialogues(example.run.run_id))
-    assert len(dialogues) == total
-    for dialogue in dialogues:
+    assert len(example.dialogues) == total
+    for dialogue in example.dialogues:
         assert not list(leaks(dialogue, 12))
         for turn in dialogue.turns:
             assert not any(word in turn.assistant for word in ("<", "Something on", "evidence"))
-    return dialogues
+    return example.dialogues
 
 
 @pytest.mark.parametrize("support", ["json_schema", "json_object", "none"])
 def test_the_recipe_of_a_prompted_trace(store: RunStore, tmp_path: Path, support: str) -> None:
     example = run_example(store, "prompted_trace.yaml", json_schema_support=support)
-    dialogues = finished(store, example, 6)
+    dialogues = finished(example, 6)
     asked = answers_asked(example)
     last = [request["messages"][-1]["content"] for request in asked]
     assert all("\n- limits: what is uncertain or missing\n" in text for text in last)
@@ -88,7 +82,7 @@ def test_what_a_model_thinks_by_itself_has_precedence(store: RunStore, field: st
         "json_schema_support": "none",
     }
     example = run_example(store, "prompted_trace.yaml", **options)
-    turns = [turn for dialogue in finished(store, example, 6) for turn in dialogue.turns]
+    turns = [turn for dialogue in finished(example, 6) for turn in dialogue.turns]
     assert {turn.details.reasoning for turn in turns} == {"Let me think of it."}
 
 
@@ -120,6 +114,6 @@ def test_a_model_that_writes_no_notes_is_asked_once_more_and_then_given_up(store
     example = run_example(store, "prompted_trace.yaml", {"run": run}, **plain)
     progress = store.progress(example.run.run_id)
     assert (progress.done, progress.drop_reasons) == (0, {"invalid_output": 2})
-    asked = [r["messages"][-1]["content"] for r in answers_asked(example)]
+    asked = [messages[-1]["content"] for messages in example.asked(Role.ASSISTANT)]
     again = "That answer cannot be used: it lacks evidence, steps, limits, answer. Answer again, in the form"
     assert sum(text.startswith(again) for text in asked) == 2

@@ -39,13 +39,13 @@ def test_openai_without_a_key_is_an_error_before_any_call() -> None:
 
 def test_attach_checks_and_takes_servers_that_serve_the_model() -> None:
     with simulated_endpoint() as server:
-        model = httpx.get(f"{server.base_url}/models").json()["data"][0]["id"]
+        model = httpx.get(f"{server.base_url}/models", timeout=60).json()["data"][0]["id"]
         lines: list[str] = []
         one = provisioner(backend="vllm_attach", model=model, base_url=server.base_url)
         assert [e.base_url for e in one.start(lines.append)] == [server.base_url]
         assert lines == [f"checking 1 endpoints for {model}"]
         one.stop()
-        assert httpx.get(f"{server.base_url}/models").status_code == 200
+        assert httpx.get(f"{server.base_url}/models", timeout=60).status_code == 200
 
 
 def test_attach_lists_every_bad_endpoint_with_its_reason() -> None:
@@ -58,7 +58,7 @@ def test_attach_lists_every_bad_endpoint_with_its_reason() -> None:
             {"name": "down", "base_url": f"http://127.0.0.1:{closed}/v1"},
             {"name": "wrong-path", "base_url": other.base_url.replace("/v1", "/v2")},
         ]
-        model = httpx.get(f"{good.base_url}/models").json()["data"][0]["id"]
+        model = httpx.get(f"{good.base_url}/models", timeout=60).json()["data"][0]["id"]
         with pytest.raises(BackendError) as caught:
             provisioner(backend="vllm_attach", model=model, routing={"endpoints": endpoints}).start(quiet)
         text = str(caught.value)
@@ -75,12 +75,12 @@ def test_embedded_serves_and_ends() -> None:
     try:
         (endpoint,) = one.start(quiet)
         headers = {"Authorization": f"Bearer {endpoint.api_key}"}
-        assert httpx.get(f"{endpoint.base_url}/models", headers=headers).status_code == 200
+        assert httpx.get(f"{endpoint.base_url}/models", headers=headers, timeout=60).status_code == 200
     finally:
         one.stop()
         one.stop()
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{endpoint.base_url}/models")
+        httpx.get(f"{endpoint.base_url}/models", timeout=60)
 
 
 def test_managed_settings_are_checked_before_anything_starts() -> None:

@@ -81,7 +81,7 @@ async def async_pid(connection: AsyncConnection) -> int:
     return int(row[0])
 
 
-async def test_whoever_asked_for_it_is_told_of_every_opened_connection(store: RunStore) -> None:
+async def test_whoever_asked_for_it_is_informed_of_every_opened_connection(store: RunStore) -> None:
     reported: list[tuple[int, bool]] = []
 
     async def on_open(connection: AsyncConnection, again: bool) -> None:
@@ -148,7 +148,7 @@ def test_a_server_that_stands_still_is_given_up(server: TcpPostgres) -> None:
                 connection.run(pid)
             with pytest.raises(StoreError, match="no answer within 1 s"):
                 store.run_ids()
-            assert time.monotonic() - started < 9
+            assert time.monotonic() - started < 30
         assert connection.run(pid) > 0, "it goes on when the server does"
     connection.close()
 
@@ -185,7 +185,7 @@ async def test_work_on_a_server_that_stands_still_can_be_cancelled(server: TcpPo
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
-        assert time.monotonic() - started < 12
+        assert time.monotonic() - started < 40
     assert await connection.run(async_pid) > 0
     await connection.aclose()
 

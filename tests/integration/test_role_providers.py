@@ -25,7 +25,7 @@ from tests.support.runs import calls, work
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
 KEYS = {"USER_KEY": "key-of-the-user", "ASSISTANT_KEY": "key-of-theirs", "JUDGE_KEY": "key-of-the-judge"}
-NAMES = dict(zip(("user", "assistant", "judge"), Role, strict=True))
+NAMES = {"user": Role.USER_SIMULATOR, "assistant": Role.ASSISTANT, "judge": Role.JUDGE}
 Sims = Mapping[str, SimulatedEndpoint]
 
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dlgforge_core.config import Recipe, read_recipe
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.generation.prepare import PreparedRun
@@ -86,7 +87,7 @@ def test_the_recipe_of_a_rubric(store: RunStore, recipe: Recipe, tmp_path: Path)
 
     names = rated_dimensions(store, scope)
     assert names == ["depth", "natural_question"]
-    write_dataset(dialogues, tmp_path, saving=recipe.saving.files, dimensions=names)
+    write_dataset(dialogues, tmp_path, saving=recipe.saving.files, columns=OptionalColumns(dimensions=names))
     assert verify_dataset(tmp_path)
     for row in (
         *pq.read_table(tmp_path / "data/parquet/train.parquet").to_pylist(),

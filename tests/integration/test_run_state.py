@@ -20,9 +20,10 @@ from dlgforge_core.database.migrate import migrations
 from dlgforge_core.dialogue import DropReason, Ending, Turn, TurnDetails
 from dlgforge_core.errors import BackendError, LeaseLostError, StoreError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
-from dlgforge_core.generation.run import Runner, generate
+from dlgforge_core.generation.run import generate
 from dlgforge_core.planning.seeds import SeedBatch, read_seeds
 from dlgforge_core.quality.checks import run_checks
+from dlgforge_core.scheduling.background import Runner
 from dlgforge_core.sources import SeedTopic
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
@@ -101,7 +102,7 @@ def test_no_dialogue_is_claimed_twice_and_long_ones_come_first(store: RunStore) 
     assert all([n for n, _ in group] == sorted((n for n, _ in group), reverse=True) for group in groups)
 
 
-def test_a_committed_dialogue_comes_back_as_it_was_said(store: RunStore) -> None:
+def test_a_committed_dialogue_comes_back_as_it_was(store: RunStore) -> None:
     run = plan(store, 1)
     message = [
         Turn(0, "Why?\u2028\x00", "Because … \ud800 “it” is 🙂", Judgement(7, ("clear",), "ok\x00")),
@@ -343,7 +344,7 @@ def test_max_dialogues_bounds_the_claims_of_all_workers_together(store: RunStore
     assert asyncio.run(main()) == 5
 
 
-def test_what_was_made_of_former_seeds_is_told_of_by_its_run_alone(store: RunStore) -> None:
+def test_what_was_made_of_former_seeds_is_reported_by_its_run_alone(store: RunStore) -> None:
     def seeds(name: str, topic: str) -> SeedBatch:
         return SeedBatch(name, f"{name}: {topic}", (SeedTopic(topic, "en", topic),))
 

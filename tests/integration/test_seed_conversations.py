@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from dlgforge_core.config import LlmConfig, SavingConfig, validate
+from dlgforge_core.config import SavingConfig, validate
 from dlgforge_core.config.recipe import Recipe, read_recipe
-from dlgforge_core.dialogue import Dialogue, Role
+from dlgforge_core.dialogue import Role
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.export.writer import write_dataset
-from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.planning.seed_folder import read_seed_batches
 from dlgforge_core.quality.collectors import COLLECTORS, PASS_RATE
 from dlgforge_core.quality.findings import problems_of
 from dlgforge_core.sources import Origin
 from dlgforge_core.store.run_store import RunStore
 from tests.support.dialogues import lines
 from tests.support.judging import judge, judging, verdicts
-from tests.support.recipes import MODELS, ROOT, run_example
-from tests.support.runs import spec, work
+from tests.support.recipes import MODELS, ROOT, ExampleRun, run_example, run_recipe
 from tests.support.simulated_endpoint import simulated_endpoint
 
 PARCEL = ["My parcel should have come on Monday.", "It is 48213."]
@@ -39,16 +36,6 @@ CHECKED = set(COLLECTORS) - {"language", PASS_RATE}
 SYSTEM = "You answer customers of a bookshop, briefly."
 
 
-@dataclass(frozen=True)
-class Made:
-    run: PreparedRun
-    dialogues: list[Dialogue]
-    requests: list[dict[str, Any]]
-
-    def asked(self, role: Role) -> list[list[dict[str, Any]]]:
-        return [r["messages"] for r in self.requests if r["model"] == MODELS[role]]
-
-
 def made(
     store: RunStore,
     from_seed: str,
@@ -56,34 +43,18 @@ def made(
     sections: Mapping[str, Any] = MappingProxyType({}),
     options: Mapping[str, Any] = MappingProxyType({}),
     **run: Any,
-) -> Made:
+) -> ExampleRun:
     """Run the recipe in another way, with more `sections`; `options` are those of the simulated endpoint."""
     recipe = read_recipe(ROOT / "examples/recipes/seed_conversations.yaml").model_dump()
     recipe["run"] |= {"target_languages": list(languages), "total_samples": 2, **run}
     recipe["conversation"] |= {"from_seed": from_seed, **sections.get("conversation", {})}
     recipe |= {name: section for name, section in sections.items() if name != "conversation"}
-    generation = validate(Recipe, recipe, "test").generation
-    batches = read_seed_batches(recipe["seeds"]["path"]).batches
-    agents = {role: {"model": model} for role, model in MODELS.items()}
-    llm = validate(LlmConfig, {"backend": "openai", "base_url": "http://host/v1", "agents": agents}, "test")
-    store.save_seed_batches(batches)
-    prepared = prepare_run(store, generation, llm, batches)
-    role_models = {model: role for role, model in MODELS.items()}
-    more = {"role_models": role_models, "record_requests": 900, **options}
-    with simulated_endpoint(models=list(role_models), **more) as sim:
-        work(spec(store, prepared, Endpoint("simulated", sim.base_url)))
-        requests = [request["body"] for request in sim.stats()["requests"]]
-    return Made(prepared, list(store.dialogues(prepared.run_id)), requests)
-
-
-@pytest.fixture(autouse=True)
-def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+    return run_recipe(store, validate(Recipe, recipe, "test"), **options)
 
 
 def test_the_recipe_of_conversations_continues_them(store: RunStore, tmp_path: Path) -> None:
     example = run_example(store, "seed_conversations.yaml")
-    dialogues = sorted(store.dialogues(example.run.run_id), key=lambda one: len(one.turns))
+    dialogues = sorted(example.dialogues, key=lambda one: len(one.turns))
     assert [len(one.turns) for one in dialogues] == [3, 3, 4, 4]
     for dialogue in dialogues[2:]:
         assert [turn.user for turn in dialogue.turns[:2]] == PARCEL
@@ -97,10 +68,9 @@ def test_the_recipe_of_conversations_continues_them(store: RunStore, tmp_path: P
         assert [turn.details.origin.value for turn in dialogue.turns] == ["seed", "seed_question", ""]
         assert [turn.judgement is None for turn in dialogue.turns] == [True, False, False]
     calls = [request["model"] for request in example.requests]
-    counts = {role: calls.count(model) for role, model in MODELS.items()}
+    counts = {role: calls.count(model) for role, model in MODELS.items() if model in calls}
     assert counts == {"qa_generator": 6, "kb_responder": 8, "qa_judge": 8}, "none for what the seeds have"
-    answered = [r["messages"] for r in example.requests if r["model"] == MODELS[Role.ASSISTANT]]
-    contents = [message["content"] for messages in answered for message in messages]
+    contents = [message["content"] for messages in example.asked(Role.ASSISTANT) for message in messages]
     assert {*PARCEL, *PARCEL_ANSWERS, *CARD, CARD_ANSWER} <= set(contents)
     assert any(text.startswith(f"{SYSTEM}\nHow you answer: ") for text in contents)
     for dialogue in dialogues:
@@ -109,7 +79,12 @@ def test_the_recipe_of_conversations_continues_them(store: RunStore, tmp_path: P
     assert len(set(new)) == len(new) == 6
 
     saving = example.recipe.saving.files
-    write_dataset(dialogues, tmp_path, saving=saving, system=True, conversation=["turn_origins"])
+    write_dataset(
+        dialogues,
+        tmp_path,
+        saving=saving,
+        columns=OptionalColumns(system=True, conversation=["turn_origins"]),
+    )
     rows = {row["id"]: row for row in lines(tmp_path / "data/sharegpt/train.jsonl")}
     row = rows[dialogues[3].plan.dialogue_id]
     assert row["turn_origins"] == ["seed", "seed", "generated", "generated"]
@@ -201,7 +176,10 @@ def test_new_answers_are_chosen_among_several_and_revised_and_the_seeds_have_no_
 
     saving = validate(SavingConfig, {"formats": ["dpo", "parquet"], "min_margin": 2}, "test").files
     summary = write_dataset(
-        dialogues, tmp_path, saving=saving, candidates=True, conversation=["turn_origins"]
+        dialogues,
+        tmp_path,
+        saving=saving,
+        columns=OptionalColumns(candidates=True, conversation=["turn_origins"]),
     )
     assert summary.preferences.pairs == 2 * len(several)
     rows = lines(tmp_path / "data/dpo/train.jsonl")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dlgforge_core.config import LlmConfig, read_recipe
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.generation.prepare import prepare_run
 from dlgforge_core.llm.endpoints import Endpoint
@@ -33,7 +34,9 @@ def test_the_recipe_of_a_table(store: RunStore, tmp_path: Path, monkeypatch: pyt
     assert 'The cover is torn. Can I have another one, or "my money back"?' in contents
     dialogues = list(store.dialogues(run.run_id))
     assert store.has_seed_metadata(run.run_id)
-    write_dataset(dialogues, tmp_path, saving=recipe.saving.files, seed_metadata=True)
+    write_dataset(
+        dialogues, tmp_path, saving=recipe.saving.files, columns=OptionalColumns(seed_metadata=True)
+    )
     rows = [
         (row["topic"], row["seed_batch"], json.loads(row["seed_metadata"]))
         for row in lines(tmp_path / "data/sharegpt/train.jsonl")

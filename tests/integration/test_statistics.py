@@ -14,13 +14,12 @@ from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.quality.diversity_check import check_diversity
 from dlgforge_core.store.run_store import RunStore
 from tests.support.dialogues import lines
-from tests.support.recipes import ROOT, run_example
+from tests.support.recipes import run_example
 
 
-def test_the_recipe_of_statistics(store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_recipe_of_statistics(store: RunStore, tmp_path: Path) -> None:
     example = run_example(store, "statistics.yaml")
-    dialogues = list(store.dialogues(example.run.run_id))
+    dialogues = example.dialogues
     write_dataset(dialogues, tmp_path, saving=example.recipe.saving.files)
     assert verify_dataset(tmp_path) == {"prompt_completion": 24, "parquet": 24}
     turns = [turn for dialogue in dialogues for turn in dialogue.turns]

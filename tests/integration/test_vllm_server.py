@@ -142,7 +142,7 @@ def test_a_taken_port_is_no_failure(tmp_path: Path) -> None:
     assert (tmp_path / "starts").read_text() == "xx"
 
 
-def test_an_early_end_is_told_with_the_log(tmp_path: Path) -> None:
+def test_an_early_end_is_reported_with_the_log(tmp_path: Path) -> None:
     with server(tmp_path, "ends-early") as running:
         running.start()
         error = until(running, ReplicaState.FAILED).error
@@ -151,7 +151,7 @@ def test_an_early_end_is_told_with_the_log(tmp_path: Path) -> None:
     assert (tmp_path / "starts").read_text() == "x"
 
 
-def test_the_health_time_out_is_told_with_the_log(tmp_path: Path) -> None:
+def test_the_health_time_out_is_reported_with_the_log(tmp_path: Path) -> None:
     with server(tmp_path, "never-healthy", health_timeout_s=1.0) as running:
         running.start()
         error = until(running, ReplicaState.FAILED).error

@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from dlgforge_core.common.json_schema import problem_of
 from dlgforge_core.config import EmbeddedConfig, LlmConfig, Recipe, read_recipe
+from dlgforge_core.config.acceptance import AcceptConfig
 from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.generation.prepare import prepare_run
@@ -58,7 +61,9 @@ def made(store: RunStore, model: Endpoint, name: str, changes: dict[str, Any], m
     for section, values in changes.items():
         changed = getattr(recipe, section).model_copy(update=values)
         recipe = recipe.model_copy(update={section: changed})
-    agents = {**AGENTS, "kb_responder": {**AGENTS["kb_responder"], "max_tokens": max_tokens}}
+    own = recipe.llm.agents.model_dump(exclude_unset=True)
+    agents = {role: {**own.get(role, {}), **changed} for role, changed in AGENTS.items()}
+    agents["kb_responder"]["max_tokens"] = max_tokens
     llm = LlmConfig.model_validate(
         {"backend": "embedded", "embedded": EmbeddedConfig(model_path="model.gguf"), "agents": agents}
     )
@@ -84,6 +89,10 @@ def keep(name: str, result: Made) -> None:
         for turn in one.turns:
             text.append(f"\nuser: {turn.user}")
             text += [f"[{turn.details.reasoning}]"] if turn.details.reasoning else []
+            text += [
+                f"[{event.name} {event.arguments}: {event.result or event.error}]"
+                for event in turn.details.tools
+            ]
             text.append(f"assistant: {turn.assistant}")
             text += [f"[{turn.judgement.to_json()}]"] if turn.judgement else []
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -96,7 +105,7 @@ def test_own_prompts_and_system_messages(store: RunStore, model: Endpoint, tmp_p
     assert [len(one.turns) for one in dialogues] == [2] * 4
     system_texts = Counter(one.plan.system_prompt.split(".")[0] for one in dialogues)
     assert sorted(system_texts.values()) == [1, 3]
-    write_dataset(dialogues, tmp_path, system=True)
+    write_dataset(dialogues, tmp_path, columns=OptionalColumns(system=True))
     rows = lines(tmp_path / "data/openai_messages/train.jsonl")
     assert [row["messages"][0]["content"] for row in rows] == [one.plan.system_prompt for one in dialogues]
 
@@ -115,7 +124,9 @@ def test_a_rubric_and_acceptance(store: RunStore, model: Endpoint, tmp_path: Pat
         assert turn.judgement.score >= 5
         assert set(turn.judgement.dimensions) == {"depth", "natural_question"}
         assert 1 <= turn.judgement.dimensions["depth"] <= 5
-    write_dataset(result.dialogues, tmp_path, dimensions=["depth", "natural_question"])
+    write_dataset(
+        result.dialogues, tmp_path, columns=OptionalColumns(dimensions=["depth", "natural_question"])
+    )
     assert verify_dataset(tmp_path)
 
 
@@ -131,3 +142,18 @@ def test_a_prompted_trace(store: RunStore, model: Endpoint, tmp_path: Path) -> N
     write_dataset(result.dialogues, tmp_path, saving=result.recipe.saving.files)
     rows = lines(tmp_path / "data/openai_messages/train.jsonl")
     assert all(row["messages"][1]["reasoning_content"] for row in rows)
+
+
+def test_a_lending_desk_with_tools(store: RunStore, model: Endpoint, tmp_path: Path) -> None:
+    run = {"total_samples": 3, "concurrency": 2, "accept": AcceptConfig()}
+    result = made(store, model, "library", {"run": run}, max_tokens=128)
+    assert len(result.dialogues) >= 2
+    events = [event for one in result.dialogues for turn in one.turns for event in turn.details.tools]
+    assert any(not event.failed for event in events), "no call was carried out"
+    assert not any('"arguments"' in turn.assistant for one in result.dialogues for turn in one.turns)
+    schema = result.recipe.tools.state.json_schema
+    for dialogue in result.dialogues:
+        assert problem_of(dialogue.final_state, schema) == ""
+        assert dialogue.goal_verdict is not None
+    write_dataset(result.dialogues, tmp_path, saving=result.recipe.saving.files)
+    assert verify_dataset(tmp_path)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dlgforge_core.config import DatasetFilesConfig
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.writer import write_dataset
 from tests.unit.test_preferences import several
 
@@ -34,7 +35,7 @@ def test_trl_takes_pairs_and_completions(tmp_path: Path, tools: bool) -> None:
     folder = tmp_path / "rows"
     formats = ["dpo", "prompt_completion", "openai_messages"]
     saving = DatasetFilesConfig(formats=formats)
-    write_dataset([several(tools=tools)], folder, saving=saving, candidates=True)
+    write_dataset([several(tools=tools)], folder, saving=saving, columns=OptionalColumns(candidates=True))
     rows = {
         name: load_dataset(str(folder), name, cache_dir=str(tmp_path / "cache"))["train"] for name in formats
     }

@@ -16,6 +16,7 @@ from dagster_graphql import DagsterGraphQLClient
 
 from dlgforge_core.store.run_store import RunStore
 from tests.end_to_end.job import ROOT, Project
+from tests.support.http import CLIENT
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
@@ -36,7 +37,7 @@ class DagsterDev:
 
     def query(self, text: str, **variables: Any) -> dict[str, Any]:
         """Return the data of a GraphQL query. Fails the test on an error."""
-        answer = httpx.post(f"{self.url}/graphql", json={"query": text, "variables": variables}, timeout=30)
+        answer = CLIENT.post(f"{self.url}/graphql", json={"query": text, "variables": variables}, timeout=30)
         body: dict[str, Any] = answer.json()
         assert not body.get("errors"), body["errors"]
         return dict(body["data"])

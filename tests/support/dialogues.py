@@ -12,19 +12,12 @@ import yaml
 from hypothesis import strategies as st
 
 from dlgforge_core.config import DatasetFilesConfig, validate
-from dlgforge_core.dialogue import (
-    Dialogue,
-    DialoguePlan,
-    Evidence,
-    Persona,
-    Role,
-    ToolEvent,
-    Turn,
-    TurnDetails,
-)
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Evidence, Persona, Role, Turn, TurnDetails
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.formats import FORMATS
 from dlgforge_core.export.writer import DatasetSummary, write_dataset
 from dlgforge_core.sources import SeedTopic
+from dlgforge_core.tool_events import ToolEvent
 from dlgforge_core.verdicts import Judgement
 
 ALL = ["sharegpt", "sharegpt_judged", "openai_messages", "parquet"]
@@ -93,7 +86,9 @@ def write(folder: Path, dialogues: list[Dialogue], **settings: Any) -> DatasetSu
     saving = validate(DatasetFilesConfig, {"formats": ALL, **settings}, "saving")
     system = any(dialogue.plan.system_prompt for dialogue in dialogues)
     attributes = sorted({name for dialogue in dialogues for name in dialogue.plan.attributes})
-    return write_dataset(dialogues, folder, saving=saving, system=system, attributes=attributes)
+    return write_dataset(
+        dialogues, folder, saving=saving, columns=OptionalColumns(system=system, attributes=attributes)
+    )
 
 
 def stats(folder: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A dataset repository; each branch's commits, the latest last."""
+    """A repository of a dataset or a model; each branch's commits, the latest last."""
 
     private: bool
     branches: dict[str, list[Commit]] = field(default_factory=dict)
@@ -58,6 +58,8 @@ class Hub:
     token: str = "hf_standInTokenThatIsLongEnough01"
     owners: tuple[str, ...] = ("lab",)
     lfs_suffixes: tuple[str, ...] = (".parquet",)
+    cut_after: int | None = None
+    """Of a model's file so many bytes are sent, once, and then the connection is closed."""
     url: str = ""
     repos: dict[str, Repo] = field(default_factory=dict)
     objects: Files = field(default_factory=dict)
@@ -72,6 +74,11 @@ class Hub:
     def files(self, repo_id: str, branch: str = "main") -> Files:
         """Return what is in a branch."""
         return self.head(repo_id, branch).files
+
+    def add_model(self, repo_id: str, files: Files, branch: str = "main") -> None:
+        """Make a repository of a model with these files."""
+        commit = Commit(hashlib.sha1(repr(sorted(files)).encode()).hexdigest(), files)
+        self.repos.setdefault(f"models/{repo_id}", Repo(private=True)).branches[branch] = [commit]
 
     def write_to(self, folder: Path, repo_id: str, branch: str = "main") -> None:
         """Check a branch out."""
@@ -134,7 +141,48 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = _answer
+        do_POST = do_PUT = _answer
+
+        def do_GET(self) -> None:
+            self._model_file() if "/resolve/" in self.path else self._answer()
+
+        do_HEAD = do_GET
+
+        def _model_file(self) -> None:
+            """Answer with a file of a model, or the part of it that is asked for."""
+            path = unquote(urlsplit(self.path).path)
+            repo_id, _, rest = path.lstrip("/").partition("/resolve/")
+            revision, _, name = rest.partition("/")
+            hub.requests.append(f"{self.command} {path} {self.headers.get('Range') or ''}".strip())
+            repo = hub.repos.get(f"models/{repo_id}")
+            commit = repo.branches[revision][-1] if repo is not None and revision in repo.branches else None
+            if self.headers.get("Authorization") != f"Bearer {hub.token}" or commit is None:
+                return self._refuse(401, "Repository not found", "RepoNotFound")
+            if name not in commit.files:
+                return self._refuse(404, "Entry not found", "EntryNotFound")
+            content = commit.files[name]
+            if self.headers.get("Range") and any(fault.times for fault in hub.faults):
+                return self._refuse(500, "not now", "")
+            first = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+            self.send_response(206 if first else 200)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Repo-Commit", commit.id)
+            self.send_header("Content-Length", str(len(content) - first))
+            if first:
+                self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+            self.end_headers()
+            if self.command == "GET":
+                cut, hub.cut_after = hub.cut_after, None
+                self.wfile.write(content[first : cut or len(content)])
+                self.close_connection = cut is not None
+            return None
+
+        def _refuse(self, status: int, message: str, code: str) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("X-Error-Message", message)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def _chunks(self) -> bytes:
             parts = []

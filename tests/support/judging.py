@@ -13,16 +13,21 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dlgforge_core.config import JudgeConfig, LlmConfig, validate
+from dlgforge_core.config import DistributedConfig, JudgeConfig, LlmConfig, validate
 from dlgforge_core.database.database import Database
 from dlgforge_core.generation.prepare import PreparedRun
-from dlgforge_core.judging.run import JudgingReport, JudgingStatus, judge_dialogues
+from dlgforge_core.judging.run import LEASE_S, JudgingReport, JudgingStatus, judge_dialogues
+from dlgforge_core.judging.worker_thread import JudgingSpec
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.llm.prices import price_list
+from dlgforge_core.runtime.distributed.runners import needs_of_judging
 from dlgforge_core.runtime.serving.processes import PR_SET_PDEATHSIG, prctl
+from dlgforge_core.scheduling.background import Runner
 from dlgforge_core.store.results import Scope
 from dlgforge_core.store.run_store import RunStore
 from tests.support.processes import kill
@@ -46,6 +51,15 @@ def generated(store: RunStore, sim: SimulatedEndpoint, total: int, **run: Any) -
     return made
 
 
+def in_this_process(spec: JudgingSpec, llm: LlmConfig, endpoints: Sequence[Endpoint]) -> Runner:
+    """Return the one worker of a session on these endpoints."""
+    assert endpoints, "nothing should be missing"
+    needs = needs_of_judging(spec, DistributedConfig())
+    prices = price_list(llm, needs.callers, needs.models, endpoints)
+    prices.check(*needs.budget)
+    return replace(spec, endpoints=tuple(endpoints), prices=prices).thread()
+
+
 def judge(
     store: RunStore,
     run: PreparedRun,
@@ -55,16 +69,19 @@ def judge(
     on_wait: Callable[[], None] = lambda: None,
     first_report_s: float = 3.0,
     llm: LlmConfig = LLM,
+    make_runner: Callable[[JudgingSpec], Runner] | None = None,
+    lease_s: float = LEASE_S,
 ) -> JudgingReport:
-    """One session on everything of the run's fingerprint."""
+    """One session on everything of the run's fingerprint, by a worker in this process by default."""
     return judge_dialogues(
         store,
         Scope(fingerprint=run.fingerprint),
         config,
         llm,
-        lambda: endpoints,
+        make_runner or (lambda spec: in_this_process(spec, llm, endpoints)),
         on_status,
         on_wait=on_wait,
+        lease_s=lease_s,
         poll_s=0.02,
         first_report_s=first_report_s,
     )
@@ -145,7 +162,7 @@ def main() -> None:
         Scope(fingerprint=task["fingerprint"]),
         judging(**task["judge"]),
         LLM,
-        lambda: endpoints,
+        lambda spec: in_this_process(spec, LLM, endpoints),
         lambda status: None,
     )
     print(json.dumps({"given": report.given, "kept": report.kept, "missing": report.missing}), flush=True)

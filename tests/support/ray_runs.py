@@ -14,6 +14,7 @@ from dlgforge_core.generation.run import RunReport, Status, generate
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.runtime.distributed.bootstrap import overrides
+from dlgforge_core.runtime.distributed.job import Job
 from dlgforge_core.runtime.distributed.ray_runner import RayRunner
 from dlgforge_core.store.run_store import RunStore
 from tests.support.runs import MODEL, spec
@@ -39,13 +40,31 @@ def runner(
     **workers: Any,
 ) -> RayRunner:
     """Return a runner of this run; `workers` are fields of `ray.workers`: two of half a CPU by default."""
+    return job_runner(
+        spec(store, run, *endpoints),
+        spawn=spawn,
+        message=message,
+        placement_timeout_s=placement_timeout_s,
+        **workers,
+    )
+
+
+def job_runner(
+    job: Job,
+    *,
+    spawn: SpawnConfig | None = None,
+    message: list[str] | None = None,
+    placement_timeout_s: float | None = None,
+    **workers: Any,
+) -> RayRunner:
+    """Return a runner of dialogues or of judging, as `runner` does."""
     llm = LlmConfig(backend="openai", model=MODEL, base_url="http://127.0.0.1:1/v1")
     size = {"replicas": 2, "num_cpus": 0.5, **workers}
     return RayRunner(
-        spec(store, run, *endpoints),
+        job,
         RayConfig(workers=ActorConfig(**size), coordinator=CoordinatorConfig()),
         spawn or SpawnConfig(),
-        environment=overrides(llm, endpoints),
+        environment=overrides(llm, job.endpoints),
         fleet=None,
         progress=(message if message is not None else []).append,
         placement_timeout_s=placement_timeout_s,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dlgforge_core.config import LlmConfig, Recipe, read_recipe
-from dlgforge_core.dialogue import Role
+from dlgforge_core.dialogue import Dialogue, Role
+from dlgforge_core.errors import ConfigError
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.planning.seed_folder import read_seed_batches
@@ -24,13 +28,18 @@ MODELS = {role.value: f"model-of-{role.value}" for role in Role}
 
 @dataclass(frozen=True)
 class ExampleRun:
-    """A recipe's run that has ended, and the bodies of the requests that it made."""
+    """A recipe's run that has ended, its dialogues, and the bodies of the requests that it made."""
 
     recipe: Recipe
     run: PreparedRun
+    dialogues: list[Dialogue]
     requests: list[dict[str, Any]]
     llm: LlmConfig
     batches: Sequence[SeedBatch]
+
+    def asked(self, role: Role) -> list[list[dict[str, Any]]]:
+        """Return the messages of each request to a role."""
+        return [request["messages"] for request in self.requests if request["model"] == MODELS[role]]
 
     def prepare_again(self, store: RunStore) -> PreparedRun:
         """Prepare the same configuration once more."""
@@ -40,16 +49,22 @@ class ExampleRun:
 def run_example(
     store: RunStore, name: str, changes: Mapping[str, Any] | None = None, **options: Any
 ) -> ExampleRun:
-    """Run `examples/recipes/NAME` from the project's folder, where its paths lead.
+    """Run `examples/recipes/NAME`.
 
     `changes` replace sections of it; `options` are those of the simulated endpoint.
     """
-    recipe = read_recipe(ROOT / "examples/recipes" / name).model_copy(update=changes)
+    recipe = read_recipe(ROOT / "examples/recipes" / name)
+    return run_recipe(store, recipe.model_copy(update=changes), **options)
+
+
+def run_recipe(store: RunStore, recipe: Recipe, **options: Any) -> ExampleRun:
+    """Run a recipe from the project's folder, where the paths of examples lead."""
     agents = {role: {"model": model} for role, model in MODELS.items()}
     llm = LlmConfig.model_validate(
         {**recipe.llm.model_dump(include={"backend", "base_url"}), "agents": agents}
     )
-    batches = read_seed_batches(recipe.seeds.path).batches
+    with chdir(ROOT):
+        batches = read_seed_batches(recipe.seeds.path).batches
     store.save_seed_batches(batches)
     run = prepare_run(store, recipe.generation, llm, batches)
     role_models = {model: role for role, model in MODELS.items()}
@@ -57,4 +72,12 @@ def run_example(
     with simulated_endpoint(models=list(role_models), **options) as sim:
         work(spec(store, run, Endpoint("simulated", sim.base_url)))
         requests = [request["body"] for request in sim.stats()["requests"]]
-    return ExampleRun(recipe, run, requests, llm, batches)
+    return ExampleRun(recipe, run, list(store.dialogues(run.run_id)), requests, llm, batches)
+
+
+def recipe_problem(path: Path, text: str) -> str:
+    """Return why a recipe of this text is refused, written to `path`."""
+    path.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        read_recipe(path)
+    return str(refused.value)

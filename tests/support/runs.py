@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import uvloop
@@ -17,11 +18,10 @@ from dlgforge_core.config import (
     ToolsConfig,
 )
 from dlgforge_core.generation.prepare import PreparedRun, prepare_run
-from dlgforge_core.generation.run import merged_calls
 from dlgforge_core.generation.worker import Worker, WorkerResult
 from dlgforge_core.generation.worker_thread import WorkerSpec, run_worker
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.llm.stats import CallStats
+from dlgforge_core.llm.stats import CallStats, merged_calls
 from dlgforge_core.planning.seeds import read_seeds
 from dlgforge_core.store.run_store import RunStore
 
@@ -35,7 +35,7 @@ def planned(
     *,
     judge: JudgeConfig | None = None,
     coverage: CoverageConfig | None = None,
-    tools: ToolsConfig | None = None,
+    tools: ToolsConfig | dict[str, Any] | None = None,
     index_id: str = "",
     **run: Any,
 ) -> PreparedRun:
@@ -47,7 +47,7 @@ def planned(
         run=RunConfig(**settings),
         judge=judge or JudgeConfig(),
         coverage=coverage or CoverageConfig(),
-        tools=tools or ToolsConfig(),
+        tools=ToolsConfig.model_validate(tools or {}),
     )
     return prepared(store, generation, index_id)
 
@@ -83,3 +83,11 @@ def work(worker: WorkerSpec, timeout_s: float = WORK_TIMEOUT_S) -> WorkerResult:
 def calls(store: RunStore, run: PreparedRun) -> CallStats:
     """Return what all workers of the run have counted."""
     return merged_calls(store.worker_stats(run.run_id))
+
+
+def begins_with(longer: Sequence[Mapping[str, Any]], shorter: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a prompt begins as another, but for what a judge is asked of that one's last answer."""
+    *before, last = shorter
+    same = list(longer[: len(before)]) == before
+    there = longer[len(before)]
+    return same and there == {**last, "content": last["content"].split("\n\nLook first: ")[0]}

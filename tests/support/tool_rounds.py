@@ -11,7 +11,6 @@ from dlgforge_core.conversation.outcomes import Asked, Outcome, outcome_from
 from dlgforge_core.conversation.script import Script
 from dlgforge_core.conversation.state import State
 from dlgforge_core.conversation.steps import Answer, CallTools, Dropped
-from dlgforge_core.dialogue import ToolEvent
 from dlgforge_core.generation.tool_rounds import (
     call_tools,
     events_of,
@@ -19,11 +18,12 @@ from dlgforge_core.generation.tool_rounds import (
     reasoning_of,
     tools_called,
 )
-from dlgforge_core.generation.tools import Toolbox
 from dlgforge_core.knowledge.types import Hit
 from dlgforge_core.llm.call_errors import CallError
 from dlgforge_core.llm.chat import Completion
 from dlgforge_core.llm.tool_calls import Message, ToolDefinition
+from dlgforge_core.tool_events import ToolEvent
+from dlgforge_core.tools.toolbox import Toolbox
 
 Complete = Callable[[Sequence[Message], Sequence[ToolDefinition] | None], Awaitable[Completion]]
 

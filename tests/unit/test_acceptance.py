@@ -31,7 +31,7 @@ from dlgforge_core.planning.personas import read_personas
 from dlgforge_core.planning.plan import plan_run, spare_id
 from dlgforge_core.planning.seeds import read_seeds
 from dlgforge_core.quality.checks import CHECKS
-from dlgforge_core.quality.collectors import COLLECTORS, PASS_RATE
+from dlgforge_core.quality.collectors import COLLECTORS, GOALS_MET, PASS_RATE
 from dlgforge_core.verdicts import Judgement
 from tests.support.dialogues import judged, make_dialogue
 
@@ -65,7 +65,7 @@ def verdict(score: int, *labels: str) -> Judgement:
         ),
     ],
 )
-def test_what_is_lacking_is_told_by_name(accept: dict[str, Any], lacking: dict[str, str]) -> None:
+def test_what_is_lacking_is_reported_by_name(accept: dict[str, Any], lacking: dict[str, str]) -> None:
     dialogue = judged(0, verdict(9, "helpful"), verdict(4, "helpful", "clear"))
     assert shortcomings(dialogue, **accept) == lacking
 
@@ -122,7 +122,7 @@ def test_checks_look_at_the_dialogue_by_itself() -> None:
 
 
 def test_checks_of_single_dialogues_are_known_by_name() -> None:
-    assert set(ACCEPT_CHECKS) == COLLECTORS.keys() - {PASS_RATE}
+    assert set(ACCEPT_CHECKS) == COLLECTORS.keys() - {PASS_RATE, GOALS_MET}
     for check in CHECKS:
         if check.name not in ACCEPT_CHECKS:
             with pytest.raises(ConfigError, match="looks at the whole dataset"):
@@ -160,7 +160,7 @@ def test_checks_of_single_dialogues_are_known_by_name() -> None:
         ({"run": {"max_attempts_per_sample": 0}}, r"max_attempts_per_sample = 0"),
     ],
 )
-def test_what_no_dialogue_could_meet_is_told_with_its_line(
+def test_what_no_dialogue_could_meet_is_reported_with_its_line(
     tmp_path: Path, config: dict[str, Any], problem: str
 ) -> None:
     path = tmp_path / "recipe.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dlgforge_core.dialogue import Role
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.generation.preview import planned, prompts_of
 from dlgforge_dagster.config import config_class, plain
+from tests.support.recipes import recipe_problem
 
 _TONE = "  tone: {values: {calm: 3, angry: 1}}\n"
 _CHANNEL = _TONE + "  channel:\n    values: [a, b]\n    cases:\n"
@@ -19,10 +21,7 @@ _CHANNEL = _TONE + "  channel:\n    values: [a, b]\n    cases:\n"
 
 def refused(tmp_path: Path, attributes: str) -> str:
     path = tmp_path / "support.yaml"
-    path.write_text(f"attributes:\n{attributes}")
-    with pytest.raises(ConfigError) as raised:
-        read_recipe(path)
-    return str(raised.value).replace(f"{path}:", "")
+    return recipe_problem(path, f"attributes:\n{attributes}").replace(f"{path}:", "")
 
 
 @pytest.mark.parametrize(
@@ -142,3 +141,12 @@ def test_dagster_takes_them_as_they_are() -> None:
     given = validate(GenerationConfig, {"attributes": attributes}, "recipe")
     made = config_class(given)()
     assert validate(GenerationConfig, plain(made, GenerationConfig), "ops") == given
+
+
+def test_a_long_list_is_refused_before_its_values_are_compared() -> None:
+    started = time.process_time()
+    with pytest.raises(ConfigError, match="it has 90000 values"):
+        validate(
+            GenerationConfig, {"attributes": {"tone": {"values": [f"v{i}" for i in range(90_000)]}}}, "x"
+        )
+    assert time.process_time() - started < 5, "a look at each pair takes a minute"

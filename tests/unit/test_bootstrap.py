@@ -32,7 +32,7 @@ from dlgforge_core.runtime.distributed.bootstrap import (
     overrides,
     worker_addresses,
 )
-from dlgforge_core.runtime.distributed.worker_actor import Outcome, loss_reason, spec_in_place
+from dlgforge_core.runtime.distributed.worker_actor import Outcome, loss_reason, spec_with_credentials
 from dlgforge_core.runtime.serving.provisioners import OpenAiProvisioner, provisioner_for
 
 NETWORK_DSN = "postgresql://u:p@db.example.org/d"
@@ -83,7 +83,7 @@ def test_routing_overrides_only_when_there_are_endpoints() -> None:
         ({"backend": "embedded", "model": ""}, None),
     ],
 )
-def test_llm_model_is_told_in_managed_mode_when_no_model_is_set(
+def test_llm_model_is_asked_for_in_managed_mode_when_no_model_is_set(
     settings: dict[str, Any], model: str | None
 ) -> None:
     assert overrides(llm(**settings), ENDPOINTS).get("LLM_MODEL") == model
@@ -108,7 +108,7 @@ def spec(*endpoints: Endpoint) -> WorkerSpec:
 
 def test_an_actor_takes_its_endpoints_from_its_environment_and_keys_by_name() -> None:
     env = overrides(llm(routing={"strategy": "prefix_affinity"}), ENDPOINTS)
-    placed = spec_in_place(spec(), {e.name: e.credentials for e in ENDPOINTS}, env)
+    placed = spec_with_credentials(spec(), {e.name: e.credentials for e in ENDPOINTS}, env)
     assert list(placed.endpoints) == ENDPOINTS
     assert placed.routing.strategy == "prefix_affinity"
     assert "secret" not in repr(placed) + repr([e.credentials for e in ENDPOINTS])
@@ -117,14 +117,14 @@ def test_an_actor_takes_its_endpoints_from_its_environment_and_keys_by_name() ->
 def test_an_actor_takes_whose_calls_an_endpoint_serves() -> None:
     judging = replace(ENDPOINTS[0], name="judging", callers=frozenset({"qa_judge"}))
     env = overrides(llm(), [judging, *ENDPOINTS])
-    placed = spec_in_place(spec(), {judging.name: judging.credentials}, env)
+    placed = spec_with_credentials(spec(), {judging.name: judging.credentials}, env)
     assert placed.endpoints[0] == judging
     assert placed.endpoints[1].callers == frozenset()
 
 
 def test_the_users_own_environment_does_not_move_endpoints_that_are_given() -> None:
     own = {"LLM_ROUTING_ENDPOINTS_JSON": '[{"base_url": "http://elsewhere:1/v1"}]'}
-    assert spec_in_place(spec(*ENDPOINTS), {}, own).endpoints == tuple(ENDPOINTS)
+    assert spec_with_credentials(spec(*ENDPOINTS), {}, own).endpoints == tuple(ENDPOINTS)
 
 
 # Bootstrapped once
@@ -168,9 +168,7 @@ def check(
 ) -> None:
     session = cast(RaySession, FakeSession(single_machine=one))
     generation = GenerationConfig.model_validate({"tools": tools or {}})
-    run = PreparedRun("r", "f", generation, llm().agents, {}, ())
-    placed = WorkerSpec(run, Database(dsn), (), RoutingConfig(), knowledge)
-    addresses = worker_addresses(placed)
+    addresses = worker_addresses(generation.tools, knowledge)
     config = llm(**settings)
     callers = callers_of_run(generation, config)
     check_reach(session, dsn, "store.postgres.dsn", config, callers, spawn, addresses=addresses)
@@ -268,7 +266,7 @@ def test_an_outcome_keeps_reason_and_kind(kind: type[Exception]) -> None:
     assert type(caught.value) is expected
 
 
-def test_a_loss_is_told_in_one_line_with_the_remedy() -> None:
+def test_a_loss_is_reported_in_one_line_with_the_remedy() -> None:
     text = "The actor died because of an error in its creation task\n  File x\nModuleNotFoundError: q"
     stated = loss_reason(RuntimeError(text))
     assert stated.startswith("The actor died because")

@@ -10,16 +10,24 @@ from typing import Any
 
 import jinja2
 import jinja2.sandbox
+import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dlgforge_core.config import DatasetFilesConfig, validate
-from dlgforge_core.dialogue import Candidate, Turn
+from dlgforge_core.dialogue import Candidate, Dialogue, Turn, TurnDetails
+from dlgforge_core.export.columns import OptionalColumns
+from dlgforge_core.export.format_context import FormatContext
 from dlgforge_core.export.formats import FORMATS
 from dlgforge_core.export.openai_messages import openai_messages_record
+from dlgforge_core.export.records import clean
+from dlgforge_core.export.sharegpt_tools import sharegpt_tools_problem, sharegpt_tools_record
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.export.writer import write_dataset
+from dlgforge_core.tool_events import ToolEvent
 from dlgforge_core.verdicts import Judgement
-from tests.support.dialogues import grounded, lines, make_dialogue
+from tests.support.dialogues import any_text, grounded, lines, make_dialogue
 
 # Written for this test in the shapes of templates: how each treats the content of a message with tool calls.
 TEMPLATES = {
@@ -84,9 +92,9 @@ MODELS = {
     ),
     "llama3": (
         "{{ '<|begin_of_text|>' }}"
-        "{%- if messages[0]['role'] == 'system' %}{% set told = messages[0]['content'] | trim %}"
-        "{% set messages = messages[1:] %}{% else %}{% set told = '' %}{% endif %}"
-        "{{ '<|start_header_id|>system<|end_header_id|>\\n\\n' + told }}"
+        "{%- if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] | trim %}"
+        "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
+        "{{ '<|start_header_id|>system<|end_header_id|>\\n\\n' + system }}"
         "{%- if tools is not none %}{% for t in tools %}{{ t | tojson(indent=4) }}{% endfor %}{% endif %}"
         "{{ '<|eot_id|>' }}"
         "{%- for m in messages %}"
@@ -103,7 +111,7 @@ MODELS = {
         "{%- else %}{{ m.content }}{% endif %}{{ '<|eot_id|>' }}{% endif %}{% endfor %}"
     ),
     "mistral": (
-        "{%- if messages[0]['role'] == 'system' %}{% set told = messages[0]['content'] %}"
+        "{%- if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
         "{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}"
         "{%- set asked = rest | selectattr('role', 'equalto', 'user') | list %}"
         "{%- set ns = namespace(n=0) %}{% for m in rest %}"
@@ -114,7 +122,7 @@ MODELS = {
         "{%- for m in rest %}{% if m['role'] == 'user' %}"
         "{%- if tools is not none and m == asked[-1] %}"
         "{{ '[AVAILABLE_TOOLS] ' ~ (tools | tojson) }}{% endif %}"
-        "{{ '[INST] ' }}{% if loop.last and told is defined %}{{ told + '\\n\\n' }}{% endif %}"
+        "{{ '[INST] ' }}{% if loop.last and system is defined %}{{ system + '\\n\\n' }}{% endif %}"
         "{{ m['content'] + '[/INST]' }}"
         "{%- elif m.tool_calls is defined and m.tool_calls is not none %}{{ '[TOOL_CALLS] [' }}"
         "{%- for call in m.tool_calls %}{{ (call.function | tojson)[:-1] }}"
@@ -159,9 +167,31 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     saving = validate(DatasetFilesConfig, {"formats": list(FORMATS)}, "saving")
     several = [replace(one, turns=tuple(map(with_worse_answer, one.turns))) for one in [*dialogues, *guided]]
-    write_dataset(several, folder, saving=saving, system=True, candidates=True)
+    write_dataset(several, folder, saving=saving, columns=OptionalColumns(system=True, candidates=True))
     verify_dataset(folder)
     return folder
+
+
+def as_llama_factory_reads(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the messages of a row, by the rules of LLaMA-Factory: who may speak where, calls as JSON."""
+    messages = [{"role": "system", "content": row["system"]}] if row["system"] else []
+    assert len(row["conversations"]) % 2 == 0
+    for place, message in enumerate(row["conversations"]):
+        who, value = message["from"], message["value"]
+        assert who in (("human", "observation"), ("gpt", "function_call"))[place % 2]
+        if who == "function_call":
+            read = json.loads(value)
+            calls = read if isinstance(read, list) else [read]
+            functions = [{"name": call["name"], "arguments": call["arguments"]} for call in calls]
+            calls = [{"id": "call00000", "type": "function", "function": one} for one in functions]
+            messages.append({"role": "assistant", "content": "", "tool_calls": calls})
+        elif who == "observation":
+            messages.append({"role": "tool", "tool_call_id": "call00000", "content": value})
+        else:
+            messages.append({"role": "user" if who == "human" else "assistant", "content": value})
+    for tool in json.loads(row["tools"]) if row["tools"] else ():
+        assert isinstance(tool["function"]["parameters"]["properties"], dict)
+    return messages
 
 
 def conversations(folder: Path, form: str) -> Iterator[tuple[list[dict[str, Any]], list[Any] | None]]:
@@ -172,6 +202,9 @@ def conversations(folder: Path, form: str) -> Iterator[tuple[list[dict[str, Any]
             yield row["prompt"] + row["rejected"], row.get("tools")
         elif form == "prompt_completion":
             messages = row["prompt"] + row["completion"]
+        elif form == "sharegpt_tools":
+            messages = as_llama_factory_reads(row)
+            row["tools"] = json.loads(row["tools"]) if row["tools"] else None
         elif "conversations" in row:
             roles = {"human": "user", "gpt": "assistant"}
             guided = [{"role": "system", "content": row["system"]}] if row["system"] else []
@@ -200,7 +233,141 @@ def test_templates_of_models_render_the_rows_of_every_format(exported: Path, for
     assert "Too." in whole
     if model != "mistral":  # which has it with a question that ends the conversation alone
         assert "Be brief." in whole
-    if form in ("openai_messages", "prompt_completion", "dpo"):
+    if form in ("openai_messages", "prompt_completion", "dpo", "sharegpt_tools"):
         called = {"llama3": '"parameters": ', "qwen": '"arguments": ', "mistral": '"arguments": '}[model]
         assert called + '{"query": "rain 1", "top_k": 3}' in whole  # an object, and no text of one
         assert "result 1" in whole
+
+
+def at_once(ordinal: int = 0) -> Dialogue:
+    """Return a dialogue whose first answer took two calls at once, then one, and whose second took none."""
+    events = [
+        ToolEvent("vector_db_search", {"query": f"rain {i}"}, f"result {i}", call_id="same") for i in range(3)
+    ]
+    details = TurnDetails(
+        tools=tuple(events), call_rounds=(2, 1), reasoning="A.\n\nB.\n\nC.", call_reasoning=("A.", "", "B.")
+    )
+    turns = (Turn(0, "Why?", "So.", details=details), Turn(1, "And?", "Too."))
+    return make_dialogue(ordinal, turns)
+
+
+def written_row(folder: Path, form: str, **saving: Any) -> dict[str, Any]:
+    files = validate(DatasetFilesConfig, {"formats": [form], **saving}, "saving")
+    write_dataset([at_once()], folder, saving=files)
+    verify_dataset(folder)
+    (row,) = lines(folder / "data" / form / "train.jsonl")
+    return row
+
+
+def shape(messages: list[dict[str, Any]]) -> list[Any]:
+    return [[c["id"] for c in m["tool_calls"]] if "tool_calls" in m else m["content"] for m in messages]
+
+
+def test_calls_made_at_once_are_in_one_message_and_their_results_in_order(tmp_path: Path) -> None:
+    row = written_row(tmp_path, "openai_messages", reasoning="field")
+    assert shape(row["messages"]) == [
+        *("Why?", ["call00000", "call00001"], "result 0", "result 1", ["call00002"], "result 2", "So."),
+        *("And?", "Too."),
+    ]
+    thoughts = [m["reasoning_content"] for m in row["messages"] if m["role"] == "assistant"]
+    assert thoughts == ["A.", "B.", "C.", ""]
+    apart = written_row(tmp_path, "openai_messages", parallel_calls="apart")["messages"]
+    assert shape(apart)[1:7] == [
+        ["call00000"],
+        "result 0",
+        ["call00001"],
+        "result 1",
+        ["call00002"],
+        "result 2",
+    ]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_templates_of_models_render_calls_made_at_once(tmp_path: Path, model: str) -> None:
+    template = environment(jinja2.Undefined).from_string(MODELS[model])
+    row = written_row(tmp_path, "openai_messages", tool_arguments="object")
+    if model == "llama3":
+        with pytest.raises(jinja2.TemplateError, match="one call at once"):
+            template.render(**row)
+        row = written_row(tmp_path, "openai_messages", tool_arguments="object", parallel_calls="apart")
+    text = template.render(**row)
+    places = [text.index(f"rain {i}") for i in (0, 1)] + [text.index(f"result {i}") for i in (0, 1)]
+    assert sorted(places) == (places if model != "llama3" else [places[i] for i in (0, 2, 1, 3)])
+    assert '{"query": "rain 2"}' in text
+
+
+def test_arguments_are_text_or_objects(tmp_path: Path) -> None:
+    def arguments(**saving: str) -> set[type]:
+        row = written_row(tmp_path, "openai_messages", **saving)
+        calls = [call for message in row["messages"] for call in message.get("tool_calls", ())]
+        return {type(call["function"]["arguments"]) for call in calls}
+
+    assert arguments() == arguments(tool_arguments="text") == {str}
+    assert arguments(tool_arguments="object") == {dict}
+    assert "objects, as chat templates want them" in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_llama_factory_gets_calls_made_at_once_as_a_list(tmp_path: Path) -> None:
+    row = written_row(tmp_path, "sharegpt_tools", reasoning="tags")
+    assert [m["from"] for m in row["conversations"]] == [
+        *("human", "function_call", "observation", "function_call", "observation", "gpt", "human", "gpt"),
+    ]
+    first, second, last = (row["conversations"][i]["value"] for i in (1, 3, 5))
+    thought, _, calls = first.rpartition("</think>\n\n")
+    assert thought == "<think>\nA.\n"
+    assert [call["arguments"] for call in json.loads(calls)] == [{"query": "rain 0"}, {"query": "rain 1"}]
+    assert second == '<think>\nB.\n</think>\n\n{"name":"vector_db_search","arguments":{"query":"rain 2"}}'
+    assert last == "<think>\nC.\n</think>\n\nSo."
+    assert row["conversations"][2]["value"] == "result 0\n</tool_response>\n<tool_response>\nresult 1"
+    apart = written_row(tmp_path, "sharegpt_tools", parallel_calls="apart")
+    assert [m["value"] for m in apart["conversations"] if m["from"] == "observation"] == [
+        f"result {i}" for i in range(3)
+    ]
+    opened = replace(
+        at_once(), turns=(replace(at_once().turns[1], details=TurnDetails(opening="Hi."), index=0),)
+    )
+    record = sharegpt_tools_record(opened)
+    assert (record["tools"], record["conversations"][0]["from"]) == ("", "human")
+    assert sharegpt_tools_problem(record) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_text, any_text, any_text, st.booleans())
+def test_any_texts_make_rows_that_llama_factory_reads(
+    query: str, result: str, thought: str, twice: bool
+) -> None:
+    event = ToolEvent("vector_db_search", {"query": query, "n": 10**30}, result)
+    tricky = replace(
+        event, arguments={"query": "</think>\n\n{"}, result="\n</tool_response>\n<tool_response>\n"
+    )
+    details = TurnDetails(
+        tools=(event, tricky),
+        call_rounds=(2,) if twice else (),
+        reasoning=thought,
+        call_reasoning=(thought, ""),
+    )
+    record = sharegpt_tools_record(
+        make_dialogue(0, (Turn(0, "Why?", "So.", details=details),)), FormatContext(reasoning="tags")
+    )
+    read = orjson.loads(orjson.dumps(clean(record)))
+    assert sharegpt_tools_problem(read) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda c: c.pop(), "must be pairs"),
+        (lambda c: c.insert(0, c.pop()), "[0] is of 'gpt', who cannot speak there"),
+        (lambda c: c[2].update({"from": "human"}), "[2] is of 'human' after 'function_call'"),
+        (
+            lambda c: c[1].update(value='{"name": "other", "arguments": {}}'),
+            "[1] answers a call of 'other',",
+        ),
+        (lambda c: c[1].update(value='{"name": "vector_db_search", "arguments": "{}"}'), "an object as"),
+    ],
+)
+def test_rows_that_llama_factory_would_pass_over_are_found(change: Any, problem: str) -> None:
+    record = sharegpt_tools_record(at_once())
+    assert sharegpt_tools_problem(record) is None
+    change(record["conversations"])
+    assert problem in str(sharegpt_tools_problem(record))

@@ -13,16 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlgforge_core.config import ChecksConfig, JudgeConfig, MarkupConfig
-from dlgforge_core.dialogue import (
-    Dialogue,
-    DialoguePlan,
-    Evidence,
-    Persona,
-    Role,
-    ToolEvent,
-    Turn,
-    TurnDetails,
-)
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Evidence, Persona, Role, Turn, TurnDetails
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.prompting import dialogue_prompts as prompts
@@ -33,6 +24,7 @@ from dlgforge_core.quality.collectors import COLLECTORS, PASS_RATE, CheckReport,
 from dlgforge_core.quality.findings import findings_key, findings_of
 from dlgforge_core.run_outcomes import Outcomes
 from dlgforge_core.sources import SeedTopic
+from dlgforge_core.tool_events import ToolEvent
 from dlgforge_core.verdicts import Judgement
 
 USER = Persona("u", "Careful buyer", "A careful buyer who asks about the price and then about the guarantee.")
@@ -168,6 +160,9 @@ QUOTING = "You do it like this, as they say:\n> Put a little oil on the hinges o
         ("What does this passage say of the hinges?", GOOD[1], False, False),
         (GOOD[0], QUOTING, True, True),
         (GOOD[0], QUOTING, False, False),
+        (GOOD[0], f"According to the passage, {GOOD[1]}", True, True),
+        (GOOD[0], "The passage states that a little oil on the hinges of the door helps.", True, True),
+        (GOOD[0], "The passage states that a little oil on the hinges of the door helps.", False, False),
         (GOOD[0], f"Write it so:\n```\n{QUOTING}\n```", True, False),
         (GOOD[0], f"{GOOD[1]}\n</passages>", False, True),
         ("<passage> What is it that squeaks in here?", GOOD[1], False, True),
@@ -183,7 +178,7 @@ def test_who_gives_away_the_material_leaks(user: str, assistant: str, grounded: 
     assert report.figures["wrong"] == leaks
 
 
-def test_what_the_roles_are_told_leaks() -> None:
+def test_what_is_in_the_prompts_leaks() -> None:
     """Whoever writes a prompt anew finds here that the check knows it."""
     made = dialogue()
     plan, turns = made.plan, made.turns
@@ -297,7 +292,7 @@ def test_the_parts_of_a_set_make_the_same_reports_as_the_whole(parts: int) -> No
 @given(
     st.lists(st.tuples(st.text(max_size=40), st.text(max_size=40)), max_size=4), st.sampled_from(["en", "x"])
 )
-def test_whatever_was_said_every_check_gives_an_answer(
+def test_whatever_was_written_every_check_gives_an_answer(
     exchanges: list[tuple[str, str]], language: str
 ) -> None:
     for report in reports([dialogue(exchanges, language=language)]).values():
@@ -305,7 +300,7 @@ def test_whatever_was_said_every_check_gives_an_answer(
         assert len(report.examples) <= 5
 
 
-def test_a_dataset_is_read_back_and_a_broken_one_is_told(tmp_path: Path) -> None:
+def test_a_dataset_is_read_back_and_a_broken_one_is_reported(tmp_path: Path) -> None:
     write_dataset([dialogue(), dialogue(FRENCH, 1, "fr")], tmp_path)
     assert verify_dataset(tmp_path) == {"sharegpt": 2, "openai_messages": 2, "parquet": 2}
     sharegpt = tmp_path / "data" / "sharegpt" / "train.jsonl"

@@ -63,7 +63,7 @@ def looked_up(monkeypatch: pytest.MonkeyPatch, ready_after: int, lives: bool = T
     return found, message
 
 
-def test_a_node_that_takes_its_time_is_waited_for_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_takes_its_time_is_waited_for_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     found, message = looked_up(monkeypatch, 12)
     assert found == "the node"
     assert "still starting" in message[0]

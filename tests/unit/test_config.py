@@ -142,7 +142,7 @@ def test_headers_that_cannot_be_are_refused(settings: dict[str, Any], stated: st
         validate(LlmConfig, settings, "c")
 
 
-def test_a_call_may_take_as_long_as_is_said_for_all_or_for_its_endpoint() -> None:
+def test_a_call_may_take_as_long_as_is_configured_for_all_or_for_its_endpoint() -> None:
     plain = validate(LlmConfig, {"backend": "openai", "model": "m", "base_url": "http://h/v1"}, "c")
     assert [e.timeout_s for e in endpoints_from_config(plain, {})] == [120.0]
     own = {"base_url": "http://own/v1", "timeout_s": 5.0}
@@ -155,7 +155,7 @@ def test_roles_ask_for_the_model_that_is_named_nearest() -> None:
     llm = validate(
         LlmConfig, {"backend": "openai", "model": "big", "agents": {"qa_judge": {"model": "judge"}}}, "c"
     )
-    assert [llm.model_of(role) for role in Role] == ["big", "big", "judge"]
+    assert [llm.model_of(role) for role in Role] == ["big", "big", "judge", "big"]
     managed = validate(LlmConfig, {"backend": "vllm_managed", "vllm": {"model": "org/m"}}, "c")
     assert managed.model_of(Role.JUDGE) == "org/m"
 
@@ -211,7 +211,7 @@ def test_openai_base_url_is_for_the_backend_openai() -> None:
         ({"base_url": "http://mine/v1"}, {"LLM_BACKEND": "vllm_attach"}, ""),
     ],
 )
-def test_addresses_that_openai_base_url_replaces_are_told(
+def test_addresses_that_openai_base_url_replaces_are_reported(
     data: dict[str, Any], env: dict[str, str], stated: str
 ) -> None:
     reported = addresses_replaced({"backend": "openai", **data}, {"OPENAI_BASE_URL": "http://p/v1", **env})

@@ -30,7 +30,7 @@ def nested(annotation: object) -> set[type]:
     return set().union(*(nested(part) for part in typing.get_args(annotation)))
 
 
-def test_every_section_is_told() -> None:
+def test_every_section_is_reported() -> None:
     reported = set().union(*(nested(place.model) for place in PLACES))
     bases = {base for model in reported for base in model.__mro__[1:]}
     exported = {getattr(config, name) for name in config.__all__}
@@ -42,7 +42,7 @@ def test_every_section_is_told() -> None:
     assert missing == [], "name where they go in PLACES of scripts/config_reference.py"
 
 
-def test_every_variable_is_told_and_read() -> None:
+def test_every_variable_is_reported_and_read() -> None:
     files = [path for part in ("dlgforge_core", "dlgforge_dagster") for path in (ROOT / part).rglob("*.py")]
     code = "\n".join(path.read_text("utf-8") for path in files)
     assert [name for name in ENVIRONMENT if name not in code and not name.startswith(ROLES)] == []

@@ -15,6 +15,7 @@ from dlgforge_core.config import DatasetFilesConfig, FiltersConfig, JudgeConfig,
 from dlgforge_core.config.acceptance import AcceptConfig
 from dlgforge_core.conversation.acceptance import Acceptance
 from dlgforge_core.dialogue import Dialogue, Ending, Turn, TurnDetails
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.filters import Sieve
 from dlgforge_core.export.markdown import sample_markdown
 from dlgforge_core.export.verify import verify_dataset
@@ -131,7 +132,9 @@ def written(folder: Path, dialogues: list[Dialogue], **saving: Any) -> Path:
     formats = ["sharegpt", "openai_messages", "prompt_completion", "parquet"]
     columns = ["ended_by", "goal", "goal_met", "goal_reason"]
     files = validate(DatasetFilesConfig, {"formats": formats, "reasoning": "field", **saving}, "saving")
-    write_dataset(dialogues, folder, saving=files, conversation=columns, secrets=["sk-proj-1"])
+    write_dataset(
+        dialogues, folder, saving=files, columns=OptionalColumns(conversation=columns), secrets=["sk-proj-1"]
+    )
     verify_dataset(folder)
     return folder
 

@@ -10,7 +10,7 @@ from dlgforge_core.config import ChecksConfig, GenerationConfig
 from dlgforge_core.config.agents import AgentsConfig
 from dlgforge_core.config.prompts import MESSAGES, VARIABLES, PromptsConfig
 from dlgforge_core.config.saving import FORMATS as NAMES
-from dlgforge_core.dialogue import Role, Turn
+from dlgforge_core.dialogue import OPTIONAL_ROLES, Role, Turn
 from dlgforge_core.export.formats import FORMATS
 from dlgforge_core.quality.checks import CHECKS
 from dlgforge_core.quality.collectors import COLLECTORS
@@ -29,8 +29,11 @@ def test_every_role_has_settings_and_messages() -> None:
 
 
 def test_a_role_takes_part_where_its_section_says_so() -> None:
-    everyone = list(Role)
+    everyone = [role for role in Role if role not in OPTIONAL_ROLES]
     assert GenerationConfig().roles == everyone
+    played = {"name": "find", "description": "Finds a book.", "simulated": True}
+    tools = GenerationConfig.model_validate({"tools": {"enabled": True, "functions": [played]}})
+    assert tools.roles == list(Role)
     offline = GenerationConfig.model_validate({"judge": {"mode": "offline"}})
     assert offline.roles == [role for role in everyone if role is not Role.JUDGE]
 

@@ -56,7 +56,7 @@ def test_what_is_over_stays_as_it_is_and_nothing_is_raised(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("error", "shown"), [(StoreError("its disk is full"), "Error: its disk is full\n"), (KeyError("x"), "")]
 )
-def test_ours_are_told_in_plain_words_others_with_their_traceback(
+def test_ours_are_reported_in_plain_words_others_with_their_traceback(
     error: Exception, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     passed_on: list[type] = []

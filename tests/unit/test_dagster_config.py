@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import dagster as dg
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from dlgforge_core.config import (
@@ -18,6 +19,7 @@ from dlgforge_core.config import (
     StoreConfig,
     validate,
 )
+from dlgforge_core.errors import ConfigError
 from dlgforge_dagster.config import config_class, plain
 from dlgforge_dagster.definitions import defs
 from dlgforge_dagster.resources.llm import LlmResource
@@ -50,6 +52,24 @@ def test_values_reach_the_core_through_a_run() -> None:
     assert seen[0].judge.reasons == ["a"]
     assert seen[0].conversation.from_seed == "answer"
     assert seen[0].run.max_turns == 6
+
+
+@pytest.mark.parametrize("model", [GenerationConfig, KnowledgeConfig, DatasetFilesConfig])
+def test_defaults_as_the_launchpad_writes_them_are_the_defaults(model: Any) -> None:
+    """It quotes no word that YAML 1.2 takes for one, and Dagster reads YAML 1.1, where `off` is false."""
+    written = yaml.safe_dump(plain(config_class(model)(), model)).replace("'off'", "off")
+    assert ": off" in written
+    config = yaml.safe_load(written)
+    op = dg.op(name="o", config_schema=config_class(model).to_config_schema())(lambda _: None)
+    job = dg.GraphDefinition("g", node_defs=[op]).to_job()
+    assert dg.validate_run_config(job, {"ops": {"o": {"config": config}}})
+    assert validate(model, config, "c") == model()
+
+
+def test_a_mode_may_be_off_without_quotes() -> None:
+    assert validate(GenerationConfig, yaml.safe_load("judge: {mode: off}"), "c").judge.mode == "off"
+    with pytest.raises(ConfigError, match=r"judge\.mode = True: .* 'offline' or 'off'"):
+        validate(GenerationConfig, yaml.safe_load("judge: {mode: on}"), "c")
 
 
 LLM = {

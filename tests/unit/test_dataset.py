@@ -17,16 +17,19 @@ import pytest
 from hypothesis import given, settings
 
 from dlgforge_core.config import DatasetFilesConfig, FiltersConfig, SavingConfig, validate
-from dlgforge_core.dialogue import Dialogue, Evidence, Role, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import Dialogue, Evidence, Role, Turn, TurnDetails
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.export import sinks
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.filters import MIN_SCORE, REASONS, SEMANTIC_DEDUP, UNJUDGED, EmptyDatasetError
-from dlgforge_core.export.formats import FORMATS, FormatContext
+from dlgforge_core.export.format_context import FormatContext
+from dlgforge_core.export.formats import FORMATS
 from dlgforge_core.export.scrub import MAX_TOOL_TEXT_CHARS, Scrubber, secrets_of
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.quality.semantic import SemanticDedup
 from dlgforge_core.sources import SeedTopic
+from dlgforge_core.tool_events import ToolEvent
 from dlgforge_core.verdicts import Judgement, JudgeVerdict
 from tests.support.datasets import load_dataset
 from tests.support.dialogues import (
@@ -110,7 +113,7 @@ class TestLoading:
 
     @pytest.mark.parametrize("formats", [[], ["csv"], ["parquet", "csv"]])
     def test_unknown_formats(self, formats: list[str]) -> None:
-        with pytest.raises(ConfigError, match=r"choose from:? sharegpt, sharegpt_judged, openai"):
+        with pytest.raises(ConfigError, match=r"choose from:? sharegpt, sharegpt_judged, sharegpt_tools"):
             validate(SavingConfig, {"formats": formats}, "saving")
 
     def test_a_format_named_twice_is_written_once(self) -> None:
@@ -234,7 +237,7 @@ class TestFilters:
         card = (tmp_path / "README.md").read_text("utf-8")
         assert card.count("Left out by a filter") == len(refused)
 
-    def test_filters_that_refuse_everything_are_told_and_the_old_dataset_stays(self, tmp_path: Path) -> None:
+    def test_filters_that_refuse_all_are_reported_and_the_old_dataset_stays(self, tmp_path: Path) -> None:
         write(tmp_path, [judged(0, GOOD)])
         before = (tmp_path / "README.md").read_bytes()
         with pytest.raises(EmptyDatasetError) as caught:
@@ -303,7 +306,7 @@ class TestSeedMetadata:
 
     def test_it_is_a_column_where_there_is_a_place_for_it(self, tmp_path: Path) -> None:
         saving = DatasetFilesConfig(formats=ALL)
-        write_dataset(self.DIALOGUES, tmp_path, saving=saving, seed_metadata=True)
+        write_dataset(self.DIALOGUES, tmp_path, saving=saving, columns=OptionalColumns(seed_metadata=True))
         assert verify_dataset(tmp_path) == dict.fromkeys(ALL, 2)
         rows = pq.read_table(tmp_path / "data/parquet/train.parquet").to_pylist()
         for name in ("sharegpt", "sharegpt_judged", "parquet"):
@@ -465,7 +468,7 @@ class TestNothingPrivate:
         assert secrets_of(environment) == {"sk-12345678", "abc12345", "postgresql://u:abc12345@h/d"}
 
 
-def test_ten_thousand_dialogues_in_bounded_memory(tmp_path: Path) -> None:
+def test_thousands_of_dialogues_in_bounded_memory(tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
         import resource, sys
@@ -482,13 +485,13 @@ def test_ten_thousand_dialogues_in_bounded_memory(tmp_path: Path) -> None:
         saving = DatasetFilesConfig(formats=ALL, splits=THREE)
         write_dataset(made(200), Path(sys.argv[1]), saving=saving)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        summary = write_dataset(made(10_000), Path(sys.argv[1]), saving=saving)
-        assert summary.n_dialogues == 10_000
+        summary = write_dataset(made(5_000), Path(sys.argv[1]), saving=saving)
+        assert summary.n_dialogues == 5_000
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
         """
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    assert sinks.ROW_GROUP_ROWS < 10_000
+    assert sinks.ROW_GROUP_ROWS < 5_000
     assert int(done.stdout) < 120, "MiB more than for 200"

@@ -199,7 +199,7 @@ class TestStatsAndPlots:
         write(tmp_path, [grounded(i, language="العربية") for i in range(3)] + [judged(9, GOOD)])
         names = {path.name for path in (tmp_path / "plots").iterdir()}
         assert names == {
-            f"{n}.svg" for n in ("turns", "lengths", "scores", "reasons", "languages", "documents")
+            f"{n}.svg" for n in ("turns", "lengths", "scores", "reasons", "languages", "documents", "tools")
         }
         card = (tmp_path / "README.md").read_text("utf-8")
         assert all(f"(plots/{name})" in card for name in names)

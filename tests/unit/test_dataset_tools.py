@@ -10,16 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from dlgforge_core.config import DatasetFilesConfig
-from dlgforge_core.dialogue import (
-    Evidence,
-    Role,
-    ToolEvent,
-    Turn,
-    TurnDetails,
-)
+from dlgforge_core.dialogue import Evidence, Role, Turn, TurnDetails
 from dlgforge_core.export.schema import parquet_schema
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
+from dlgforge_core.tool_events import ToolEvent
 from tests.support.datasets import load_dataset
 from tests.support.dialogues import everything, file_name, grounded, lines, make_dialogue, stats, write
 
@@ -169,7 +164,9 @@ class TestTools:
             (lambda m: m.pop(1), "answers no call that is open"),
             (lambda m: m.pop(3), "'assistant' must speak"),
             (lambda m: m.pop(), "must end with an answer"),
-            (lambda m: m[1]["tool_calls"][0]["function"].update(arguments={"a": 1}), "text of a JSON object"),
+            (lambda m: m[1]["tool_calls"][0]["function"].update(arguments="[1]"), "text of a JSON object"),
+            (lambda m: m[1]["tool_calls"][0]["function"].update(arguments=[1]), "or an object"),
+            (lambda m: m[1]["tool_calls"][0]["function"].update(arguments={"a": 1}), "here text and there"),
             (lambda m: m[1]["tool_calls"][0]["function"].update(name="other"), "not in 'tools'"),
             (lambda m: m[0].update(role="assistant"), "'user' must speak"),
         ],

@@ -25,6 +25,7 @@ from dlgforge_core.planning.plan_documents import DocumentSet, plan_documents
 from dlgforge_core.prompting import dialogue_prompts, verdict_prompts
 from dlgforge_core.prompting.quoting import quote_passages
 from dlgforge_core.sources import PlannedDocument
+from tests.support.recipes import recipe_problem
 
 
 def document(name: str, language: str = "en", n_chunks: int = 2, text: str = "") -> SourceDocument:
@@ -282,14 +283,10 @@ def test_prompts_without_topic_and_personas_read_naturally() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_when_the_recipe_loads(tmp_path: Path, text: str, problem: str) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as error:
-        read_recipe(path)
-    assert problem in str(error.value)
+    assert problem in recipe_problem(tmp_path / "recipe.yaml", text)
 
 
-def test_neither_topics_nor_documents_is_told_clearly() -> None:
+def test_neither_topics_nor_documents_is_reported_clearly() -> None:
     with pytest.raises(ConfigError, match=r"there is nothing to make dialogues from.*set knowledge\.path"):
         Store().plan([], per_document=1)
 

@@ -65,7 +65,7 @@ def test_a_resolved_dsn_does_not_show_it() -> None:
         ("host=h hunter2=1", "not one that Postgres knows"),
     ],
 )
-def test_what_is_wrong_is_said_without_the_password(dsn: str, stated: str) -> None:
+def test_what_is_wrong_is_reported_without_the_password(dsn: str, stated: str) -> None:
     with pytest.raises(StoreError) as caught:
         check_dsn(dsn)
     assert stated in str(caught.value)

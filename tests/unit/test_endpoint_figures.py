@@ -39,7 +39,7 @@ def test_workers_side_by_side_count_once_and_pauses_not_at_all() -> None:
     assert abs(a.counts.latency.percentile(50) - 2.0) < 0.1
 
 
-def test_an_endpoint_is_as_bad_as_the_worst_that_is_said_of_it_at_the_end() -> None:
+def test_an_endpoint_is_as_bad_as_the_worst_report_of_it_at_the_end() -> None:
     early = worker(0, 10, {"a": 1, "b": 1}, {"b": "timed out"})
     late = [worker(100, 200, {"a": 1, "b": 1}), worker(100, 195, {"a": 1, "b": 1}, {"a": "timed out"})]
     a, b = endpoint_figures([early, *late])

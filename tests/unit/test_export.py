@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import textwrap
 import threading
 import tracemalloc
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -29,6 +31,7 @@ from dlgforge_core.export.markdown import escape_markdown, sample_markdown
 from dlgforge_core.export.records import clean
 from dlgforge_core.export.schema import PARQUET_SCHEMA
 from dlgforge_core.export.writer import DatasetSummary, write_dataset
+from dlgforge_core.usage import RoleUsage
 from dlgforge_core.verdicts import Judgement
 from tests.support.dialogues import any_text, file_name, lines, make_dialogue
 
@@ -173,7 +176,7 @@ class TestRecords:
         assert table.schema.equals(PARQUET_SCHEMA)
         assert table.num_rows == 1
 
-    def test_no_place_of_a_machine_is_told(self, tmp_path: Path) -> None:
+    def test_no_path_of_a_machine_is_shown(self, tmp_path: Path) -> None:
         dialogue = make_dialogue(batch="/home/someone/seeds/w.yaml", model="C:\\models\\llama")
         write([dialogue], tmp_path)
         (record,) = lines(of(tmp_path, "sharegpt"))
@@ -337,7 +340,7 @@ def test_memory_does_not_grow_with_the_dialogues(tmp_path: Path, monkeypatch: py
         return most
 
     peak(10)
-    assert peak(2000) < 2 * peak(300)
+    assert peak(1000) < 2 * peak(300)
     assert pq.ParquetFile(of(tmp_path, "parquet")).num_row_groups >= 3
 
 
@@ -390,3 +393,21 @@ class TestSampleMarkdown:
         escaped = escape_markdown(text, 100)
         assert text not in escaped
         assert text in escaped.replace("\\", "")
+
+
+def test_the_figures_tell_what_was_called_for_the_dialogues_and_its_cost(tmp_path: Path) -> None:
+    known = replace(make_dialogue(0), usage={"kb_responder": RoleUsage(2, 100, 20, 10, 0.5)})
+    unknown = replace(make_dialogue(1), usage={"qa_judge": RoleUsage(1, 7, 3, 0, 0.0, 1)})
+    write([known, unknown, make_dialogue(2)], tmp_path)
+    usage = json.loads((tmp_path / "dataset_stats.json").read_text())["usage"]
+    assert usage["kb_responder"] == {
+        "calls": 2,
+        "prompt_tokens": 100,
+        "completion_tokens": 20,
+        "cost_usd": 0.5,
+    }
+    assert usage["qa_judge"]["cost_usd"] is None
+    assert usage["total"]["cost_usd"] == 0.5
+    assert usage["total"]["calls_of_unknown_price"] == 1
+    write([make_dialogue(2)], tmp_path)
+    assert "usage" not in json.loads((tmp_path / "dataset_stats.json").read_text())

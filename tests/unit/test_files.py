@@ -75,7 +75,33 @@ def test_a_file_or_a_folder_that_is_a_link_itself(tmp_path: Path) -> None:
     assert names(tmp_path / "folder", links="inside") == ["a.md"]
 
 
-def test_rings_and_broken_links_are_told(tmp_path: Path) -> None:
+def test_a_file_that_is_replaced_after_it_was_listed_is_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("sk-secret")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for links, target in [
+        ("anywhere", "/proc/self/environ"),
+        ("anywhere", "/dev/zero"),
+        ("inside", str(secret)),
+    ]:
+        path = folder / "a.md"
+        path.write_text("text")
+        inside = Folder(str(folder), links=links)
+        (file,) = inside.listing().files
+        with inside.open(file) as stream:
+            assert stream.read() == b"text"
+        path.unlink()
+        path.symlink_to(target)
+        with pytest.raises(OSError, match=r"a link to what is no file|a link that leads out|no plain file"):
+            inside.read(file, 1000)
+        path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="no plain file"):
+        Folder(str(folder)).read(file, 1000)
+
+
+def test_rings_and_broken_links_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "sub" / "a.md")
     (tmp_path / "sub" / "up").symlink_to("..")
     (tmp_path / "sub" / "self").symlink_to("self")
@@ -113,7 +139,7 @@ def test_what_the_kernel_makes_is_no_document(tmp_path: Path, target: str) -> No
     assert listing.unreadable.keys() == {"b.txt"}
 
 
-def test_broken_links_among_seed_files_are_told(tmp_path: Path) -> None:
+def test_broken_links_among_seed_files_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", "en:\n  cooking:\n")
     (tmp_path / "b.yaml").symlink_to("nowhere")
     (tmp_path / "c.txt").symlink_to("nowhere")

@@ -8,8 +8,8 @@ import pytest
 
 from dlgforge_core.config import saving
 from dlgforge_core.dialogue import Dialogue
-from dlgforge_core.export.formats import FORMATS, Format, FormatContext
-from dlgforge_core.export.openai_messages import Record
+from dlgforge_core.export.format_context import FormatContext, Record
+from dlgforge_core.export.formats import FORMATS, Format
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from tests.support.dialogues import header, lines, make_dialogue, write
 

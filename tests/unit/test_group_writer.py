@@ -111,7 +111,7 @@ def test_close_writes_what_is_queued_and_nothing_can_be_submitted_after() -> Non
         closing = asyncio.create_task(writer.close())
         await _settle()
         sink.gate.set()
-        await asyncio.wait_for(closing, 1.0)
+        await asyncio.wait_for(closing, 20)
         assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
         with pytest.raises(asyncio.CancelledError):
             await writer.submit(6)
@@ -126,7 +126,7 @@ def test_close_does_not_wait_out_a_linger() -> None:
         writer.start()
         task = asyncio.create_task(writer.submit(1))
         await _settle()  # the writer lingers now
-        await asyncio.wait_for(writer.close(), 1.0)
+        await asyncio.wait_for(writer.close(), 20)
         assert await task == 2
 
     asyncio.run(main())

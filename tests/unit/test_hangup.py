@@ -19,7 +19,7 @@ LOOPS = pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.
 
 @LOOPS
 @pytest.mark.parametrize("last_words", [b"", b"terminating connection"])
-def test_a_hangup_is_told_once_data_alone_is_not(loop_factory: LoopFactory, last_words: bytes) -> None:
+def test_a_hangup_is_reported_once_data_alone_is_not(loop_factory: LoopFactory, last_words: bytes) -> None:
     async def run() -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:

@@ -93,7 +93,7 @@ def base_url() -> Iterator[str]:
         yield url
 
 
-def test_half_a_key_is_not_told_either(base_url: str) -> None:
+def test_half_a_key_is_not_reported_either(base_url: str) -> None:
     async def refused() -> None:
         client = JsonClient(Endpoint("rerank", base_url, api_key=KEY))
         try:
@@ -181,7 +181,7 @@ def _streamed(*pieces: str) -> bytes:
         ).encode(),
     ],
 )
-def test_a_completion_that_holds_the_key_in_pieces_is_told_from_its_text(body: bytes) -> None:
+def test_a_completion_that_holds_the_key_in_pieces_is_distinguished_from_its_text(body: bytes) -> None:
     assert KEY.encode() not in body
     assert is_in_pieces(body)
     assert KEY in read_completion(body).written

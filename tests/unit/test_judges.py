@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlgforge_core.config import JudgeConfig, LlmConfig, validate
-from dlgforge_core.dialogue import DialoguePlan, Evidence, Persona, Role, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import DialoguePlan, Evidence, Persona, Role, Turn, TurnDetails
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.judging.judges import WHOLE, judges_of, messages_about, subjects
 from dlgforge_core.sources import Origin, SeedTopic
+from dlgforge_core.tool_events import ToolEvent
 from dlgforge_core.verdicts import Judgement
 
 NOBODY = Persona("p", "Somebody", "Says little.")
@@ -118,7 +119,7 @@ def test_what_cannot_be_configured(options: dict[str, Any], problem: str) -> Non
         ([{"temperature": 0.5}, {"model": "m"}], "m names two judges"),
     ],
 )
-def test_judges_that_cannot_be_told_apart(judges: list[dict[str, Any]], problem: str) -> None:
+def test_judges_that_cannot_be_distinguished(judges: list[dict[str, Any]], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         judges_of(offline(judges=judges), llm())
 

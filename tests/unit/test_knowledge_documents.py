@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -24,6 +25,7 @@ from dlgforge_core.knowledge.detection import detect_language
 from dlgforge_core.knowledge.document_types import DocumentType, Read, Reading
 from dlgforge_core.knowledge.documents import Problem, ReadDocument, read_document
 from dlgforge_core.knowledge.folder import KnowledgeFolder
+from dlgforge_core.knowledge.html_text import html_text
 from dlgforge_core.knowledge.reading import DocumentReader
 from tests.support.documents import pdf
 
@@ -162,6 +164,23 @@ def test_large_tables_take_time_in_proportion() -> None:
     assert document.text.splitlines() == ["\t".join(["abc"] * 30)] * 200
 
 
+@pytest.mark.parametrize(
+    "tags",
+    ["<aside>", "<div class=cookie-bar>", "<tr><td>a", "<section><aside class=note>x"],
+    ids=["aside", "cookies", "cells without an end", "notes"],
+)
+def test_tags_within_each_other_take_time_in_proportion(tags: str) -> None:
+    def seconds(times: int) -> float:
+        page = f"<body>{tags * times}</body><main>what it says</main>"
+        started = time.process_time()
+        html_text(page)
+        return time.process_time() - started
+
+    # A search of all that is around or within each tag takes 64 times as long for eight times as many.
+    # A busy machine may spoil a measurement, not three.
+    assert any(seconds(4_000) < 24 * max(seconds(500), 0.02) for _ in range(3))
+
+
 def test_images_within_the_text_are_not_text() -> None:
     image = "data:image/png;base64," + "iVBORw0KGgo" * 300 + "="
     page = (
@@ -203,7 +222,7 @@ def test_the_pages_of_a_pdf_that_can_be_read_are() -> None:
         ("scan.pdf", pdf(""), "scan.pdf: it holds no text; scanned pages need text recognition"),
     ],
 )
-def test_broken_files_are_told_by_name_and_reason(name: str, data: bytes, noted: str) -> None:
+def test_broken_files_are_reported_by_name_and_reason(name: str, data: bytes, noted: str) -> None:
     (problem,) = read(name, data)
     assert isinstance(problem, Problem)
     assert problem.message.startswith(noted)
@@ -231,7 +250,7 @@ def test_json_lines_with_their_text_under_another_key() -> None:
     assert noted == "x.jsonl, line 1: no text under 'text' (its keys: id, body, url); set knowledge.text_key"
 
 
-def test_broken_json_lines_are_told_and_the_rest_is_read() -> None:
+def test_broken_json_lines_are_reported_and_the_rest_is_read() -> None:
     lines = b'{"text": 5}\nnot json\n{"text": " "}\n[1]\n\xff\n' + b"[" * 100_000 + b'\n{"text": "fine"}\n'
     items = read("x.jsonl", lines)
     assert items[-1] == ReadDocument("x.jsonl#7", "", "fine")
@@ -333,7 +352,7 @@ def test_the_shipped_documents_are_there_in_their_languages() -> None:
         "12:30 - 14:45",
     ],
 )
-def test_a_language_that_cannot_be_told_is_not_guessed(text: str) -> None:
+def test_a_language_that_cannot_be_detected_is_not_guessed(text: str) -> None:
     assert detect_language(text) == ""
 
 
@@ -351,7 +370,7 @@ def test_languages_of_short_texts(text: str, language: str) -> None:
     assert detect_language(text) == language
 
 
-def test_only_the_languages_that_are_named_are_told_apart() -> None:
+def test_only_the_languages_that_are_named_are_distinguished() -> None:
     short = "Press the red button to reset the device."
     assert detect_language(short, ["English", "fr-CA"]) == "en"
     assert detect_language("Le pain au levain demande du temps.", ["en"]) == "en"  # the only one there is

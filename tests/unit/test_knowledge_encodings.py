@@ -73,7 +73,7 @@ def test_utf_8_that_says_latin_1_is_utf_8() -> None:
     assert decode_page("<meta charset=utf-16>déjà vu".encode()).text.endswith("déjà vu")
 
 
-def test_what_states_no_encoding_is_told_and_can_be_named() -> None:
+def test_what_states_no_encoding_is_reported_and_can_be_named() -> None:
     for data in ("déjà “vu”".encode("cp1252"), b"<meta charset=nonsense>\xe9"):
         with pytest.raises(EncodingError, match=r"knowledge\.encoding"):
             decode_page(data)
@@ -84,7 +84,7 @@ def test_what_states_no_encoding_is_told_and_can_be_named() -> None:
         validate(KnowledgeConfig, {"encoding": "nonsense"}, "x")
 
 
-def test_a_few_broken_characters_are_told_and_many_refused() -> None:
+def test_a_few_broken_characters_are_reported_and_many_refused() -> None:
     decoded = decode_page(b"<meta charset=utf-8>" + "déjà vu ".encode() * 30 + b"\xff end")
     assert decoded.text.endswith("\ufffd end")
     assert decoded.problem == "1 characters are not utf-8 (the first at byte 320)"

@@ -12,10 +12,10 @@ import pytest
 from pydantic import SecretStr
 
 from dlgforge_core.errors import BackendError
-from dlgforge_core.generation.web_search import WebSearch, WebSearchError
 from dlgforge_core.knowledge.embedding import EndpointEmbedder
 from dlgforge_core.knowledge.endpoints import JsonClient
 from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.tools.web_search import WebSearch, WebSearchError
 
 Send = Callable[[asyncio.StreamWriter], object]
 
@@ -103,7 +103,7 @@ def test_an_answer_that_drips_ends_with_the_time_out_of_the_whole(
     started = time.monotonic()
     with pytest.raises(error, match=r"no answer within 0\.3 s"):
         asyncio.run(main())
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 9
 
 
 def test_embeddings_of_a_batch_are_as_long_as_they_may_be() -> None:

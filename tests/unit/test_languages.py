@@ -20,6 +20,29 @@ from dlgforge_core.sources import SeedTopic
 LLM = LlmConfig(backend="openai", model="m", base_url="http://127.0.0.1:1/v1")
 
 
+PLUG = {
+    "en": "The plug of the charger must not get wet, or the warranty ends.",
+    "fr": "La prise du chargeur ne doit pas être mouillée, sinon la garantie prend fin.",
+    "es": "El enchufe del cargador no debe mojarse, o la garantía termina.",
+    "ar": "يجب ألا يبتل قابس الشاحن وإلا ينتهي الضمان.",
+}
+
+
+@pytest.mark.parametrize("asked", PLUG)
+@pytest.mark.parametrize("spoken", PLUG)
+@pytest.mark.parametrize("times", [1, 12])
+def test_the_language_that_is_expected_is_a_hint_alone(asked: str, spoken: str, times: int) -> None:
+    detector = LanguageDetector(PLUG)
+    text = " ".join([PLUG[spoken]] * times)
+    assert detector.detect(text, asked) == detector.detect(text) == spoken
+
+
+def test_a_long_text_that_changes_its_language_is_looked_at_as_a_whole() -> None:
+    detector = LanguageDetector(PLUG)
+    text = " ".join([PLUG["en"], *[PLUG["es"]] * 20])
+    assert detector.detect(text, "en") == "es"
+
+
 @pytest.mark.parametrize(
     ("language", "code"),
     [
@@ -114,7 +137,7 @@ def test_languages_that_are_written_as_such_are_only_named(language: str) -> Non
     assert in_language(language) == language_name(language)
 
 
-def test_dialects_are_told_from_english() -> None:
+def test_dialects_are_distinguished_from_english() -> None:
     detector = LanguageDetector(["Moroccan Arabic", "ar-EG"])
     assert detector.knows("Moroccan Arabic")
     assert detector.detect("كيف يمكنني أن أخبز الخبز في البيت اليوم؟") == "ar"
@@ -144,7 +167,7 @@ def test_evidence_and_kind_are_of_one_turn_and_in_the_last_message() -> None:
     assert plain[:-1] == second[:-1]
 
 
-def test_off_topic_nobody_is_told_of_the_topic() -> None:
+def test_off_topic_nobody_hears_of_the_topic() -> None:
     plan = plan_run(generation("en"), LLM, read_personas(), [batch(("en", "bread"))]).plans[0].dialogue(0)
     evidence = "<passages>\n> one\n</passages>"
     asked = prompts.user_simulator(plan, [], evidence=evidence, on_topic=False)
@@ -211,7 +234,7 @@ def test_a_language_is_written_in_many_ways() -> None:
     assert not topics(batch, "fr")
 
 
-def test_topics_that_no_target_takes_are_told_by_file_and_line() -> None:
+def test_topics_that_no_target_takes_are_reported_by_file_and_line() -> None:
     text = b"en:\n  a:\nen-US:\n  b:\nEnglish:\n  c:\nfr:\n  d:\n"
     batch = parse_seed_batch("a.yaml", text, label="seeds/a.yaml")
     prompt = unused_topics([batch], RunConfig(target_languages=["en"]))

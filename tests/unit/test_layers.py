@@ -21,7 +21,7 @@ ARROWS = {
     "common": set[str](),
     "config": {"common"},
     "scheduling": set[str](),
-    "conversation": {"config"},
+    "conversation": {"common", "config"},
     "llm": {"common", "config"},
     "database": {"common", "config"},
     "planning": {"common", "config", "prompting"},
@@ -29,6 +29,7 @@ ARROWS = {
     "store": {"common", "conversation", "database", "planning"},
     "knowledge": {"common", "config", "database", "llm", "prompting", "store"},
     "quality": {"common", "config", "database", "llm", "prompting", "store"},
+    "tools": {"common", "config", "knowledge", "llm", "prompting"},
     "export": {"common", "config", "prompting", "quality"},
     "generation": {
         "common",
@@ -42,6 +43,7 @@ ARROWS = {
         "quality",
         "scheduling",
         "store",
+        "tools",
     },
     "judging": {
         "config",
@@ -53,7 +55,28 @@ ARROWS = {
         "scheduling",
         "store",
     },
-    "runtime": {"common", "config", "database", "generation", "llm", "store"},
+    "review": {
+        "common",
+        "config",
+        "database",
+        "judging",
+        "knowledge",
+        "store",
+    },
+    "runtime": {"common", "config", "generation", "judging", "llm", "scheduling", "database"},
+    "preflight": {
+        "common",
+        "config",
+        "database",
+        "export",
+        "generation",
+        "judging",
+        "knowledge",
+        "llm",
+        "prompting",
+        "runtime",
+        "tools",
+    },
 }
 """Folders, and those they use. Modules beside the folders are for everyone, and use only each other and
 `config`."""

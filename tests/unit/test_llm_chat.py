@@ -313,7 +313,7 @@ def test_a_cut_text_is_shortened_to_whole_sentences(raw: str, whole: str) -> Non
     assert text.whole_sentences(raw) == whole
 
 
-def test_garbage_is_told_from_text() -> None:
+def test_garbage_is_distinguished_from_text() -> None:
     assert text.is_garbage("\ufffd\ufffd\ufffd ab")
     assert text.is_garbage("\x00\x01\x02abc")
     assert text.is_garbage("...")

@@ -232,7 +232,7 @@ def test_state_is_kept_with_calls_alone_and_within_bounds() -> None:
 
 
 @pytest.mark.parametrize("depth", [33, 300, 5000])
-def test_arguments_of_any_depth_are_told_to_the_model(depth: int) -> None:
+def test_arguments_of_any_depth_are_shown_to_the_model(depth: int) -> None:
     for written in ('{"a":' * depth + "1" + "}" * depth, '{"a":' + "[" * depth + "]" * depth + "}"):
         body = json.dumps(
             {"choices": [{"message": {"tool_calls": [{"function": {"name": "f", "arguments": written}}]}}]}

@@ -136,6 +136,54 @@ def test_calls_written_into_the_text_are_read(written: str) -> None:
     assert split_calls(written, ["search"]) == ("", (ToolCall("call_0", "search", {"query": "x"}),))
 
 
+PAY = '{"name": "pay", "arguments": {"euros": 5}}'
+
+
+@pytest.mark.parametrize(
+    ("written", "words", "calls"),
+    [
+        (
+            f"To pay, do this:\n\n```json\n{PAY}\n```\nThis takes the payment.",
+            "To pay, do this:",
+            [("pay", 5)],
+        ),
+        (f"```\n{PAY}\n```\nand\n```json\n{PAY.replace('5', '6')}\n```", "", [("pay", 5), ("pay", 6)]),
+        (f"{PAY}\n{PAY.replace('5', '6')}\n", "", [("pay", 5), ("pay", 6)]),
+        (f"```\n{PAY}\n\n{PAY.replace('5', '6')}\n```", "", [("pay", 5), ("pay", 6)]),
+        (f"Both:\n```json\n[{PAY}, {PAY.replace('5', '6')}]\n```", "Both:", [("pay", 5), ("pay", 6)]),
+        ("```json\n{'name': 'pay', 'parameters': {'euros': 5}}\n``` Done.", "", [("pay", 5)]),
+        (f'```json\n{{"a": 1}}\n```\n```json\n{PAY}\n```', '```json\n{"a": 1}\n```', [("pay", 5)]),
+    ],
+)
+def test_calls_in_fences_among_words_are_read(written: str, words: str, calls: list[tuple[str, int]]) -> None:
+    rest, found = split_calls(written, ["pay"])
+    assert (rest, [(call.name, call.arguments["euros"]) for call in found]) == (words, calls)
+    assert len({call.id for call in found}) == len(found)
+    assert split_calls(written, ["search"]) == (written, ()), "it is no tool that was offered"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        'As JSON:\n```json\n{"name": "pay", "city": "Bern"}\n```',  # a person
+        'As JSON:\n```json\n{"name": "pay"}\n```',
+        'As JSON:\n```json\n{"name": "pay", "arguments": "none"}\n```',
+        'As JSON:\n```json\n{"name": "pay", "arguments": {}, "price": 5}\n```',
+        'As JSON:\n```json\n{"name": "pay", "arguments": {"euros": 5',  # cut: 50 may have been meant
+        "As code:\n```python\npay(5)\n```",
+        "As a list:\n```json\n[]\n```",
+    ],
+)
+def test_other_code_among_words_is_text(written: str) -> None:
+    assert split_calls(written, ["pay"]) == (written, ())
+
+
+@given(st.text('`json{}[]":, payrgumentsn\n', max_size=80))
+def test_any_text_is_split_without_surprise(written: str) -> None:
+    words, calls = split_calls(f"x ```{written}``` y", ["pay"])
+    assert calls or words == f"x ```{written}``` y"
+
+
 def test_other_text_is_left_alone_and_tags_never_stay() -> None:
     for stated in ('{"name": "Ada", "arguments": 2}', '{"name": "search"} is how you call it', "search"):
         assert split_calls(stated, ["search"]) == (stated, ())
@@ -224,7 +272,7 @@ def test_servers_without_tools_are_known_by_their_words(status: int, stated: str
         assert not adapt(Dialect(), error, body(dialect))
 
 
-def test_tool_messages_are_told_in_words_where_there_are_no_tools() -> None:
+def test_tool_messages_are_put_in_words_where_there_are_no_tools() -> None:
     call = ToolCall("c1", "search", {"query": "tides"})
     messages: list[Message] = [
         {"role": "system", "content": "Be brief."},

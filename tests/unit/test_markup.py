@@ -88,7 +88,7 @@ ANSWER = "Hello. It costs 3 < 4 [1]."
 
 
 @pytest.mark.parametrize("form", THINKING)
-def test_thinking_is_told_apart_and_kept(form: str) -> None:
+def test_thinking_is_kept_apart(form: str) -> None:
     raw = form.format("Hm.\n\nLet me ```see `this`")
     message, reasoning = default_markup().clean(raw + ANSWER)
     assert message == ANSWER

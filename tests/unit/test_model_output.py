@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlgforge_core.generation.question_kinds import question_kinds
-from dlgforge_core.prompting.model_output import question_of, without_quotes
-from dlgforge_core.prompting.passage_marks import names_material
+from dlgforge_core.prompting.model_output import answer_of, question_of, without_quotes
+from dlgforge_core.prompting.passage_marks import names_material, names_source
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,10 @@ from dlgforge_core.prompting.passage_marks import names_material
         ("Why does it fail?\n\n```\nx = 1?\n```\nThanks", "Why does it fail?\n\n```\nx = 1?\n```\nThanks"),
         ("Tell me about yeast.\nIn short.", "Tell me about yeast.\nIn short."),
         ("What is “proofing”?", "What is “proofing”?"),
+        ('"Hot" or "cold"', '"Hot" or "cold"'),
+        ("```\nHow long must it rise?\n```", "How long must it rise?"),
+        ("```text\nTell me how long.\n```", "Tell me how long."),
+        ("```\nSELECT 1\n```", "```\nSELECT 1\n```"),
     ],
 )
 def test_the_question_in_an_answer(message: str, question: str) -> None:
@@ -46,6 +50,43 @@ def test_the_question_in_an_answer(message: str, question: str) -> None:
 def test_a_question_is_never_lost_and_the_same_when_read_again(text: str) -> None:
     question = question_of(text)
     assert bool(question) == bool(text.strip())
+
+
+@pytest.mark.parametrize(
+    ("message", "answer"),
+    [
+        ("Let it rise for an hour.", "Let it rise for an hour."),
+        ("Assistant: Let it rise.", "Let it rise."),
+        ("**Answer:** Let it rise.\n\nThen bake it.", "Let it rise.\n\nThen bake it."),
+        ("Respuesta: Una hora.", "Una hora."),
+        ("Réponse : Une heure.", "Une heure."),
+        ("الجواب: ساعة.", "ساعة."),
+        ("回答：一小时。", "一小时。"),
+        ("Assistant: An hour.\nUser: And then?\nAssistant: Bake it.", "An hour."),
+        ("Assistant:", ""),
+        # A conversation that an answer tells of.
+        ("Ask like this:\nUser: How long?\nAssistant: An hour.",) * 2,
+        ('"Let it rise for an hour."', "Let it rise for an hour."),
+        ("« Une heure. »", "Une heure."),
+        ('"Rise" is one word, the other is "rest"',) * 2,
+        ("'I don't know'",) * 2,
+        ("```markdown\nLet it **rise**.\n```", "Let it **rise**."),
+        ("```text\nLet it rise.\n```", "Let it rise."),
+        ("```\nprint(1)\n```",) * 2,
+        ("```python\nprint(1)\n```",) * 2,
+        ("```markdown\nOne.\n```\nand\n```markdown\ntwo\n```",) * 2,
+        ("A: the first choice\nB: the second",) * 2,
+        ("AI: what machines do that seems clever.",) * 2,
+        ("Answers: there are two of them.",) * 2,
+    ],
+)
+def test_the_answer_in_an_answer(message: str, answer: str) -> None:
+    assert answer_of(message) == answer
+
+
+@given(st.text(alphabet="aA: \n`\"'>«»?"))
+def test_an_answer_without_labels_marks_and_quotes_is_as_it_was(text: str) -> None:
+    assert answer_of("So: " + text).startswith("So:")
 
 
 def test_an_answer_does_not_repeat_the_passages_form() -> None:
@@ -70,6 +111,23 @@ def test_a_question_that_gives_the_material_away(question: str, does: bool) -> N
     assert not names_material(question, "reading passages aloud")
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("The passage states that salt slows it.", "The passage states"),
+        ("Salt slows it, according to the provided passages.", "according to the provided passages"),
+        ("This excerpt doesn't say.", "This excerpt doesn't"),
+        ("As described in the passage above, salt slows it.", "As described in the passage above"),
+        ("The passage of time suggests patience.", ""),
+        ("Birds use the passage between the islands, based on the passage of the wind.", ""),
+        ("A passage boat says nothing.", ""),
+    ],
+)
+def test_an_answer_that_speaks_of_its_passages(answer: str, words: str) -> None:
+    assert names_source(answer, "Why does salt slow the dough?", "bread") == words
+    assert not names_source(answer, "What does the passage say?")
+
+
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.integers(), st.text())
 def test_a_dialogue_has_every_kind_once_before_any_again(
     kinds: list[str], seed: int, dialogue_id: str
@@ -87,12 +145,27 @@ def test_dialogues_have_orders_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["\n", " ", "? ", ": ", "> ", "User: ", "passage ", "given ", "<passages>", '"']
+    "piece",
+    [
+        "\n",
+        " ",
+        "? ",
+        ": ",
+        "> ",
+        "User: ",
+        "passage ",
+        "the given ",
+        "according to the passage ",
+        "<passages>",
+        '"',
+        "```text\n",
+    ],
 )
 def test_patterns_are_linear(piece: str) -> None:
     text = (piece * (200_000 // len(piece) + 1))[:200_000]
     started = time.process_time()
     question_of(text)
     names_material(text)
-    without_quotes(text, grounded=True)
-    assert time.process_time() - started < 2
+    names_source(text)
+    answer_of(text, grounded=True)
+    assert time.process_time() - started < 6

@@ -94,7 +94,7 @@ def fingerprint(one: Recipe) -> str:
         ("examples: {shown_to: [qa_judge]}", "shown_to names 'qa_judge'; choose from qa_generator"),
     ],
 )
-def test_what_is_wrong_with_a_recipe_is_said_with_file_and_line(
+def test_what_is_wrong_with_a_recipe_is_reported_with_file_and_line(
     tmp_path: Path, text: str, problem: str
 ) -> None:
     (tmp_path / "away").symlink_to("/etc/hostname")
@@ -233,12 +233,12 @@ def prompts_for(one: Recipe, plan: DialoguePlan, turn: int = 0) -> dict[Role, li
     return dict(prompts_of(one, plan, turn))
 
 
-def test_what_each_role_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prompts_of_each_role(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXAMPLE.parents[2])
     one = read_recipe(EXAMPLE)
     plan = next(planned(one, 1))
     prompts = prompts_for(one, plan)
-    user, assistant, judge = (prompts[role][0]["content"] for role in Role)
+    user, assistant, judge = (prompts[role][0]["content"] for role in one.generation.roles)
     assert user.startswith(
         f"Play a customer of a bookshop who writes to its support; the matter: {plan.topic.topic}.\n"
     )
@@ -286,7 +286,7 @@ def test_prompts_grow_at_their_end_only(monkeypatch: pytest.MonkeyPatch, tmp_pat
     one = read_recipe(EXAMPLE) if own else recipe(tmp_path, "conversation: {system_prompts: [Be kind.]}")
     plan = replace(next(planned(one, 1)), n_turns=4)
     for earlier, later in itertools.pairwise(prompts_for(one, plan, turn) for turn in range(4)):
-        for role in Role:
+        for role in one.generation.roles:
             assert later[role][: len(earlier[role]) - 1] == earlier[role][:-1], role
             if role is Role.USER_SIMULATOR or role is Role.ASSISTANT:
                 assert later[role][: len(earlier[role])] == earlier[role], role

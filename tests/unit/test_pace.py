@@ -19,7 +19,7 @@ def test_a_line_a_minute_while_nothing_changes() -> None:
     assert lines({}, 600) == [3, 63, 123, 183, 243, 303, 363, 423, 483, 543]
 
 
-def test_a_change_is_told_at_once() -> None:
+def test_a_change_is_reported_at_once() -> None:
     assert lines({20: 1, 21: 2}, 60) == [3, 20, 23]
 
 

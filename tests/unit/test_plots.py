@@ -9,19 +9,11 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from dlgforge_core.dialogue import (
-    Dialogue,
-    DialoguePlan,
-    Evidence,
-    Persona,
-    Role,
-    ToolEvent,
-    Turn,
-    TurnDetails,
-)
+from dlgforge_core.dialogue import Dialogue, DialoguePlan, Evidence, Persona, Role, Turn, TurnDetails
 from dlgforge_core.export.plots import markdown_image, overview_png
 from dlgforge_core.quality.figures import DialogueFigures, length_class, length_of_class
 from dlgforge_core.sources import SeedTopic
+from dlgforge_core.tool_events import ToolEvent
 from dlgforge_core.verdicts import Judgement
 
 

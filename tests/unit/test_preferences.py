@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from dlgforge_core.config import DatasetFilesConfig, GenerationConfig, JudgeConfig, Recipe, validate
-from dlgforge_core.dialogue import Candidate, Dialogue, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import Candidate, Dialogue, Turn, TurnDetails
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.export.columns import OptionalColumns
+from dlgforge_core.export.format_context import FormatContext
 from dlgforge_core.export.preferences import dpo_problem, dpo_records
 from dlgforge_core.export.scrub import Scrubber
 from dlgforge_core.export.verify import verify_dataset
@@ -18,6 +20,7 @@ from dlgforge_core.export.writer import write_dataset
 from dlgforge_core.planning.fingerprint import content_config
 from dlgforge_core.planning.personas import read_personas
 from dlgforge_core.prompting.comparison import comparison_schema, judgements_from
+from dlgforge_core.tool_events import ToolEvent
 from dlgforge_core.verdicts import Judgement
 from tests.support.dialogues import lines, make_dialogue
 from tests.support.runs import LLM
@@ -45,7 +48,7 @@ def several(*, tools: bool = False, reason: str = "Worse.") -> Dialogue:
 
 
 def test_each_pair_is_a_row_with_all_before_it_as_its_prompt() -> None:
-    rows = list(dpo_records(several(), min_margin=1))
+    rows = list(dpo_records(several()))
     assert [len(row["prompt"]) for row in rows] == [1, 3]
     assert rows[1] == {
         "id": "d0",
@@ -62,15 +65,20 @@ def test_each_pair_is_a_row_with_all_before_it_as_its_prompt() -> None:
         "margin": 5.0,
     }
     assert [dpo_problem(row) for row in rows] == [None, None]
-    assert not list(dpo_records(several(), min_margin=5.5))
-    assert len(list(dpo_records(several(), min_margin=5))) == 2
-    assert not list(dpo_records(several(reason="Best."), min_margin=1)), "the same text is no pair"
-    assert not list(dpo_records(make_dialogue(), min_margin=1))
+    assert not list(dpo_records(several(), FormatContext(min_margin=5.5)))
+    assert len(list(dpo_records(several(), FormatContext(min_margin=5)))) == 2
+    assert not list(dpo_records(several(reason="Best."))), "the same text is no pair"
+    assert not list(dpo_records(make_dialogue()))
 
 
 def test_tool_calls_belong_to_the_answer_that_they_were_made_for(tmp_path: Path) -> None:
     saving = DatasetFilesConfig(formats=["dpo", "parquet"])
-    write_dataset([several(tools=True), make_dialogue(1)], tmp_path, saving=saving, candidates=True)
+    write_dataset(
+        [several(tools=True), make_dialogue(1)],
+        tmp_path,
+        saving=saving,
+        columns=OptionalColumns(candidates=True),
+    )
     assert verify_dataset(tmp_path) == {"dpo": 1, "parquet": 2}
     row = lines(tmp_path / "data/dpo/train.jsonl")[1]
     for column, query in (("chosen", "a"), ("rejected", "b")):
@@ -79,7 +87,7 @@ def test_tool_calls_belong_to_the_answer_that_they_were_made_for(tmp_path: Path)
     assert [tool["function"]["name"] for tool in row["tools"]] == ["lookup"]
 
 
-ROW = next(iter(dpo_records(several(), min_margin=1)))
+ROW = next(iter(dpo_records(several())))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +104,7 @@ ROW = next(iter(dpo_records(several(), min_margin=1)))
         ({"prompt": [{"role": "user", "content": None}]}, "message 0 of 'prompt' and 'chosen' has no text"),
     ],
 )
-def test_what_is_wrong_with_a_pair_is_told(change: dict[str, Any], problem: str) -> None:
+def test_what_is_wrong_with_a_pair_is_reported(change: dict[str, Any], problem: str) -> None:
     assert re.search(problem, dpo_problem({**ROW, **change}) or "")
 
 
@@ -139,7 +147,7 @@ def test_a_comparison_is_read_as_judges_write_it(answer: dict[str, Any]) -> None
         ({"answer_1": VERDICT, "answer_2": {**VERDICT, "score": 11}}, "answer_2: score must be"),
     ],
 )
-def test_a_comparison_that_lacks_a_verdict_is_told_to_the_judge(answer: dict[str, Any], problem: str) -> None:
+def test_a_comparison_that_lacks_a_verdict_is_asked_for_again(answer: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         judgements_from(answer, JudgeConfig(), 2)
     assert comparison_schema(JudgeConfig(), 2)["required"] == ["answer_1", "answer_2"]

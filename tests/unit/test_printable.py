@@ -40,6 +40,6 @@ def test_text_stays_as_it_is() -> None:
 
 @settings(max_examples=60)
 @given(st.text())
-def test_whatever_is_said_nothing_reaches_the_terminal_that_steers_it(text: str) -> None:
+def test_whatever_is_written_nothing_reaches_the_terminal_that_steers_it(text: str) -> None:
     assert not CONTROL.search(str(BackendError(text)))
     assert not CONTROL.search(excerpt(text))

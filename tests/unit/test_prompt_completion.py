@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from dlgforge_core.dialogue import Dialogue, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import Dialogue, Turn, TurnDetails
 from dlgforge_core.export.prompt_completion import prompt_completion_problem, prompt_completion_records
 from dlgforge_core.export.verify import DatasetError, verify_dataset
+from dlgforge_core.tool_events import ToolEvent
 from tests.support.dialogues import grounded, header, lines, make_dialogue, stats, write
 
 TWO = (Turn(0, "Why?", "So."), Turn(1, "And?", "Too."))
@@ -123,10 +124,10 @@ GOOD = next(iter(prompt_completion_records(calling({"query": "rain"}))))
             {"prompt": [*GOOD["prompt"], {"role": "tool", "tool_call_id": "x", "content": ""}]},
             "answers no call that is open",
         ),
-        ({"tools": []}, "calls 'lookup', which is not in 'tools'"),
+        ({"tools": []}, "end with a call of 'lookup', which is not in 'tools'"),
     ],
 )
-def test_what_is_wrong_with_a_row_is_told(change: dict[str, Any], problem: str) -> None:
+def test_what_is_wrong_with_a_row_is_reported(change: dict[str, Any], problem: str) -> None:
     assert prompt_completion_problem(GOOD) is None
     assert re.search(problem, prompt_completion_problem({**GOOD, **change}) or "")
 

@@ -1,7 +1,8 @@
 """The prompts of every role and variant are, byte for byte, those that are kept beside this test.
 
-A changed prompt makes other dialogues: see `CONTENT_VERSION` in `dlgforge_core/planning/fingerprint.py`. When
-that is meant, write the kept ones anew with `python -m tests.unit.test_prompt_texts` and read the diff.
+A changed prompt makes other dialogues, unless it is the judge's: see `CONTENT_VERSION` in
+`dlgforge_core/planning/fingerprint.py`. When that is meant, write the kept ones anew with
+`python -m tests.unit.test_prompt_texts` and read the diff.
 """
 
 from __future__ import annotations

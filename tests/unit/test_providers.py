@@ -17,7 +17,7 @@ from dlgforge_core.config import (
     llm_from_environment,
     validate,
 )
-from dlgforge_core.dialogue import Role
+from dlgforge_core.dialogue import OPTIONAL_ROLES, Role
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.generation.prepare import callers_of_run, with_question_kinds
 from dlgforge_core.generation.setup import setup_of
@@ -31,6 +31,7 @@ from dlgforge_dagster.resources.ray import RayResource
 
 GPU = "http://gpu:8000/v1"
 HOSTED = "https://hosted.example/v1"
+ROLES = [role for role in Role if role not in OPTIONAL_ROLES]
 ENV = {"OPENAI_API_KEY": "of-the-run", "JUDGE_KEY": "of-the-judge", "AZURE_KEY": "of-azure"}
 OWN = {"model": "j", "base_url": HOSTED, "api_key_env": "JUDGE_KEY"}
 
@@ -53,7 +54,7 @@ def found(llm: LlmConfig, *roles: Role, env: Mapping[str, str] = ENV) -> list[En
 
 
 def served(endpoints: list[Endpoint]) -> dict[str, list[str]]:
-    return {role.value: [e.name for e in endpoints if e.serves(role.value)] for role in Role}
+    return {role.value: [e.name for e in endpoints if e.serves(role.value)] for role in ROLES}
 
 
 # Where calls go
@@ -83,7 +84,7 @@ def test_an_endpoint_that_several_name_is_one_and_what_it_bears_is_shared() -> N
     limited = {"endpoints": [{"base_url": GPU, "name": "gpu", "max_in_flight": 4}]}
     (endpoint,) = found(config(judge, routing=limited))
     assert (endpoint.name, endpoint.max_in_flight) == ("gpu", 4)
-    assert served([endpoint]) == {role.value: ["gpu"] for role in Role}
+    assert served([endpoint]) == {role.value: ["gpu"] for role in ROLES}
     user = {"qa_generator": {"base_url": HOSTED, "api_key_env": "JUDGE_KEY"}}
     assert served(found(config(OWN, agents=user))) == {
         "qa_generator": ["hosted.example"],
@@ -140,22 +141,22 @@ def test_what_is_unset_is_the_runs() -> None:
     assert (endpoint.api_key, endpoint.timeout_s, endpoint.max_in_flight) == ("of-the-run", 7.0, 256)
 
 
-def test_a_key_that_is_not_set_is_told_before_anything_starts() -> None:
+def test_a_key_that_is_not_set_is_reported_before_anything_starts() -> None:
     with pytest.raises(ConfigError, match=r"hosted\.example: JUDGE_KEY is not set"):
-        endpoints_of(config(OWN), callers_of(config(OWN), *Role), never, {})
+        endpoints_of(config(OWN), callers_of(config(OWN), *ROLES), never, {})
     openai = config({"base_url": "https://api.openai.com/v1"})
     with pytest.raises(ConfigError, match="needs a key: set OPENAI_API_KEY"):
-        endpoints_of(openai, callers_of(openai, *Role), never, {})
+        endpoints_of(openai, callers_of(openai, *ROLES), never, {})
 
 
 def test_servers_are_started_only_for_those_who_ask_them() -> None:
     managed = config(OWN, backend="vllm_managed", base_url="", model="", vllm={"model": "org/m"})
-    assert [managed.model_of(role) for role in Role] == ["org/m", "org/m", "j"]
+    assert [managed.model_of(role) for role in ROLES] == ["org/m", "org/m", "j"]
     assert [e.name for e in endpoints_of(managed, callers_of(managed, Role.JUDGE), never, ENV)] == [
         "hosted.example"
     ]
     replica = Endpoint("vllm-0", "http://10.0.0.1:1/v1", "secret")
-    endpoints = endpoints_of(managed, callers_of(managed, *Role), lambda: [replica], ENV)
+    endpoints = endpoints_of(managed, callers_of(managed, *ROLES), lambda: [replica], ENV)
     assert served(endpoints) == {
         "qa_generator": ["vllm-0"],
         "kb_responder": ["vllm-0"],
@@ -195,12 +196,12 @@ def test_every_role_has_endpoints_no_name_is_there_twice_and_keys_go_where_they_
 ) -> None:
     agents = {
         role.value: {"base_url": url, "api_key_env": key}
-        for role, (url, key) in zip(Role, providers, strict=True)
+        for role, (url, key) in zip(ROLES, providers, strict=True)
     }
     endpoints = found(config(agents=agents))
     assert len({e.name for e in endpoints}) == len(endpoints)
     assert len({(e.base_url, e.credentials) for e in endpoints}) == len(endpoints)
-    for role, (url, key) in zip(Role, providers, strict=True):
+    for role, (url, key) in zip(ROLES, providers, strict=True):
         (endpoint,) = [e for e in endpoints if e.serves(role.value)]
         assert (endpoint.base_url, endpoint.api_key) == (url or GPU, ENV[key or "OPENAI_API_KEY"])
 
@@ -242,7 +243,7 @@ def test_what_cannot_be_is_refused_by_its_key(given: dict[str, Any], problem: st
 def test_attached_servers_are_needed_only_by_those_who_ask_them() -> None:
     with pytest.raises(ConfigError, match="vllm_attach needs servers to attach to"):
         config(OWN, backend="vllm_attach", base_url="")
-    everybody = {role.value: OWN for role in Role}
+    everybody = {role.value: OWN for role in ROLES}
     config(agents=everybody, backend="vllm_attach", base_url="")
 
 
@@ -289,7 +290,7 @@ def test_roles_are_set_from_the_environment() -> None:
     llm = from_environment(file, **env)
     judge = llm.agents.qa_judge
     assert (judge.base_url, judge.api_key_env, judge.headers_env) == (HOSTED, "LLM_JUDGE_API_KEY", {})
-    assert [llm.model_of(role) for role in Role] == ["u", "m", "j"]
+    assert [llm.model_of(role) for role in ROLES] == ["u", "m", "j"]
     assert llm.agents.kb_responder.base_url == "http://assistant/v1"
     assert llm.agents.kb_responder.api_key_env == ""
     assert "secret" not in repr(llm)
@@ -301,7 +302,7 @@ def test_roles_are_set_from_the_environment() -> None:
     ).agents.qa_judge.is_apart
 
 
-def test_a_process_that_was_told_its_endpoints_takes_them_as_they_are() -> None:
+def test_a_process_that_was_given_its_endpoints_takes_them_as_they_are() -> None:
     env = {
         "DLGFORGE_RUN_BOOTSTRAPPED": "1",
         "LLM_ROUTING_ENDPOINTS_JSON": '[{"base_url": "http://a/v1", "roles": ["qa_judge"]}]',
@@ -337,7 +338,7 @@ def test_the_resource_starts_no_server_for_those_who_do_not_ask_it(monkeypatch: 
 def test_a_run_asks_for_the_judge_only_where_it_judges() -> None:
     offline = GenerationConfig(judge=JudgeConfig(mode="offline"))
     assert list(callers_of_run(offline, config(OWN))) == ["qa_generator", "kb_responder"]
-    assert list(callers_of_run(GenerationConfig(), config(OWN))) == [role.value for role in Role]
+    assert list(callers_of_run(GenerationConfig(), config(OWN))) == [role.value for role in ROLES]
 
 
 def test_judges_may_have_providers_of_their_own() -> None:

@@ -93,7 +93,7 @@ def test_variables_small_letters_first() -> None:
 @pytest.mark.parametrize(
     "value", ["socks5://u:hunter2@p:1", "http://u:hunter2@p:x", "http://", "p p", "http://p:0"]
 )
-def test_a_proxy_that_cannot_be_used_is_told_by_its_variable_alone(value: str) -> None:
+def test_a_proxy_that_cannot_be_used_is_reported_by_its_variable_alone(value: str) -> None:
     with pytest.raises(ConfigError, match="ALL_PROXY") as error:
         proxy_for("https://api.example/v1", {"ALL_PROXY": value})
     assert "hunter2" not in str(error.value)
@@ -158,7 +158,7 @@ class _Proxy(BaseHTTPRequestHandler):
         ("https://model.invalid/v1", "CONNECT model.invalid:443"),
     ],
 )
-def test_a_proxy_is_told_its_password(monkeypatch: pytest.MonkeyPatch, url: str, asked: str) -> None:
+def test_a_proxy_gets_its_password(monkeypatch: pytest.MonkeyPatch, url: str, asked: str) -> None:
     async def ask() -> HttpAnswer:
         transport = EndpointTransport(Endpoint("e", url))
         try:
@@ -185,14 +185,14 @@ def test_a_proxy_is_told_its_password(monkeypatch: pytest.MonkeyPatch, url: str,
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_certificates_that_are_not_there_are_told_by_variable_and_path(tmp_path: Path, name: str) -> None:
+def test_certificates_that_are_not_there_are_reported_by_variable_and_path(tmp_path: Path, name: str) -> None:
     missing = tmp_path / "nothing" / "ca.pem"
     with pytest.raises(ConfigError, match="there is no such") as error:
         client_context({name: str(missing)})
     assert f"{name} = {missing}" in str(error.value)
 
 
-def test_what_holds_no_certificates_is_told_and_what_does_is_used(tmp_path: Path) -> None:
+def test_what_holds_no_certificates_is_reported_and_what_does_is_used(tmp_path: Path) -> None:
     broken = tmp_path / "ca.pem"
     broken.write_text("no certificate")
     for env in (

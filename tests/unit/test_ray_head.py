@@ -32,11 +32,11 @@ def test_a_head_that_goes_is_lost_after_a_while_and_found_again() -> None:
         head.close()
         time.sleep(0.2)
         assert watch.lost == "", "it may come back"
-        wait_until(lambda: watch.lost != "", 5, "the head is lost")
+        wait_until(lambda: watch.lost != "", 30, "the head is lost")
         assert f"127.0.0.1:{port} has been out of reach for" in watch.lost
         assert "Connection refused" in watch.lost
         with listening(port):
-            wait_until(lambda: watch.lost == "", 5, "the head is found")
+            wait_until(lambda: watch.lost == "", 30, "the head is found")
     finally:
         watch.stop()
 

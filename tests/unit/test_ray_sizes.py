@@ -36,7 +36,7 @@ def test_what_ray_can_reserve_is_taken() -> None:
         assert (config.workers.num_cpus, config.workers.num_gpus) == (cpus, gpus)
 
 
-def test_a_wait_of_days_is_told_of_a_few_dozen_times() -> None:
+def test_a_wait_of_days_is_reported_a_few_dozen_times() -> None:
     waited, reported = 0.0, 0
     while waited < 3 * 86_400:
         waited += reported_again_after(10.0, waited)

@@ -10,10 +10,11 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dlgforge_core.config import DatasetFilesConfig, validate
-from dlgforge_core.dialogue import Dialogue, ToolEvent, Turn, TurnDetails
+from dlgforge_core.dialogue import Dialogue, Turn, TurnDetails
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.export.verify import verify_dataset
 from dlgforge_core.generation.tool_rounds import call_reasoning_of
+from dlgforge_core.tool_events import ToolEvent
 from tests.support.datasets import load
 from tests.support.dialogues import lines, make_dialogue, write
 

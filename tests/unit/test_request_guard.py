@@ -10,8 +10,9 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from dlgforge_core.common.web_guard import UI_HOSTS
 from dlgforge_dagster.webserver.dev import guarded_command
-from dlgforge_dagster.webserver.guard import UI_HOSTS, RequestGuard
+from dlgforge_dagster.webserver.guard import RequestGuard
 
 OURS = "http://127.0.0.1:3000"
 MUTATION = "mutation { launchRun { runId } }"

@@ -74,7 +74,7 @@ def test_an_item_that_ends_is_replaced_at_once() -> None:
         assert begun == [0, 1, 2], "the other one still goes on"
         for gate in gates.values():
             gate.set()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 20)
         return begun
 
     assert asyncio.run(main()) == [0, 1, 2, 3]
@@ -152,7 +152,7 @@ def test_a_source_that_is_dry_for_a_while_is_asked_again() -> None:
             carried.append(item)
 
         carried: list[int] = []
-        await asyncio.wait_for(Rolling(carry, CallSlots(1), 1, poll_s=0.01).run(source, done), 5)
+        await asyncio.wait_for(Rolling(carry, CallSlots(1), 1, poll_s=0.01).run(source, done), 20)
         assert carried == [7]
 
     asyncio.run(main())
@@ -184,7 +184,7 @@ def test_a_source_that_is_replenished_is_asked_at_once() -> None:
 
         rolling = Rolling(carry, CallSlots(2), 8, poll_s=60.0)
         rolling.add(99)
-        await asyncio.wait_for(rolling.run(more, finished), 2)
+        await asyncio.wait_for(rolling.run(more, finished), 20)
 
     asyncio.run(main())
     assert sorted(carried) == [0, 1, 2, 3, 99]

@@ -17,6 +17,7 @@ from dlgforge_core.config import JudgeConfig, Recipe, read_recipe, validate
 from dlgforge_core.config.saving import DatasetFilesConfig, FiltersConfig
 from dlgforge_core.dialogue import Dialogue, DialoguePlan, Persona, Turn
 from dlgforge_core.errors import ConfigError
+from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.filters import Sieve
 from dlgforge_core.export.schema import PARQUET_SCHEMA
 from dlgforge_core.export.verify import verify_dataset
@@ -189,7 +190,7 @@ def test_a_levels_words_and_a_fraction_are_ratings() -> None:
         ({"reasons": []}, r"reasons must name some of"),
     ],
 )
-def test_any_other_rating_is_told_to_the_judge(change: dict[str, Any], problem: str) -> None:
+def test_any_other_rating_is_reported_to_the_judge(change: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem) as error:
         judgement_from(answer_with(**change), JUDGE)
     assert len(str(error.value)) < 200
@@ -231,7 +232,8 @@ def test_a_verdict_without_a_rubric_is_what_it_was() -> None:
 
 def test_the_schema_asks_for_ratings_and_for_no_score() -> None:
     schema = verdict_schema(JUDGE)
-    assert list(schema["properties"]) == ["comment", "reasons", "dimensions", "question_ok", "answer_ok"]
+    fields = ["answer_language", "comment", "reasons", "dimensions", "question_ok", "answer_ok"]
+    assert list(schema["properties"]) == fields
     assert schema["required"] == list(schema["properties"])
     dimensions = schema["properties"]["dimensions"]
     assert dimensions["properties"]["tone"] == {"type": "integer", "minimum": -2, "maximum": 2}
@@ -239,7 +241,7 @@ def test_the_schema_asks_for_ratings_and_for_no_score() -> None:
     assert dimensions["additionalProperties"] is False
 
 
-def test_the_judge_is_told_of_the_dimensions_and_shown_its_own_ratings() -> None:
+def test_the_judge_is_shown_the_dimensions_and_its_own_ratings() -> None:
     before = Turn(0, "question 0", "answer 0", READ)
     system, _, verdict, _ = turn_judge(PLAN, JUDGE, [before], TURNS[1])
     assert (
@@ -299,7 +301,7 @@ RUBRIC_LAST = {"5": "explains how they hang together"}
         ),
     ],
 )
-def test_what_cannot_be_a_rubric_is_told_with_its_line(tmp_path: Path, text: str, problem: str) -> None:
+def test_what_cannot_be_a_rubric_is_reported_with_its_line(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ConfigError, match=problem):
         read_recipe(tmp_path / "a.yaml")
@@ -357,7 +359,7 @@ def test_filters_by_ratings() -> None:
 def test_a_dataset_has_ratings_where_there_is_a_rubric_alone(tmp_path: Path) -> None:
     dialogues = [rated(0, 2.0, 4.5), rated(1, None)]
     saving = DatasetFilesConfig(formats=["sharegpt_judged", "parquet"])
-    write_dataset(dialogues, tmp_path / "rated", saving=saving, dimensions=["depth"])
+    write_dataset(dialogues, tmp_path / "rated", saving=saving, columns=OptionalColumns(dimensions=["depth"]))
     write_dataset(dialogues, tmp_path / "plain", saving=saving)
     assert verify_dataset(tmp_path / "rated")
     table = pq.read_table(tmp_path / "rated/data/parquet/train.parquet")

@@ -53,19 +53,11 @@ from dlgforge_core.conversation.steps import (
     Review,
     Step,
 )
-from dlgforge_core.dialogue import (
-    DialoguePlan,
-    DropReason,
-    Ending,
-    Evidence,
-    Role,
-    ToolEvent,
-    Turn,
-    TurnDetails,
-)
+from dlgforge_core.dialogue import DialoguePlan, DropReason, Ending, Evidence, Role, Turn, TurnDetails
 from dlgforge_core.planning.personas import NOBODY
 from dlgforge_core.planning.plan import with_conversation
 from dlgforge_core.sources import Exchange, FromSeed, Origin, SeedTopic
+from dlgforge_core.tool_events import ToolEvent
 from dlgforge_core.verdicts import GoalVerdict, Judgement
 
 EVIDENCE = Evidence("c1", "bread.md", Role.ASSISTANT, score=0.5, cited=True)
@@ -107,7 +99,12 @@ def outcomes_of(step: Step, pick: st.DataObject) -> Any:
         case Open():
             possible: list[Outcome] = [Opened("Welcome.", "Hm.")]
         case CallTools():
-            return ToolResults((EVENT,), (("c1", 0.25),), step.candidate)
+            # All at once, or in parts; or the model that plays a tool cannot be used.
+            answered_calls = len(step.answered.events) if step.answered is not None else 0
+            left = len(step.called.message["tool_calls"]) - answered_calls
+            assert left > 0
+            events = (EVENT,) * pick.draw(st.integers(1, left))
+            possible = [ToolResults(events, (("c1", 0.25),), step.candidate)] * 3
         case Ask():
             refused = QuestionRejected("Why?", pick.draw(st.sampled_from(Rejection)), 0.9, "why")
             possible = [Asked("Why?"), refused, *([UserLeft()] if step.may_end else [])]
@@ -115,7 +112,9 @@ def outcomes_of(step: Step, pick: st.DataObject) -> Any:
             details = TurnDetails((EVIDENCE,), (EVENT,), "Hm.", True)
             source = AnswerSource("m", 0.5, step.review is not None)
             answered = Answered(f"Because {step.candidate}.", details, step.candidate, source)
-            called = replace(CALLED, candidate=step.candidate)
+            calls = [{"id": f"c{n}"} for n in range(pick.draw(st.integers(1, 3)))]
+            message = {**CALLED.message, "tool_calls": calls}
+            called = replace(CALLED, message=message, candidate=step.candidate)
             possible = [answered, AnswerRejected(step.candidate), *([called] if step.offered else [])]
         case Judge(subject):
             verdict = GoalVerdict(pick.draw(st.booleans()), "so")
@@ -512,6 +511,27 @@ def test_the_rounds_of_tools_are_steps_of_their_own() -> None:
     assert isinstance(steps[3], Answer)
     assert not steps[3].offered
     assert [one.results for one in steps[3].rounds] == [results]
+
+
+@settings(max_examples=60, deadline=None)
+@given(SCRIPTS, st.data())
+def test_each_round_has_a_result_for_each_of_its_calls(script: Script, pick: st.DataObject) -> None:
+    for state, step, _ in played(replace(script, tool_rounds=2), State(1), pick):
+        for answer in state.progress.answers:
+            for one in answer.rounds:
+                assert len(one.results.events) == len(one.called.message["tool_calls"])
+            assert answer.results is None or answer.called is not None
+        if isinstance(step, CallTools):
+            assert step.answered == state.progress.candidate(step.candidate).results
+
+
+def test_calls_of_one_message_may_be_answered_one_after_the_other() -> None:
+    message = {**CALLED.message, "tool_calls": [{"id": "a"}, {"id": "b"}]}
+    called, part = replace(CALLED, message=message), ToolResults((EVENT,))
+    steps = steps_of(Script(1, tool_rounds=1), 1, ASKED, called, part, part, ANSWERED)
+    assert steps[2:4] == [CallTools(0, 0, called), CallTools(0, 0, called, answered=part)]
+    assert isinstance(steps[4], Answer)
+    assert [one.results.events for one in steps[4].rounds] == [(EVENT, EVENT)]
 
 
 def test_what_is_left_counts_the_calls_that_nothing_repeats() -> None:

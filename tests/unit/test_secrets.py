@@ -198,7 +198,7 @@ def test_keys_can_be_secrets(key: str) -> None:
 def test_looking_for_a_key_takes_time_in_proportion(text: str) -> None:
     started = time.process_time()
     redact(text, KEY)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 6
 
 
 keys = st.text(st.characters(codec="ascii", exclude_categories=["Cc", "Zs"]), min_size=8, max_size=40)
@@ -237,7 +237,7 @@ def test_a_text_without_a_key_stays_as_it_is(text: str, codes: list[str]) -> Non
     assert redact(content, [KEY, "hf_abcdefghijklmnopqrst", "depends", "0"]) == content
 
 
-def test_a_key_in_a_long_line_is_not_told_where_it_is_cut() -> None:
+def test_a_key_in_a_long_line_is_not_reported_where_it_is_cut() -> None:
     for before in (0, 5_000, 8_150, 8_170, 8_185, 16_350):
         stream = io.StringIO("a" * before + KEY + "b" * 9_000 + "\n" + f"next {KEY}\n" + KEY[:4])
         lines = list(lines_without([KEY], stream))
@@ -316,4 +316,4 @@ def test_a_long_run_of_backslashes_takes_no_time() -> None:
     assert redact(f"a {secret} b", [secret]) == "a *** b"
     assert redact("a " + secret.replace("\\", "\\\\") + " b", [secret]) == "a *** b"
     assert redact("a " + secret.replace("\\", "%5C") + " b", [secret]) == "a *** b"
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 6

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dlgforge_core.config import GenerationConfig, LlmConfig, SeedsConfig, read_recipe, validate
+from dlgforge_core.config import GenerationConfig, LlmConfig, SeedsConfig, validate
 from dlgforge_core.dialogue import DialoguePlan
 from dlgforge_core.errors import ConfigError, SeedError
 from dlgforge_core.planning.personas import personas_of
 from dlgforge_core.planning.plan import Planning, plan_run
 from dlgforge_core.planning.seeds import SeedBatch, parse_seed_batch
 from dlgforge_core.sources import Exchange
+from tests.support.recipes import recipe_problem
 
 OPENAI: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
@@ -200,7 +201,7 @@ def test_what_is_translated_comes_from_other_languages() -> None:
         planned("translate", run={"target_languages": ["fr", "en"]})
 
 
-def test_seeds_of_the_other_kind_are_left_out_and_told_of() -> None:
+def test_seeds_of_the_other_kind_are_left_out_and_reported() -> None:
     both = SeedBatch("both", "digest", (*SEEDS.topics, *TOPICS.topics))
     planning = planned("continue", both)
     assert set(by_seed(planning)) == {"tides", "snow"}
@@ -241,8 +242,4 @@ def test_each_way_is_another_configuration() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_when_the_recipe_loads(tmp_path: Path, text: str, problem: str) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as error:
-        read_recipe(path)
-    assert problem in str(error.value)
+    assert problem in recipe_problem(tmp_path / "recipe.yaml", text)

@@ -139,7 +139,7 @@ HEAD = "language,topic,question\n"
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_file_row_and_column(name: str, data: str | bytes, problem: str) -> None:
+def test_problems_are_reported_with_file_row_and_column(name: str, data: str | bytes, problem: str) -> None:
     with pytest.raises(SeedError) as error:
         parse_seed_batch(name, data.encode() if isinstance(data, str) else data, strict=True)
     assert problem in str(error.value)

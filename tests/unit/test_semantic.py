@@ -99,7 +99,7 @@ def test_a_threshold_out_of_bounds_is_refused(threshold: float) -> None:
         (np.full((2, 2), np.nan), "not finite"),
     ],
 )
-def test_an_embedder_that_breaks_its_word_is_told_apart(vectors: np.ndarray, message: str) -> None:
+def test_an_embedder_that_breaks_its_word_is_distinguished(vectors: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(SemanticDedup(lambda _: vectors, 0.9).filter(dialogues(["1", "2"])))
 

@@ -26,6 +26,7 @@ from dlgforge_core.prompting import dialogue_prompts as prompts
 from dlgforge_core.prompting import verdict_prompts, verdict_reading
 from dlgforge_core.sources import SeedTopic
 from dlgforge_core.verdicts import Judgement
+from tests.support.http import CLIENT
 from tests.support.simulated.classify import Classifier
 from tests.support.simulated.content import answer, question
 from tests.support.simulated.memory import PrefixCache
@@ -52,7 +53,7 @@ def body(text: str = "Hello", system: str = ASSISTANT, **more: Any) -> dict[str,
 
 
 def post(sim: SimulatedEndpoint, request: dict[str, Any], **more: Any) -> httpx.Response:
-    return httpx.post(f"{sim.base_url}/chat/completions", json=request, **more)
+    return CLIENT.post(f"{sim.base_url}/chat/completions", json=request, **more)
 
 
 def content(response: httpx.Response) -> str:
@@ -61,10 +62,17 @@ def content(response: httpx.Response) -> str:
 
 
 async def _post_all(sim: SimulatedEndpoint, requests: list[dict[str, Any]], at_once: int) -> list[Any]:
+    slots = asyncio.Semaphore(
+        at_once
+    )  # a pool of connections looks at all that wait for one, again and again
     limits = httpx.Limits(max_connections=at_once)
     async with httpx.AsyncClient(base_url=sim.base_url, limits=limits, timeout=10) as client:
-        calls = [client.post("/chat/completions", json=request) for request in requests]
-        return await asyncio.gather(*calls, return_exceptions=True)
+
+        async def call(request: dict[str, Any]) -> httpx.Response:
+            async with slots:
+                return await client.post("/chat/completions", json=request)
+
+        return await asyncio.gather(*map(call, requests), return_exceptions=True)
 
 
 def post_all(sim: SimulatedEndpoint, requests: list[dict[str, Any]], at_once: int = 16) -> list[Any]:
@@ -85,15 +93,15 @@ def test_api_key(sim: SimulatedEndpoint) -> None:
         response = post(sim, body(), headers=headers)
         assert response.status_code == 401
         assert response.json()["error"]["code"] == "invalid_api_key"
-        assert httpx.get(f"{sim.base_url}/models", headers=headers).status_code == 401
+        assert CLIENT.get(f"{sim.base_url}/models", headers=headers).status_code == 401
     headers = {"Authorization": "Bearer right"}
     assert content(post(sim, body(), headers=headers))
-    assert httpx.get(f"{sim.base_url}/models", headers=headers).status_code == 200
+    assert CLIENT.get(f"{sim.base_url}/models", headers=headers).status_code == 200
 
 
 def test_models(sim: SimulatedEndpoint) -> None:
     sim.configure(models=["m", "n"])
-    listed = httpx.get(f"{sim.base_url}/models").json()
+    listed = CLIENT.get(f"{sim.base_url}/models").json()
     assert [model["id"] for model in listed["data"]] == ["m", "n"]
     assert post(sim, body()).json()["model"] == "m"
     refused = post(sim, body() | {"model": "other"})
@@ -127,7 +135,7 @@ def test_context_length(sim: SimulatedEndpoint) -> None:
 # What is said
 
 
-def test_roles_are_told_apart(sim: SimulatedEndpoint) -> None:
+def test_roles_are_distinguished(sim: SimulatedEndpoint) -> None:
     assert content(post(sim, body(system=USER))).endswith("?")
     assert content(post(sim, body())).endswith(".")
     post(sim, body(response_format=VERDICT))
@@ -142,7 +150,7 @@ def test_roles_are_told_apart(sim: SimulatedEndpoint) -> None:
     assert stats["by_status"] == {"200": 6}
 
 
-def test_our_own_prompts_are_told_apart() -> None:
+def test_our_own_prompts_are_distinguished() -> None:
     topic = SeedTopic("t", "fr", "How users parse JSON", "Which library should a customer use for JSON?")
     plan = DialoguePlan(
         dialogue_id="d",
@@ -499,8 +507,8 @@ def test_record_requests(sim: SimulatedEndpoint) -> None:
 def test_metrics_and_health(sim: SimulatedEndpoint) -> None:
     post(sim, body())
     root = sim.base_url.removesuffix("/v1")
-    assert "vllm:num_requests_running 0\n" in httpx.get(f"{root}/metrics").text
-    assert httpx.get(f"{root}/health").status_code == 200
+    assert "vllm:num_requests_running 0\n" in CLIENT.get(f"{root}/metrics").text
+    assert CLIENT.get(f"{root}/health").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -541,7 +549,7 @@ def _start(*arguments: str) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
 def test_ends_when_stdin_closes_or_on_sigterm(how: str) -> None:
     process, ready = _start("--options", '{"models": ["m"]}')
     try:
-        assert httpx.get(f"{ready['base_url']}/models").json()["data"][0]["id"] == "m"
+        assert CLIENT.get(f"{ready['base_url']}/models").json()["data"][0]["id"] == "m"
         assert process.stdin is not None
         if how == "stdin":
             process.stdin.close()

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.http import CLIENT
 from tests.support.simulated_endpoint import SimulatedEndpoint
 
 TOOLS = [
@@ -28,7 +29,7 @@ TOOLS = [
 
 
 def post(sim: SimulatedEndpoint, path: str, request: Any, **more: Any) -> httpx.Response:
-    return httpx.post(sim.root_url + path, json=request, **more)
+    return CLIENT.post(sim.root_url + path, json=request, **more)
 
 
 def ask(sim: SimulatedEndpoint, *more_messages: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def ask(sim: SimulatedEndpoint, *more_messages: dict[str, Any], **more: Any) -> 
     return choice
 
 
-def test_tools_are_ignored_unless_told_otherwise(sim: SimulatedEndpoint) -> None:
+def test_tools_are_ignored_unless_configured_otherwise(sim: SimulatedEndpoint) -> None:
     choice = ask(sim, tools=TOOLS)
     assert choice["finish_reason"] == "stop"
     assert "tool_calls" not in choice["message"]

@@ -65,6 +65,12 @@ def test_every_template_is_of_a_message_and_the_other_way_round() -> None:
         ("{{ " + " ~ ".join(["topic"] * 11) + " }}", 1, "joins more than 10 values"),
         ("{{ [" + "topic, " * 11 + "] }}", 1, "joins more than 10 values"),
         ("{{ (topic ~ topic) ~ (topic if kinds else [topic]) }}", 1, "cannot be within each other"),
+        # Each goes through a whole text, which may be long.
+        ("{% for a in topic|upper %}{% endfor %}", 1, "through a list, or the items of a mapping, and not"),
+        ("{% if topic|title == 'x' %}{% endif %}" * 201, 1, "more than 200 filters"),
+        ("{% for e in examples %}" + "{{ topic|upper == 'x' }}" * 7 + "{% endfor %}", 1, "than 200 filters"),
+        ("{% if topic" + "|title" * 300 + " %}{% endif %}", 1, "nested too deeply"),
+        ("{{ " + "(" * 150 + "topic|upper" + ")|upper" * 90 + ")" * 60 + " }}", 1, "nested too deeply"),
         ("x" * 20_001, 1, "20,001 characters; a template may have 20,000"),
     ],
 )
@@ -126,7 +132,8 @@ def test_values_are_never_read_as_templates(text: str) -> None:
         "It says: before a question there may be passages.",
         "First come passages that the assistant was given.",
         "You judge conversations between a user and an assistant.",
-        "Reply with JSON only: comment (one short sentence).",
+        "Reply with JSON only: answer_language (the language that the answer is written in).",
+        "Look first: is the answer written in Spanish, or in another language?",
     ],
 )
 def test_phrases_of_the_prompts_are_found(text: str) -> None:

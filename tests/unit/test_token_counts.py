@@ -76,7 +76,7 @@ def test_the_estimate_is_by_bytes(text: str, tokens: int) -> None:
     assert estimated_tokens(text) == tokens
 
 
-def test_without_a_tokenizer_tokens_are_estimated_and_said_to_be(tmp_path: Path) -> None:
+def test_without_a_tokenizer_tokens_are_estimated_and_marked_as_such(tmp_path: Path) -> None:
     summary = write(tmp_path, [make_dialogue(turns=TURNS)])
     figures = stats(tmp_path)["words_and_tokens"]
     assert figures["tokenizer"]["estimated"] is True
@@ -132,7 +132,7 @@ def test_a_file_that_is_no_tokenizer_is_named(file: Path) -> None:
         token_counter(str(file))
     with file.open("r+b") as sparse:
         sparse.truncate(257 * 2**20)
-    with pytest.raises(ConfigError, match="it has more than 256 MiB"):
+    with pytest.raises(ConfigError, match="it has more than 268,435,456 bytes"):
         token_counter(str(file))
 
 

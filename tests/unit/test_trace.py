@@ -70,7 +70,7 @@ def test_a_trace_is_read_in_many_forms(text: str) -> None:
         (json.dumps({"evidence": "", "steps": [], "limits": None, "answer": "Yes."}), "its notes are empty"),
     ],
 )
-def test_what_cannot_be_told_apart_is_no_answer(text: str, problem: str) -> None:
+def test_what_cannot_be_distinguished_is_no_answer(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         read(text)
 

@@ -76,7 +76,7 @@ def test_labels_may_be_numbered() -> None:
         *({"a": 1}, "1" * 5000, "-3", "ten out of ten, or eleven"),
     ],
 )
-def test_any_other_score_is_told_to_the_judge(score: object) -> None:
+def test_any_other_score_is_reported_to_the_judge(score: object) -> None:
     with pytest.raises(ValueError, match=r"score must be a whole number from 0 to 10, not ") as error:
         verdict(score=score)
     assert len(str(error.value)) < 200
@@ -102,7 +102,7 @@ def test_labels_are_read_whatever_their_form(given_as: object, known: tuple[str,
 
 
 @pytest.mark.parametrize("reasons", [[], "", None, 7, ["kind"], "inaccurate", [["accurate"]]])
-def test_no_known_label_is_told_to_the_judge(reasons: object) -> None:
+def test_no_known_label_is_shown_to_the_judge(reasons: object) -> None:
     with pytest.raises(ValueError, match="reasons must name some of: accurate, too_long, not helpful"):
         verdict(reasons=reasons)
 

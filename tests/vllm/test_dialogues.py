@@ -12,8 +12,8 @@ import pytest
 
 from dlgforge_core.config import EmbeddedConfig, GenerationConfig, LlmConfig
 from dlgforge_core.generation.prepare import prepare_run
-from dlgforge_core.generation.run import merged_calls
 from dlgforge_core.generation.worker_thread import WorkerSpec, WorkerThread
+from dlgforge_core.llm.stats import merged_calls
 from dlgforge_core.planning.seeds import read_seeds
 from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.runtime.serving.embedded_model import model_path

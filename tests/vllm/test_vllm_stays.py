@@ -63,12 +63,12 @@ def test_servers_stay_are_found_again_and_replaced(address: str, tiny_llama: Pat
     assert again == first
     assert took < 10
     headers = {"Authorization": f"Bearer {first[0].api_key}"}
-    assert httpx.get(f"{first[0].base_url}/models", headers=headers).status_code == 200
+    assert httpx.get(f"{first[0].base_url}/models", headers=headers, timeout=60).status_code == 200
     # Other settings: the old server goes first.
     other, _ = run(address, settings(tiny_llama, auto_stop_on_exit=False, max_num_seqs=4))
     assert other[0].base_url != first[0].base_url
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{first[0].base_url}/models", headers=headers)
+        httpx.get(f"{first[0].base_url}/models", headers=headers, timeout=60)
     with RaySession(RayConfig(address=address)) as session:
         session.connect()
         actor = ray.get_actor("vllm-0-tiny", namespace="dlgforge")

@@ -116,7 +116,7 @@ class RaySession:
                 self._connected = True
                 return
             try:
-                address = self._find()
+                address = self.find()
                 if address is None:
                     self._start_local(MODEL_SERVER if serves_models else ())
                 else:
@@ -155,8 +155,11 @@ class RaySession:
         self._thread, self._reaper, self._head, self._folder = None, None, None, None
         self._owned = False
 
-    def _find(self) -> str | None:
-        """Return the address to connect to, known to answer; None when a local cluster is to be started."""
+    def find(self) -> str | None:
+        """Return the address to connect to, known to answer; None when a local cluster is to be started.
+
+        Raises RayError as `connect` does.
+        """
         if self._address == "local":
             return None
         if self._address != "auto":

@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from dlgforge_core.common.hosts import is_loopback
-from dlgforge_core.config import GenerationConfig, LlmConfig, RayConfig, SpawnConfig
+from dlgforge_core.config import (
+    DistributedConfig,
+    GenerationConfig,
+    LlmConfig,
+    RayConfig,
+    SpawnConfig,
+    ToolsConfig,
+)
 from dlgforge_core.config.backends import BACKENDS, backend_of
 from dlgforge_core.config.environment import BOOTSTRAPPED
 from dlgforge_core.database.dsn import is_local_only
 from dlgforge_core.errors import ConfigError
-from dlgforge_core.generation.worker_thread import WorkerSpec
+from dlgforge_core.generation.worker_thread import KnowledgeAccess
 from dlgforge_core.llm.endpoints import Endpoint, endpoint_configs
 from dlgforge_core.llm.providers import Callers, uses_backend
-from dlgforge_core.runtime.cluster.session import RaySession
 
 
 def overrides(llm: LlmConfig, endpoints: Sequence[Endpoint]) -> dict[str, str]:
@@ -35,21 +42,30 @@ def overrides(llm: LlmConfig, endpoints: Sequence[Endpoint]) -> dict[str, str]:
     return env
 
 
-def worker_addresses(spec: WorkerSpec) -> dict[str, str]:
+def worker_addresses(tools: ToolsConfig, knowledge: KnowledgeAccess | None) -> dict[str, str]:
     """Return what workers call beside the LLM, as far as the run uses it: the addresses by their keys."""
-    tools, knowledge = spec.run.generation.tools, spec.knowledge
     embedding = knowledge.embedding if knowledge is not None else None
     reranker = knowledge.reranker if knowledge is not None else None
     found = {
         "knowledge.embedding.base_url": embedding.base_url if embedding is not None else "",
         "retrieval.rerank.base_url": reranker.base_url if reranker is not None else "",
         "tools.web_search_url": tools.web_search_url if tools.web_search else "",
+        **{f"tools.mcp_servers.{name}.url": server.url for name, server in tools.mcp_servers.items()},
+        **{f"tools.functions: {one.called}.http.url": one.http.url for one in tools.functions},
     }
     return {key: url for key, url in found.items() if url}
 
 
+class Machines(Protocol):
+    """What is known of the machines of a cluster; a `RaySession` that is connected is one."""
+
+    @property
+    def single_machine(self) -> bool:
+        """Whether all nodes are on this machine, and so reach its loopback."""
+
+
 def check_reach(
-    session: RaySession,
+    session: Machines,
     dsn: str,
     dsn_source: str,
     llm: LlmConfig,
@@ -106,8 +122,11 @@ def _llm_addresses(llm: LlmConfig, callers: Callers) -> dict[str, list[str]]:
     return found
 
 
+def worker_count(distributed: DistributedConfig, ray: RayConfig) -> int:
+    """How many workers a run has."""
+    return ray.workers.replicas if distributed.enabled and distributed.spawn.workers else 1
+
+
 def call_slots(generation: GenerationConfig, ray: RayConfig) -> int:
     """LLM calls that may be under way at once, over all workers."""
-    distributed = generation.run.distributed
-    workers = ray.workers.replicas if distributed.enabled and distributed.spawn.workers else 1
-    return generation.run.concurrency * workers
+    return generation.run.concurrency * worker_count(generation.run.distributed, ray)

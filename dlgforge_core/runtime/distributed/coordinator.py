@@ -1,7 +1,8 @@
 """The coordinator: starts workers, replaces those that are lost, and says how it goes.
 
-It does not hand out work: workers claim dialogues from the store, so that any number of them shares a run,
-and what a lost worker had claimed is taken up by the others or by its replacement.
+It does not hand out work: workers claim dialogues from the store, to make them or to judge them, so that any
+number of them shares a run, and what a lost worker had claimed is taken up by the others or by its
+replacement.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dlgforge_core.common.restarts import RestartBudget
 from dlgforge_core.config import ActorConfig
 from dlgforge_core.errors import StoreError
-from dlgforge_core.generation.worker import WorkerCounts, WorkerResult
-from dlgforge_core.generation.worker_thread import WorkerSpec
 from dlgforge_core.llm.endpoints import Credentials
 from dlgforge_core.runtime.cluster.calls import (
     PLACEMENT_PROGRESS_S,
@@ -26,9 +25,10 @@ from dlgforge_core.runtime.cluster.calls import (
     quietly,
     reported_again_after,
 )
-from dlgforge_core.runtime.distributed.worker_actor import Outcome, WorkerActor, add_counts, loss_reason
+from dlgforge_core.runtime.distributed.job import Job
+from dlgforge_core.runtime.distributed.worker_actor import Outcome, WorkerActor, loss_reason
 from dlgforge_core.runtime.serving.vllm_fleet import VllmFleet
-from dlgforge_core.store.run_store import RunStore
+from dlgforge_core.scheduling.background import WorkResult
 
 WORKER_RESTARTS = 5  # for each worker that was asked for, in any ten minutes
 _POLL_S = 0.5
@@ -52,7 +52,6 @@ class _Worker:
 class _Ends:
     """What the workers that have ended came to."""
 
-    counts: WorkerCounts = field(default_factory=WorkerCounts)
     any_result: bool = False
     complete: bool = False
     stop_reason: str | None = None
@@ -91,11 +90,8 @@ class Coordinator:
         self._loss = ""
         self._own = WorkerActor()
 
-    def run(self, spec: WorkerSpec, credentials: Mapping[str, Credentials]) -> Outcome:
-        """Have the run worked on until nothing is left; counts are those of this coordinator's workers.
-
-        Never raises: what failed is the outcome.
-        """
+    def run(self, spec: Job, credentials: Mapping[str, Credentials]) -> Outcome:
+        """Have the run worked on until nothing is left. Never raises: what failed is the outcome."""
         if not self._spawn_workers:
             return self._own.work(spec, credentials, self._fleet)
         try:
@@ -130,14 +126,13 @@ class Coordinator:
     def _say(self, text: str) -> None:
         self._events.append(text)
 
-    def _watch(self, spec: WorkerSpec, credentials: Mapping[str, Credentials]) -> Outcome:
+    def _watch(self, spec: Job, credentials: Mapping[str, Credentials]) -> Outcome:
         ends, done_at = _Ends(), None
-        store = RunStore(spec.database)
         while self._stop_reason is None:
             self._start_missing(spec, credentials)
             if (problem := self._watch_placement()) is not None:
                 return problem
-            self._watch_leases(store, spec)
+            self._watch_leases(spec)
             for worker, outcome in self._ended():
                 if outcome is None:
                     if (problem := self._lost(worker)) is not None:
@@ -151,12 +146,12 @@ class Coordinator:
                 # The others see it within a second or two; one that hangs, or never had a place, must not
                 # hold the run.
                 if not working or time.monotonic() - done_at > _STOP_S:
-                    return Outcome(WorkerResult(ends.counts, None))
+                    return Outcome(WorkResult(None))
             elif (ends.any_result or ends.failure) and not working and not restarting:
                 if ends.failure is not None and not ends.any_result:
                     return ends.failure
-                return Outcome(WorkerResult(ends.counts, ends.stop_reason))
-        return Outcome(WorkerResult(ends.counts, self._stop_reason))
+                return Outcome(WorkResult(ends.stop_reason))
+        return Outcome(WorkResult(self._stop_reason))
 
     def _note(self, ends: _Ends, worker: _Worker, outcome: Outcome) -> None:
         """Take down how a worker ended; it needs no replacement."""
@@ -169,7 +164,6 @@ class Coordinator:
             self._say(f"a worker{where} ended: {outcome.error}")
             return
         ends.any_result = True
-        add_counts(ends.counts, outcome.result.counts)
         if outcome.result.stop_reason is None:
             ends.complete = True
             with self._lock:
@@ -177,7 +171,7 @@ class Coordinator:
         else:
             ends.stop_reason = ends.stop_reason or outcome.result.stop_reason
 
-    def _start_missing(self, spec: WorkerSpec, credentials: Mapping[str, Credentials]) -> None:
+    def _start_missing(self, spec: Job, credentials: Mapping[str, Credentials]) -> None:
         import ray
 
         if time.monotonic() < self._start_at:
@@ -237,15 +231,15 @@ class Coordinator:
             "Lower ray.workers.num_cpus or num_gpus, or set ray.address to a larger cluster"
         )
 
-    def _watch_leases(self, store: RunStore, spec: WorkerSpec) -> None:
+    def _watch_leases(self, spec: Job) -> None:
         """End workers whose process is there but gives no sign: others have their dialogues by now."""
-        lease_s = spec.run.generation.run.lease_s
+        lease_s = spec.lease_s
         now = time.monotonic()
         if now < self._leases_at:
             return
         self._leases_at = now + max(1.0, lease_s / 3)
         try:
-            silent = store.silent_workers(spec.run.run_id)
+            silent = spec.silent_workers()
         except StoreError:
             return  # the workers have their own patience with Postgres, and tell how it ends
         for worker in self._workers:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dlgforge_core.errors import RunStoppedError
-from dlgforge_core.generation.run import Runner
-from dlgforge_core.generation.worker import WorkerResult
+from dlgforge_core.scheduling.background import Runner, WorkResult
 
 _STOP_S = 12.0
 
@@ -48,7 +47,7 @@ class NeedsHead:
         """Return what the workers have counted so far."""
         return self._runner.stats()
 
-    def result(self) -> WorkerResult:
+    def result(self) -> WorkResult:
         """Return what came out. Raises RunStoppedError when the head was lost, or what the work raised."""
         if self._reason:
             raise RunStoppedError(self._reason)

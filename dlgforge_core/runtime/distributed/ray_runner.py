@@ -11,8 +11,6 @@ from typing import Any
 
 from dlgforge_core.common.restarts import RestartBudget
 from dlgforge_core.config import RayConfig, SpawnConfig
-from dlgforge_core.generation.worker import WorkerResult
-from dlgforge_core.generation.worker_thread import WorkerSpec
 from dlgforge_core.llm.call_figures import UnderWay
 from dlgforge_core.runtime.cluster.calls import (
     PLACEMENT_PROGRESS_S,
@@ -21,9 +19,10 @@ from dlgforge_core.runtime.cluster.calls import (
     reported_again_after,
 )
 from dlgforge_core.runtime.distributed.coordinator import Coordinator
+from dlgforge_core.runtime.distributed.job import Job
 from dlgforge_core.runtime.distributed.worker_actor import Outcome, loss_reason
 from dlgforge_core.runtime.serving.vllm_fleet import VllmFleet
-from dlgforge_core.store.run_store import RunStore
+from dlgforge_core.scheduling.background import WorkResult
 
 COORDINATOR_RESTARTS = 5  # in any ten minutes
 # How long actors may wait for a place on a cluster of our own, which has room for all of them; on a machine
@@ -38,9 +37,9 @@ _NAME_TRIES_S = 3.0
 class RayRunner:
     """The runner of a distributed run; needs this process connected to Ray.
 
-    `spawn.coordinator` puts the coordinator into an actor of its own, named `coordinator-<run_id>`, else it
-    is a thread here. `spawn.workers` has it start worker actors, else it does the generating itself. Keys and
-    the DSN travel as arguments of a method call, never in the actors' environment, which Ray's dashboard
+    `spawn.coordinator` puts the coordinator into an actor of its own, named `coordinator-<name of the job>`,
+    else it is a thread here. `spawn.workers` has it start worker actors, else it does the work itself. Keys
+    and the DSN travel as arguments of a method call, never in the actors' environment, which Ray's dashboard
     shows. `placement_timeout_s` is for clusters that cannot grow: how long actors may wait for a place.
     `alive` tells whether the cluster is still there, so that nothing is waited for that cannot come;
     `head_lost` why its head counts as lost: the actors then still work, for a while. `disconnect` is called
@@ -49,7 +48,7 @@ class RayRunner:
 
     def __init__(
         self,
-        spec: WorkerSpec,
+        spec: Job,
         ray_config: RayConfig,
         spawn: SpawnConfig,
         *,
@@ -62,10 +61,10 @@ class RayRunner:
         disconnect: Callable[[], None] = lambda: None,
     ) -> None:
         self._credentials = {endpoint.name: endpoint.credentials for endpoint in spec.endpoints}
-        # Actors take the endpoints from their environment, see worker_actor.spec_in_place.
+        # Actors take the endpoints from their environment, see worker_actor.spec_with_credentials.
         in_actor = spawn.coordinator or spawn.workers
         from_environment = in_actor and "LLM_ROUTING_ENDPOINTS_JSON" in environment
-        self._spec = replace(spec, endpoints=()) if from_environment else spec
+        self._spec: Job = replace(spec, endpoints=()) if from_environment else spec
         self._ray_config = ray_config
         self._spawn = spawn
         self._environment = dict(environment)
@@ -73,7 +72,6 @@ class RayRunner:
         self._progress = progress
         self._placement_timeout_s = placement_timeout_s
         self._alive, self._head_lost, self._disconnect = alive, head_lost, disconnect
-        self._store = RunStore(spec.database)
         self._earlier_workers = 0
         self._budget = RestartBudget(COORDINATOR_RESTARTS)
         self._stopping = False
@@ -90,7 +88,7 @@ class RayRunner:
 
     def start(self) -> None:
         """Start the coordinator, and with it the workers."""
-        self._earlier_workers = len(self._store.worker_stats(self._spec.run.run_id))
+        self._earlier_workers = len(self._spec.worker_stats())
         try:
             if self._spawn.coordinator:
                 self._start_actor()
@@ -141,13 +139,13 @@ class RayRunner:
 
     def stats(self) -> Mapping[str, Any] | None:
         """Return what the workers of this session have published, put together."""
-        stats = self._store.worker_stats(self._spec.run.run_id)[self._earlier_workers :]
+        stats = self._spec.worker_stats()[self._earlier_workers :]
         return {
             "calls": [item for worker in stats for item in worker.get("calls", ())],
             "under_way": UnderWay.of_workers(stats).to_json(),
         }
 
-    def result(self) -> WorkerResult:
+    def result(self) -> WorkResult:
         """How the run ended; raises what it failed with. Call once `wait` has returned True."""
         assert self._outcome is not None
         return self._outcome.unwrap()
@@ -179,7 +177,7 @@ class RayRunner:
             "fleet": self._fleet,
             "placement_timeout_s": self._placement_timeout_s,
         }
-        name = f"coordinator-{self._spec.run.run_id}"
+        name = f"coordinator-{self._spec.name}"
         replacing = self._ref is not None
         deadline = time.monotonic() + (_NAME_TRIES_S if replacing else 0.0)
         while True:
@@ -189,7 +187,7 @@ class RayRunner:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(0.2)  # by the one that was lost, which the cluster is still taking down
-        self._progress(f"run {self._spec.run.run_id} is worked on from elsewhere, too; sharing it")
+        self._progress(f"run {self._spec.name} is worked on from elsewhere, too; sharing it")
         return coordinator.options(**options).remote(*arguments, **keywords)
 
     def _wait_actor(self, timeout_s: float) -> None:

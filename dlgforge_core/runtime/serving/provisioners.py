@@ -92,7 +92,7 @@ class EmbeddedProvisioner:
     def start(self, progress: Callable[[str], None]) -> list[Endpoint]:
         """Its one endpoint. Raises BackendError when the model is not installed or cannot be served."""
         progress("starting the embedded model")
-        return [self._server.start(self._slots)]
+        return [self._server.start(self._slots, progress)]
 
     def stop(self) -> None:
         """End the server."""

@@ -10,7 +10,7 @@ from tests.support.simulated.content import schema_in_text, text_of
 from tests.support.simulated.errors import RequestError
 from tests.support.simulated.options import ROLES, Options
 
-USER_SIMULATOR, ASSISTANT, JUDGE = ROLES
+USER_SIMULATOR, ASSISTANT, JUDGE, _ = ROLES
 _SUPPORTED = {"json_schema": ("json_schema", "json_object"), "json_object": ("json_object",), "none": ()}
 _MAX_REMEMBERED = 8192
 

@@ -201,7 +201,8 @@ class Server:
             client.reply(error.status, error_body(error))
             return
         names = self.service.options.models or ("simulated",)
-        models = [{"id": name, "object": "model", "created": 0, "owned_by": "simulated"} for name in names]
+        more = {"object": "model", "created": 0, "owned_by": "simulated", **self.service.options.listed}
+        models = [{"id": name, **more} for name in names]
         client.reply(200, orjson.dumps({"object": "list", "data": models}))
 
     def _metrics(self) -> bytes:

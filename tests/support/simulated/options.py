@@ -10,7 +10,7 @@ from typing import Any
 from tests.support.simulated.bodies import SPOILT
 from tests.support.simulated.canned import check_replies
 
-ROLES = ("qa_generator", "kb_responder", "qa_judge")
+ROLES = ("qa_generator", "kb_responder", "qa_judge", "tool_simulator")
 
 # The first group strikes at once and takes no slot, as a rate limiter does; the second, and every other
 # HTTP status, after the whole service time.
@@ -54,6 +54,7 @@ class Options:
     # Who may call, and what is served. No models: every name is served.
     api_key: str = field(default="", repr=False)
     models: tuple[str, ...] = ()
+    listed: Mapping[str, Any] = field(default_factory=dict)  # of every model in the list: max_model_len, say
     base_path: str = "/v1"  # of the address, before /chat/completions
     query: str = ""  # that every address must have, Azure's api-version=2024-10-21 for one
     key_header: str = ""  # the only header that a key is taken from; "": Authorization or api-key
@@ -87,7 +88,7 @@ class Options:
     # answers that end with this reason, cut in the middle.
     canned: tuple[Mapping[str, Any], ...] = ()
     finish_reasons: Mapping[str, float] = field(default_factory=dict)
-    streams: str = "never"  # "always", or "unless_told": when a request does not say stream: false
+    streams: str = "never"  # "always", or "by_default": when a request does not say stream: false
     spoilt: str = ""  # of bodies: "surrogate", "half_utf8", "nan", "newline", "bom", "trailing" or "parts"
     # A field of the provider's own that comes with tool calls, "reasoning_content" or "extra_content", and
     # without which their messages are refused.
@@ -100,6 +101,7 @@ class Options:
     answer_words: int = 40  # below 10 words, answers are no longer sure to be unique
     # May hold {text}, {role}, {model}, {temperature} and {last}, the end of the prompt.
     text_template: str = "{text}"
+    recorded: str = ""  # file of answers that a model gave, given again to the prompts they belong to
     writes_forms: bool = True  # answers in a form between tags, where one is asked for
     verdict: Mapping[str, Any] = field(default_factory=dict)  # fields that win over the generated ones
     scores: Mapping[str, int] = field(default_factory=dict)  # of answers that hold a text, the first found
@@ -109,6 +111,12 @@ class Options:
     # result), "always" (a call whenever tools are offered), "refused" (400 for tools and for messages of
     # tools, in the words of a vLLM without --enable-auto-tool-choice) or "unreadable" (500 when tools are
     # offered: the server cannot read the call its model made, in llama.cpp's words).
+    # `tool_script` takes the place of that: calls by the turn, from 1, of the conversation in which they are
+    # made, a list for each round, and optionally a text that the prompt must hold:
+    # [{"turn": 1, "contains": "", "rounds": [[{"name": "find", "arguments": {}}]]}]. `tool_results` are what
+    # the tool simulator answers to a prompt that holds a text: [{"contains": "Call: find", "answer": {}}].
+    tool_script: tuple[Mapping[str, Any], ...] = ()
+    tool_results: tuple[Mapping[str, Any], ...] = ()
     tool_calls: str = "ignored"
     tool_call_share: float = 1.0  # of the conversations, chosen by their content
     tool_calls_at_once: int = 1
@@ -141,8 +149,10 @@ class Options:
         """Raise ValueError naming the option, its value and what would be right."""
         object.__setattr__(self, "models", tuple(self.models))
         object.__setattr__(self, "canned", tuple(self.canned))
+        object.__setattr__(self, "tool_script", tuple(self.tool_script))
+        object.__setattr__(self, "tool_results", tuple(self.tool_results))
         check_replies(self.canned)
-        _choice("streams", self.streams, ("never", "always", "unless_told"))
+        _choice("streams", self.streams, ("never", "always", "by_default"))
         _choice("spoilt", self.spoilt, ("", *SPOILT))
         _choice("state_field", self.state_field, ("", "reasoning_content", "extra_content"))
         for reason, share in self.finish_reasons.items():

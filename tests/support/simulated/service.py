@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Protocol
@@ -20,10 +20,11 @@ from tests.support.simulated.classify import USER_SIMULATOR, Classifier
 from tests.support.simulated.errors import RequestError, error_body, status_error
 from tests.support.simulated.memory import Occurrences, PrefixCache, PrefixLookup, Ring
 from tests.support.simulated.options import IMMEDIATE_FAULTS, Options
+from tests.support.simulated.recorded import RecordedAnswers
 from tests.support.simulated.schema import fill
 from tests.support.simulated.scores import with_fields, with_scores
 from tests.support.simulated.stats import Stats
-from tests.support.simulated.tools import ToolCalls, tool_calls_for
+from tests.support.simulated.tools import ToolCalls, simulated_result, tool_calls_for
 
 _NORMAL = NormalDist()
 
@@ -56,6 +57,7 @@ class Call:
     ends: bool = False  # of the user simulator: the conversation
     temperature: Any = None
     last: str = ""  # message of the prompt
+    messages: Sequence[Mapping[str, Any]] = ()  # where answers are recorded
     state: str = "new"  # then queued, serving or hanging, at last done
     queued_at: float = 0.0
     started_at: float = 0.0
@@ -105,6 +107,7 @@ class Service:
     def _apply(self, options: Options) -> None:
         self._classifier = Classifier(options)
         self._canned = CannedReplies(options.canned)
+        self._recorded = RecordedAnswers(options.recorded)
         self._fault_bounds: list[tuple[float, str]] = []
         bound = 0.0
         for name, share in options.faults.items():
@@ -219,9 +222,11 @@ class Service:
         form = content.form_in(messages) if options.writes_forms else ()
         call = Call(client, model, role, schema, self._key(body), fault, prompt, max_tokens, form, tool_calls)
         call.ends = self._ends(role, messages)
+        if options.recorded:
+            call.messages = messages
         call.temperature, call.last = request.get("temperature"), content.text_of(messages[-1])
         call.streams = options.streams == "always" or (
-            options.streams == "unless_told" and request.get("stream") is not False
+            options.streams == "by_default" and request.get("stream") is not False
         )
         return call
 
@@ -320,7 +325,7 @@ class Service:
             self._send(call, self._completion(call, "", "tool_calls"))
             return
         try:
-            text = self._said(call) if call.schema is None else self._structured(call, call.schema)
+            text = self._plain_text(call) if call.schema is None else self._structured(call, call.schema)
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             what = f"Invalid schema for response_format: {error!r}"
             self._error(call.client, RequestError(400, what, "invalid_json_schema", "response_format"))
@@ -351,10 +356,12 @@ class Service:
         else:
             self._reply(call.client, 200, body)
 
-    def _said(self, call: Call) -> str:
+    def _plain_text(self, call: Call) -> str:
         return "That is all. [END]" if call.ends else self._text(call)
 
     def _structured(self, call: Call, schema: Mapping[str, Any]) -> str:
+        if schema.get("title") == "tool_result" and (result := simulated_result(self.options, call.last)):
+            return result
         if call.role != USER_SIMULATOR or call.fault == "bad_json":
             return self._verdict(call, schema)
         message = {"ends": call.ends, "question": "" if call.ends else self._text(call)}
@@ -362,6 +369,8 @@ class Service:
 
     def _text(self, call: Call) -> str:
         options = self.options
+        if call.messages and (text := self._recorded.text(call.role, call.messages)):
+            return text
         if call.role != USER_SIMULATOR:
             text = content.answer(call.key, options.answer_words)
             text = content.in_form(text, call.form) if call.form else text
@@ -385,6 +394,8 @@ class Service:
         value = fill(schema, call.key)
         if isinstance(value, dict) and self.options.verdict:
             value = with_fields(value, self.options.verdict)
+        if isinstance(value, dict) and call.messages:
+            value = with_fields(value, self._recorded.verdict(call.messages))
         if isinstance(value, dict) and self.options.scores:
             value = with_scores(value, self.options.scores, call.last)
         text = orjson.dumps(value).decode()

@@ -34,10 +34,16 @@ def tool_calls_for(options: Options, request: Mapping[str, Any]) -> ToolCalls | 
         if any(m["role"] == "tool" or m.get("tool_calls") for m in messages):
             raise RequestError(400, "Only system, user and assistant roles are supported!", None, "messages")
         return None
-    if not tools or options.tool_calls == "ignored" or request.get("tool_choice") == "none":
+    if (
+        not tools
+        or (options.tool_calls == "ignored" and not options.tool_script)
+        or request.get("tool_choice") == "none"
+    ):
         return None
     if request.get("response_format"):
         return None
+    if options.tool_script:
+        return _scripted(options, messages)
     if options.tool_calls == "unreadable":
         raise RequestError(500, UNREADABLE, None)
     if options.tool_calls == "once" and messages[-1]["role"] == "tool":
@@ -48,6 +54,32 @@ def tool_calls_for(options: Options, request: Mapping[str, Any]) -> ToolCalls | 
     return [
         _call(options, messages, tools, content.mix(key, 16 + n)) for n in range(options.tool_calls_at_once)
     ]
+
+
+def _scripted(options: Options, messages: list[Any]) -> ToolCalls | None:
+    """Return the calls of the script for the round that comes now, or None where it has none."""
+    asked = [place for place, message in enumerate(messages) if message["role"] == "user"]
+    rounds = sum(bool(message.get("tool_calls")) for message in messages[asked[-1] :])
+    text = orjson.dumps(messages).decode()
+    for entry in options.tool_script:
+        if entry["turn"] == len(asked) and entry.get("contains", "") in text:
+            calls = entry["rounds"][rounds] if rounds < len(entry["rounds"]) else ()
+            return [_written(call, f"call_{len(asked)}_{rounds}_{n}") for n, call in enumerate(calls)] or None
+    return None
+
+
+def _written(call: Mapping[str, Any], identity: str) -> dict[str, Any]:
+    arguments = call.get("arguments", {})
+    text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+    return {"id": identity, "type": "function", "function": {"name": call["name"], "arguments": text}}
+
+
+def simulated_result(options: Options, text: str) -> str | None:
+    """Return what the tool simulator is to answer to a prompt, or None where the options do not say."""
+    for entry in options.tool_results:
+        if entry["contains"] in text:
+            return orjson.dumps(entry["answer"]).decode()
+    return None
 
 
 def _call(options: Options, messages: list[Any], tools: list[Any], key: int) -> dict[str, Any]:

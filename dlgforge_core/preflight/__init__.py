@@ -1,0 +1,1 @@
+"""Preflight: what a run needs, looked at before anything is made."""
