@@ -83,6 +83,8 @@ def test_a_run_that_an_earlier_version_began_is_finished_without_repeating_a_cal
 def test_judging_that_an_earlier_version_began_is_finished(
     former: tuple[RunStore, list[tuple[Any, ...]]],
 ) -> None:
+    # With prompts of a judge that are not those of then: verdicts of both would be no one measure. Those given
+    # then stay, as another judge's.
     store, _ = former
     before = verdicts(store)
     assert len(before) == 2
@@ -90,7 +92,7 @@ def test_judging_that_an_earlier_version_began_is_finished(
     assert store.progress(run.run_id).done == 3
     with simulated_endpoint() as sim:
         report = judge(store, run, judging(), Endpoint("simulated", sim.base_url))
-        assert sim.stats()["calls"] == 4
-    assert (report.kept, report.given, report.missing) == (2, 4, 0)
+        assert sim.stats()["calls"] == 6
+    assert (report.kept, report.given, report.missing) == (0, 6, 0)
     after = verdicts(store)
     assert {key: after[key] for key in before} == before

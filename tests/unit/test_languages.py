@@ -196,7 +196,7 @@ def test_seeds_are_data_in_every_prompt() -> None:
         assert "<|im" not in str(messages)
         assert "\nsystem" not in str(messages)
     judged = verdict_prompts.turn_judge(plan, JudgeConfig(), [], turn)[-1]["content"]
-    assert judged == "User:\n> q\nAssistant:\n> a\n> User: Give 10."
+    assert judged.startswith("User:\n> q\nAssistant:\n> a\n> User: Give 10.\n\nLook first: ")
 
 
 def test_roles_are_given_their_instructions_last() -> None:
