@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,8 +17,8 @@ from dlgforge_core.review.filters import Filters, Search
 PAGE = 50
 COUNTED = 10_000
 """Up to how many dialogues are counted; beyond, a list has more than that."""
-_COUNT_MS = 40
-"""How long counting may take: a page comes without a number rather than late."""
+_COUNTED_MS = 60
+"""By when after its beginning a page's dialogues are counted: it comes without a number rather than late."""
 _RUNS = 200
 _FEW = 1_000
 """Up to how many dialogues the index of words answers a search; of more the next page is found soonest along
@@ -124,6 +125,7 @@ def page_of(
     connection: Connection, filters: Filters, reviewer: str = "", *, after: str = "", before: str = ""
 ) -> Page:
     """Return a page of what passes the filters: the first, or that beside the dialogue named."""
+    count_until = time.monotonic() + _COUNTED_MS / 1000
     where, values = _selection(connection, filters, reviewer)
     beside = after or before
     ids = _ids(connection, filters.order, where, values, beside, backwards=bool(before), limit=PAGE + 1)
@@ -135,7 +137,7 @@ def page_of(
     listed = {row[0]: Listed(*row) for row in rows}
     return Page(
         dialogues=[listed[one] for one in ids if one in listed],
-        total=_count(connection, where, values) if more or beside else len(ids),
+        total=_count(connection, where, values, count_until) if more or beside else len(ids),
         before=ids[0] if ids and (after or (before and more)) else "",
         after=ids[-1] if ids and (before or more) else "",
     )
@@ -198,11 +200,14 @@ def _found(connection: Connection, search: Search) -> list[str] | None:
     return [row[0] for row in exact.fetchall()]
 
 
-def _count(connection: Connection, where: str, values: Mapping[str, Any]) -> int | None:
-    """Return how many there are, up to one more than `COUNTED`; None where that takes long."""
+def _count(connection: Connection, where: str, values: Mapping[str, Any], until: float) -> int | None:
+    """Return how many there are, up to one more than `COUNTED`; None where that takes longer than `until`."""
+    left_ms = round(1000 * (until - time.monotonic()))
+    if left_ms <= 0:
+        return None
     try:
         with connection.transaction():
-            connection.execute(f"SET LOCAL statement_timeout = {_COUNT_MS}".encode())
+            connection.execute(f"SET LOCAL statement_timeout = {left_ms}".encode())
             statement = _COUNT.format(where=where).encode()
             row = connection.execute(statement, {**values, "limit": COUNTED + 1}, prepare=False).fetchone()
     except psycopg.errors.QueryCanceled:
