@@ -83,7 +83,7 @@ def test_a_run_that_an_earlier_version_began_is_finished_without_repeating_a_cal
 def test_judging_that_an_earlier_version_began_is_finished(
     former: tuple[RunStore, list[tuple[Any, ...]]],
 ) -> None:
-    # With prompts of a judge that are not those of then: verdicts of both would be no one measure. Those given
+    # With prompts of a judge that are not those of then: verdicts of both would be no one measure. Those of
     # then stay, as another judge's.
     store, _ = former
     before = verdicts(store)
