@@ -14,6 +14,8 @@ _ALWAYS = ("en",)
 _SECOND = "fr"
 # Shorter texts are no evidence.
 MIN_LETTERS = 12
+# Of a text with letters in it, enough to have so many.
+_HEAD_CHARS = 40
 # Of each of three parts of a long text that is looked at for the language that is expected.
 _EXCERPT_CHARS = 80
 _LEAST_DISTANCE = 0.25
@@ -39,11 +41,15 @@ class LanguageDetector:
 
         A text in the language that is `expected`, as most are, takes a third of the time.
         """
-        if sum(map(str.isalpha, text)) < MIN_LETTERS:
+        if _letters(text[:_HEAD_CHARS]) < MIN_LETTERS and _letters(text) < MIN_LETTERS:
             return None
         if expected and _code(self._quick.detect_language_of(_excerpt(text))) == base_code(expected):
             return base_code(expected)
         return _code(self._detector.detect_language_of(text))
+
+
+def _letters(text: str) -> int:
+    return sum(map(str.isalpha, text))
 
 
 def _code(found: Any) -> str | None:

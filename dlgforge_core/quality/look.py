@@ -8,21 +8,20 @@ import multiprocessing.connection
 import os
 import re
 import threading
+from collections import deque
 from collections.abc import Collection, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from dlgforge_core.common.cpus import available_cpus
 from dlgforge_core.config import ChecksConfig, MarkupConfig
 from dlgforge_core.database.database import Database
-from dlgforge_core.quality.collectors import COLLECTORS
 from dlgforge_core.quality.findings import Findings, findings_of
 from dlgforge_core.quality.leaks import PHRASES
 from dlgforge_core.store.results import Scope, stream_dialogues
 
-_AT_ONCE = 1_000
-"""Ordinals of a plan that a process looks at."""
 _WORTH_A_PROCESS = 5_000
 """Dialogues for each process, which takes seconds to start and 30 MB a language."""
 _MOST_PROCESSES = 8
@@ -39,69 +38,60 @@ class Look:
     markup: MarkupConfig | None = None
     phrases: re.Pattern[str] = PHRASES
 
-    def at(self, plan_id: str, ordinals: range, names: Collection[str]) -> Findings:
-        """Return what the checks in `names` find in these dialogues of a plan. Raises StoreError."""
-        scope = replace(self.scope, plan_id=plan_id)
+    def at(self, part: Part) -> Findings:
+        """Return what the checks of a part find in its dialogues. Raises StoreError."""
+        scope = replace(self.scope, plan_id=part.plan_id)
         with self.database.connection() as connection:
-            dialogues = stream_dialogues(connection, scope, ordinals=ordinals)
-            return findings_of(dialogues, self.languages, self.config, names, self.markup, self.phrases)
+            dialogues = stream_dialogues(connection, scope, ordinals=part.ordinals)
+            return findings_of(dialogues, self.languages, self.config, part.names, self.markup, self.phrases)
 
 
 @dataclass(frozen=True, slots=True)
-class PlanToLookAt:
-    """A plan, its ordinals, and the checks that have not looked at it."""
+class Part:
+    """Ordinals of a plan, looked at in one go, and the checks that are to look at them."""
 
     plan_id: str
-    ordinals: int
-    names: Sequence[str]
-
-    @property
-    def parts(self) -> list[range]:
-        """Ordinals that are looked at in one go each."""
-        starts = range(0, max(1, self.ordinals), _AT_ONCE)
-        return [range(start, min(start + _AT_ONCE, self.ordinals)) for start in starts]
+    ordinals: range
+    names: Collection[str]
 
 
-def look_at(look: Look, plans: Sequence[PlanToLookAt], dialogues: int) -> Generator[Findings]:
-    """Yield what is found in each of `plans`, in their order, of so many dialogues in all.
+def look_at(look: Look, parts: Sequence[Part], dialogues: int) -> Generator[Findings]:
+    """Yield what is found in each of `parts`, in their order, of so many dialogues in all.
 
-    The same on any number of cores: each plan is looked at in the same parts. Raises StoreError.
+    The same on any number of cores. Raises StoreError.
     """
     processes = min(available_cpus(), _MOST_PROCESSES, dialogues // _WORTH_A_PROCESS)
     if processes < 2:
-        for plan in plans:
-            found = [look.at(plan.plan_id, part, plan.names) for part in plan.parts]
-            yield _merged(look.config, plan.names, found)
+        yield from map(look.at, parts)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _end_with_parent) as pool:
         try:
-            futures = [
-                [pool.submit(look.at, plan.plan_id, part, plan.names) for part in plan.parts]
-                for plan in plans
-            ]
-            for plan, of_plan in zip(plans, futures, strict=True):
-                parts = zip(plan.parts, of_plan, strict=True)
-                found = [_found(look, plan, part, future) for part, future in parts]
-                yield _merged(look.config, plan.names, found)
+            # Given out as they are needed: a great set has a great many parts.
+            waiting = iter(parts)
+            begun = deque((part, pool.submit(look.at, part)) for part in islice(waiting, 4 * processes))
+            while begun:
+                part, future = begun.popleft()
+                found = _found(look, part, future)
+                begun.extend((part, _submit(pool, look, part)) for part in islice(waiting, 1))
+                yield found
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _found(look: Look, plan: PlanToLookAt, part: range, future: Future[Findings]) -> Findings:
+def _submit(pool: ProcessPoolExecutor, look: Look, part: Part) -> Future[Findings]:
+    try:
+        return pool.submit(look.at, part)
+    except BrokenProcessPool as error:
+        broken: Future[Findings] = Future()
+        broken.set_exception(error)
+        return broken
+
+
+def _found(look: Look, part: Part, future: Future[Findings]) -> Findings:
     with contextlib.suppress(BrokenProcessPool):  # one was killed, for memory as a rule
         return future.result()
-    return look.at(plan.plan_id, part, plan.names)
-
-
-def _merged(config: ChecksConfig, names: Collection[str], parts: Sequence[Findings]) -> Findings:
-    if len(parts) == 1:
-        return parts[0]
-    collectors = {name: COLLECTORS[name](config) for name in names}
-    for found in parts:
-        for name, collector in collectors.items():
-            collector.merge(found[name])
-    return {name: collector.to_json() for name, collector in collectors.items()}
+    return look.at(part)
 
 
 def _end_with_parent() -> None:

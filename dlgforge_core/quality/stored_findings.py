@@ -1,4 +1,4 @@
-"""Findings of checks, kept with the plans of a scope, so that only what is new is looked at."""
+"""Findings of checks, kept by parts of the plans of a scope, so that only what is new is looked at."""
 
 from __future__ import annotations
 
@@ -7,33 +7,52 @@ import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
 from dlgforge_core.config import ChecksConfig, MarkupConfig
 from dlgforge_core.database.database import Database
 from dlgforge_core.quality.checks import Asked
+from dlgforge_core.quality.collectors import COLLECTORS
 from dlgforge_core.quality.findings import Findings, findings_key
 from dlgforge_core.quality.leaks import PHRASES
-from dlgforge_core.quality.look import Look, PlanToLookAt, look_at
+from dlgforge_core.quality.look import Look, Part, look_at
 from dlgforge_core.store.results import Scope
 
-_PLANS = """
+_AT_ONCE = 1_000
+"""Ordinals of a plan that are looked at in one go, and whose findings are kept together."""
+
+# Of each part what has ended, and what of it had been looked at.
+_PARTS = """
 WITH wanted AS ({wanted}),
 ended AS (
-    SELECT plan_id, max(wanted.n_dialogues) AS ordinals, count(*) AS done,
-           extract(epoch FROM max(d.ended_at))::text AS last, coalesce(sum(u.verdicts), 0) AS unjudged
+    SELECT plan_id, wanted.n_dialogues, d.ordinal, d.ended_at, coalesce(u.verdicts, 0) AS unjudged,
+           d.ordinal - d.ordinal %% %(at_once)s AS first
     FROM wanted JOIN dialogues d USING (plan_id) LEFT JOIN unjudged u USING (dialogue_id)
-    WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues GROUP BY plan_id
+    WHERE d.status = 'done' AND d.ordinal < wanted.n_dialogues
+),
+parts AS (
+    SELECT plan_id, first, least(max(n_dialogues), first + %(at_once)s) AS stop,
+           count(*) AS done, extract(epoch FROM max(ended_at))::text AS last, sum(unjudged) AS unjudged,
+           max(c.stop) AS kept_stop,
+           count(*) FILTER (WHERE ordinal < c.stop) AS kept_done,
+           extract(epoch FROM max(ended_at) FILTER (WHERE ordinal < c.stop))::text AS kept_last,
+           sum(unjudged) FILTER (WHERE ordinal < c.stop) AS kept_unjudged
+    FROM ended LEFT JOIN check_findings c USING (plan_id, first) GROUP BY plan_id, first
 )
-SELECT plan_id, ordinals, done, last, unjudged, c.key, c.findings
-FROM ended JOIN plans p USING (plan_id) LEFT JOIN check_findings c USING (plan_id)
-ORDER BY p.batch, p.language, plan_id
+SELECT plan_id, first, parts.stop, done, last, unjudged, kept_stop, kept_done, kept_last, kept_unjudged,
+       c.key, ARRAY(SELECT jsonb_object_keys(c.findings))
+FROM parts JOIN plans p USING (plan_id) LEFT JOIN check_findings c USING (plan_id, first)
+ORDER BY p.batch, p.language, plan_id, first
 """
 
+_KEPT = "SELECT findings FROM check_findings WHERE plan_id = %s AND first = %s"
+
 _KEEP = """
-INSERT INTO check_findings (plan_id, key, findings) VALUES (%s, %s, %s::jsonb)
-ON CONFLICT (plan_id) DO UPDATE SET key = excluded.key, findings = excluded.findings
+INSERT INTO check_findings (plan_id, first, stop, key, findings) VALUES (%s, %s, %s, %s, %s::jsonb)
+ON CONFLICT (plan_id, first) DO UPDATE
+SET stop = excluded.stop, key = excluded.key, findings = excluded.findings
 """
 
 _QUESTIONS = """
@@ -53,26 +72,43 @@ def kept_findings(
     markup: MarkupConfig | None = None,
     phrases: re.Pattern[str] = PHRASES,
 ) -> Iterator[Findings]:
-    """Yield what the checks in `names` find in each plan of a scope, anew where it has changed.
+    """Yield what the checks in `names` find in each part of a scope's plans, anew where it has changed.
 
-    Verdicts are those given while generating. Raises StoreError.
+    Of a part that has grown at its end only that end is looked at. Verdicts are those given while generating.
+    Raises StoreError.
     """
     same = findings_key(languages, config, markup, phrases)
     look = Look(database, scope, sorted(languages), config, markup, phrases)
     with database.connection() as connection:
-        plans = [
-            _Plan(row[0], row[1], row[2], row[5], row[6], _key(same, row[2:5]), names)
-            for row in connection.execute(scope.sql(_PLANS), scope.parameters).fetchall()
-        ]
-        new = [plan for plan in plans if plan.missing]
-        to_look_at = [PlanToLookAt(plan.plan_id, plan.ordinals, plan.missing) for plan in new]
-        with contextlib.closing(look_at(look, to_look_at, sum(plan.done for plan in new))) as looked:
-            for plan in plans:
-                found = plan.kept
-                if plan.missing:
-                    found |= next(looked)
-                    connection.execute(_KEEP, (plan.plan_id, plan.key, orjson.dumps(found).decode()))
+        parameters = {**scope.parameters, "at_once": _AT_ONCE}
+        rows = connection.execute(scope.sql(_PARTS), parameters).fetchall()
+        stretches = [_Stretch.of(row, same, names) for row in rows]
+        to_look_at = [part for one in stretches for part in one.to_look_at]
+        new = sum(one.new for one in stretches)
+        with contextlib.closing(look_at(look, to_look_at, new)) as looked:
+            for one in stretches:
+                found: Findings = {}
+                if one.kept_names:
+                    where = one.plan_id, one.ordinals.start
+                    (row,) = connection.execute(_KEPT, where).fetchall()
+                    found = row[0]
+                for _ in one.to_look_at:
+                    found = _merged(config, found, next(looked))
+                if one.to_look_at:
+                    connection.execute(_KEEP, one.row(found))
                 yield found
+
+
+def _merged(config: ChecksConfig, found: Findings, more: Findings) -> Findings:
+    """Return what was found in two stretches of dialogues."""
+    both = dict(found)
+    for name, data in more.items():
+        collector = COLLECTORS[name](config)
+        for one in (found.get(name), data):
+            if one is not None:
+                collector.merge(one)
+        both[name] = collector.to_json()
+    return both
 
 
 def _key(same: bytes, ended: Sequence[object]) -> bytes:
@@ -81,26 +117,36 @@ def _key(same: bytes, ended: Sequence[object]) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """A plan, with what was found in it before."""
+class _Stretch:
+    """Ordinals of a plan, with what is known of them and what is still to be found."""
 
     plan_id: str
-    ordinals: int
-    done: int
-    kept_key: bytes | None
-    kept_findings: Findings | None
+    ordinals: range
     key: bytes
-    names: Collection[str]
+    kept_names: Sequence[str]
+    """The checks whose findings are kept, and true."""
+    to_look_at: Sequence[Part]
+    new: int
+    """Dialogues that are to be looked at."""
 
-    @property
-    def kept(self) -> Findings:
-        """What was found, where nothing has changed since."""
-        return dict(self.kept_findings or {}) if self.kept_key == self.key else {}
+    @classmethod
+    def of(cls, row: Sequence[Any], same: bytes, names: Collection[str]) -> _Stretch:
+        plan_id, first, stop, *ended = row[:6]
+        kept_stop, *kept_ended, kept_key, kept_names = row[6:]
+        if kept_key is None or kept_key != _key(same, kept_ended):
+            kept_names = []
+        whole, parts, new = range(first, stop), [], 0
+        if kept_names and kept_ended[0] < ended[0]:
+            parts.append(Part(plan_id, range(kept_stop, stop), kept_names))
+            new = ended[0] - kept_ended[0]
+        if missing := [name for name in names if name not in kept_names]:
+            parts.append(Part(plan_id, whole, missing))
+            new = ended[0]
+        return cls(plan_id, whole, _key(same, ended), kept_names, parts, new)
 
-    @property
-    def missing(self) -> list[str]:
-        """The checks that have not looked at it as it is."""
-        return [name for name in self.names if name not in self.kept]
+    def row(self, found: Findings) -> tuple[object, ...]:
+        """To be kept."""
+        return self.plan_id, self.ordinals.start, self.ordinals.stop, self.key, orjson.dumps(found).decode()
 
 
 def questions_of(database: Database, scope: Scope) -> Iterator[Asked]:

@@ -16,7 +16,7 @@ import pytest
 from dlgforge_core.config import ChecksConfig, JudgeConfig
 from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.llm.endpoints import Endpoint
-from dlgforge_core.quality import findings, look
+from dlgforge_core.quality import findings, look, stored_findings
 from dlgforge_core.quality.checks import run_checks
 from dlgforge_core.quality.collectors import COLLECTORS, CheckReport, Collector
 from dlgforge_core.quality.findings import findings_of
@@ -90,17 +90,48 @@ def test_what_was_looked_at_is_not_looked_at_again(
     assert next(r for r in first if r.name == "unique_questions").figures["looked_at"] == 12
 
 
-def test_of_a_plan_that_has_grown_everything_is_looked_at(
+@pytest.mark.parametrize("at_once", [1_000, 3])
+def test_of_a_plan_that_has_grown_only_what_is_new_is_looked_at(
+    store: RunStore,
+    sim: SimulatedEndpoint,
+    looked_at: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+) -> None:
+    monkeypatch.setattr(stored_findings, "_AT_ONCE", at_once)
+    scope = made(store, sim, 20)
+    reports(store, scope)
+    before = set(looked_at)
+    assert len(looked_at) == len(before) == 20
+    for total in (22, 24):
+        del looked_at[:]
+        assert made(store, sim, total) == scope
+        after = reports(store, scope)
+        assert sorted(looked_at) == sorted({d.plan.dialogue_id for d in store.dialogues(scope)} - before)
+        assert len(looked_at) == 2
+        before |= set(looked_at)
+        assert after == anew(store, scope)
+
+
+def test_checks_that_had_not_looked_look_at_all_of_a_plan_that_has_grown(
     store: RunStore, sim: SimulatedEndpoint, looked_at: list[str]
 ) -> None:
-    reports(store, made(store, sim))
-    del looked_at[:]
-    # The French half stays as it is: a partition's run, as Dagster makes them.
-    scope = made(store, sim, 8, target_languages=["en"])
-    languages = {d.plan.dialogue_id: d.plan.language for d in store.dialogues(scope)}
-    after = reports(store, scope)
-    assert {languages[dialogue_id] for dialogue_id in looked_at} == {"en"}
-    assert after == anew(store, scope)
+    scope = made(store, sim)
+    reports(store, scope, ["language"])
+    made(store, sim, 8)
+    reports(store, scope, ["schema"])
+    assert len(looked_at) == 8
+    assert reports(store, scope) == anew(store, scope)
+
+
+def test_of_a_smaller_run_less_is_counted(
+    store: RunStore, sim: SimulatedEndpoint, looked_at: list[str]
+) -> None:
+    scope = made(store, sim, 8)
+    whole = reports(store, scope)
+    part = Scope(run_id=planned(store, 4, judge=JudgeConfig(), target_languages=LANGUAGES).run_id)
+    assert reports(store, part) == anew(store, part)
+    assert reports(store, scope) == whole
 
 
 @pytest.mark.parametrize("change", ["deleted", "configuration", "code"])
@@ -181,7 +212,7 @@ def test_checks_chosen_one_by_one_are_kept_together(
 def _processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes even for a few dialogues, three of a plan at a time."""
     monkeypatch.setattr(look, "_WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(look, "_AT_ONCE", 3)
+    monkeypatch.setattr(stored_findings, "_AT_ONCE", 3)
     monkeypatch.setattr(look, "available_cpus", lambda: 2)
 
 
