@@ -121,7 +121,10 @@ async def _answer(client: LlmClient, caller: Caller, subject: str, report: Repor
 
 def _remedy(caller: Caller) -> str:
     where = f"llm.agents.{caller.role.value}"
-    return f"correct {where}.model, the address and key of the endpoint, or what {where}.extra_body asks for"
+    return (
+        f"see that the server works, and correct {where}.model, the address and key of the endpoint, or what "
+        f"{where}.extra_body asks for"
+    )
 
 
 async def _structured(

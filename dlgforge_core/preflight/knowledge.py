@@ -15,6 +15,7 @@ from dlgforge_core.knowledge.types import Chunk, Hit
 from dlgforge_core.preflight.report import Row, failed, ok, warning
 
 Reporter = Callable[[Row], None]
+_WEB_SEARCH = "tools.web_search"
 _QUERY = "When is bread done?"
 _PASSAGES = (
     "The library opens at nine on weekdays and at ten on Saturdays.",
@@ -36,9 +37,9 @@ async def check_knowledge(recipe: Recipe, env: Mapping[str, str], report: Report
         await _embedding(section, recipe.saving.semantic_dedup.embedding, env, report)
     if recipe.knowledge.path and recipe.retrieval.rerank.backend != "off":
         await _reranker(recipe, env, report)
-    with _reported("tools.web_search", report):
+    with _reported(_WEB_SEARCH, report):
         if web_search_key(recipe.tools, env) is not None:
-            report(ok("tools.web_search", "key", "is set; no search is made, for each one costs"))
+            report(ok(_WEB_SEARCH, "key", "is set; no search is made, for each one costs"))
 
 
 async def _embedding(section: str, config: EmbeddingConfig, env: Mapping[str, str], report: Reporter) -> None:
@@ -86,5 +87,9 @@ def _reported(section: str, report: Reporter) -> Iterator[None]:
     try:
         yield
     except DlgforgeError as error:
-        keys = "model, base_url and api_key_env" if section != "tools.web_search" else "keys"
-        report(failed(section, "usable", str(error), f"correct the {keys} of {section}"))
+        if section == _WEB_SEARCH:
+            remedy = f"correct the keys of {section}"
+        else:
+            keys = "model, base_url and api_key_env"
+            remedy = f"see that the server is up, and that {keys} of {section} are right"
+        report(failed(section, "usable", str(error), remedy))
