@@ -17,7 +17,10 @@ T = TypeVar("T")
 SILENCE_GRACE_S = 10.0
 """How much longer than a statement may take its answer is waited for, in seconds."""
 _CANCEL_S = 5.0
-# What was sent to a peer that vanished is acknowledged within this time, or the connection is broken.
+# A peer that has vanished, or that no packet reaches, is found out within half a minute: keep-alives of an
+# idle connection begin after so many seconds and come so often, and what was sent is acknowledged within so
+# many milliseconds, or the connection is broken.
+_IDLE_S, _INTERVAL_S, _COUNT = 10, 5, 3
 _UNACKNOWLEDGED_MS = 30_000
 
 
@@ -46,24 +49,34 @@ def connect_arguments(config: PostgresConfig, application: str) -> dict[str, Any
 
     TCP keep-alives find out within about half a minute that the peer of an idle connection has vanished;
     while something is unacknowledged the kernel sends none, and TCP_USER_TIMEOUT does that. Neither finds out
-    that the server's process stands still, for its kernel goes on answering: `_until_silent` does.
+    that the server's process stands still, for its kernel goes on answering: `_until_silent` does. The other
+    direction is `session_setup`'s.
     """
     return {
         "connect_timeout": max(1, round(config.connect_timeout_s)),
         "application_name": application,
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
+        "keepalives_idle": _IDLE_S,
+        "keepalives_interval": _INTERVAL_S,
+        "keepalives_count": _COUNT,
         "tcp_user_timeout": _UNACKNOWLEDGED_MS,
     }
 
 
 def session_setup(config: PostgresConfig) -> str:
-    """Return SQL each new session starts with; a statement, not `options`, which poolers refuse."""
-    return (
-        f"SET search_path TO {SCHEMA}; SET statement_timeout TO {round(config.statement_timeout_s * 1000)}; "
-        "SET TIME ZONE 'UTC'"
-    )
+    """Return SQL each new session starts with; a statement, not `options`, which poolers refuse.
+
+    The server looks after us as we do after it: of a machine that vanished it would else keep the session,
+    with its locks and what it had open, for two hours. Over a socket TCP's settings stay without effect.
+    """
+    settings = {
+        "search_path": SCHEMA,
+        "statement_timeout": round(config.statement_timeout_s * 1000),
+        "tcp_keepalives_idle": _IDLE_S,
+        "tcp_keepalives_interval": _INTERVAL_S,
+        "tcp_keepalives_count": _COUNT,
+        "tcp_user_timeout": _UNACKNOWLEDGED_MS,
+    }
+    return "; ".join([*(f"SET {name} TO {value}" for name, value in settings.items()), "SET TIME ZONE 'UTC'"])
 
 
 def connect(dsn: str, config: PostgresConfig, application: str = "dlgforge") -> Connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import socket
 import ssl
 from collections.abc import Mapping
 from typing import NamedTuple, TypedDict
@@ -24,6 +25,15 @@ from dlgforge_core.llm.stats import FailureKind
 CONNECT_TIMEOUT_S = 10.0
 # Below the 5 s after which uvicorn, and so vLLM, closes an idle connection under our feet.
 KEEP_ALIVE_S = 4.0
+# A server that no packet reaches any more is found out within a minute: its answer may take longer, so its
+# kernel is asked whether it is there, after so many seconds of silence, so often, so many times. Else calls
+# under way at a machine that has vanished would hold their slots for as long as a call may take.
+_PROBES = {
+    "TCP_KEEPIDLE": 15,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 4,
+    "TCP_USER_TIMEOUT": 55_000,  # of what was sent, without which there are no probes; in milliseconds
+}
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """Of an answer: some forty times as long as the longest that models give."""
 
@@ -229,11 +239,23 @@ def _proxy_headers(proxy: str | None) -> _SilentHeaders:
     return _SilentHeaders({"Proxy-Authorization": f"Basic {name_and_password}"})
 
 
+def _watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket whose connection breaks when the other machine has vanished."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBES.items():
+        if hasattr(socket, name):  # not all systems have all of them
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
+
+
 def _session(tls: ssl.SSLContext | bool, connections: int) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
         # One more than calls may be in flight: the health probe must not wait behind hung calls.
         limit=connections + 1,
         keepalive_timeout=KEEP_ALIVE_S,
         ssl=tls,
+        socket_factory=_watched_socket,
     )
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())

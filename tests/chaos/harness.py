@@ -129,7 +129,7 @@ class Book:
 
     def _read(self, store: RunStore, run_id: str, seed: int) -> None:
         self._store = store
-        self._run_id = run_id
+        self.run_id = run_id
         with store.connection() as connection:
             self.plans: dict[str, int] = dict(
                 connection.execute(
@@ -181,7 +181,7 @@ class Book:
 
     def check_complete(self) -> None:
         """Check that the plan is made exactly: every turn once, no question twice, nothing left over."""
-        progress = self._store.progress(self._run_id)
+        progress = self._store.progress(self.run_id)
         assert progress.done == len(self.plans), progress
         turns = self.turns()
         wanted = {(dialogue_id, i) for dialogue_id, n in self.plans.items() for i in range(n)}

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -32,10 +32,15 @@ _DEADLINE_S = 30.0
 
 @dataclass
 class TcpPostgres:
-    """A server on 127.0.0.1 that lets its user in with a password only (SCRAM)."""
+    """A server on one address that lets its user in with a password only (SCRAM).
+
+    `enter` is called in its process first: to have the network of another machine, say.
+    """
 
     folder: Path
     port: int
+    host: str = "127.0.0.1"
+    enter: Callable[[], None] = lambda: None
     user: str = "tester"
     # With every character that a URI gives a meaning to.
     password: str = field(default_factory=lambda: "p@ss:/?#%& +'\"é" + secrets.token_hex(6), repr=False)
@@ -49,12 +54,12 @@ class TcpPostgres:
     def dsn_with(self, password: str | None = None, database: str | None = None) -> str:
         """Return the DSN, with another password or database than the right one."""
         secret = quote(self.password if password is None else password, safe="")
-        return f"postgresql://{self.user}:{secret}@127.0.0.1:{self.port}/{database or self.database}"
+        return f"postgresql://{self.user}:{secret}@{self.host}:{self.port}/{database or self.database}"
 
     def start(self) -> None:
         """Run the server and wait until it takes connections."""
         settings = (
-            "listen_addresses=127.0.0.1",
+            f"listen_addresses={self.host}",
             "unix_socket_directories=",
             "fsync=off",
             f"port={self.port}",
@@ -66,12 +71,12 @@ class TcpPostgres:
             stdout=subprocess.DEVNULL,
             stderr=log,
             start_new_session=True,
-            preexec_fn=lambda: _prepare_child(_account(self.folder)),
+            preexec_fn=lambda: _prepare_child(_account(self.folder), self.enter),
         )
         log.close()
         deadline = time.monotonic() + _DEADLINE_S
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+            with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1.0):
                 return
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self.folder / "log").read_text()[-2000:])
@@ -115,10 +120,10 @@ class TcpPostgres:
 
 
 @contextlib.contextmanager
-def tcp_postgres() -> Iterator[TcpPostgres]:
-    """Run a Postgres server of its own on a random port of 127.0.0.1; it is gone afterwards."""
+def tcp_postgres(host: str = "127.0.0.1", enter: Callable[[], None] = lambda: None) -> Iterator[TcpPostgres]:
+    """Run a Postgres server of its own on a random port of an address; it is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="dlgforge-pg-"))
-    server = TcpPostgres(folder, free_port())
+    server = TcpPostgres(folder, free_port(), host, enter)
     try:
         (folder / "password").write_text(server.password + "\n")
         account = _account(folder)
@@ -133,6 +138,8 @@ def tcp_postgres() -> Iterator[TcpPostgres]:
             env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
             preexec_fn=lambda: _prepare_child(account),
         )
+        with (folder / "data" / "pg_hba.conf").open("a", encoding="ascii") as rules:
+            rules.write("host all all samenet scram-sha-256\n")
         server.start()
         yield server
     finally:
@@ -185,7 +192,8 @@ def _account(folder: Path) -> Account | None:
     return server_account(str(folder), str(folder / "data"), str(find_install()))
 
 
-def _prepare_child(account: Account | None) -> None:
+def _prepare_child(account: Account | None, enter: Callable[[], None] = lambda: None) -> None:
+    enter()
     if account is not None:
         account.become()
     prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)  # the server goes when the tests are killed

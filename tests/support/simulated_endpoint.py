@@ -6,8 +6,8 @@
         sim.stats()["faults"]
 
 Or `python -m tests.support.simulated_endpoint --port 0 --options '{"slots": 8}'`: it prints one line of
-JSON with its port once it listens, on loopback, and ends when its stdin closes, its starter dies, or on
-SIGTERM. The options are the fields of `tests.support.simulated.options.Options`.
+JSON with its port once it listens, on loopback or `--host`, and ends when its stdin closes, its starter
+dies, or on SIGTERM. The options are the fields of `tests.support.simulated.options.Options`.
 
 Routes, below `base_url`:
 
@@ -42,7 +42,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,11 @@ _HOST = "127.0.0.1"
 class SimulatedEndpoint:
     """A running simulated endpoint, as its starter sees it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, host: str = _HOST) -> None:
         self.process = process
+        self.host = host
         self.port = port
-        self.root_url = f"http://{_HOST}:{port}"
+        self.root_url = f"http://{host}:{port}"
         self.base_url = f"{self.root_url}/v1"
 
     def stats(self) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class SimulatedEndpoint:
             self.kill()
 
     def _admin(self, method: str, route: str, body: Any = None) -> dict[str, Any]:
-        connection = http.client.HTTPConnection(_HOST, self.port, timeout=10)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
         try:
             connection.request(method, f"/admin/{route}", json.dumps(body) if body is not None else None)
             response = connection.getresponse()
@@ -111,25 +112,31 @@ class SimulatedEndpoint:
 
 
 @contextlib.contextmanager
-def simulated_endpoint(*, port: int = 0, **options: Any) -> Iterator[SimulatedEndpoint]:
+def simulated_endpoint(
+    *, port: int = 0, host: str = _HOST, enter: Callable[[], None] | None = None, **options: Any
+) -> Iterator[SimulatedEndpoint]:
     """Start an endpoint with these `Options`; it is gone when the block is left.
+
+    `enter` is called in its process first: to have the network of another machine, say.
 
     Raises ValueError for options that cannot be, RuntimeError when the process does not come up.
     """
     Options().updated(options)
+    where = ("--host", host, "--port", str(port))
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.simulated_endpoint", "--port", str(port), "--options", "-"],
+        [sys.executable, "-m", "tests.support.simulated_endpoint", *where, "--options", "-"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=_ROOT,
+        preexec_fn=enter,
     )
-    endpoint = SimulatedEndpoint(process, port)
+    endpoint = SimulatedEndpoint(process, port, host)
     try:
         assert process.stdin is not None
         # By stdin and not as an argument: an API key must not show in the list of processes.
         process.stdin.write(json.dumps(options).encode() + b"\n")
         process.stdin.flush()
-        yield SimulatedEndpoint(process, _port_of(process))
+        yield SimulatedEndpoint(process, _port_of(process), host)
     finally:
         endpoint.stop()
 
@@ -166,7 +173,7 @@ def _end_with_starter(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> N
     watch_starter()
 
 
-async def _serve(port: int, options: Options) -> None:
+async def _serve(host: str, port: int, options: Options) -> None:
     # Only the process needs them: whoever starts it does not pay for their import.
     from tests.support.simulated.http_server import Connection, Server
     from tests.support.simulated.service import Service
@@ -177,9 +184,9 @@ async def _serve(port: int, options: Options) -> None:
         loop.add_signal_handler(number, stop.set)
     _end_with_starter(loop, stop)
     server = Server(Service(options, loop), loop)
-    listener = await loop.create_server(lambda: Connection(server), _HOST, port, backlog=4096)
+    listener = await loop.create_server(lambda: Connection(server), host, port, backlog=4096)
     port = listener.sockets[0].getsockname()[1]
-    print(json.dumps({"port": port, "base_url": f"http://{_HOST}:{port}/v1", "pid": os.getpid()}), flush=True)
+    print(json.dumps({"port": port, "base_url": f"http://{host}:{port}/v1", "pid": os.getpid()}), flush=True)
     await stop.wait()
     listener.close()
     for connection in list(server.connections):
@@ -197,7 +204,8 @@ def _read_line() -> bytes:
 def main() -> None:
     """Run the endpoint until its stdin closes or it is told to stop."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0: any free one")
+    parser.add_argument("--host", default=_HOST, help="address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="port there; 0: any free one")
     parser.add_argument("--options", default="{}", help="options as JSON; -: the first line of stdin")
     arguments = parser.parse_args()
     text = _read_line() if arguments.options == "-" else arguments.options
@@ -210,7 +218,7 @@ def main() -> None:
     gc.set_threshold(20_000, 20, 20)  # calls leave few cycles behind
     import uvloop
 
-    uvloop.run(_serve(arguments.port, options))
+    uvloop.run(_serve(arguments.host, arguments.port, options))
 
 
 if __name__ == "__main__":
