@@ -176,6 +176,30 @@ def test_a_cancelled_call_gives_its_slot_back() -> None:
 # Several endpoints
 
 
+def test_the_other_machine_is_watched_while_a_call_is_under_way(sim: SimulatedEndpoint) -> None:
+    """Else a call waits out its whole time for one that has vanished; see tests/cluster/test_silence.py."""
+    sim.configure(latency_s=30.0)
+
+    async def run() -> None:
+        async with client(Endpoint("a", sim.base_url)) as llm:
+            call = asyncio.create_task(ask(llm))
+            while not sim.stats()["in_flight"]:
+                await asyncio.sleep(0.02)
+            timers = _timers_to(sim.port)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        assert timers == ["02"], "the kernel's timer is that of keep-alives"
+
+    asyncio.run(run())
+
+
+def _timers_to(port: int) -> list[str]:
+    """Return which timers run for connections from here to a port of 127.0.0.1: proc_pid_net(5)."""
+    lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
+    rows = [line.split() for line in lines]
+    return [row[5].split(":")[0] for row in rows if row[2] == f"0100007F:{port:04X}" and row[3] == "01"]
+
+
 def test_one_of_two_endpoints_dead_all_calls_succeed_by_the_other(sim: SimulatedEndpoint) -> None:
     async def main(port: int) -> LlmClient:
         dead = Endpoint("dead", f"http://127.0.0.1:{port}/v1")

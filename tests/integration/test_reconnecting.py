@@ -133,6 +133,18 @@ def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "SILENCE_GRACE_S", 0.5)
 
 
+def test_the_server_looks_after_its_clients_too(server: TcpPostgres) -> None:
+    """Else it keeps for two hours what a machine held that has vanished; see tests/cluster/test_silence.py."""
+    with Database(server.dsn).connection() as connection:
+        rows = connection.execute(
+            "SELECT name, setting::int FROM pg_settings WHERE name ~ '^tcp_(keepalives|user)'"
+        ).fetchall()
+    found: dict[str, int] = dict(rows)
+    probes_s = found["tcp_keepalives_interval"] * found["tcp_keepalives_count"]
+    assert 0 < found["tcp_keepalives_idle"] + probes_s <= 30
+    assert 0 < found["tcp_user_timeout"] <= 30_000
+
+
 @pytest.mark.usefixtures("little_grace")
 def test_a_server_that_stands_still_is_given_up(server: TcpPostgres) -> None:
     connection = Database(server.dsn, SOON).reconnecting("dlgforge test", 1.0)
