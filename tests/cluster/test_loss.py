@@ -84,7 +84,7 @@ def run(
         "concurrency": CALLS,
         "max_open_dialogues": 2 * CALLS,
         "patience_s": 60.0,
-        "lease_s": 10.0,
+        "lease_s": 6.0,
         "distributed": {"enabled": True},
         **settings,
     }
@@ -107,7 +107,7 @@ def stay_away(seconds: float) -> None:
 def test_postgres_is_cut_off_and_comes_back(
     cluster: Cluster, database: Machine, store: RunStore, sim: SimulatedEndpoint, tmp_path: Path
 ) -> None:
-    with run(cluster, cluster.head, store, sim, tmp_path, 40) as running:
+    with run(cluster, cluster.head, store, sim, tmp_path, 24) as running:
         before = running.book.turns()
         with cluster.lan.without(database):
             stay_away(25)
@@ -118,7 +118,7 @@ def test_postgres_is_cut_off_and_comes_back(
 def test_a_machine_that_vanishes_costs_the_calls_in_flight(
     cluster: Cluster, desk: Machine, store: RunStore, sim: SimulatedEndpoint, tmp_path: Path, role: str
 ) -> None:
-    with run(cluster, desk, store, sim, tmp_path, 50) as running:
+    with run(cluster, desk, store, sim, tmp_path, 36) as running:
         victim = running.node(coordinates=role == "coordinator")
         before = running.book.turns()
         cluster.lan.lose(victim)
@@ -131,7 +131,7 @@ def test_a_machine_that_vanishes_costs_the_calls_in_flight(
 def test_a_machine_that_is_cut_off_and_comes_back(
     cluster: Cluster, desk: Machine, store: RunStore, sim: SimulatedEndpoint, tmp_path: Path, seconds: int
 ) -> None:
-    with run(cluster, desk, store, sim, tmp_path, 60) as running:
+    with run(cluster, desk, store, sim, tmp_path, 50 if seconds < 60 else 400) as running:
         victim = running.node(coordinates=False)
         before = running.book.turns()
         with cluster.lan.without(victim):

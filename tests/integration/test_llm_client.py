@@ -28,6 +28,7 @@ from dlgforge_core.llm.client import CallError, Completion, LlmClient, Message, 
 from dlgforge_core.llm.endpoints import Endpoint
 from tests.support.ports import closed_port
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -183,8 +184,7 @@ def test_the_other_machine_is_watched_while_a_call_is_under_way(sim: SimulatedEn
     async def run() -> None:
         async with client(Endpoint("a", sim.base_url)) as llm:
             call = asyncio.create_task(ask(llm))
-            while not sim.stats()["in_flight"]:
-                await asyncio.sleep(0.02)
+            await asyncio.to_thread(wait_until, lambda: sim.stats()["in_flight"], 60, "the call is served")
             timers = _timers_to(sim.port)
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)

@@ -134,7 +134,7 @@ def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_server_looks_after_its_clients_too(server: TcpPostgres) -> None:
-    """Else it keeps for two hours what a machine held that has vanished; see tests/cluster/test_silence.py."""
+    """Else it keeps for two hours what a vanished machine held; see tests/cluster/test_silence.py."""
     with Database(server.dsn).connection() as connection:
         rows = connection.execute(
             "SELECT name, setting::int FROM pg_settings WHERE name ~ '^tcp_(keepalives|user)'"
