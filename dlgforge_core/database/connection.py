@@ -105,6 +105,20 @@ async def connect_async(dsn: str, config: PostgresConfig, application: str = "dl
     return made
 
 
+async def timeline_of(connection: AsyncConnection) -> str:
+    """Return which history of the database a server writes; another one after a fail-over or a restore.
+
+    PostgreSQL's "Continuous Archiving", section Timelines: the first eight digits of a WAL file's name. Empty
+    where the server does not say. Raises psycopg.OperationalError on a standby.
+    """
+    try:
+        cursor = await connection.execute("SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)")
+        row = await cursor.fetchone()
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError):
+        return ""
+    return str(row[0]) if row else ""
+
+
 def _until_silent(gen: PQGen[T], pgconn: psycopg.pq.abc.PGconn, limit_s: float) -> PQGen[T]:
     """Yield from a conversation, ended by OperationalError after `limit_s` seconds of silence.
 

@@ -15,6 +15,7 @@ from dlgforge_core.database.connection import Connection, connect
 from dlgforge_core.database.failures import shown_cause, store_error
 from dlgforge_core.database.locks import HeldLock, Key, try_lock
 from dlgforge_core.database.migrate import migrate
+from dlgforge_core.database.pooling import check_sessions
 from dlgforge_core.database.reconnecting import AsyncReconnectingConnection, OnOpen, ReconnectingConnection
 
 _POLL_S = 1.0
@@ -75,10 +76,17 @@ class Database:
     def migrate(self) -> list[int]:
         """Bring the schema up to date; returns the versions applied now.
 
-        Raises StoreError also when the role of the DSN lacks rights, naming the GRANTs that give them.
+        Raises StoreError also when the role of the DSN lacks rights, naming the GRANTs that give them, when
+        a pooler lends sessions by transaction, and when workers of an earlier version are at work.
         """
         with self.connection() as connection:
+            check_sessions(connection, self._connect)
             return migrate(connection)
+
+    def check_sessions(self) -> None:
+        """Raise StoreError when a pooler lends sessions by transaction."""
+        with self.connection() as connection:
+            check_sessions(connection, self._connect)
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -27,7 +27,8 @@ def migrate(connection: psycopg.Connection[Any]) -> list[int]:
     """Bring the schema up to date in one transaction; returns the versions applied now.
 
     Processes that start together wait for one another. Raises StoreError when the database was migrated
-    by a newer dlgforge, or the connection's role lacks rights that dlgforge needs, naming the GRANTs.
+    by a newer dlgforge, when workers of an earlier one are at work and there is something to migrate, or when
+    the connection's role lacks rights that dlgforge needs, naming the GRANTs.
     """
     try:
         applied = _migrate(connection)
@@ -61,11 +62,28 @@ def _migrate(connection: psycopg.Connection[Any]) -> list[int]:
             )
         new = [(version, sql) for version, sql in shipped if version not in applied]
         if new:
+            if applied:
+                _refuse_beside_workers(connection, max(applied), shipped[-1][0])
             connection.execute(f"SET LOCAL search_path TO {SCHEMA}")
         for version, sql in new:
             connection.execute(sql.encode())
             connection.execute("INSERT INTO schema_migrations (version) VALUES (%s)", (version,))
     return [version for version, _ in new]
+
+
+def _refuse_beside_workers(connection: psycopg.Connection[Any], version: int, wanted: int) -> None:
+    # Their statements are those of the version that they were started with.
+    row = connection.execute(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        (lock_keys.WORKERS,),
+    ).fetchone()
+    if row is not None and row[0]:
+        raise StoreError(
+            f"the database's schema {SCHEMA!r} is to be brought from version {version} to {wanted}, and "
+            f"workers of an earlier dlgforge are at work on it ({row[0]}); wait until their run has ended, "
+            "or terminate it, and run the same again"
+        )
 
 
 def _exists(connection: psycopg.Connection[Any]) -> bool:

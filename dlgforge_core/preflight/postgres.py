@@ -49,7 +49,9 @@ def check_postgres(
         found = resolve()
         report(ok("postgres", "DSN", f"{redact_dsn(found.dsn)} ({found.source.value})"))
         ping_blocking(found.dsn, settings.connect_timeout_s)
-        with Database(found.dsn, settings).connection("dlgforge check") as connection:
+        database = Database(found.dsn, settings)
+        database.check_sessions()
+        with database.connection("dlgforge check") as connection:
             report(ok("postgres", "reachable", "answers SELECT 1"))
             _look(connection, connections_needed(recipe, ray), report)
     except StoreError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,12 +13,14 @@ from typing import Any, Generic, Self, TypeVar
 
 import orjson
 
-from dlgforge_core.database.connection import AsyncConnection
+from dlgforge_core.database.connection import AsyncConnection, timeline_of
 from dlgforge_core.database.database import Database
 from dlgforge_core.database.group_writer import GroupWriter
 from dlgforge_core.errors import RunStoppedError, StoreError, UnstorableError
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store.lease import Lease
+
+_log = logging.getLogger(__name__)
 
 # How long writes gather while every call slot is taken and calls wait: the delay costs nothing then.
 _LINGER_S = 0.02
@@ -61,6 +64,7 @@ class LeaseHolder(Generic[W]):
         self._lease_s = lease_s
         self._worker_id = 0
         self._locked = False
+        self._timeline: str | None = None
         self._relock: asyncio.Task[None] | None = None
         doubt = self.lease.doubt
         self._control = database.reconnecting_async(application, patience_s, self._control_opened, doubt)
@@ -202,12 +206,25 @@ class LeaseHolder(Generic[W]):
     async def _end(self, connection: AsyncConnection) -> None:
         await connection.execute(sql.END_WORKER, {"me": self._worker_id})
 
+    async def _look_for_fail_over(self, connection: AsyncConnection) -> None:
+        """Give up what this worker holds where another server has taken over, and may lack its last writes.
+
+        Then the lease is found to be lost, and the worker begins anew with what this server knows.
+        """
+        timeline = await timeline_of(connection)
+        if self._worker_id and timeline != self._timeline:
+            _log.warning("Postgres has failed over: going on from what the server in charge has")
+            await self._end(connection)
+        self._timeline = timeline
+
     async def _control_opened(self, connection: AsyncConnection, again: bool) -> None:
+        await self._look_for_fail_over(connection)
         if self._worker_id:  # the lock went with the connection before
             self._locked = False
             await self._take_lock(connection)
 
     async def _writing_opened(self, connection: AsyncConnection, again: bool) -> None:
+        await self._look_for_fail_over(connection)
         await connection.execute(sql.BY_KEY_ONLY)
         if again:  # perhaps the other one broke as well, unnoticed
             self._locked = False

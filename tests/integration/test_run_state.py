@@ -69,6 +69,19 @@ def test_a_database_of_a_newer_version_is_refused(store: RunStore) -> None:
         store.migrate()
 
 
+def test_a_schema_is_not_upgraded_while_workers_of_before_are_at_work(store: RunStore) -> None:
+    run = plan(store, 1)
+    with store.connection() as connection:
+        connection.execute("DELETE FROM schema_migrations WHERE version = %s", (migrations()[-1][0],))
+
+    async def main() -> None:
+        async with worker(store, run):
+            store.migrate()
+
+    with pytest.raises(StoreError, match=r"workers of an earlier dlgforge are at work on it \(1\); wait"):
+        asyncio.run(main())
+
+
 def test_planning_again_adds_nothing_and_a_larger_total_extends_the_plan(store: RunStore) -> None:
     first = plan(store, 8)
     assert plan(store, 8).run_id == first.run_id

@@ -3,12 +3,13 @@
 from tests.support.postgres import embedded_home, tcp_postgres  # as a fixture and a context manager
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import psutil
+import psycopg
 import pytest
 
 from dlgforge_core.database.embedded import find_install, release_embedded
@@ -76,7 +78,8 @@ class TcpPostgres:
         log.close()
         deadline = time.monotonic() + _DEADLINE_S
         while True:
-            with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1.0):
+            # Until it answers: one that is starting takes connections, and refuses them.
+            with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.dsn, connect_timeout=5):
                 return
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self.folder / "log").read_text()[-2000:])
@@ -117,6 +120,36 @@ class TcpPostgres:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(_DEADLINE_S)
             self._process = None
+
+    @contextlib.contextmanager
+    def standby(self) -> Iterator[TcpPostgres]:
+        """Run a standby that follows the server by streaming replication, on a port of its own."""
+        folder = Path(tempfile.mkdtemp(prefix="dlgforge-pg-standby-"))
+        copy = TcpPostgres(folder, free_port(), user=self.user, password=self.password)
+        account = _account(folder)
+        if account is not None:
+            shutil.chown(folder, account.uid, account.gid)
+        options = ["-R", "-c", "fast", "-h", "127.0.0.1", "-p", str(self.port), "-U", self.user]
+        try:
+            subprocess.run(
+                [find_install() / "bin" / "pg_basebackup", "-D", folder / "data", *options],
+                check=True,
+                env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", "PGPASSWORD": self.password},
+                preexec_fn=lambda: _prepare_child(account),
+            )
+            copy.start()
+            yield copy
+        finally:
+            copy.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def promote(self, port: int) -> None:
+        """Make a standby the primary, and have it found at `port`."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_promote()")
+        self.stop()
+        self.port = port
+        self.start()
 
 
 @contextlib.contextmanager
