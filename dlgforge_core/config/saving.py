@@ -223,6 +223,12 @@ class SemanticDedupConfig(ConfigModel):
         "0.9, say. Null: off. Time grows with the square of the dialogues.",
     )
     embedding: EmbeddingConfig = Field(EmbeddingConfig(), description="What makes the questions' vectors.")
+    max_dialogues: int = Field(
+        300_000,
+        ge=1,
+        description="Of more finished dialogues the dataset is not written with a threshold: each is "
+        "compared with all that are kept, at 4 bytes of memory for each dimension of each.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -8,10 +8,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dlgforge_core.config import SemanticDedupConfig
 from dlgforge_core.dialogue import Dialogue
+from dlgforge_core.errors import ConfigError
 
 Embed = Callable[[Sequence[str]], NDArray[np.floating]]
 """Texts to vectors, one row for each; the rows need not have length 1."""
+
+
+def check_size(config: SemanticDedupConfig, dialogues: int) -> None:
+    """Raise ConfigError where so many dialogues are more than are compared with one another."""
+    if config.threshold is None or dialogues <= config.max_dialogues:
+        return
+    times = (dialogues / config.max_dialogues) ** 2
+    raise ConfigError(
+        f"saving.semantic_dedup.threshold = {config.threshold:g} compares each of {dialogues:,} dialogues "
+        f"with all that are kept, which takes {times:.1f} times as long as of "
+        f"saving.semantic_dedup.max_dialogues = {config.max_dialogues:,}: set the threshold to null "
+        "(near-copies by their words are refused while dialogues are made, see "
+        "coverage.question_similarity_threshold), write a run alone (run_id), or raise max_dialogues"
+    )
+
 
 BATCH = 256  # texts embedded at once
 _BLOCK = 4096  # rows compared at once: 4 MB of similarities for a batch

@@ -21,6 +21,7 @@ from dlgforge_core.config import (
 )
 from dlgforge_core.config.asset_names import DIALOGUE_DATASET, DIALOGUES, JUDGEMENTS
 from dlgforge_core.database.embedded import dlgforge_home
+from dlgforge_core.errors import ConfigError
 from dlgforge_core.export.columns import OptionalColumns
 from dlgforge_core.export.filters import EmptyDatasetError
 from dlgforge_core.export.scrub import secrets_of
@@ -31,7 +32,7 @@ from dlgforge_core.knowledge.embedding import blocking_embedder
 from dlgforge_core.knowledge.endpoints import embedding_endpoint
 from dlgforge_core.knowledge.texts import with_texts
 from dlgforge_core.prompting.tool_definitions import VECTOR_DB_SEARCH, WEB_SEARCH
-from dlgforge_core.quality.semantic import SemanticDedup
+from dlgforge_core.quality.semantic import SemanticDedup, check_size
 from dlgforge_core.review.reviewed import has_marks, with_edits, with_marks
 from dlgforge_core.run_outcomes import Outcomes
 from dlgforge_core.store.run_records import RunRecord
@@ -54,6 +55,7 @@ _LATER = (
     "parallel_calls",
     "filters.marks",
     "review",
+    "semantic_dedup.max_dialogues",
 )
 """Keys that came after the first version."""
 
@@ -110,6 +112,10 @@ def _write(
     outcomes = run_store.outcomes(scope)
     if not outcomes.done:
         raise dg.Failure(_nothing_done(outcomes))
+    try:
+        check_size(saving.semantic_dedup, outcomes.done)
+    except ConfigError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
     dimensions = rated_dimensions(run_store, scope)
     marks = saving.review.marks and has_marks(run_store.database, scope)
     edited: list[int] = []

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlgforge_core.config import EmbeddingConfig
+from dlgforge_core.config import EmbeddingConfig, SemanticDedupConfig
 from dlgforge_core.dialogue import Dialogue, DialoguePlan, Persona, Turn
 from dlgforge_core.errors import ConfigError
 from dlgforge_core.knowledge.embedding import blocking_embedder
 from dlgforge_core.quality import semantic
-from dlgforge_core.quality.semantic import SemanticDedup
+from dlgforge_core.quality.semantic import SemanticDedup, check_size
 from dlgforge_core.sources import SeedTopic
 
 PERSONA = Persona("p", "P", "p")
@@ -48,6 +48,18 @@ def by_definition(questions: Sequence[str], threshold: float) -> list[str]:
         if all(np.cos(np.radians(float(question) - float(k))) < threshold - 1e-5 for k in out):
             out.append(question)
     return out
+
+
+def test_more_dialogues_than_can_be_compared_are_refused_with_the_reason() -> None:
+    embedding = EmbeddingConfig(backend="sentence_transformers", model="m")
+    config = SemanticDedupConfig(threshold=0.9, embedding=embedding, max_dialogues=1_000)
+    check_size(config, 1_000)
+    with pytest.raises(
+        ConfigError, match=r"each of 3,000 .* 9\.0 times .*max_dialogues = 1,000.*threshold to null"
+    ):
+        check_size(config, 3_000)
+    check_size(config.model_copy(update={"max_dialogues": 3_000}), 3_000)
+    check_size(SemanticDedupConfig(max_dialogues=1_000), 3_000)  # off
 
 
 def test_the_first_of_each_group_is_kept() -> None:
