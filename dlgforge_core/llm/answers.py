@@ -86,7 +86,8 @@ def usable(
     if len(answer.text) > MAX_RAW_CHARS:
         return _NOTHING, FailureKind.GARBAGE
     words, reasoning = (markup or default_markup()).clean(answer.text)
-    words = text.printable(words) if not text.is_garbage(words) else words
+    if not words.isprintable() and not text.is_garbage(words):
+        words = text.printable(words)
     if len(words) > most:
         return _NOTHING, FailureKind.GARBAGE
     if not reply.tools_offered:

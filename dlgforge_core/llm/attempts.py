@@ -198,7 +198,8 @@ class Attempts:
         counts.calls += 1
         counts.latency.add(latency_s)
         self.on_answer()
-        answer = answer._replace(finish_reason=ending.kind.value)
+        if answer.finish_reason != ending.kind.value:
+            answer = answer._replace(finish_reason=ending.kind.value)
         return Reply(answer, name, dialect, mode, tools_offered, latency_s, used)
 
     def _note_missing_usage(self, name: str) -> None:

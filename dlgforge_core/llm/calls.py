@@ -65,11 +65,11 @@ class Call:
     search: asyncio.Event | None = None
     """Set when this call has ended its search for a form that an endpoint takes; None when it makes none."""
     waits_for: asyncio.Event | None = None
+    wanted: Wanted = field(init=False)
+    """What an endpoint must have for it."""
 
-    @property
-    def wanted(self) -> Wanted:
-        """What an endpoint must have for it."""
-        return Wanted(self.caller or self.role.value, self.model)
+    def __post_init__(self) -> None:
+        self.wanted = Wanted(self.caller or self.role.value, self.model)
 
     def end_search(self) -> None:
         """Let those go on who wait for what this call finds out."""

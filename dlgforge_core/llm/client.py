@@ -21,7 +21,7 @@ from dlgforge_core.llm.dialect import Dialect
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.llm.forms import Form, Written
 from dlgforge_core.llm.health import EndpointHealth
-from dlgforge_core.llm.markup import Markup
+from dlgforge_core.llm.markup import Markup, default_markup
 from dlgforge_core.llm.prices import PriceList
 from dlgforge_core.llm.roles import RoleRecord
 from dlgforge_core.llm.stats import CallStats, FailureKind
@@ -61,7 +61,7 @@ class LlmClient:
     ) -> None:
         self.stats = CallStats()
         self.roles = RoleRecord(self.stats, expected_failures)
-        self._markup = Markup(markup)
+        self._markup = default_markup() if markup in (None, MarkupConfig()) else Markup(markup)
         self._on_reply: list[Callable[[Call, Reply], None]] = []
         self._began: dict[int, float] = {}
         """When each call under way began, the oldest first."""

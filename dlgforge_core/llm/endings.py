@@ -22,6 +22,9 @@ class AnswerEnd:
     problem: str = ""
 
 
+_AS_IT_IS = {kind: AnswerEnd(kind) for kind in Ending}
+
+
 class Endings:
     """Reads finish reasons, those of the configuration first, and tells once of each that nobody knows."""
 
@@ -33,7 +36,7 @@ class Endings:
         """How an answer of this endpoint ended."""
         kind = (self._own and self._own.get(squeeze(finish_reason))) or ending_of(finish_reason)
         if kind not in (Ending.ERROR, Ending.UNKNOWN):
-            return AnswerEnd(kind)
+            return _AS_IT_IS[kind]
         shown = excerpt(finish_reason)[:80]
         if kind is Ending.ERROR:
             return AnswerEnd(kind, FailureKind.ABORTED, f"the answer broke off (finish_reason {shown!r})")

@@ -8,7 +8,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from dlgforge_core.config import RoutingStrategy
 from dlgforge_core.errors import ConfigError, RunRefusedError, RunStoppedError
@@ -46,8 +46,7 @@ class Slot:
         return self.tracker.endpoint
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What a call asks for: a model, of an endpoint that takes the caller's calls."""
 
     caller: str

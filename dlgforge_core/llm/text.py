@@ -27,7 +27,7 @@ def whole_sentences(text: str) -> str:
 
 def is_garbage(text: str) -> bool:
     """Whether more than a tenth of `text` is no character of any text, or it has no letter or digit."""
-    if not any(c.isalnum() for c in text):
+    if not any(map(str.isalnum, text)):
         return True
     if "\ufffd" not in text and text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
         return False  # nothing odd, seen without looking at each character

@@ -68,6 +68,7 @@ class EndpointTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self._secrets = _Secrets(endpoint.secrets)
         base = URL(endpoint.base_url)
         self._chat_url = _below(base, "/chat/completions")
         self._models_url = _below(base, "/models")
@@ -104,15 +105,15 @@ class EndpointTransport:
 
     def redact(self, text: str) -> str:
         """`text` without the key and other secrets."""
-        return redact(text, self.endpoint.secrets)
+        return redact(text, self._secrets)
 
     def holds_secret(self, text: str) -> bool:
         """Whether the key or another secret is in a text."""
-        return holds_secret(text, self.endpoint.secrets)
+        return holds_secret(text, self._secrets)
 
     def _answer(self, response: aiohttp.ClientResponse, body: bytes) -> HttpAnswer:
         """Read the answer: what a model writes stays as it is, unless it holds a secret."""
-        secrets, leaked, status = self.endpoint.secrets, False, response.status
+        secrets, leaked, status = self._secrets, False, response.status
         if status != 200 or holds_secret(body, secrets):
             leaked = status == 200 and holds_secret(_written(body), secrets)
             body = redact_body(body, secrets)
@@ -122,7 +123,8 @@ class EndpointTransport:
     async def _send(self, method: str, url: URL, body: bytes | None, timeout_s: float) -> HttpAnswer:
         if self._session is None:  # belongs to the running event loop
             self._session = _session(self._tls, self.endpoint.max_in_flight)
-        request = self._session.request(method, url, headers=self._headers, data=body, **self._options)
+        data = aiohttp.BytesPayload(body) if body is not None else None  # aiohttp need not look for its kind
+        request = self._session.request(method, url, headers=self._headers, data=data, **self._options)
         try:
             async with asyncio.timeout(timeout_s):
                 response = await request
@@ -190,6 +192,15 @@ def _explain_tls(error: aiohttp.ClientSSLError) -> str:
         )
     reason = (getattr(cause, "reason", None) or str(cause)).replace("_", " ").lower()
     return f"no TLS connection can be made ({reason}); does the server speak https at this port?"
+
+
+class _Secrets(tuple[str, ...]):
+    """Secrets without a repr of them."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<secrets>"
 
 
 class _SilentHeaders(CIMultiDict[str]):
