@@ -155,4 +155,4 @@ def test_no_vllm_on_the_workers(project: Project, tmp_path: Path) -> None:
     )
     assert "is placed on" not in output
     assert "starting for" not in output
-    assert time.monotonic() - started < 90
+    assert time.monotonic() - started < 240
