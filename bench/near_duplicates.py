@@ -1,10 +1,11 @@
 """Near-copies among a million questions: `python -m bench.near_duplicates`.
 
-Questions in six languages (bench/questions.py) are reserved by one worker, 512 dialogues at once, each with
-its next question as soon as all have an answer: a worker's own path, from `WorkerStore.reserve` on, with
-nothing else written meanwhile. One in twenty is a planted near-copy of a question that was kept before, drawn
-from a sample of 20,000 of them. Similarities are worked out anew here, from the definition. CPU milliseconds
-are those of a reservation in the worker and in the Postgres process that serves it. Stops by itself.
+Questions (bench/questions.py: in six languages, or of a narrow vocabulary) are reserved by one worker, 512
+dialogues at once, each with its next question as soon as all have an answer: a worker's own path, from
+`WorkerStore.reserve` on, with nothing else written meanwhile. One in twenty is a planted near-copy of a
+question that was kept before, drawn from a sample of 20,000 of them; some of these are changed until they are
+hardly above the threshold. Similarities are worked out anew here, from the definition. CPU milliseconds are
+those of a reservation in the worker and in the Postgres process that serves it. Stops by itself.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import uvloop
 
 from bench.fixture import fresh_store
 from bench.memory import rss_mb
-from bench.questions import NEAR_COPIES, question
+from bench.questions import NEAR_COPIES, VOCABULARIES
 from dlgforge_core.common.questions import normal_form
 from dlgforge_core.config import GenerationConfig, RunConfig
 from dlgforge_core.store.near_duplicates import banding_for
@@ -34,7 +35,8 @@ from tests.support.runs import prepared
 DIALOGUES = 512
 SAMPLE = 20_000
 PLANTED = 0.05
-BLOCK = 100_000
+BLOCKS = 10
+SEVERAL = "several changes"
 PROBES = 2000
 
 
@@ -67,6 +69,7 @@ class Asker:
 
     threshold: float
     draw: random.Random
+    vocabulary: str = "templates"
     kept: list[tuple[str, str]] = field(default_factory=list)
     n_kept: int = 0
     refused: int = 0
@@ -79,14 +82,31 @@ class Asker:
         """Return a new question, or a near-copy of one that was kept."""
         if self.kept and self.draw.random() < PLANTED:
             return self.near_copy()
-        return Asked(*question(self.draw))
+        return self.question()
+
+    def question(self) -> Asked:
+        """Return a new question."""
+        return Asked(*VOCABULARIES[self.vocabulary](self.draw))
 
     def near_copy(self) -> Asked:
         """Return a near-copy of a question that was kept."""
         language, original = self.draw.choice(self.kept)
-        kind = self.draw.choice(list(NEAR_COPIES))
-        text = NEAR_COPIES[kind](original, language, self.draw)
-        return Asked(language, text, kind, similarity(text, original))
+        kind = self.draw.choice([*NEAR_COPIES, *[SEVERAL] * (len(NEAR_COPIES) // 4)])
+        if kind != SEVERAL:
+            text = NEAR_COPIES[kind](original, language, self.draw)
+            return Asked(language, text, kind, similarity(text, original))
+        text, alike = original, 1.0
+        while alike >= self.threshold + 0.05:
+            before, text = (
+                text,
+                NEAR_COPIES[self.draw.choice(["typo", "word swapped"])](text, language, self.draw),
+            )
+            alike = similarity(text, original)
+        # The last change may have gone too far.
+        return max(
+            (Asked(language, one, kind, similarity(one, original)) for one in (before, text)),
+            key=lambda asked: (asked.similarity >= self.threshold, -asked.similarity),
+        )
 
     def count(self, asked: Asked, result: Reservation) -> None:
         """Take note of an answer."""
@@ -154,6 +174,7 @@ class Bench:
         """Ask so many questions, or for so long."""
         started = time.monotonic()
         done = mark = 0
+        block = questions // BLOCKS
         first_rss = rss_mb()
         clock = Clock(self.servers)
         print("     asked     kept  refused  seconds  a second  client_ms  postgres_ms  rss_mb")
@@ -171,7 +192,7 @@ class Bench:
             for one, result in zip(asked, results, strict=True):
                 self.asker.count(one, result)
             done += len(asked)
-            if done - mark >= BLOCK or done == questions:
+            if done - mark >= block or done == questions:
                 n = done - mark
                 print(
                     f"{done:10}  {self.asker.n_kept:7}  {self.asker.refused:7}  "
@@ -181,13 +202,13 @@ class Bench:
                 )
                 first_rss = first_rss if mark else rss_mb()
                 mark, clock = done, Clock(self.servers)
-        print(f"resident memory since the first {BLOCK}: {rss_mb() - first_rss:+.1f} MB")
+        print(f"resident memory since the first {block}: {rss_mb() - first_rss:+.1f} MB")
 
     async def probe(self, *, near: bool) -> None:
         """Time single reservations: near-copies (a look-up alone), or new questions (which are kept too)."""
         times = []
         for n in range(PROBES):
-            asked = self.asker.near_copy() if near else Asked(*question(self.asker.draw))
+            asked = self.asker.near_copy() if near else self.asker.question()
             started = time.perf_counter()
             result = await self.worker.reserve(self.dialogues[n % DIALOGUES], self.turn, asked.text)
             took = time.perf_counter() - started
@@ -223,7 +244,7 @@ def servers(store: RunStore) -> list[psutil.Process]:
     return [psutil.Process(pid) for (pid,) in rows]
 
 
-async def measure(store: RunStore, questions: int, threshold: float, limit_s: float) -> None:
+async def measure(store: RunStore, questions: int, threshold: float, vocabulary: str, limit_s: float) -> None:
     """Load, probe, and print."""
     run = prepared(
         store,
@@ -240,7 +261,7 @@ async def measure(store: RunStore, questions: int, threshold: float, limit_s: fl
         dialogues = [claim.plan.dialogue_id for claim in await worker.claim(DIALOGUES)]
         # Opens the connection whose server process is watched.
         await worker.reserve(dialogues[0], 0, "Is anybody there?")
-        bench = Bench(worker, Asker(threshold, random.Random(1)), dialogues, servers(store))
+        bench = Bench(worker, Asker(threshold, random.Random(1), vocabulary), dialogues, servers(store))
         await bench.load(questions, limit_s)
         asker = bench.asker
         for label, planted in asker.planted.most_common():
@@ -259,13 +280,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--questions", type=int, default=1_000_000)
     parser.add_argument("--threshold", type=float, default=0.8, help="1: exact repeats only")
+    parser.add_argument("--vocabulary", choices=list(VOCABULARIES), default="templates")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds after which to stop loading")
     arguments = parser.parse_args()
     if arguments.threshold < 1:
         banding = banding_for(arguments.threshold)
         print(f"threshold {arguments.threshold}: {banding.bands} bands of {banding.rows} rows")
     with fresh_store("bench") as store, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(measure(store, arguments.questions, arguments.threshold, arguments.limit))
+        runner.run(
+            measure(store, arguments.questions, arguments.threshold, arguments.vocabulary, arguments.limit)
+        )
 
 
 if __name__ == "__main__":

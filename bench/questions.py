@@ -1,4 +1,7 @@
-"""Made-up questions in six languages, and near-copies of them: what `bench.near_duplicates` asks."""
+"""Made-up questions, and near-copies of them: what `bench.near_duplicates` asks.
+
+Those of the templates are in six languages; those of the narrow vocabulary are 14 words, each of the same 24.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,30 @@ def question(draw: random.Random) -> tuple[str, str]:
     """Return a language's code and a question in it."""
     language = draw.choice(list(LANGUAGES))
     return language, LANGUAGES[language].question(draw)
+
+
+def _narrow_words() -> list[str]:
+    draw = random.Random(24)
+    words: list[str] = []
+    while len(words) < 24:
+        word = "".join(draw.choice(_SYLLABLES) for _ in range(draw.randint(2, 3)))
+        if word not in words:
+            words.append(word)
+    return words
+
+
+_NARROW_WORDS = _narrow_words()
+
+
+def narrow_question(draw: random.Random) -> tuple[str, str]:
+    """Return a language's code and a question of the narrow vocabulary."""
+    return "en", " ".join(draw.choices(_NARROW_WORDS, k=14))
+
+
+VOCABULARIES: dict[str, Callable[[random.Random], tuple[str, str]]] = {
+    "templates": question,
+    "narrow": narrow_question,
+}
 
 
 def _typo(text: str, language: str, draw: random.Random) -> str:

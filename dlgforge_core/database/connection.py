@@ -141,4 +141,25 @@ def _until_silent(gen: PQGen[T], pgconn: psycopg.pq.abc.PGconn, limit_s: float) 
             waits_for = gen.send(ready)
     except StopIteration as end:
         result: T = end.value
-        return result
+    yield from _sent(pgconn, limit_s)
+    return result
+
+
+def _sent(pgconn: psycopg.pq.abc.PGconn, limit_s: float) -> PQGen[None]:
+    """Wait until all that a pipeline has queued is with the kernel.
+
+    In a pipeline psycopg tries to send once, and then waits for an answer to what a long statement's rest,
+    still here, has not asked yet.
+    """
+    began = time.monotonic()
+    while (
+        pgconn.status == psycopg.pq.ConnStatus.OK
+        and pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF
+        and pgconn.flush()
+    ):
+        ready = yield psycopg.waiting.WAIT_RW
+        if ready and ready & psycopg.waiting.READY_R:
+            pgconn.consume_input()
+        elif time.monotonic() - began > limit_s:
+            pgconn.finish()
+            raise psycopg.OperationalError(f"the server has read nothing for {limit_s:g} s")
