@@ -146,6 +146,12 @@ class Running:
         assert self.process.returncode == 0, self.log[-5000:]
         return self.log
 
+    def fail(self, timeout_s: float = 240.0) -> str:
+        """Wait for its end, which must be a failure; returns what it printed."""
+        wait_until(lambda: self.process.poll() is not None, timeout_s, f"{self._output} tells its end")
+        assert self.process.returncode != 0, self.log[-5000:]
+        return self.log
+
 
 @contextlib.contextmanager
 def driver(

@@ -149,3 +149,12 @@ def test_the_driver_is_cut_off_and_comes_back(
         with cluster.lan.without(desk):
             stay_away(15)
         running.finish(before, lost_calls=2 * CALLS)
+
+
+@pytest.mark.nightly
+def test_a_driver_that_is_cut_off_for_good_ends_with_the_reason(
+    cluster: Cluster, desk: Machine, store: RunStore, sim: SimulatedEndpoint, tmp_path: Path
+) -> None:
+    with run(cluster, desk, store, sim, tmp_path, 400) as running, cluster.lan.without(desk):
+        log = running.driver.fail(300)
+    assert f"the Ray cluster at {cluster.client_address} cannot be reached any more" in log

@@ -115,8 +115,13 @@ class RayRunner:
             return True
         if self._local is not None:
             self._wait_local(timeout_s)
-        else:
+            return self._outcome is not None
+        try:
             self._wait_actor(timeout_s)
+        except ConnectionError as error:  # Ray's client has given the cluster up, and ends all its calls
+            reason = f"the Ray cluster at {self._ray_config.address} cannot be reached any more ({error})"
+            self._outcome = Outcome.stopped(self._head_lost() or reason)
+            self._disconnect()
         return self._outcome is not None
 
     def stop(self, reason: str) -> None:
