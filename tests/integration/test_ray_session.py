@@ -453,6 +453,29 @@ def test_a_run_by_way_of_the_client(guarded: Guarded, store: RunStore, sim: Simu
         assert line_of(process, "result") == "8 None"
 
 
+def test_a_head_that_was_too_slow_for_a_client_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    # As Ray's client raises it; which heads are slow enough is up to their machines.
+    text = (
+        "Initialization failure from server:\nTraceback (most recent call last):\n  File proxier.py\n"
+        "RuntimeError: Starting Ray client server failed. See ray_client_server_23001.err for logs.\n"
+    )
+    asked: list[str] = []
+
+    def init(address: str, **_: object) -> None:
+        asked.append(address)
+        raise ConnectionAbortedError(text)
+
+    monkeypatch.setattr(ray, "init", init)
+    lines: list[str] = []
+    session = RaySession(RayConfig(), progress=lines.append)
+    with pytest.raises(RayError, match=r"from server: RuntimeError: Starting Ray client server failed"):
+        session._borrow("ray://127.0.0.1:1")
+    assert len(asked) == 3
+    assert sum("asking again" in line for line in lines) == 2
+
+
 def test_importing_the_session_does_not_import_ray() -> None:
     code = "import sys, dlgforge_core.runtime.serving.provisioners; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode == 0

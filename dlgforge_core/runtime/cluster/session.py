@@ -30,6 +30,10 @@ SHUTDOWN_TIMEOUT_S = 30.0
 LOCAL_OBJECT_STORE_BYTES = 128 * 1024 * 1024
 # For what a run places besides its coordinator and workers.
 SPARE_CPUS = 1
+# A head starts a process for each of Ray's clients, waits half a minute for it, and tells the client so.
+_NO_CLIENT_SERVER = "Starting Ray client server failed"
+_CLIENT_STARTS = 3
+_TRACEBACK = "Traceback (most recent call last):"
 
 _log = logging.getLogger(__name__)
 
@@ -180,10 +184,17 @@ class RaySession:
 
     def _borrow(self, address: str) -> None:
         self._progress(f"using the Ray cluster at {address} (borrowed: it stays when the run ends)")
-        try:
-            self._init({"address": address})
-        except Exception as error:
-            raise RayError(f"cannot use the Ray cluster at {address}: {_reason(error)}") from error
+        for left in reversed(range(_CLIENT_STARTS)):
+            try:
+                self._init({"address": address})
+                return
+            except Exception as error:
+                if left and _NO_CLIENT_SERVER in str(error.__cause__):
+                    self._progress(
+                        f"{address}: the head did not start a server for this client; asking again"
+                    )
+                    continue
+                raise RayError(f"cannot use the Ray cluster at {address}: {_reason(error)}") from error
 
     def _start_local(self, variables: Iterable[str]) -> None:
         import ray
@@ -308,5 +319,8 @@ def _watch_local_node(reaper: RayReaper) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if _TRACEBACK in text:  # of Ray's server: its last line tells what went wrong
+        text = text.partition(_TRACEBACK)[0] + text.strip().splitlines()[-1]
+    text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= 600 else text[:600] + " ..."
