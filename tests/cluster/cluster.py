@@ -28,8 +28,6 @@ HEAD_PORT, CLIENT_PORT = 6379, 10001
 _BIN = Path(sys.executable).parent
 # Of two CPUs a node, so that each has room for one.
 _WORKERS = {"replicas": 2, "num_cpus": 1.5}
-# The machine that all of this runs on may have much to do.
-_RAY = {"RAY_AUTH_MODE": "token", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120"}
 _NODE = ("--disable-usage-stats", "--object-store-memory=100000000", "--block")
 
 
@@ -86,7 +84,7 @@ class Cluster:
         with (machine.folder / "ray.log").open("ab") as log:
             self._running[machine.name] = machine.popen(
                 command,
-                env=self.env(machine) | _RAY,
+                env=self.env(machine) | {"RAY_AUTH_MODE": "token"},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import secrets
@@ -386,23 +387,30 @@ class Guarded:
     gcs: str
     client: str
     token: dict[str, str]
+    pid: int
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """Yield a cluster that wants a token, and what tells a program where the token is."""
-    path = tmp_path_factory.mktemp("ray") / "token"
+@contextlib.contextmanager
+def guarded_cluster(folder: Path, **env: str) -> Iterator[Guarded]:
+    """Run a cluster that wants a token, with what tells a program where the token is."""
+    path = folder / "token"
     path.write_text(secrets.token_hex(32))
     token = {"RAY_AUTH_TOKEN_PATH": str(path)}
     port = free_port()
-    with program(GUARDED_HEAD, str(port), env={"RAY_AUTH_MODE": "token", **token}) as process:
+    with program(GUARDED_HEAD, str(port), env={"RAY_AUTH_MODE": "token", **token, **env}) as process:
         gcs = line_of(process, "address")
-        yield Guarded(gcs, f"ray://127.0.0.1:{port}", token)
+        yield Guarded(gcs, f"ray://127.0.0.1:{port}", token, process.pid)
         parts = descendants(process.pid)
         process.kill()
         for part in parts:
             if part.is_running():
                 part.kill()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    with guarded_cluster(tmp_path_factory.mktemp("ray")) as cluster:
+        yield cluster
 
 
 @pytest.mark.parametrize("kind", ["gcs", "client"])
@@ -451,29 +459,6 @@ def recorded(folder: str, address: str) -> str:
 def test_a_run_by_way_of_the_client(guarded: Guarded, store: RunStore, sim: SimulatedEndpoint) -> None:
     with program(RUN, guarded.client, store.database.dsn, sim.base_url, env=guarded.token) as process:
         assert line_of(process, "result") == "8 None"
-
-
-def test_a_head_that_was_too_slow_for_a_client_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    # As Ray's client raises it; which heads are slow enough is up to their machines.
-    text = (
-        "Initialization failure from server:\nTraceback (most recent call last):\n  File proxier.py\n"
-        "RuntimeError: Starting Ray client server failed. See ray_client_server_23001.err for logs.\n"
-    )
-    asked: list[str] = []
-
-    def init(address: str, **_: object) -> None:
-        asked.append(address)
-        raise ConnectionAbortedError(text)
-
-    monkeypatch.setattr(ray, "init", init)
-    lines: list[str] = []
-    session = RaySession(RayConfig(), progress=lines.append)
-    with pytest.raises(RayError, match=r"from server: RuntimeError: Starting Ray client server failed"):
-        session._borrow("ray://127.0.0.1:1")
-    assert len(asked) == 3
-    assert sum("asking again" in line for line in lines) == 2
 
 
 def test_importing_the_session_does_not_import_ray() -> None:

@@ -30,8 +30,9 @@ SHUTDOWN_TIMEOUT_S = 30.0
 LOCAL_OBJECT_STORE_BYTES = 128 * 1024 * 1024
 # For what a run places besides its coordinator and workers.
 SPARE_CPUS = 1
-# A head starts a process for each of Ray's clients, waits half a minute for it, and tells the client so.
-_NO_CLIENT_SERVER = "Starting Ray client server failed"
+# A head starts a process for each of Ray's clients, from one of many threads, which now and then fails; it
+# waits half a minute for it, and answers so.
+_NO_CLIENT_SERVER = ("Starting Ray client server failed", "Proxy failed to Connect to backend")
 _CLIENT_STARTS = 3
 _TRACEBACK = "Traceback (most recent call last):"
 
@@ -189,7 +190,7 @@ class RaySession:
                 self._init({"address": address})
                 return
             except Exception as error:
-                if left and _NO_CLIENT_SERVER in str(error.__cause__):
+                if left and any(words in str(error.__cause__) for words in _NO_CLIENT_SERVER):
                     self._progress(
                         f"{address}: the head did not start a server for this client; asking again"
                     )
