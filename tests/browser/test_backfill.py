@@ -113,9 +113,8 @@ def metadata(dev: DagsterDev, asset: str, partition: str) -> dict[str, dict[str,
     return {entry["label"]: entry for entry in found["assetMaterializations"][0]["metadataEntries"]}
 
 
-@pytest.mark.parametrize(
-    ("target", "retries"), [("asset", False), pytest.param("job", True, marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize(("target", "retries"), [("asset", False), ("job", True)])
 def test_a_backfill_with_a_run_killed_ends_complete(site: Site, target: str, retries: bool) -> None:
     set_run_retries(site, retries)
     with (

@@ -102,6 +102,7 @@ def wait_for_ticks(dev: DagsterDev, n: int) -> None:
     wait_until(lambda: sensor_ticks(dev, "new_seed_batches") >= before + n, 120, f"{n} ticks of the sensor")
 
 
+@pytest.mark.nightly
 def test_a_file_dropped_becomes_finished_dialogues_once(site: Site) -> None:
     with simulated_endpoint() as sim, dagster_dev(site.project, **site.env(sim)) as dev:
         site.drop("first")
