@@ -36,13 +36,15 @@ _DEADLINE_S = 30.0
 class TcpPostgres:
     """A server on one address that lets its user in with a password only (SCRAM).
 
-    `enter` is called in its process first: to have the network of another machine, say.
+    `enter` is called in its process first: to have the network of another machine, say. `settings`, as
+    "name=value", win over those that suit a test.
     """
 
     folder: Path
     port: int
     host: str = "127.0.0.1"
     enter: Callable[[], None] = lambda: None
+    settings: tuple[str, ...] = ()
     user: str = "tester"
     # With every character that a URI gives a meaning to.
     password: str = field(default_factory=lambda: "p@ss:/?#%& +'\"é" + secrets.token_hex(6), repr=False)
@@ -65,6 +67,7 @@ class TcpPostgres:
             "unix_socket_directories=",
             "fsync=off",
             f"port={self.port}",
+            *self.settings,
         )
         arguments = [part for setting in settings for part in ("-c", setting)]
         log = (self.folder / "log").open("ab")
@@ -84,6 +87,12 @@ class TcpPostgres:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self.folder / "log").read_text()[-2000:])
             time.sleep(0.01)
+
+    @property
+    def pid(self) -> int:
+        """The process that the others of the server are children of."""
+        assert self._process is not None
+        return self._process.pid
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -153,10 +162,12 @@ class TcpPostgres:
 
 
 @contextlib.contextmanager
-def tcp_postgres(host: str = "127.0.0.1", enter: Callable[[], None] = lambda: None) -> Iterator[TcpPostgres]:
+def tcp_postgres(
+    host: str = "127.0.0.1", enter: Callable[[], None] = lambda: None, settings: tuple[str, ...] = ()
+) -> Iterator[TcpPostgres]:
     """Run a Postgres server of its own on a random port of an address; it is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="dlgforge-pg-"))
-    server = TcpPostgres(folder, free_port(), host, enter)
+    server = TcpPostgres(folder, free_port(), host, enter, settings)
     try:
         (folder / "password").write_text(server.password + "\n")
         account = _account(folder)

@@ -1,0 +1,206 @@
+"""What a call, a dialogue and a lease cost Postgres, and where it ends: `python -m bench.capacity calls`.
+
+Real workers, several to a process, each with its own sessions, call a simulated endpoint. A replica has 256
+slots and calls of 5 s; here time is scaled down to calls of `--call-s` with as many fewer slots, so that each
+worker still makes 51.2 calls a second: the groups in which it writes are as small as they would be. `calls`
+measures unit costs, or with several numbers of workers where calls a second stop to grow and what is waited
+for; `leases` what workers without calls cost; `growth` what rows at rest cost; `model` prints the arithmetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import uvloop
+
+from bench.capacity_model import CALL_S, SLOTS
+from bench.server_cost import Cost, Server, measured_server, sampled_waits
+from bench.workers import cpu_of
+from dlgforge_core.config import CoverageConfig, GenerationConfig, RunConfig
+from dlgforge_core.database.database import Database
+from dlgforge_core.generation.prepare import PreparedRun
+from dlgforge_core.generation.worker_thread import WorkerSpec, run_worker
+from dlgforge_core.llm.endpoints import Endpoint
+from dlgforge_core.store.run_store import RunStore
+from tests.support.runs import MODEL, prepared, spec
+from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
+
+TURNS = 4
+ANSWER_WORDS = 150
+WORKERS_A_PROCESS = 4
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was seen while so many workers made calls."""
+
+    workers: int
+    calls: float
+    dialogues: int
+    server: Cost
+    client_cpu_s: float
+    endpoint_cpu_s: float
+    waits: dict[str, float]
+    """How many sessions, on average, were at work, by what they waited for."""
+    connections: int
+
+    def line(self) -> str:
+        """Return a line of the table."""
+        s, n = self.server, self.calls
+        waits = ", ".join(f"{name} {share:.2f}" for name, share in self.waits.items())
+        return (
+            f"{self.workers:7}  {n / s.seconds:7.1f}  {1e3 * s.cpu_s / n:6.3f}  {1e3 * s.other_cpu_s / n:5.3f}  "
+            f"{1e3 * self.client_cpu_s / n:6.2f}  {1e3 * self.endpoint_cpu_s / n:8.2f}  {s.commits / n:7.2f}  "
+            f"{(s.inserted + s.updated + s.deleted) / n:5.2f}  {s.wal_bytes / n:8.0f}  {self.connections:11}  "
+            f"{waits}"
+        )
+
+
+HEAD = (
+    "workers  calls/s  PG ms/call  of it other  worker ms  endpoint ms  commits  rows  WAL bytes  "
+    "connections  sessions at work"
+)
+
+
+def capacity_run(store: RunStore, dialogues: int, call_s: float, near_copies: bool) -> PreparedRun:
+    """Return a run of dialogues of four turns, for workers of so many slots as keep a replica's rate."""
+    run = RunConfig(
+        total_samples=dialogues,
+        target_languages=["en"],
+        n_turns=TURNS,
+        concurrency=max(1, round(SLOTS * call_s / CALL_S)),
+    )
+    coverage = {} if near_copies else {"question_similarity_threshold": 1.0}
+    return prepared(store, GenerationConfig(run=run, coverage=CoverageConfig.model_validate(coverage)))
+
+
+def _work(worker: WorkerSpec, n: int) -> None:
+    async def all_of_them() -> None:
+        await asyncio.gather(*(run_worker(worker, lambda _: None) for _ in range(n)))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(all_of_them())
+
+
+@contextlib.contextmanager
+def working(worker: WorkerSpec, n: int) -> Iterator[list[psutil.Process]]:
+    """Have `n` workers at work, a few in each process; they are killed at the end."""
+    context = multiprocessing.get_context("spawn")
+    shares = [min(WORKERS_A_PROCESS, n - first) for first in range(0, n, WORKERS_A_PROCESS)]
+    processes = [context.Process(target=_work, args=(worker, share), daemon=True) for share in shares]
+    for process in processes:
+        process.start()
+    try:
+        yield [psutil.Process(process.pid) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def measure(
+    server: Server, store: RunStore, worker: WorkerSpec, n: int, sim: SimulatedEndpoint, warm_s: float, s: float
+) -> Figures:
+    """Return what `n` workers came to in `s` seconds, after they have all begun and `warm_s` have passed."""
+
+    def done() -> int:
+        row = server.watch.execute("SELECT count(*) FROM dialogues WHERE status = 'done'").fetchone()
+        return int(row[0]) if row else 0
+
+    def marks() -> tuple[float, Cost, float, float]:
+        client = sum(cpu_of(process) for process in processes)
+        return sim.stats()["calls"], server.cost(), client, cpu_of(psutil.Process(sim.process.pid))
+
+    with working(worker, n) as processes:
+        while server.connections() < 2 * n:
+            time.sleep(0.2)
+        time.sleep(warm_s)
+        dialogues, first = done(), marks()
+        with sampled_waits(server) as waits:
+            time.sleep(s)
+        last, connections = marks(), server.connections()
+        dialogues = done() - dialogues
+    samples = max(1, waits.pop("samples", 0))
+    return Figures(
+        n,
+        last[0] - first[0],
+        dialogues,
+        last[1].minus(first[1]),
+        last[2] - first[2],
+        last[3] - first[3],
+        {name: round(count / samples, 2) for name, count in waits.most_common(4)},
+        connections,
+    )
+
+
+@contextlib.contextmanager
+def empty_store(*settings: str) -> Iterator[tuple[Server, RunStore]]:
+    """Yield a server with an empty run state in it."""
+    with measured_server(*settings) as server:
+        store = RunStore(Database(server.postgres.dsn))
+        store.migrate()
+        yield server, store
+
+
+def calls(workers: Sequence[int], call_s: float, seconds: float, near_copies: bool) -> None:
+    """Print a line for each number of workers, and what is at rest in the end."""
+    options: dict[str, Any] = {"latency_s": call_s, "latency_sigma": 0.6, "models": [MODEL]}
+    print(HEAD)
+    with (
+        empty_store() as (server, store),
+        simulated_endpoint(answer_words=ANSWER_WORDS, **options) as sim,
+    ):
+        planned = round(sum(workers) * 51.2 / 12 * (seconds + 60 * call_s + 30))
+        run = capacity_run(store, planned, call_s, near_copies)
+        before = server.sizes()
+        worker = spec(store, run, Endpoint("simulated", sim.base_url))
+        for n in workers:
+            figures = measure(server, store, worker, n, sim, 48 * call_s, seconds)
+            print(figures.line(), flush=True)
+            store.run_ids()
+        sizes(server, before)
+    print(f"load average {os.getloadavg()[0]:.1f}")
+
+
+def sizes(server: Server, before: dict[str, tuple[int, int]]) -> None:
+    """Print what dialogues take at rest."""
+    server.watch.execute("VACUUM")
+    row = server.watch.execute(
+        "SELECT count(*) FILTER (WHERE status = 'done'), (SELECT count(*) FROM questions), "
+        "(SELECT count(*) FROM dialogues), (SELECT count(*) FROM turns) FROM dialogues"
+    ).fetchone()
+    assert row is not None
+    rows = {"dialogues": row[2], "turns": row[3], "questions": row[1]}
+    print(f"{row[0]} dialogues done")
+    for name, (table, indexes) in sorted(server.sizes().items(), key=lambda item: -sum(item[1])):
+        if table + indexes > 100_000:
+            per = f", {(table + indexes) / rows[name]:.0f} a row" if rows.get(name) else ""
+            print(f"  {name}: {table / 1e6:.1f} MB, indexes {indexes / 1e6:.1f} MB{per}")
+
+
+def main() -> None:
+    """Measure what the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("calls")
+    one.add_argument("--workers", type=int, nargs="+", default=[4])
+    one.add_argument("--call-s", type=float, default=0.5)
+    one.add_argument("--seconds", type=float, default=24.0)
+    one.add_argument("--exact-repeats", action="store_true", help="no refusal of near-copies")
+    arguments = parser.parse_args()
+    if arguments.command == "calls":
+        calls(arguments.workers, arguments.call_s, arguments.seconds, not arguments.exact_repeats)
+
+
+if __name__ == "__main__":
+    main()
