@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ import psutil
 import uvloop
 
 from bench.capacity_model import CALL_S, SLOTS
+from bench.rows_at_rest import fill, hold
 from bench.server_cost import Cost, Server, measured_server, sampled_waits
 from bench.workers import cpu_of
 from dlgforge_core.config import CoverageConfig, GenerationConfig, RunConfig
@@ -32,6 +32,7 @@ from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.generation.worker_thread import WorkerSpec, run_worker
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_core.store.worker_store import WorkerStore
 from tests.support.runs import MODEL, prepared, spec
 from tests.support.simulated_endpoint import SimulatedEndpoint, simulated_endpoint
 
@@ -56,13 +57,13 @@ class Figures:
 
     def line(self) -> str:
         """Return a line of the table."""
-        s, n = self.server, self.calls
-        waits = ", ".join(f"{name} {share:.2f}" for name, share in self.waits.items())
+        cost, n = self.server, self.calls
+        ms = [1e3 * cpu / n for cpu in (cost.cpu_s, cost.other_cpu_s, self.client_cpu_s, self.endpoint_cpu_s)]
+        rows = (cost.inserted + cost.updated + cost.deleted) / n
         return (
-            f"{self.workers:7}  {n / s.seconds:7.1f}  {1e3 * s.cpu_s / n:6.3f}  {1e3 * s.other_cpu_s / n:5.3f}  "
-            f"{1e3 * self.client_cpu_s / n:6.2f}  {1e3 * self.endpoint_cpu_s / n:8.2f}  {s.commits / n:7.2f}  "
-            f"{(s.inserted + s.updated + s.deleted) / n:5.2f}  {s.wal_bytes / n:8.0f}  {self.connections:11}  "
-            f"{waits}"
+            f"{self.workers:7}  {n / cost.seconds:7.1f}  {ms[0]:10.3f}  {ms[1]:11.3f}  {ms[2]:9.2f}  "
+            f"{ms[3]:11.2f}  {cost.commits / n:7.2f}  {rows:4.2f}  {cost.wal_bytes / n:9.0f}  "
+            f"{self.connections:11}  {', '.join(f'{name} {share:.2f}' for name, share in self.waits.items())}"
         )
 
 
@@ -109,7 +110,13 @@ def working(worker: WorkerSpec, n: int) -> Iterator[list[psutil.Process]]:
 
 
 def measure(
-    server: Server, store: RunStore, worker: WorkerSpec, n: int, sim: SimulatedEndpoint, warm_s: float, s: float
+    server: Server,
+    store: RunStore,
+    worker: WorkerSpec,
+    n: int,
+    sim: SimulatedEndpoint,
+    warm_s: float,
+    s: float,
 ) -> Figures:
     """Return what `n` workers came to in `s` seconds, after they have all begun and `warm_s` have passed."""
 
@@ -152,27 +159,69 @@ def empty_store(*settings: str) -> Iterator[tuple[Server, RunStore]]:
         yield server, store
 
 
-def calls(workers: Sequence[int], call_s: float, seconds: float, near_copies: bool) -> None:
-    """Print a line for each number of workers, and what is at rest in the end."""
+def calls(
+    workers: Sequence[int], call_s: float, seconds: float, near_copies: bool, done: int = 0, held: int = 0
+) -> None:
+    """Print a line for each number of workers, and what is at rest in the end.
+
+    With so many dialogues done before, and so many held by others.
+    """
     options: dict[str, Any] = {"latency_s": call_s, "latency_sigma": 0.6, "models": [MODEL]}
     print(HEAD)
     with (
-        empty_store() as (server, store),
+        empty_store("autovacuum=off" if held else "autovacuum=on") as (server, store),
         simulated_endpoint(answer_words=ANSWER_WORDS, **options) as sim,
     ):
         planned = round(sum(workers) * 51.2 / 12 * (seconds + 60 * call_s + 30))
         run = capacity_run(store, planned, call_s, near_copies)
-        before = server.sizes()
+        if done or held:
+            fill(server.watch, run.fingerprint, done)
+            # Statistics are of before workers have claimed: in a large plan they stay so for hours.
+            server.watch.execute("VACUUM ANALYZE")
+            hold(server.watch, run.run_id, done, held)
+            queries(store, run)
         worker = spec(store, run, Endpoint("simulated", sim.base_url))
         for n in workers:
             figures = measure(server, store, worker, n, sim, 48 * call_s, seconds)
             print(figures.line(), flush=True)
             store.run_ids()
-        sizes(server, before)
+        if not done and not held:
+            sizes(server)
     print(f"load average {os.getloadavg()[0]:.1f}")
 
 
-def sizes(server: Server, before: dict[str, tuple[int, int]]) -> None:
+def queries(store: RunStore, run: PreparedRun) -> None:
+    """Print how long what is asked of a run while it goes takes."""
+
+    async def asked() -> None:
+        async with WorkerStore(
+            store.database, run_id=run.run_id, fingerprint=run.fingerprint, lease_s=60.0
+        ) as worker:
+            asks: dict[str, Callable[[], Awaitable[object]]] = {
+                "taking over": worker.take_over,
+                "claim of 64": lambda: worker.claim(64),
+                "renewal of a lease": lambda: worker.heartbeat({}),
+                "unfinished": worker.unfinished,
+                "has a verdict": worker.has_verdict,
+            }
+            for name, ask in asks.items():
+                await ask()
+                started = time.monotonic()
+                await ask()
+                print(f"  {name}: {1e3 * (time.monotonic() - started):.1f} ms")
+
+    asyncio.run(asked())
+    looks: dict[str, Callable[[str], object]] = {
+        "progress": store.progress,
+        "fault of the judge": store.judge_fault,
+    }
+    for name, look in looks.items():
+        started = time.monotonic()
+        look(run.run_id)
+        print(f"  {name}: {1e3 * (time.monotonic() - started):.1f} ms")
+
+
+def sizes(server: Server) -> None:
     """Print what dialogues take at rest."""
     server.watch.execute("VACUUM")
     row = server.watch.execute(
@@ -197,9 +246,18 @@ def main() -> None:
     one.add_argument("--call-s", type=float, default=0.5)
     one.add_argument("--seconds", type=float, default=24.0)
     one.add_argument("--exact-repeats", action="store_true", help="no refusal of near-copies")
+    one.add_argument("--done", type=int, default=0, help="dialogues that were done before")
+    one.add_argument("--held", type=int, default=0, help="dialogues that others hold meanwhile")
     arguments = parser.parse_args()
     if arguments.command == "calls":
-        calls(arguments.workers, arguments.call_s, arguments.seconds, not arguments.exact_repeats)
+        calls(
+            arguments.workers,
+            arguments.call_s,
+            arguments.seconds,
+            not arguments.exact_repeats,
+            arguments.done,
+            arguments.held,
+        )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from dlgforge_core.llm.client import LlmClient, RequestRefusedError
 from dlgforge_core.prompting.templates import Templates
 from dlgforge_core.prompting.trace import Trace
 from dlgforge_core.scheduling.background import WorkResult
-from dlgforge_core.scheduling.budgets import used_up
+from dlgforge_core.scheduling.budgets import limited, used_up
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.scheduling.lease_keeper import LeaseKeeper
 from dlgforge_core.scheduling.rolling import Rolling
@@ -119,6 +119,7 @@ class Worker:
         )
         slots = self._context.slots
         store.write_is_awaited = lambda: not slots.all_wanted
+        store.counts_usage = limited(generation.run)
         self._usage = OpenUsage(client)
         store.usage_of = self._usage.of
         self._rolling: Rolling[Claim | _Held] = Rolling(self._carry, slots, generation.run.open_dialogues)

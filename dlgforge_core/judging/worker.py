@@ -26,7 +26,7 @@ from dlgforge_core.prompting.goal_verdicts import with_goal_schema
 from dlgforge_core.prompting.templates import SHIPPED, Templates
 from dlgforge_core.prompting.verdict_reading import judgement_from
 from dlgforge_core.scheduling.background import WorkResult
-from dlgforge_core.scheduling.budgets import used_up
+from dlgforge_core.scheduling.budgets import limited, used_up
 from dlgforge_core.scheduling.call_seed import call_seed
 from dlgforge_core.scheduling.call_slots import CallSlots
 from dlgforge_core.scheduling.lease_keeper import LeaseKeeper
@@ -120,6 +120,7 @@ class JudgingWorker:
         self._stop_reason: str | None = None
         self._started_at = time.time()
         store.write_is_awaited = lambda: not slots.all_wanted
+        store.counts_usage = limited(config)
         store.lease.on_doubt = self._keeper.doubt.set
         client.on_setback(slots.look_again)
         client.on_answer(self._check_budget)

@@ -17,6 +17,11 @@ class Budgets(Protocol):
         """US dollars."""
 
 
+def limited(budgets: Budgets) -> bool:
+    """Whether the section has any budget."""
+    return budgets.max_tokens is not None or budgets.max_cost is not None
+
+
 def used_up(section: str, budgets: Budgets, tokens: int, dollars: float) -> str | None:
     """Return which budget of the section is used up, as a reason to stop; None while none is."""
     for key, limit, amount in (

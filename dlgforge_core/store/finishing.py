@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dlgforge_core.store.attempts import SPARES
 
+HELD = "d.worker_id IS NOT DISTINCT FROM i.worker_id"
+"""Whether the worker that asks, of `i`, holds the dialogue `d`.
+
+Not a plain `=`, which the index of all leases would serve as well: by statistics of before workers had
+claimed, every write would go through what all workers hold.
+"""
+
 FOLDED = """
 folded AS (DELETE FROM outcomes f USING ended e WHERE f.dialogue_id = e.dialogue_id),
 lacking AS (
@@ -16,7 +23,7 @@ lacking AS (
 
 # A dialogue that was finished in this way is this write, repeated.
 FINISH_DIALOGUES = (
-    """
+    f"""
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, ended_by text, conversation jsonb, unjudged int,
@@ -28,7 +35,7 @@ ended AS (
         shortcomings = i.shortcomings, worker_id = NULL, judgement = i.conversation, goal_verdict = i.goal,
         ended_by = i.ended_by, ended_at = now(), usage = coalesce(i.usage, d.usage)
     FROM input i
-    WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.status = 'pending'
+    WHERE d.dialogue_id = i.dialogue_id AND {HELD} AND d.status = 'pending'
     RETURNING i.*
 ),"""
     + FOLDED

@@ -19,6 +19,7 @@ from dlgforge_core.database.group_writer import GroupWriter
 from dlgforge_core.errors import RunStoppedError, StoreError, UnstorableError
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store.lease import Lease
+from dlgforge_core.store.take_over import NOTE_LOST_LOCKS, TAKE_OVER
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class LeaseHolder(Generic[W]):
     ) -> None:
         self.write_is_awaited: Callable[[], bool] = lambda: True
         """Whether somebody waits for the next write; if not, writes gather a little longer."""
+        self.counts_usage = True
+        """Whether it matters what the other workers have used: only a budget is held against it."""
         self.lease = Lease(lease_s)
         """Whether calls may be made for what is claimed."""
         self._write = write
@@ -140,15 +143,20 @@ class LeaseHolder(Generic[W]):
         """Free what workers hold that are dead or whose lease expired; returns how many claims."""
 
         async def run(connection: AsyncConnection) -> int:
-            cursor = await connection.execute(sql.TAKE_OVER, {"me": self._worker_id})
+            cursor = await connection.execute(TAKE_OVER, {"me": self._worker_id})
             row = await cursor.fetchone()
             return int(row[0]) if row else 0
 
         return await self._control.run(run)
 
     async def take_over_and_count_usage(self) -> Used:
-        """`take_over`, then what the other workers of the run have published of what they used."""
+        """`take_over`, then what the other workers of the run have published of what they used.
+
+        Nothing where `counts_usage` is false: all workers reading of all others is a lot where they are many.
+        """
         await self.take_over()
+        if not self.counts_usage:
+            return Used()
 
         async def run(connection: AsyncConnection) -> Used:
             cursor = await connection.execute(sql.USED, {**self._of, "me": self._worker_id})
@@ -190,7 +198,7 @@ class LeaseHolder(Generic[W]):
         """
         if self._locked:
             return
-        await connection.execute(sql.NOTE_LOST_LOCKS)
+        await connection.execute(NOTE_LOST_LOCKS)
         cursor = await connection.execute(sql.TRY_WORKER_LOCK, {"me": self._worker_id})
         row = await cursor.fetchone()
         self._locked = bool(row and row[0])

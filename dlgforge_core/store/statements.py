@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dlgforge_core.database import lock_keys
 from dlgforge_core.store.attempts import SPARES
-from dlgforge_core.store.finishing import FOLDED
+from dlgforge_core.store.finishing import FOLDED, HELD
 
 # The advisory lock of a worker is held while it lives, and free when its connection is gone. It is taken
 # before the row can be seen, so that a worker without its lock is known to be dead.
@@ -31,57 +31,6 @@ WITH freed AS (UPDATE dialogues SET worker_id = NULL WHERE worker_id = %(me)s),
      unjudged AS (UPDATE judging_claims SET worker_id = NULL WHERE worker_id = %(me)s),
      ended AS (UPDATE workers SET ended_at = now() WHERE worker_id = %(me)s AND ended_at IS NULL)
 SELECT pg_advisory_unlock({lock_keys.WORKERS}, %(me)s)
-"""
-
-LOCK_GRACE_S = 5.0
-"""For how many seconds a lease outlives locks that the server has lost: the living take theirs again."""
-
-# Told by a worker whose session broke though it lives: others' sessions may have broken with it.
-NOTE_LOST_LOCKS = """
-INSERT INTO lost_locks (server_started_at, noticed_at) VALUES (pg_postmaster_start_time(), now())
-ON CONFLICT (only_row) DO UPDATE
-SET server_started_at = excluded.server_started_at, noticed_at = excluded.noticed_at
-"""
-
-# A worker is gone when its lease has expired or its lock is free; but a server that was restarted, has
-# recovered from a crash or has taken over from another one has forgotten the locks of the living. Then the
-# table has no row of this server's start, gets one now, and free locks say nothing until the grace is over.
-# The lock is only tried here, inside this statement's transaction; `ended_at` then keeps the worker from
-# renewing a lease it has lost.
-TAKE_OVER = f"""
-WITH known AS MATERIALIZED (
-    SELECT noticed_at FROM lost_locks WHERE server_started_at = pg_postmaster_start_time()
-),
-noticed AS (
-    INSERT INTO lost_locks (server_started_at, noticed_at)
-    SELECT pg_postmaster_start_time(), now() WHERE NOT EXISTS (SELECT FROM known)
-    ON CONFLICT (only_row) DO UPDATE
-    SET server_started_at = excluded.server_started_at, noticed_at = excluded.noticed_at
-),
-suspects AS MATERIALIZED (
-    SELECT worker_id, expires_at FROM workers WHERE ended_at IS NULL AND worker_id <> %(me)s
-),
-gone AS (
-    UPDATE workers w SET ended_at = now() FROM suspects s
-    WHERE w.worker_id = s.worker_id AND w.ended_at IS NULL
-      AND (s.expires_at < now()
-           OR (EXISTS (SELECT FROM known WHERE noticed_at < now() - interval '{LOCK_GRACE_S} seconds')
-               AND pg_try_advisory_xact_lock({lock_keys.WORKERS}, s.worker_id)))
-    RETURNING w.worker_id
-),
-freed AS (
-    UPDATE dialogues d SET worker_id = NULL FROM workers w
-    WHERE d.worker_id = w.worker_id AND d.worker_id IS NOT NULL
-      AND (w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM gone))
-    RETURNING 1
-),
-freed_claims AS (
-    UPDATE judging_claims c SET worker_id = NULL FROM workers w
-    WHERE c.worker_id = w.worker_id AND c.worker_id IS NOT NULL
-      AND (w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM gone))
-    RETURNING 1
-)
-SELECT (SELECT count(*) FROM freed) + (SELECT count(*) FROM freed_claims)
 """
 
 # What was picked becomes the worker's: of each the turns that were committed, and the outcomes of the turn
@@ -265,14 +214,14 @@ RESERVE_UNLIKE_QUESTIONS = _RESERVE.format(
     names=", normal_form, sketch, bands",
 )
 
-RECORD_OUTCOMES = """
+RECORD_OUTCOMES = f"""
 WITH owned AS MATERIALIZED (
     SELECT i.op, i.dialogue_id, i.turn_index, i.position, i.kind, i.data, i.usage
     FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS i (op int, worker_id int, dialogue_id text, turn_index int, position int, kind text, data jsonb,
               usage jsonb)
     JOIN dialogues d USING (dialogue_id)
-    WHERE d.worker_id = i.worker_id
+    WHERE {HELD}
     FOR SHARE OF d
 ),
 recorded AS (
@@ -286,7 +235,7 @@ SELECT op, NULL FROM owned
 
 # A turn that is already there, written by the same worker, is this write, repeated.
 COMMIT_TURNS = (
-    """
+    f"""
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, turn_index int, user_text text, assistant_text text,
@@ -305,7 +254,7 @@ ended AS (
         usage = coalesce(i.usage, d.usage),
         ended_at = CASE WHEN i.final THEN now() END
     FROM input i
-    WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.turns_done = i.turn_index
+    WHERE d.dialogue_id = i.dialogue_id AND {HELD} AND d.turns_done = i.turn_index
       AND d.status = 'pending'
     RETURNING i.*
 ),"""
@@ -324,7 +273,7 @@ SELECT i.op, NULL FROM input i JOIN turns t USING (dialogue_id, turn_index) WHER
 )
 
 # A dialogue that lacks no verdict any more, or is not to be judged again, is this write, repeated.
-AMEND_DIALOGUES = """
+AMEND_DIALOGUES = f"""
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, turns jsonb, conversation jsonb, unjudged int,
@@ -334,7 +283,7 @@ owned AS (
     UPDATE dialogues d SET worker_id = NULL, judgement = coalesce(i.conversation, d.judgement),
         goal_verdict = coalesce(i.goal, d.goal_verdict), usage = coalesce(i.usage, d.usage)
     FROM input i
-    WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.status = 'done'
+    WHERE d.dialogue_id = i.dialogue_id AND {HELD} AND d.status = 'done'
     RETURNING i.*
 ),
 judged AS (
@@ -356,7 +305,7 @@ WHERE d.status = 'done' AND u.again IS NOT TRUE
 
 # A dialogue that is already dropped is this write, repeated.
 DROP_DIALOGUES = (
-    """
+    f"""
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS t (op int, worker_id int, dialogue_id text, reason text, detail text, setup text,
@@ -366,7 +315,7 @@ ended AS (
     UPDATE dialogues d SET status = 'dropped', drop_reason = i.reason, drop_detail = i.detail,
         drop_setup = i.setup, worker_id = NULL, ended_at = now(), usage = coalesce(i.usage, d.usage)
     FROM input i
-    WHERE d.dialogue_id = i.dialogue_id AND d.worker_id = i.worker_id AND d.status = 'pending'
+    WHERE d.dialogue_id = i.dialogue_id AND {HELD} AND d.status = 'pending'
     RETURNING i.op, d.dialogue_id, i.spare
 ),
 freed AS (DELETE FROM questions q USING ended e WHERE q.dialogue_id = e.dialogue_id),

@@ -11,7 +11,7 @@ from dlgforge_core.database.database import Database
 from dlgforge_core.generation.worker_thread import WorkerThread
 from dlgforge_core.llm.endpoints import Endpoint
 from dlgforge_core.store.run_store import RunStore
-from dlgforge_core.store.statements import LOCK_GRACE_S
+from dlgforge_core.store.take_over import LOCK_GRACE_S
 from tests.chaos.harness import Book, driver, repeated
 from tests.support.postgres import tcp_postgres, wait_for_sessions_to_end
 from tests.support.runs import MODEL, planned, spec

@@ -14,7 +14,7 @@ import pytest
 from dlgforge_core.database.database import Database
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.store.run_store import RunStore
-from dlgforge_core.store.statements import LOCK_GRACE_S
+from dlgforge_core.store.take_over import LOCK_GRACE_S
 from dlgforge_core.store.worker_store import WorkerStore
 from tests.support.postgres import TcpPostgres, tcp_postgres
 from tests.support.runs import planned
