@@ -41,7 +41,9 @@ def nothing_is_left(job: LoneJob, parts: list[psutil.Process]) -> None:
     [pytest.param(False, marks=pytest.mark.nightly), True],
     ids=["supervisor", "supervisor and server"],
 )
-@pytest.mark.parametrize("on_ray", [False, True], ids=["in process", "on Ray"])
+@pytest.mark.parametrize(
+    "on_ray", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["in process", "on Ray"]
+)
 def test_a_job_whose_postgres_loses_its_supervisor_goes_on(
     project: Project, on_ray: bool, both: bool
 ) -> None:

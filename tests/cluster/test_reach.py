@@ -54,7 +54,7 @@ def servers(cluster: Cluster) -> list[psutil.Process]:
     return [process for process in found if "simulated_endpoint" in command_line(process)]
 
 
-@pytest.mark.parametrize("where", ["node", "outside"])
+@pytest.mark.parametrize("where", [pytest.param("node", marks=pytest.mark.nightly), "outside"])
 def test_the_job_runs_with_servers_that_only_its_workers_may_use(
     cluster: Cluster, desk: Machine, store: RunStore, managed: dict[str, Any], tmp_path: Path, where: str
 ) -> None:

@@ -149,22 +149,39 @@ def test_an_actor_elsewhere_can_ask_after_the_servers(servers: VllmManagedProvis
 
 
 @pytest.mark.parametrize(
-    ("name", "victim"),
-    [  # three for one replica: a fourth within ten minutes would exceed its budget of restarts
-        ("vllm-0", "server"),
-        ("vllm-0", "engine"),
-        ("vllm-0", "supervisor"),
-        ("vllm-1", "guard"),
-        ("vllm-1", "actor"),
+    "victims",
+    [  # by replica; three of one: a fourth within ten minutes would exceed its budget of restarts
+        {"vllm-0": "server", "vllm-1": "actor"},
+        {"vllm-0": "engine", "vllm-1": "guard"},
+        {"vllm-0": "supervisor"},
     ],
+    ids=lambda victims: " and ".join(victims.values()),
 )
-def test_a_killed_part_comes_back_at_another_address(
-    servers: VllmManagedProvisioner, name: str, victim: str
+def test_killed_parts_come_back_at_other_addresses(
+    servers: VllmManagedProvisioner, victims: dict[str, str]
 ) -> None:
-    assert len(servers.fleet.endpoints()) == 2
-    old = next(e for e in servers.fleet.endpoints() if e.name == name)
+    old = servers.fleet.endpoints()
+    assert len(old) == 2
+    ends: list[psutil.Process] = []
+    for chosen, others in [parts_of(servers, name, victim) for name, victim in victims.items()]:
+        chosen.kill()
+        ends += [chosen, *others]
+    seconds_until(lambda: not victims.keys() & {e.name for e in servers.fleet.endpoints()}, 60)
+    seconds_until(lambda: not alive(ends), 30)  # else a part of an old server lives on
+    took = seconds_until(lambda: len(servers.fleet.endpoints()) == 2, 240)
+    print(f"{victims}: healthy again {took:.1f} s after kill -9")
+    for before, now in zip(old, servers.fleet.endpoints(), strict=True):
+        assert now.name == before.name
+        assert (now.base_url != before.base_url) is (now.name in victims)
+        assert chat(now).status_code == 200
+
+
+def parts_of(
+    servers: VllmManagedProvisioner, name: str, victim: str
+) -> tuple[psutil.Process, list[psutil.Process]]:
+    """Return a part of a replica, and the processes that serve it, which must end with that part."""
     supervisor = psutil.Process(replica(servers, name).pid)
-    guard, server, *others = parts = supervisor.children(recursive=True)
+    guard, server, *others = serving = supervisor.children(recursive=True)
     chosen = {
         "server": server,
         "engine": next(p for p in others if "EngineCore" in command_line(p)),
@@ -173,14 +190,7 @@ def test_a_killed_part_comes_back_at_another_address(
         "actor": supervisor.parent(),
     }[victim]
     assert chosen is not None
-    chosen.kill()
-    seconds_until(lambda: name not in [e.name for e in servers.fleet.endpoints()], 60)
-    seconds_until(lambda: not alive([chosen, *parts]), 30)  # else a part of the old server lives on
-    took = seconds_until(lambda: len(servers.fleet.endpoints()) == 2, 240)
-    print(f"{victim}: healthy again {took:.1f} s after kill -9")
-    new = next(e for e in servers.fleet.endpoints() if e.name == name)
-    assert new.base_url != old.base_url
-    assert chat(new).status_code == 200
+    return chosen, serving
 
 
 def test_kill_9_of_the_driver_leaves_no_vllm(tiny_llama: Path) -> None:
