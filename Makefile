@@ -38,8 +38,10 @@ prompts: $(VENV)/.installed  ## what the models of a recipe would be told: make 
 
 test: test-parallel test-alone  ## unit, integration and end-to-end tests
 
+# One process more than there are cores, as a third of their time is waiting; four at most, for their memory.
 test-parallel: $(VENV)/.installed-dev  ## those that can run side by side, on all cores
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not alone" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min(4, len(os.sched_getaffinity(0)) + 1))') \
+	  --dist loadfile -m "not alone" $(PYTEST_ARGS)
 
 test-alone: $(VENV)/.installed-dev  ## those that need the machine to themselves
 	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)

@@ -89,6 +89,7 @@ def three_nodes() -> Iterator[Any]:
             nodes.shutdown()  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.nightly  # tests/cluster has whole machines vanish
 def test_a_node_killed_in_mid_run_costs_the_calls_in_flight(store: RunStore) -> None:
     assert not ray.is_initialized(), "this test comes before those that share a cluster"
     run = planned(store, 60, n_turns=3, concurrency=3, max_open_dialogues=3)

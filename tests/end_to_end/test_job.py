@@ -167,7 +167,7 @@ def test_kill_dash_nine_leaves_no_model_server_and_the_same_command_finishes_the
     project: Project,
 ) -> None:
     config = project.config(
-        run_config(EMBEDDED, total_samples=3, target_languages=["en"], n_turns=3, concurrency=2)
+        run_config(EMBEDDED, total_samples=2, target_languages=["en"], n_turns=3, concurrency=2)
     )
     dsn = embedded_dsn(project.home)  # held by this process, so that it can look while the job is dead
     store = RunStore(Database(dsn))
