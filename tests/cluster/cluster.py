@@ -100,7 +100,7 @@ class Cluster:
 
     def _wait_until_whole(self) -> None:
         whole = sorted(machine.name for machine in (self.head, *self.nodes))
-        wait_until(lambda: sorted(self.living()) == whole, 120, "the cluster is whole")
+        wait_until(lambda: sorted(self.living()) == whole, 300, "the cluster is whole")
 
     def living(self) -> list[str]:
         """Return the host names of the nodes that the head takes for living."""
