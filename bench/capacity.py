@@ -4,7 +4,8 @@ Real workers, several to a process, each with its own sessions, call a simulated
 slots and calls of 5 s; here time is scaled down to calls of `--call-s` with as many fewer slots, so that each
 worker still makes 51.2 calls a second: the groups in which it writes are as small as they would be. `calls`
 measures unit costs, or with several numbers of workers where calls a second stop to grow and what is waited
-for; `leases` what workers without calls cost; `growth` what rows at rest cost; `model` prints the arithmetic.
+for; with `--done` or `--held` beside rows at rest, or dialogues that others hold. `model` prints what the
+figures of docs/capacity.md come to.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import psutil
 import uvloop
 
-from bench.capacity_model import CALL_S, SLOTS
+from bench.capacity_model import CALL_S, MEASURED, SLOTS, tables
 from bench.rows_at_rest import fill, hold
 from bench.server_cost import Cost, Server, measured_server, sampled_waits
 from bench.workers import cpu_of
@@ -248,7 +249,10 @@ def main() -> None:
     one.add_argument("--exact-repeats", action="store_true", help="no refusal of near-copies")
     one.add_argument("--done", type=int, default=0, help="dialogues that were done before")
     one.add_argument("--held", type=int, default=0, help="dialogues that others hold meanwhile")
+    commands.add_parser("model")
     arguments = parser.parse_args()
+    if arguments.command == "model":
+        print(tables(MEASURED))
     if arguments.command == "calls":
         calls(
             arguments.workers,

@@ -36,8 +36,21 @@ class UnitCosts:
     """Server CPU for one worker's lease in a second, whatever the number of workers."""
     lease_cpu_us_a_pair_s: float
     """The part of it that each other worker of the run adds."""
-    event_bytes_a_run: float
-    events_a_run: float
+
+
+# Of `python -m bench.capacity calls` and `python -m bench.leases`; docs/capacity.md says when and where.
+MEASURED = UnitCosts(
+    calls_a_dialogue=12,
+    cpu_ms_a_call=0.93,
+    wal_bytes_a_call=2800,
+    commits_a_call=0.48,
+    rows_a_call=2.45,
+    bytes_a_dialogue=14_800,
+    near_copy_bytes_a_question=1130,
+    questions_a_dialogue=4,
+    lease_cpu_ms_a_worker_s=0.63,
+    lease_cpu_us_a_pair_s=4.3,
+)
 
 
 @dataclass(frozen=True)
@@ -114,3 +127,26 @@ def most_replicas(costs: UnitCosts, cores: float = HEADROOM * CORES) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if load(costs, middle).cores <= cores else (low, middle)
     return low
+
+
+def tables(costs: UnitCosts) -> str:
+    """Return what replicas and plans come to, as text."""
+    lines = ["replicas  calls/s  cores of PG  of it leases  WAL MB/s  commits/s  connections  first limit"]
+    for replicas in (10, 100, 1000):
+        one = load(costs, replicas)
+        lines.append(
+            f"{replicas:8}  {one.calls_s:7.0f}  {one.cores:11.2f}  {one.lease_cores:12.2f}  "
+            f"{one.wal_mb_s:8.1f}  {one.commits_s:9.0f}  {one.connections:11}  {one.first_limit}"
+        )
+    lines.append(f"{most_replicas(costs)} replicas take {HEADROOM:.0%} of {CORES} cores")
+    lines.append(
+        "dialogues      calls   at rest GB  of it near-copies  WAL GB  days by 10, 100, 1,000 replicas"
+    )
+    for dialogues in (1e6, 1e8):
+        one_plan = plan(costs, dialogues)
+        days = ", ".join(f"{one_plan.days(load(costs, replicas)):.3g}" for replicas in (10, 100, 1000))
+        lines.append(
+            f"{dialogues:9.0e}  {one_plan.calls:9.1e}  {one_plan.gb:11.0f}  {one_plan.near_copy_gb:17.0f}  "
+            f"{one_plan.wal_gb:6.0f}  {days}"
+        )
+    return "\n".join(lines)

@@ -105,9 +105,9 @@ def measure(workers: int, seconds: float, budget: bool) -> None:
             before = server.cost()
             time.sleep(seconds)
             cost = server.cost().minus(before)
-    each = 1e3 * cost.cpu_s / cost.seconds / workers
+    each = 1e3 * cost.backends_cpu_s / cost.seconds / workers
     print(
-        f"{workers:7}  {cost.cpu_s / cost.seconds:10.4f}  {each:13.3f}  "
+        f"{workers:7}  {cost.backends_cpu_s / cost.seconds:10.4f}  {each:13.3f}  "
         f"{cost.commits / cost.seconds / workers:18.2f}  {cost.wal_bytes / cost.seconds / workers:18.0f}",
         flush=True,
     )

@@ -49,6 +49,7 @@ def fill(connection: psycopg.Connection, fingerprint: str, done: int) -> None:
         "turns_done": _TURNS,
         "status": "done",
         "worker": None,
+        "usage": _USAGE,
         "fingerprint": fingerprint,
     }
     for first in range(1, done + 1, _CHUNK):
