@@ -53,6 +53,12 @@ def _pattern() -> re.Pattern[str]:
 
 
 @lru_cache(maxsize=1)
+def _texts_pattern() -> re.Pattern[str]:
+    # Without a group `findall` gives whole words: several times faster than a match object for each.
+    return re.compile(_pattern().pattern.replace("(?P<unspaced>", "(?:"))
+
+
+@lru_cache(maxsize=1)
 def _marks() -> str:
     # Python's \w has no combining marks, which are part of a word in Devanagari, Arabic and others.
     codes = (code for code in range(0x300, 0x1F000) if unicodedata.category(chr(code)) in ("Mn", "Mc"))
@@ -84,7 +90,13 @@ def compared_words(text: str) -> Iterator[Word]:
 
 def count_words(text: str) -> int:
     """Return the number of words in a text."""
-    return sum(1 for _ in _pattern().finditer(text))
+    return len(_texts_pattern().findall(text))
+
+
+def compared_texts(text: str) -> list[str]:
+    """Return the texts of `compared_words`."""
+    found: list[str] = _texts_pattern().findall(unicodedata.normalize("NFKC", text).casefold())
+    return found
 
 
 def joined(found: Sequence[Word]) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -219,6 +220,7 @@ def last_part(path: str) -> str:
     return PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
 
 
+@lru_cache(maxsize=4096)  # names of models, batches and documents come again and again
 def last_part_if_absolute(name: str) -> str:
     """Shorten a name that is an absolute path to its last part: the rest is of some machine."""
     if "://" in name or PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():

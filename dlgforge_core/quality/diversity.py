@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlgforge_core.common.questions import normal_form
-from dlgforge_core.common.words import Word, compared_words, joined
+from dlgforge_core.common.words import Word, compared_texts, compared_words, joined
 from dlgforge_core.dialogue import Dialogue, topic_of
 from dlgforge_core.store.near_duplicates import shingles
 
@@ -127,7 +127,7 @@ class MessageSample:
         """Return the figures of the sample; with `pairs` the most similar texts, under that name."""
         texts = self.texts
         figures: dict[str, Any] = {"messages": self.messages, "sampled": len(texts)}
-        words = [[word.text for word in compared_words(text)] for text in texts]
+        words = [compared_texts(text) for text in texts]
         figures |= {f"distinct_{n}": distinct(words, n) for n in range(1, MAX_N + 1)}
         compared = texts[:COMPARED]
         similar = similarities(compared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from dlgforge_core.common.words import compared_words, count_words, joined, words
+from dlgforge_core.common.words import compared_texts, compared_words, count_words, joined, words
 from tests.support.dialogues import any_text
 
 
@@ -45,3 +45,10 @@ def test_any_text_has_words_that_are_in_it(text: str) -> None:
     found = [word.text for word in words(text)]
     assert all(word in text for word in found)
     assert count_words(text) == len(found) <= len(text)
+
+
+@settings(deadline=None)
+@given(any_text)
+def test_texts_of_words_are_those_of_the_words(text: str) -> None:
+    assert compared_texts(text) == [word.text for word in compared_words(text)]
+    assert count_words(text) == len(list(words(text)))
