@@ -100,7 +100,14 @@ class Cluster:
 
     def _wait_until_whole(self) -> None:
         whole = sorted(machine.name for machine in (self.head, *self.nodes))
-        wait_until(lambda: sorted(self.living()) == whole, 300, "the cluster is whole")
+
+        def look() -> bool:
+            for node in self.nodes:  # where all is busy Ray's 30 s for a start are too few
+                if self._running[node.name].poll() is not None:
+                    self.start_node(node)
+            return sorted(self.living()) == whole
+
+        wait_until(look, 300, "the cluster is whole")
 
     def living(self) -> list[str]:
         """Return the host names of the nodes that the head takes for living."""
