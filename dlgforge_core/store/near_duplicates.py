@@ -15,9 +15,15 @@ that a question is never rejected for less.
   a test holds the numbers of this one.
 - **Bands**: a pair of similarity s shares one of b bands of r rows with probability 1 - (1 - s^r)^b
   (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, 3rd ed., section 3.4.2).
-- **Sketches** leave out most candidates that only happen to share a band, where they are kept: one bit of
-  each of 128 signature values. The bits of a pair of similarity s are equal with probability (1 + s) / 2
-  (Li, König: b-Bit Minwise Hashing, WWW 2010, with b = 1 and sets small among all possible shingles).
+- **Crowds**: in a dataset of very like questions ever more of them share a band by accident. Once more than
+  `CROWD` share one on average, a question that so many share a band with gets longer bands, which accidents
+  rarely share, in place of the usual ones. The questions found by the usual bands do not become more then,
+  and no near-copy hides: look-ups ask for both where there are both.
+- **Sketches and compact signatures** leave out most candidates that only happen to share a band, where they
+  are kept: b bits of each of 128 signature values. These are equal in a pair of similarity s with probability
+  s + (1 - s) / 2^b (Li, König: b-Bit Minwise Hashing, WWW 2010, for sets small among all possible shingles).
+  A sketch has b = 1 and costs least to compare; what passes it is compared by the signature, b = 4, which
+  questions of earlier versions lack.
 """
 
 from __future__ import annotations
@@ -37,12 +43,18 @@ from rensa import RMinHash  # type: ignore[import-untyped]
 RECALL = 0.97
 """Least share of pairs right at the threshold that share a band; more similar pairs are found more often."""
 
+CROWD = 64
+"""How many others may share a band with a question before longer bands cost less than to read them all."""
+
 _MOST_BANDS = 20  # each is an index entry of every question
 _MOST_ROWS = 8  # with more, fewer unrelated candidates are not worth the further bands
+_MOST_CROWDED_BANDS = 50  # where they are worth it
+_MOST_CROWDED_ROWS = 12
 _SEED = 1
 
-SKETCH_BITS = 128
-_SKETCH_DEVIATIONS = 3.0  # leaves out one in a thousand of the pairs right at the threshold
+COMPACT_VALUES = 128
+COMPACT_BITS = 4
+_DEVIATIONS = 3.0  # leaves out one in a thousand of the pairs right at the threshold
 
 _CODE_BITS = 21  # a Unicode code point fits, so that three of them in 64 bits are the shingle itself
 # Han, kana and Hangul syllables; ends included. No question of other scripts holds one.
@@ -60,19 +72,28 @@ class Banding:
     rows: int
 
 
-@lru_cache(maxsize=64)
 def banding_for(threshold: float) -> Banding:
     """Return the banding that finds pairs of similarity `threshold`, in (0, 1), with probability RECALL.
 
     It has the most rows, which keep unrelated pairs out, that `_MOST_BANDS` bands and `_MOST_ROWS` allow.
     """
+    return _banding(threshold, _MOST_BANDS, _MOST_ROWS)
+
+
+def crowded_banding_for(threshold: float) -> Banding:
+    """Return the longer bands of questions in a crowd, which are as sure to find such pairs."""
+    return _banding(threshold, _MOST_CROWDED_BANDS, _MOST_CROWDED_ROWS)
+
+
+@lru_cache(maxsize=64)
+def _banding(threshold: float, most_bands: int, most_rows: int) -> Banding:
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"a similarity threshold of {threshold} needs no bands; it must be between 0 and 1")
-    for rows in range(_MOST_ROWS, 0, -1):
+    for rows in range(most_rows, 0, -1):
         bands = math.ceil(math.log1p(-RECALL) / math.log1p(-(threshold**rows)))
-        if bands <= _MOST_BANDS:
+        if bands <= most_bands:
             return Banding(bands, rows)
-    raise ValueError(f"a similarity threshold of {threshold} is too low to be found by {_MOST_BANDS} bands")
+    raise ValueError(f"a similarity threshold of {threshold} is too low to be found by {most_bands} bands")
 
 
 def shingles(form: str) -> frozenset[str]:
@@ -105,10 +126,10 @@ def signatures(forms: Sequence[str], size: int) -> NDArray[np.uint32]:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What a question's near-copies are found by: hashes of its bands, and its sketch as hex digits."""
+    """What a question's near-copies are found by: hashes of its bands, and its compact signature as hex."""
 
     bands: list[int]
-    sketch: str
+    signature: str
 
 
 def marks(forms: Sequence[str], banding: Banding, salt: str) -> list[Marks]:
@@ -117,17 +138,25 @@ def marks(forms: Sequence[str], banding: Banding, salt: str) -> list[Marks]:
     Two forms share a hash when they share a band; hashes under another salt, of another band or of another
     version of the algorithm do not meet, but by accident. Hashes are signed and have 64 bits.
     """
-    values = signatures(forms, max(banding.bands * banding.rows, SKETCH_BITS))
-    sketches = np.packbits((values[:, :SKETCH_BITS] & 1).astype(np.uint8), axis=1)
+    values = signatures(forms, max(banding.bands * banding.rows, COMPACT_VALUES))
+    low = values[:, :COMPACT_VALUES]
+    planes = np.hstack([low >> np.uint32(bit) & 1 for bit in range(COMPACT_BITS)])
+    compact = np.packbits(planes.astype(np.uint8), axis=1)
     hashes = _band_hashes(values, banding, salt).tolist()
-    return [Marks(bands, sketch.tobytes().hex()) for bands, sketch in zip(hashes, sketches, strict=True)]
+    return [Marks(bands, bits.tobytes().hex()) for bands, bits in zip(hashes, compact, strict=True)]
 
 
-def greatest_distance(threshold: float) -> int:
-    """In how many bits the sketches of a pair of similarity `threshold` or more may differ."""
-    equal = (1.0 + threshold) / 2.0
-    deviation = math.sqrt(SKETCH_BITS * equal * (1.0 - equal))
-    return math.ceil(SKETCH_BITS * (1.0 - equal) + _SKETCH_DEVIATIONS * deviation)
+def band_hashes(forms: Sequence[str], banding: Banding, salt: str) -> list[list[int]]:
+    """Return the hashes of the bands of normal forms alone."""
+    values = signatures(forms, banding.bands * banding.rows)
+    return _band_hashes(values, banding, salt).tolist()  # type: ignore[no-any-return]
+
+
+def greatest_distance(threshold: float, bits: int = COMPACT_BITS) -> int:
+    """In how many values compact signatures of a pair of similarity `threshold` or more may differ."""
+    differs = (1.0 - threshold) * (1.0 - 0.5**bits)
+    deviation = math.sqrt(COMPACT_VALUES * differs * (1.0 - differs))
+    return math.ceil(COMPACT_VALUES * differs + _DEVIATIONS * deviation)
 
 
 def _band_hashes(values: NDArray[np.uint32], banding: Banding, salt: str) -> NDArray[np.int64]:

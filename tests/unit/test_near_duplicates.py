@@ -18,6 +18,7 @@ from dlgforge_core.store.near_duplicates import (
     RECALL,
     Banding,
     banding_for,
+    crowded_banding_for,
     greatest_distance,
     jaccard,
     marks,
@@ -76,7 +77,7 @@ def test_every_form_has_shingles_a_signature_and_bands(form: str) -> None:
     assert signatures([form], 16).shape == (1, 16)
     (mark,) = marks([form], Banding(4, 4), "s")
     assert len(mark.bands) == 4
-    assert len(mark.sketch) == 32
+    assert len(mark.signature) == 128
 
 
 @given(forms, forms)
@@ -128,12 +129,20 @@ def test_signatures_estimate_jaccard_without_bias() -> None:
 
 _GOLDEN = """
 import hashlib
-from dlgforge_core.store.near_duplicates import Banding, marks, signatures
+from dlgforge_core.store.near_duplicates import Banding, band_hashes, marks, signatures
 texts = ["how do i bake bread", "كيف أخبز الخبز", "怎样烤面包", ""]
 print(hashlib.sha256(signatures(texts, 160).astype("<u4").tobytes()).hexdigest()[:32])
-print(hashlib.sha256(repr(marks(texts, Banding(20, 8), "f")).encode()).hexdigest()[:32])
+made = marks(texts, Banding(20, 8), "f")
+print(hashlib.sha256(repr([(mark.bands, mark.signature[:32]) for mark in made]).encode()).hexdigest()[:32])
+print(hashlib.sha256(repr(made).encode()).hexdigest()[:32])
+print(hashlib.sha256(repr(band_hashes(texts, Banding(50, 12), "f")).encode()).hexdigest()[:32])
 """
-GOLDEN = ["945e1ca8544469dc9ca2c6aac46182b0", "be7d11e1d814f696583ed93b586a6156"]
+GOLDEN = [
+    "945e1ca8544469dc9ca2c6aac46182b0",
+    "4563e96303345d2fb098ded2dc58e850",
+    "4192e71476d374b542c122b365d26cac",
+    "ad415b31762bf23ed422901ec0ab9339",
+]
 
 
 def test_what_is_stored_is_the_same_in_every_process_and_version() -> None:
@@ -149,13 +158,15 @@ def candidate_probability(banding: Banding, similarity: float) -> float:
 
 @given(st.floats(0.5, 0.995))
 def test_a_banding_finds_pairs_at_the_threshold_and_stays_small(threshold: float) -> None:
-    banding = banding_for(threshold)
-    assert candidate_probability(banding, threshold) >= RECALL
-    assert 1 <= banding.bands <= 20
-    assert 1 <= banding.rows <= 8
-    if banding.bands > 1:
-        fewer = Banding(banding.bands - 1, banding.rows)
-        assert candidate_probability(fewer, threshold) < RECALL, "no band more than it takes"
+    usual, longer = banding_for(threshold), crowded_banding_for(threshold)
+    for banding, most_bands, most_rows in ((usual, 20, 8), (longer, 50, 12)):
+        assert candidate_probability(banding, threshold) >= RECALL
+        assert 1 <= banding.bands <= most_bands
+        assert 1 <= banding.rows <= most_rows
+        if banding.bands > 1:
+            fewer = Banding(banding.bands - 1, banding.rows)
+            assert candidate_probability(fewer, threshold) < RECALL, "no band more than it takes"
+    assert candidate_probability(longer, threshold / 2) < candidate_probability(usual, threshold / 2)
 
 
 def test_the_default_banding_leaves_unrelated_pairs_out() -> None:
@@ -188,29 +199,43 @@ def test_bands_are_shared_as_often_as_the_formula_says() -> None:
     assert met / 400 == pytest.approx(expected / 400, abs=0.03)
 
 
-def test_sketches_of_pairs_at_the_threshold_are_like_and_those_of_others_are_not() -> None:
+def differing(one: str, other: str, bits: int) -> int:
+    """In how many values the first so many planes of two compact signatures differ."""
+    differences = int(one, 16) ^ int(other, 16)
+    planes = [differences >> 128 * (3 - plane) & (1 << 128) - 1 for plane in range(bits)]
+    together = 0
+    for plane in planes:
+        together |= plane
+    return together.bit_count()
+
+
+@pytest.mark.parametrize(("bits", "unlike"), [(1, 0.2), (4, 0.01)])
+def test_compact_signatures_of_pairs_at_the_threshold_are_like_and_those_of_others_are_not(
+    bits: int, unlike: float
+) -> None:
     draw = np.random.default_rng(3)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz "))
     distances: dict[str, list[int]] = {"near": [], "far": []}
+    most = greatest_distance(0.8, bits)
     for changes, kind in ((2, "near"), (12, "far")):
         for _ in range(300):
             one = draw.choice(letters, 70)
             other = one.copy()
             other[draw.choice(70, changes, replace=False)] = draw.choice(letters, changes)
             pair = ["".join(one), "".join(other)]
-            a, b = (int(mark.sketch, 16) for mark in marks(pair, Banding(20, 8), "s"))
-            distance = (a ^ b).bit_count()
+            a, b = (mark.signature for mark in marks(pair, Banding(20, 8), "s"))
+            distance = differing(a, b, bits)
             distances[kind].append(distance)
             if jaccard(shingles(pair[0]), shingles(pair[1])) >= 0.8:
-                assert distance <= greatest_distance(0.8) + 4
-    assert np.mean(np.array(distances["near"]) <= greatest_distance(0.8)) > 0.99
-    assert np.mean(np.array(distances["far"]) <= greatest_distance(0.8)) < 0.2
+                assert distance <= most + 6
+    assert np.mean(np.array(distances["near"]) <= most) > 0.99
+    assert np.mean(np.array(distances["far"]) <= most) < unlike
 
 
 @given(st.floats(0.5, 0.99), st.floats(0.5, 0.99))
 def test_the_greater_the_threshold_the_smaller_the_distance(one: float, other: float) -> None:
     lower, higher = sorted([one, other])
-    assert 0 < greatest_distance(higher) <= greatest_distance(lower) < near_duplicates.SKETCH_BITS / 2
+    assert 0 < greatest_distance(higher) <= greatest_distance(lower) < near_duplicates.COMPACT_VALUES
 
 
 @settings(max_examples=25)
