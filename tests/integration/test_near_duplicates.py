@@ -23,8 +23,9 @@ from dlgforge_core.dialogue import DropReason
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.store import reservations
-from dlgforge_core.store.near_duplicates import jaccard, shingles
+from dlgforge_core.store.near_duplicates import Banding, jaccard, marks, shingles, signatures
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_core.store.statements import DISTANCE
 from dlgforge_core.store.worker_store import WorkerStore
 from tests.support.runs import planned
 
@@ -187,6 +188,63 @@ def test_a_group_waits_for_the_group_that_has_looked_but_not_yet_written(
             assert looked[1] - looked[0] > 0.25, "the other one had to wait for the first to be done"
 
     asyncio.run(main())
+
+
+def test_in_a_crowd_longer_bands_find_near_copies(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reservations, "CROWD", 0.1)
+    draw = random.Random(5)
+    words = [random_letters(n)[:6] for n in range(12)]
+    crowd = [" ".join(draw.choices(words, k=9)) for _ in range(120)]
+    kept: list[str] = []
+
+    async def body(w: WorkerStore, ids: list[str]) -> None:
+        for turn in range(15):
+            asked = crowd[8 * turn : 8 * turn + 8]
+            got = await asyncio.gather(*[reserved(w, d, turn, q) for d, q in zip(ids, asked, strict=True)])
+            kept.extend(question for question, own in zip(asked, got, strict=True) if own)
+        assert len(kept) > 100
+        refused = [await reserved(w, ids[0], 15, f"{question} so") for question in kept]
+        assert refused.count(False) >= len(kept) - 1
+
+    run = with_worker(store, body)
+    with store.connection() as connection:
+        rows = connection.execute("SELECT cardinality(bands), count(*) FROM questions GROUP BY 1").fetchall()
+        connection.execute("UPDATE dialogues SET worker_id = NULL")
+    lengths = dict(rows)
+    assert lengths[50] > 10
+    assert lengths[20] > 3
+
+    async def another() -> None:  # that has to learn that longer bands are kept
+        async with worker(store, run) as w:
+            (mine,) = await claimed(w, 1)
+            assert not await reserved(w, mine, 16, f"{kept[-1]} so")
+
+    asyncio.run(another())
+
+
+def test_near_copies_of_what_earlier_versions_kept_are_refused(store: RunStore) -> None:
+    async def body(w: WorkerStore, ids: list[str]) -> None:
+        assert await reserved(w, ids[0], 0, BREAD)
+        with store.connection() as connection:
+            connection.execute("UPDATE questions SET signature = NULL")
+        assert not await reserved(w, ids[1], 0, NEAR)
+        assert await reserved(w, ids[1], 0, FAR)
+
+    with_worker(store, body)
+
+
+def test_postgres_compares_compact_signatures_value_by_value(store: RunStore) -> None:
+    forms = [normal_form(question) for question in (BREAD, NEAR, FAR)]
+    low = signatures(forms, 160)[:, :128] & 15
+    ours = [mark.signature for mark in marks(forms, Banding(20, 8), "f")]
+    statement = (
+        f"SELECT {DISTANCE} FROM (SELECT %s::bit(512) AS signature) c, (SELECT %s::bit(512) AS signature) o"
+    )
+    with store.connection() as connection:
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            values = [f"x{ours[one]}", f"x{ours[other]}"]
+            row = connection.execute(statement.encode(), values).fetchone()
+            assert row == (int((low[one] != low[other]).sum()),)
 
 
 def test_groups_of_another_fingerprint_neither_wait_nor_collide(
