@@ -139,7 +139,7 @@ WITH owned AS MATERIALIZED (
         AS i (op int, worker_id int, dialogue_id text, turn_index int, position int, question text,
               question_key text{types})
     JOIN dialogues d USING (dialogue_id)
-    WHERE d.worker_id = i.worker_id
+    WHERE {held}
     FOR SHARE OF d
 ),
 fresh AS (
@@ -168,7 +168,7 @@ recorded AS (
 SELECT o.op, m.dialogue_id IS NOT NULL
 FROM owned o LEFT JOIN mine m USING (question_key, dialogue_id)
 """
-RESERVE_QUESTIONS = _RESERVE.format(taken="", types="", names="")
+RESERVE_QUESTIONS = _RESERVE.format(taken="", types="", names="", held=HELD)
 
 # Where near-copies are rejected as well, a group of reservations takes three steps in one transaction: the
 # lock, the look-up, and, for the questions that nobody has, the statement above with what later look-ups
@@ -199,7 +199,7 @@ WITH owned AS MATERIALIZED (
         AS i (op int, worker_id int, dialogue_id text, turn_index int, question_key text, bands bigint[],
               signature bit(512))
     JOIN dialogues d USING (dialogue_id)
-    WHERE d.worker_id = i.worker_id
+    WHERE {HELD}
     FOR SHARE OF d
 )
 SELECT o.op, same.own, sharing.n, sharing.forms,
@@ -228,6 +228,7 @@ RESERVE_UNLIKE_QUESTIONS = _RESERVE.format(
     taken=", i.normal_form, i.signature::bit(128) AS sketch, i.signature, i.bands",
     types=", normal_form text, signature bit(512), bands bigint[]",
     names=", normal_form, sketch, signature, bands",
+    held=HELD,
 )
 
 RECORD_OUTCOMES = f"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -43,12 +44,18 @@ def run(store: RunStore) -> PreparedRun:
 
 @pytest.mark.parametrize(
     "statement",
-    [sql.RECORD_OUTCOMES, sql.COMMIT_TURNS, sql.AMEND_DIALOGUES, sql.DROP_DIALOGUES, FINISH_DIALOGUES],
-    ids=["record", "commit", "amend", "drop", "finish"],
+    [
+        *(sql.RECORD_OUTCOMES, sql.COMMIT_TURNS, sql.AMEND_DIALOGUES, sql.DROP_DIALOGUES, FINISH_DIALOGUES),
+        *(sql.RESERVE_QUESTIONS, sql.FIND_CANDIDATES, sql.RESERVE_UNLIKE_QUESTIONS),
+    ],
+    ids=["record", "commit", "amend", "drop", "finish", "reserve", "find", "reserve unlike"],
 )
 def test_a_write_finds_its_dialogue_by_key(store: RunStore, run: PreparedRun, statement: str) -> None:
     """Whatever the statistics: the index of leases has what all workers hold."""
-    numbered = statement.replace("%(rows)s", "$1").replace("%(attempts)s", "$2")
+    names: dict[str, int] = {}
+    numbered = re.sub(
+        r"%\((\w+)\)s", lambda match: f"${names.setdefault(match[1], len(names) + 1)}", statement
+    )
     with store.connection() as connection:
         connection.execute(sql.BY_KEY_ONLY)
         rows = connection.execute(f"EXPLAIN (GENERIC_PLAN) {numbered}".encode()).fetchall()
