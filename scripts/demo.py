@@ -55,7 +55,8 @@ def main(config: str = CONFIG) -> int:
 
 def show(folder: Path, seconds: float) -> None:
     """Print the dataset's files and a few of its dialogues, of different languages."""
-    dialogues = [json.loads(line) for line in (folder / "data/sharegpt/train.jsonl").open(encoding="utf-8")]
+    files = sorted((folder / "data/sharegpt").glob("train*.jsonl"))
+    dialogues = [json.loads(line) for path in files for line in path.open(encoding="utf-8")]
     by_language: dict[str, list[dict[str, Any]]] = {}
     for dialogue in dialogues:
         by_language.setdefault(dialogue["language"], []).append(dialogue)

@@ -254,6 +254,12 @@ class DatasetFilesConfig(ConfigModel):
         {"train": 1.0},
         description="Share of each split; together 1. All dialogues on one seed topic are in one split.",
     )
+    max_shard_dialogues: int = Field(
+        50_000,
+        ge=1,
+        description="Dialogues of a file. A split with more is written in several files, as many at once as "
+        "there are cores: train-00000-of-00012.jsonl, and so on.",
+    )
     filters: FiltersConfig = Field(FiltersConfig(), description="What stays out of the dataset.")
     semantic_dedup: SemanticDedupConfig = Field(
         SemanticDedupConfig(), description="Leaving out dialogues that open alike in other words."

@@ -78,6 +78,7 @@ class CardFacts:
             self.context,
             tools=self.tools,
             passages=self.context.passages and bool(self.figures.passage_texts),
+            sharded=any("*" in path for files in self.files.values() for path in files.values()),
             siblings=len(self.saving.formats) > 1,
             opened=bool(self.figures.dialogues.opened),
             roles=list(self.figures.models),
@@ -282,11 +283,21 @@ def _loading(facts: CardFacts) -> Iterator[list[str]]:
     yield [*lines, "```"]
     listed = ", ".join(f"`{name}`" for name in facts.files)
     yield [
-        f"Configurations: {listed}. Each holds the same dialogues in the same order{_partial(facts)}, one "
-        f"file a split: `data/<configuration>/<split>`. Figures of the whole are in `{STATS_NAME}`."
+        f"Configurations: {listed}. Each holds the same dialogues in the same order{_partial(facts)}, "
+        f"{_layout(facts)}. Figures of the whole are in `{STATS_NAME}`."
     ]
     for name in facts.files:
         yield from FORMATS[name].notes(facts.format_context)
+
+
+def _layout(facts: CardFacts) -> str:
+    if not facts.format_context.sharded:
+        return "one file a split: `data/<configuration>/<split>`"
+    most = counted(facts.saving.max_shard_dialogues, "dialogue")
+    return (
+        f"in files of {most} at most: `data/<configuration>/<split>`, and of a split with more "
+        "`<split>-00000-of-00012` and so on"
+    )
 
 
 def _partial(facts: CardFacts) -> str:

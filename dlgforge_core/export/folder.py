@@ -19,11 +19,14 @@ from pathlib import Path
 from dlgforge_core.common.file_lock import holders, wait_for_lock
 from dlgforge_core.common.owned_files import open_owned
 from dlgforge_core.errors import DlgforgeError
+from dlgforge_core.export.filters import EmptyDatasetError
 
 LOCK_NAME = ".lock"
 LOCK_TIMEOUT_S = 60.0
 """Files are moved under the lock, and made before it is taken."""
 WRITING_PREFIX = ".writing-"
+SHARDS = "shards"
+"""In a temporary folder, those that are written; names with a dot are not whole."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -35,18 +38,43 @@ def make_private(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder in `folder`, so that moving out is a rename; remove what dead writers left."""
+    """Yield a temporary folder in `folder`, so that moving out is a rename; remove what dead writers left.
+
+    But for the shards that they had finished: those are in the new one. Several that are there when writing
+    fails stay for the next.
+    """
     with locked(folder):
-        for left in folder.glob(f"{WRITING_PREFIX}*"):
-            _remove_unless_in_use(left)
+        lefts = list(folder.glob(f"{WRITING_PREFIX}*"))
         writing = Path(tempfile.mkdtemp(prefix=WRITING_PREFIX, dir=folder))
         in_use = os.open(writing, os.O_RDONLY)
         fcntl.flock(in_use, fcntl.LOCK_EX)
+        (writing / SHARDS).mkdir()
+        for left in lefts:
+            _take_over_unless_in_use(left, writing)
     try:
         yield writing
-    finally:
+    except EmptyDatasetError:
         shutil.rmtree(writing, ignore_errors=True)
+        raise
+    except BaseException:
+        _keep_shards(writing)
+        raise
+    else:
+        shutil.rmtree(writing, ignore_errors=True)
+    finally:
         os.close(in_use)
+
+
+def _keep_shards(writing: Path) -> None:
+    """Remove all but the finished shards, where there are several."""
+    several = len(list((writing / SHARDS).glob("[!.]*"))) > 1
+    for path in list(writing.iterdir()):
+        if path.is_file():
+            path.unlink()
+        elif path.name != SHARDS or not several:
+            shutil.rmtree(path, ignore_errors=True)
+    if not several:
+        shutil.rmtree(writing, ignore_errors=True)
 
 
 def move_into_place(writing: Path, folder: Path, names: Sequence[str], ours: Sequence[str]) -> None:
@@ -123,11 +151,15 @@ def _rename_exchange(one: Path, other: Path) -> bool:
     return done == 0
 
 
-def _remove_unless_in_use(left: Path) -> None:
+def _take_over_unless_in_use(left: Path, writing: Path) -> None:
     with contextlib.suppress(OSError):  # in use, or gone by now
         descriptor = os.open(left, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                for shard in (left / SHARDS).glob("[!.]*"):
+                    with contextlib.suppress(OSError):  # there is one of its name
+                        os.rename(shard, writing / SHARDS / shard.name)
             shutil.rmtree(left, ignore_errors=True)
         finally:
             os.close(descriptor)

@@ -19,7 +19,8 @@ class FormatContext:
     `tools`: the assistant had some, by `definitions` those called by name, by `offered` those it could call;
     with `arguments` as text or as objects in OpenAI messages; `reasoning`: where that of the assistant goes;
     `passages`: their texts stand before the questions; `renamed`: new names of columns; `roles`: those whose
-    models are named; `siblings`: there are files of other formats, too; `opened`: the assistant opened some
+    models are named; `siblings`: there are files of other formats, too; `sharded`: splits have several
+    files; `opened`: the assistant opened some
     dialogues; `optional`: the columns that not every dataset has; `min_margin`: the least difference in
     score of two answers that are a pair.
     """
@@ -28,6 +29,7 @@ class FormatContext:
     tools: bool = False
     passages: bool = False
     siblings: bool = False
+    sharded: bool = False
     optional: OptionalColumns = NO_OPTIONAL_COLUMNS
     opened: bool = False
     definitions: Mapping[str, Record] = field(default_factory=dict)

@@ -72,9 +72,10 @@ class Format:
         """Return the new names of its columns."""
         return context.renamed if self.name in RENAMED_COLUMNS else {}
 
-    def file_name(self, split: str, suffix: str = "") -> str:
-        """Return the path of a split's file in a dataset folder."""
-        return f"data/{self.name}/{split}.{suffix or self.suffix}"
+    def file_name(self, split: str, suffix: str = "", number: int = 0, of: int = 1) -> str:
+        """Return the path of a split's file in a dataset folder, or of shard `number` of several."""
+        shard = f"-{number:05d}-of-{of:05d}" if of > 1 else ""
+        return f"data/{self.name}/{split}{shard}.{suffix or self.suffix}"
 
     def written(self, dialogue: Dialogue, context: FormatContext) -> Iterator[Record]:
         """Yield the records of a dialogue, their columns renamed."""
@@ -136,6 +137,8 @@ def _sharegpt_tools_notes(context: FormatContext) -> Iterator[list[str]]:
         '`{"file_name": "<path>/data/sharegpt_tools/train.jsonl", "formatting": "sharegpt", "columns":',
         '{"messages": "conversations", "system": "system", "tools": "tools"}}`.',
     ]
+    if context.sharded:
+        yield ["Of a split with several files it takes an entry for each."]
     if context.opened:
         yield [
             "There the messages are left out with which the assistant opened conversations: the user must",
@@ -145,10 +148,11 @@ def _sharegpt_tools_notes(context: FormatContext) -> Iterator[list[str]]:
 
 def _parquet_notes(context: FormatContext) -> Iterator[list[str]]:
     if context.siblings:
+        name = "train-*" if context.sharded else "train"
         yield [
             "`load_dataset` reads one kind of file in a folder. So the configuration `parquet` is read from",
             "`data/parquet/<split>.jsonl`, the same rows as in the Parquet files. Those themselves:",
-            '`load_dataset("parquet", data_files={"train": "path/data/parquet/train.parquet"})`.',
+            f'`load_dataset("parquet", data_files={{"train": "path/data/parquet/{name}.parquet"}})`.',
         ]
 
 

@@ -40,6 +40,15 @@ class PreferenceFigures:
             if len(turn.details.candidates) > 1:
                 self._add(turn)
 
+    def merge(self, other: PreferenceFigures) -> None:
+        """Count those of another part in."""
+        self.turns += other.turns
+        self.candidates += other.candidates
+        self.revised += other.revised
+        self.margins.update(other.margins)
+        self.without.update(other.without)
+        self.tools |= other.tools
+
     def _add(self, turn: Turn) -> None:
         candidates = turn.details.candidates
         self.turns += 1

@@ -62,6 +62,7 @@ class Scrubber:
 
     def __init__(self, secrets: Iterable[str] = (), folders: Iterable[str] = ()) -> None:
         self._secrets = tuple(sorted(set(secrets), key=lambda secret: (-len(secret), secret)))
+        self.known = (self._secrets, tuple(sorted(folders := set(folders))))
         self._folders = _any_of(folders, r"(?<![\w.]){}(?:/[^\s\"'<>`|]*|(?![\w.-]))")
 
     def text(self, text: str) -> str:
@@ -87,14 +88,7 @@ class Scrubber:
     def dialogue(self, dialogue: Dialogue) -> Dialogue:
         """`dialogue` as it may be exported; call ids are numbered anew, and unique within it."""
         plan = dialogue.plan
-        topic = SeedTopic(
-            self.text(plan.topic.id),
-            plan.topic.language,
-            self.text(plan.topic.topic),
-            None,
-            self.text(last_part_if_absolute(plan.topic.batch)),
-            self._arguments(plan.topic.metadata),
-        )
+        topic = self.topic(plan.topic)
         turns = []
         n_calls = 0
         for turn in dialogue.turns:
@@ -119,6 +113,17 @@ class Scrubber:
                 for mark in dialogue.marks
             ),
             models={role: self.text(last_part_if_absolute(model)) for role, model in dialogue.models.items()},
+        )
+
+    def topic(self, topic: SeedTopic) -> SeedTopic:
+        """`topic` as it may be exported."""
+        return SeedTopic(
+            self.text(topic.id),
+            topic.language,
+            self.text(topic.topic),
+            None,
+            self.text(last_part_if_absolute(topic.batch)),
+            self._arguments(topic.metadata),
         )
 
     def _turn(self, turn: Turn, n_calls: int) -> Turn:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,23 +15,20 @@ from dlgforge_core.config.saving import DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue, Turn, TurnDetails
 from dlgforge_core.export.format_context import FormatContext, Record
 from dlgforge_core.export.formats import FORMATS, Format
-from dlgforge_core.export.records import clean
 
 # A row group is held in memory until it is written: this many rows, or about this much text.
 ROW_GROUP_ROWS = 2_000
 ROW_GROUP_CHARS = 16_000_000
 
 
-Records = Callable[[Dialogue], Iterable[Record]]
-
-
 class Sink(Protocol):
-    """What writes dialogues to a file; `name` is its path in the dataset's folder."""
+    """What writes dialogues to a file of a format; `suffix` is that of its name."""
 
-    name: str
+    format: str
+    suffix: str
 
-    def write(self, dialogue: Dialogue) -> int:
-        """Write the rows of a dialogue; returns how many there are."""
+    def write(self, dialogue: Dialogue, records: Sequence[Record]) -> None:
+        """Write the rows of a dialogue."""
         ...
 
     def close(self) -> None:
@@ -43,20 +39,17 @@ class Sink(Protocol):
 def open_sinks(
     stack: contextlib.ExitStack, folder: Path, saving: DatasetFilesConfig, context: FormatContext
 ) -> dict[str, list[Sink]]:
-    """Open the files of every format for each split in `folder`; `stack` closes them."""
+    """Open `<format>.<suffix>` of every format in `folder`, by format; `stack` closes them."""
     sinks: dict[str, list[Sink]] = {}
-    for split in saving.splits:
-        for form in formats_of(saving):
-            records = functools.partial(form.written, context=context)
-            (folder / form.file_name(split)).parent.mkdir(parents=True, exist_ok=True)
-            made: list[Sink] = []
-            if form.schema is not None:
-                made.append(_ParquetSink(folder, form.file_name(split), form.schema(context), records))
-            if form.schema is None or has_twin(form, saving):
-                made.append(_JsonlSink(folder, form.file_name(split, "jsonl"), records))
-            for sink in made:
-                stack.callback(sink.close)
-            sinks.setdefault(split, []).extend(made)
+    for form in formats_of(saving):
+        made: list[Sink] = []
+        if form.schema is not None:
+            made.append(_ParquetSink(folder, form.name, form.schema(context)))
+        if form.schema is None or has_twin(form, saving):
+            made.append(_JsonlSink(folder, form.name))
+        for sink in made:
+            stack.callback(sink.close)
+        sinks[form.name] = made
     return sinks
 
 
@@ -71,38 +64,35 @@ def has_twin(form: Format, saving: DatasetFilesConfig) -> bool:
 
 
 class _JsonlSink:
-    def __init__(self, folder: Path, name: str, records: Records) -> None:
-        self.name = name
-        self._records = records
-        self._file = (folder / name).open("wb")
+    suffix = "jsonl"
 
-    def write(self, dialogue: Dialogue) -> int:
-        rows = 0
-        for record in self._records(dialogue):
-            self._file.write(orjson.dumps(clean(record), option=orjson.OPT_APPEND_NEWLINE))
-            rows += 1
-        return rows
+    def __init__(self, folder: Path, name: str) -> None:
+        self.format = name
+        self._file = (folder / f"{name}.{self.suffix}").open("wb")
+
+    def write(self, dialogue: Dialogue, records: Sequence[Record]) -> None:
+        for record in records:
+            self._file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
     def close(self) -> None:
         self._file.close()
 
 
 class _ParquetSink:
-    def __init__(self, folder: Path, name: str, schema: pa.Schema, records: Records) -> None:
-        self.name = name
-        self._records = records
+    suffix = "parquet"
+
+    def __init__(self, folder: Path, name: str, schema: pa.Schema) -> None:
+        self.format = name
         self._schema = schema
-        self._writer = pq.ParquetWriter(folder / name, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(folder / f"{name}.{self.suffix}", self._schema, compression="zstd")
         self._rows: list[Record] = []
         self._chars = 0
 
-    def write(self, dialogue: Dialogue) -> int:
-        rows = list(map(clean, self._records(dialogue)))
-        self._rows.extend(rows)
+    def write(self, dialogue: Dialogue, records: Sequence[Record]) -> None:
+        self._rows.extend(records)
         self._chars += sum(_size(turn) for turn in dialogue.turns)
         if len(self._rows) >= ROW_GROUP_ROWS or self._chars >= ROW_GROUP_CHARS:
             self._flush()
-        return len(rows)
 
     def _flush(self) -> None:
         if self._rows:

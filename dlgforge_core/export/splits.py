@@ -52,9 +52,13 @@ class SplitAssigner:
 
     def split_of(self, topic: SeedTopic) -> str:
         """Return the split of a topic that was added. Raises KeyError for another."""
+        return self.split_of_id(topic.id)
+
+    def split_of_id(self, topic_id: str) -> str:
+        """Return the split of the topics with an id. Raises KeyError where none was added."""
         if self._cuts is None:
             self._cuts = self._make_cuts()
-        group = self._find(keyed_hash(f"id\0{topic.id}"))
+        group = self._find(keyed_hash(f"id\0{topic_id}"))
         return self._names[bisect.bisect_right(self._cuts, _position(group))]
 
     def _find(self, node: int) -> int:

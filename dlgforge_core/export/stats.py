@@ -75,6 +75,25 @@ class DatasetFigures:
             self.passages += len(evidence)
             self.passage_texts += sum(bool(item.text) for item in evidence)
 
+    def merge(self, other: DatasetFigures) -> None:
+        """Count the dialogues of another part in."""
+        for part in ("dialogues", "diversity", "sizes", "preferences"):
+            getattr(self, part).merge(getattr(other, part))
+        for counts in ("by_language", "by_split", "turns_by_split", "reasons", "given", "cited"):
+            getattr(self, counts).update(getattr(other, counts))
+        for number in ("passages", "passage_texts", "judged", "off_topic"):
+            setattr(self, number, getattr(self, number) + getattr(other, number))
+        for mine, others in (
+            (self.language_by_split, other.language_by_split),
+            (self.by_attribute, other.by_attribute),
+        ):
+            for name, counted in others.items():
+                mine.setdefault(name, Counter()).update(counted)
+        for role, models in other.models.items():
+            self.models.setdefault(role, set()).update(models)
+        for role, used in other.usage.items():
+            self.usage[role] = self.usage.get(role, RoleUsage()) + used
+
     def to_json(self) -> dict[str, Any]:
         """As plain data; keys and order are the same for the same dialogues."""
         figures = self.dialogues

@@ -134,6 +134,13 @@ class MessageSizes:
                 self.words[role] += count_words(text)
                 self.tokens[role] += self.counter.count(text)
 
+    def merge(self, other: MessageSizes) -> None:
+        """Count those of another part in."""
+        self.words.update(other.words)
+        self.tokens.update(other.tokens)
+        self.messages += other.messages
+        self.openings += other.openings
+
     def to_json(self) -> dict[str, Any]:
         """As plain data: sums and means, of questions and answers apart."""
         return {

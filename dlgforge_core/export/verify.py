@@ -46,11 +46,11 @@ def verify_dataset(folder: Path) -> dict[str, int]:
     for name, form in FORMATS.items():
         topics: dict[str, str] = {}
         for path in sorted((folder / "data" / name).glob(f"*.{form.suffix}")):
-            here = counts.setdefault(name, {})
-            here[path.stem] = 0
+            here, split = counts.setdefault(name, {}), _split_of(path)
+            here.setdefault(split, 0)
             for seed in _seeds(form, path, renamed):
-                here[path.stem] += 1
-                if seed is not None and topics.setdefault(seed, path.stem) != path.stem:
+                here[split] += 1
+                if seed is not None and topics.setdefault(seed, split) != split:
                     raise DatasetError(f"{path}: seed topic {seed!r} is in the split {topics[seed]}, too")
     if not counts:
         raise DatasetError(f"{folder} holds no dataset; its files would be data/<format>/<split>.jsonl")
@@ -74,10 +74,18 @@ def read_stats(folder: Path) -> dict[str, Any]:
 
 def _compare_twins(folder: Path, form: Format, counts: Mapping[str, int]) -> None:
     """Hold the JSONL files that stand beside Parquet files against those."""
-    for twin in (folder / "data" / form.name).glob("*.jsonl"):
+    twins: dict[str, tuple[Path, int]] = {}
+    for twin in sorted((folder / "data" / form.name).glob("*.jsonl")):
         n = sum(1 for _ in _jsonl(twin, lambda record: form.problem(record, {})))
-        if n != (there := counts.get(twin.stem)):
+        twins[_split_of(twin)] = (twin, twins.get(_split_of(twin), (twin, 0))[1] + n)
+    for split, (twin, n) in twins.items():
+        if n != (there := counts.get(split)):
             raise DatasetError(f"{twin} has {n} rows, and the Parquet file beside it {there}")
+
+
+def _split_of(path: Path) -> str:
+    """Return the split of a file or of a shard, <split>-00000-of-00012: names of splits have no dash."""
+    return path.stem.partition("-")[0]
 
 
 def _compare(folder: Path, counts: Mapping[str, Mapping[str, int]], stats: Mapping[str, Any]) -> None:
@@ -89,12 +97,20 @@ def _compare(folder: Path, counts: Mapping[str, Mapping[str, int]], stats: Mappi
                 f"the files in {folder} hold different numbers of dialogues: "
                 f"{_shown(first, counts[first])}; {_shown(name, by_split)}"
             )
-    stated = {name: {f["split"]: f["dialogues"] for f in files} for name, files in _formats(stats)}
+    stated = {name: _stated(files, FORMATS[name].suffix) for name, files in _formats(stats)}
     if stated and stated != counts:
         raise DatasetError(
             f"{folder / STATS_NAME} tells of other files than there are: "
             + "; ".join(_shown(name, by_split) for name, by_split in stated.items())
         )
+
+
+def _stated(files: list[dict[str, Any]], suffix: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for file in files:
+        if file["file"].endswith(f".{suffix}"):
+            counts[file["split"]] = counts.get(file["split"], 0) + file["dialogues"]
+    return counts
 
 
 def _formats(stats: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:

@@ -5,7 +5,7 @@ The layout is one that Hugging Face's `load_dataset(folder, <format>)` reads:
     README.md              the dataset card; its header names the files of every configuration and split
     dataset_stats.json     figures, and each file with its size and SHA-256
     plots/*.svg
-    data/<format>/<split>.jsonl (or .parquet)
+    data/<format>/<split>.jsonl (or .parquet), or <split>-00000-of-00012.jsonl and so on
 
 `load_dataset` takes one builder for all configurations of a folder, that of the first one's files. So where
 there are JSONL formats as well, the rows of the Parquet files stand beside them as JSONL, and the card names
@@ -14,17 +14,17 @@ those for the configuration `parquet`.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import itertools
 import json
 import os
-import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from dlgforge_core.common.cpus import available_cpus
+from dlgforge_core.common.processes import spread
 from dlgforge_core.config.saving import DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
@@ -37,15 +37,16 @@ from dlgforge_core.export.plots import dataset_plots
 from dlgforge_core.export.preference_figures import PreferenceFigures
 from dlgforge_core.export.records import clean
 from dlgforge_core.export.scrub import Scrubber, last_part_if_absolute, machine_folders, secrets_of
-from dlgforge_core.export.shown import shown
-from dlgforge_core.export.sinks import formats_of, has_twin, open_sinks
-from dlgforge_core.export.splits import SplitAssigner
+from dlgforge_core.export.shards import Shard, ShardWriter, WrittenShard, shards_of
+from dlgforge_core.export.sinks import formats_of, has_twin
 from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
-from dlgforge_core.export.token_counts import MessageSizes, token_counter
+from dlgforge_core.export.token_counts import MessageSizes
 from dlgforge_core.quality.figures import DialogueFigures
 from dlgforge_core.usage import Usage
 
-_SPOOL_NAME = "spool"
+_WORTH_A_PROCESS = 1_000
+"""Dialogues of a shard; a process takes a second or two to start."""
+_MOST_PROCESSES = 8
 # What an earlier writing may have left and this one did not write.
 OURS = (
     "plots/*.svg",
@@ -63,6 +64,13 @@ class DatasetFile:
     dialogues: int
     bytes: int
     sha256: str
+
+    @property
+    def pattern(self) -> str:
+        """Return the name, or what all shards of the split are named like."""
+        folder, _, name = self.name.rpartition("/")
+        stem, _, suffix = name.rpartition(".")
+        return f"{folder}/{self.split}-*.{suffix}" if stem != self.split else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +128,9 @@ def write_dataset(
     The texts of passages are those that the evidence of `dialogues` carries. What is in `secrets` (by default
     this process's) is struck out everywhere.
 
-    `dialogues` is read once; with more than one split it is kept on disk between. Memory grows with the seed
-    topics, languages and documents, not with the dialogues. Files are written in a temporary folder inside
+    `dialogues` is read once, and kept on disk between. Memory grows with the seed topics, languages and
+    documents, not with the dialogues. Files are the same from any number of processes. When the same is
+    written again after a kill, the shards that were finished are kept. Files are written in a temporary folder inside
     `folder` and then moved into place: readers never see half a file, and a failure leaves the old dataset.
     The dataset takes the place of the one before: its files of formats and splits that are no longer written
     are removed; other files in `folder` stay. Of two writers at once the later one wins, with all its files.
@@ -132,7 +141,6 @@ def write_dataset(
     columns = replace(columns, system=columns.system and saving.system == "include")
     make_private(folder)
     sieve = Sieve(saving.filters, keep)
-    dataset = _no_figures(saving, columns)
     known = secrets_of(os.environ) if secrets is None else set(secrets)
     scrubber = Scrubber(known, machine_folders(folder))
     context = FormatContext(
@@ -145,11 +153,14 @@ def write_dataset(
         min_margin=saving.min_margin,
         arguments=saving.tool_arguments,
     )
+    writer = ShardWriter(saving, context, scrubber, list(judges))
+    dataset = replace(
+        writer.no_figures(), by_split=_zeros(saving.splits), turns_by_split=_zeros(saving.splits)
+    )
     with writing_folder(folder) as writing:
         sifted = (dialogue for dialogue in dialogues if sieve(dialogue))
         thinned = sifted if dedup is None else dedup.filter(sifted)
-        kept = (scrubber.dialogue(shown(dialogue, saving, judges)) for dialogue in thinned)
-        written = _write_dialogues(kept, writing, saving, context, dataset)
+        written = _write_shards(shards_of(thinned, writing, writer), writer, dataset)
         if dedup is not None:
             sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused
         if not dataset.dialogues.n_dialogues:
@@ -172,16 +183,6 @@ def write_dataset(
     return _summary(folder, files, dataset, sieve.refused)
 
 
-def _no_figures(saving: DatasetFilesConfig, columns: OptionalColumns) -> DatasetFigures:
-    return DatasetFigures(
-        by_split=_zeros(saving.splits),
-        turns_by_split=_zeros(saving.splits),
-        sizes=MessageSizes(token_counter(saving.tokenizer)),
-        conversation=columns.conversation,
-        preferences=PreferenceFigures(saving.min_margin),
-    )
-
-
 def _summary(
     folder: Path, files: Sequence[DatasetFile], dataset: DatasetFigures, refused: Mapping[str, int]
 ) -> DatasetSummary:
@@ -202,24 +203,20 @@ def _summary(
     )
 
 
-def _write_dialogues(
-    dialogues: Iterator[Dialogue],
-    writing: Path,
-    saving: DatasetFilesConfig,
-    context: FormatContext,
-    dataset: DatasetFigures,
-) -> Counter[str]:
-    """Write each dialogue to the files of its split, in every format, and count it in `dataset`.
-
-    Returns the number of dialogues in each file.
-    """
-    written: Counter[str] = Counter()
-    with contextlib.ExitStack() as stack:
-        sinks = open_sinks(stack, writing, saving, context)
-        for dialogue, split in _with_splits(dialogues, saving.splits, writing):
-            for sink in sinks[split]:
-                written[sink.name] += sink.write(dialogue) > 0
-            dataset.add(dialogue, split)
+def _write_shards(
+    shards: Iterator[Shard], writer: ShardWriter, dataset: DatasetFigures
+) -> list[WrittenShard]:
+    """Write the shards, as many at once as there are cores, and count them in `dataset`."""
+    first = next(shards, None)
+    if first is None:
+        return []
+    full = len(first.places) == writer.saving.max_shard_dialogues
+    worth = full and len(first.places) >= _WORTH_A_PROCESS
+    processes = min(available_cpus(), _MOST_PROCESSES) if worth else 1
+    written = []
+    for shard in spread(writer, itertools.chain([first], shards), processes):
+        dataset.merge(shard.figures)
+        written.append(replace(shard, figures=DatasetFigures()))
     return written
 
 
@@ -227,53 +224,35 @@ def _zeros(splits: Mapping[str, float]) -> Counter[str]:
     return Counter(dict.fromkeys(splits, 0))
 
 
-def _with_splits(
-    dialogues: Iterator[Dialogue], shares: Mapping[str, float], writing: Path
-) -> Iterator[tuple[Dialogue, str]]:
-    """Each dialogue with its split. The topics of all must be known for that, so the rest waits on disk."""
-    if len(shares) == 1:
-        split = next(iter(shares))
-        yield from ((dialogue, split) for dialogue in dialogues)
-        return
-    assigner = SplitAssigner(shares)
-    spool = writing / _SPOOL_NAME
-    with spool.open("wb") as out:
-        for dialogue in dialogues:
-            assigner.add(dialogue.plan.topic)
-            pickle.dump(dialogue, out, pickle.HIGHEST_PROTOCOL)
-    with spool.open("rb") as back:
-        while True:
-            try:
-                dialogue = pickle.load(back)
-            except EOFError:
-                break
-            yield dialogue, assigner.split_of(dialogue.plan.topic)
-    spool.unlink()
+def _files(writing: Path, saving: DatasetFilesConfig, written: Sequence[WrittenShard]) -> list[DatasetFile]:
+    """Put the files that hold something under the names that they are to have, and return them."""
+    forms = formats_of(saving)
+    kinds = [(form, form.suffix) for form in forms]
+    kinds += [(form, "jsonl") for form in forms if has_twin(form, saving)]
+    files: list[DatasetFile] = []
+    for form, suffix in kinds:
+        for split in saving.splits:
+            here = [
+                file
+                for shard in written
+                if shard.split == split
+                for file in shard.files
+                if (file.format, file.suffix) == (form.name, suffix) and file.dialogues
+            ]
+            for number, file in enumerate(here):
+                name = form.file_name(split, suffix, number, len(here))
+                (writing / name).parent.mkdir(parents=True, exist_ok=True)
+                _link(file.path, writing / name)
+                files.append(DatasetFile(form.name, split, name, file.dialogues, file.bytes, file.sha256))
+    return files
 
 
-def _files(writing: Path, saving: DatasetFilesConfig, written: Mapping[str, int]) -> list[DatasetFile]:
-    """Return the files to keep: those that hold something, by how many dialogues were `written` to each."""
-    splits, forms = list(saving.splits), formats_of(saving)
-    found = [(form.name, split, form.file_name(split)) for form in forms for split in splits]
-    twins = [form for form in forms if has_twin(form, saving)]
-    found += [(form.name, split, form.file_name(split, "jsonl")) for form in twins for split in splits]
-    return [
-        DatasetFile(
-            format=name,
-            split=split,
-            name=path,
-            dialogues=written[path],
-            bytes=(writing / path).stat().st_size,
-            sha256=_sha256(writing / path),
-        )
-        for name, split, path in found
-        if written[path]
-    ]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _link(path: Path, target: Path) -> None:
+    """Have a file under another name as well: the shard stays whole until the dataset is there."""
+    try:
+        os.link(path, target)
+    except OSError:  # no such thing on this file system
+        path.rename(target)
 
 
 def _write_about(writing: Path, files: Sequence[DatasetFile], facts: CardFacts, read: int) -> list[str]:
@@ -289,7 +268,7 @@ def _write_about(writing: Path, files: Sequence[DatasetFile], facts: CardFacts, 
         entry = {"split": file.split, "file": file.name, "dialogues": file.dialogues}
         entry |= {"bytes": file.bytes, "sha256": file.sha256}
         by_format.setdefault(file.format, []).append(entry)
-        loaded.setdefault(file.format, {})[file.split] = file.name  # of Parquet and its twin the twin
+        loaded.setdefault(file.format, {})[file.split] = file.pattern  # of Parquet and its twin the twin
     stats = {
         **dataset.to_json(),
         "read": read,

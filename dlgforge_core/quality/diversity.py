@@ -77,6 +77,15 @@ class FrequentTexts:
         if len(self.counts) > self.most:
             self._forget()
 
+    def merge(self, other: FrequentTexts) -> None:
+        """Count the texts of another part in."""
+        self.total += other.total
+        self.missed += other.missed
+        self.forgotten += other.forgotten
+        self.counts.update(other.counts)
+        while len(self.counts) > self.most:
+            self._forget()
+
     def _forget(self) -> None:
         """Forget the rarer half."""
         least = sorted(self.counts.values())[len(self.counts) // 2]
@@ -118,6 +127,12 @@ class MessageSample:
         elif item > self._kept[0]:
             heapq.heapreplace(self._kept, item)
 
+    def merge(self, other: MessageSample) -> None:
+        """Count the messages of another part in."""
+        self.messages += other.messages
+        self._kept = heapq.nlargest(SAMPLE, [*self._kept, *other._kept])
+        heapq.heapify(self._kept)
+
     @property
     def texts(self) -> list[str]:
         """The sample, the smallest hash first."""
@@ -157,6 +172,13 @@ class LanguageDiversity:
             if start := opening(turn.user):
                 self.openings.add(start)
 
+    def merge(self, other: LanguageDiversity) -> None:
+        """Count the dialogues of another part in."""
+        self.questions.merge(other.questions)
+        self.answers.merge(other.answers)
+        self.topics.merge(other.topics)
+        self.openings.merge(other.openings)
+
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         return {
@@ -178,6 +200,12 @@ class Diversity:
         """Count one dialogue in."""
         self._figures = None
         self.by_language.setdefault(language, LanguageDiversity()).add(dialogue)
+
+    def merge(self, other: Diversity) -> None:
+        """Count the dialogues of another part in."""
+        self._figures = None
+        for language, part in other.by_language.items():
+            self.by_language.setdefault(language, LanguageDiversity()).merge(part)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, taken once; keys and order are the same for the same dialogues."""

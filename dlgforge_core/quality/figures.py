@@ -35,6 +35,12 @@ class RatingFigures:
         self.total += rating
         self.lowest, self.highest = min(self.lowest, rating), max(self.highest, rating)
 
+    def merge(self, other: Self) -> None:
+        """Count those of another part in."""
+        self.count += other.count
+        self.total += other.total
+        self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+
     @property
     def mean(self) -> float:
         """Mean of all."""
@@ -113,6 +119,17 @@ class DialogueFigures:
             self._rated(verdict)
         self.scores.update(verdict.score for verdict in dialogue.verdicts)
         self.score_total += sum(dialogue.scores)
+
+    def merge(self, other: Self) -> None:
+        """Count the dialogues of another part in."""
+        for name, calls in other.tool_calls.items():
+            kept = name if name in self.tool_calls or len(self.tool_calls) < _MAX_TOOLS else OTHER_TOOLS
+            self.tool_calls[kept] += calls
+            self.tool_errors[kept] += other.tool_errors[name]
+        for name, rated in other.ratings.items():
+            self.ratings.setdefault(name, RatingFigures()).merge(rated)
+        for name in vars(self).keys() - {"tool_calls", "tool_errors", "ratings"}:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def _tool(self, event: ToolEvent) -> str:
         """Return the name to count a call under: models that make names up make no end of them."""

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import multiprocessing.connection
-import os
 import re
-import threading
-from collections import deque
 from collections.abc import Collection, Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 from dlgforge_core.common.cpus import available_cpus
+from dlgforge_core.common.processes import spread
 from dlgforge_core.config import ChecksConfig, MarkupConfig
 from dlgforge_core.database.database import Database
 from dlgforge_core.quality.findings import Findings, findings_of
@@ -61,46 +53,4 @@ def look_at(look: Look, parts: Sequence[Part], dialogues: int) -> Generator[Find
     The same on any number of cores. Raises StoreError.
     """
     processes = min(available_cpus(), _MOST_PROCESSES, dialogues // _WORTH_A_PROCESS)
-    if processes < 2:
-        yield from map(look.at, parts)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _end_with_parent) as pool:
-        try:
-            # Given out as they are needed: a great set has a great many parts.
-            waiting = iter(parts)
-            begun = deque((part, pool.submit(look.at, part)) for part in islice(waiting, 4 * processes))
-            while begun:
-                part, future = begun.popleft()
-                found = _found(look, part, future)
-                begun.extend((part, _submit(pool, look, part)) for part in islice(waiting, 1))
-                yield found
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _submit(pool: ProcessPoolExecutor, look: Look, part: Part) -> Future[Findings]:
-    try:
-        return pool.submit(look.at, part)
-    except BrokenProcessPool as error:
-        broken: Future[Findings] = Future()
-        broken.set_exception(error)
-        return broken
-
-
-def _found(look: Look, part: Part, future: Future[Findings]) -> Findings:
-    with contextlib.suppress(BrokenProcessPool):  # one was killed, for memory as a rule
-        return future.result()
-    return look.at(part)
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it does, by SIGKILL even: its queue would never close."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="dlgforge-parent", daemon=True).start()
+    yield from spread(look.at, parts, processes)

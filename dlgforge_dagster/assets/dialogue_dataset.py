@@ -56,6 +56,7 @@ _LATER = (
     "filters.marks",
     "review",
     "semantic_dedup.max_dialogues",
+    "max_shard_dialogues",
 )
 """Keys that came after the first version."""
 

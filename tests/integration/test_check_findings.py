@@ -240,7 +240,7 @@ def test_processes_that_look_end_with_the_one_that_started_them(tmp_path: Path) 
     script.write_text(
         "import multiprocessing, os, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from dlgforge_core.quality.look import _end_with_parent\n"
+        "from dlgforge_core.common.processes import _end_with_parent\n"
         "if __name__ == '__main__':\n"
         "    context = multiprocessing.get_context('spawn')\n"
         "    pool = ProcessPoolExecutor(1, context, _end_with_parent)\n"
