@@ -130,8 +130,9 @@ def write_dataset(
 
     `dialogues` is read once, and kept on disk between. Memory grows with the seed topics, languages and
     documents, not with the dialogues. Files are the same from any number of processes. When the same is
-    written again after a kill, the shards that were finished are kept. Files are written in a temporary folder inside
-    `folder` and then moved into place: readers never see half a file, and a failure leaves the old dataset.
+    written again after a kill, the shards that were finished are kept. Files are written in a temporary
+    folder inside `folder` and then moved into place: readers never see half a file, and a failure leaves the
+    old dataset.
     The dataset takes the place of the one before: its files of formats and splits that are no longer written
     are removed; other files in `folder` stay. Of two writers at once the later one wins, with all its files.
     Raises ConfigError when the tokenizer of `saving` cannot be had, EmptyDatasetError when no dialogue is
