@@ -9,13 +9,18 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from dlgforge_core.config import DatasetFilesConfig
+from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.export import shards, writer
+from dlgforge_core.export.sinks import open_sinks
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from tests.support.datasets import load_dataset
@@ -98,11 +103,10 @@ _SCRIPT = textwrap.dedent(
 @pytest.fixture(name="made_anew")
 def _made_anew(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
-    opened = shards.open_sinks
 
-    def spy(stack, folder, *rest):  # type: ignore[no-untyped-def]
+    def spy(stack: ExitStack, folder: Path, *rest: Any) -> Any:
         made.append(folder.name)
-        return opened(stack, folder, *rest)
+        return open_sinks(stack, folder, *rest)
 
     monkeypatch.setattr(shards, "open_sinks", spy)
     return made
@@ -131,7 +135,7 @@ def test_killed_twice_it_is_what_it_would_have_been(tmp_path: Path, made_anew: l
 def test_a_shard_that_is_not_as_it_was_is_written_again(
     tmp_path: Path, made_anew: list[str], spoiled: str
 ) -> None:
-    def failing():  # type: ignore[no-untyped-def]
+    def failing() -> Iterator[Dialogue]:
         yield from SOME[:30]
         raise KeyboardInterrupt
 
