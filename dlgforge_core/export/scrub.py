@@ -62,7 +62,6 @@ class Scrubber:
 
     def __init__(self, secrets: Iterable[str] = (), folders: Iterable[str] = ()) -> None:
         self._secrets = tuple(sorted(set(secrets), key=lambda secret: (-len(secret), secret)))
-        self.known = (self._secrets, tuple(sorted(folders := set(folders))))
         self._folders = _any_of(folders, r"(?<![\w.]){}(?:/[^\s\"'<>`|]*|(?![\w.-]))")
 
     def text(self, text: str) -> str:
@@ -88,7 +87,7 @@ class Scrubber:
     def dialogue(self, dialogue: Dialogue) -> Dialogue:
         """`dialogue` as it may be exported; call ids are numbered anew, and unique within it."""
         plan = dialogue.plan
-        topic = self.topic(plan.topic)
+        topic = self._topic(plan.topic)
         turns = []
         n_calls = 0
         for turn in dialogue.turns:
@@ -115,7 +114,7 @@ class Scrubber:
             models={role: self.text(last_part_if_absolute(model)) for role, model in dialogue.models.items()},
         )
 
-    def topic(self, topic: SeedTopic) -> SeedTopic:
+    def _topic(self, topic: SeedTopic) -> SeedTopic:
         """`topic` as it may be exported."""
         return SeedTopic(
             self.text(topic.id),

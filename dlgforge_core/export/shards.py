@@ -15,7 +15,7 @@ import struct
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -28,8 +28,6 @@ from dlgforge_core.export.format_context import FormatContext
 from dlgforge_core.export.formats import FORMATS
 from dlgforge_core.export.preference_figures import PreferenceFigures
 from dlgforge_core.export.records import clean
-from dlgforge_core.export.scrub import Scrubber
-from dlgforge_core.export.shown import shown
 from dlgforge_core.export.sinks import open_sinks
 from dlgforge_core.export.splits import SplitAssigner
 from dlgforge_core.export.stats import DatasetFigures
@@ -89,8 +87,6 @@ class ShardWriter:
 
     saving: DatasetFilesConfig
     context: FormatContext
-    scrubber: Scrubber = field(repr=False)
-    judges: Sequence[str] = ()
 
     def no_figures(self) -> DatasetFigures:
         """Return the figures of no dialogue. Raises ConfigError when there is no such tokenizer."""
@@ -132,7 +128,7 @@ class ShardWriter:
         with shard.spool.open("rb") as spool:
             for place in shard.places:
                 spool.seek(place)
-                yield self.scrubber.dialogue(shown(pickle.load(spool), self.saving, self.judges))
+                yield pickle.load(spool)
 
     def key(self) -> bytes:
         """Return what decides on the files of a shard besides its dialogues."""
@@ -141,8 +137,8 @@ class ShardWriter:
             code.update(path.read_bytes())
         settings = self.saving.model_dump(exclude={"output_dir", "card", "filters", "semantic_dedup"})
         tokens = token_counter(self.saving.tokenizer).name
-        known = (version("dlgforge"), version("pyarrow"), settings, tokens, self.context, list(self.judges))
-        code.update(repr((*known, self.scrubber.known)).encode("utf-8", "surrogatepass"))
+        known = (version("dlgforge"), version("pyarrow"), settings, tokens, self.context)
+        code.update(repr(known).encode("utf-8", "surrogatepass"))
         return code.digest()
 
 
@@ -224,7 +220,7 @@ class _Cutter:
 
 
 def shards_of(dialogues: Iterable[Dialogue], writing: Path, writer: ShardWriter) -> Iterator[Shard]:
-    """Yield the shards of `dialogues`, which wait on disk in `writing`.
+    """Yield the shards of `dialogues`, which wait on disk in `writing`, scrubbed as they must be.
 
     With one split as they fill; with more when the topics of all are known. Memory grows with the topics.
     """
@@ -258,7 +254,7 @@ def _with_splits(
     numbers: dict[str, int] = {}
     with path.open("wb") as index:
         for dialogue, place, digest in waiting:
-            topic = writer.scrubber.topic(dialogue.plan.topic)
+            topic = dialogue.plan.topic
             assigner.add(topic)
             index.write(_INDEX.pack(place, numbers.setdefault(topic.id, len(numbers)), digest))
     splits = [assigner.split_of_id(one) for one in numbers]

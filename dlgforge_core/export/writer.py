@@ -38,6 +38,7 @@ from dlgforge_core.export.preference_figures import PreferenceFigures
 from dlgforge_core.export.records import clean
 from dlgforge_core.export.scrub import Scrubber, last_part_if_absolute, machine_folders, secrets_of
 from dlgforge_core.export.shards import Shard, ShardWriter, WrittenShard, shards_of
+from dlgforge_core.export.shown import shown
 from dlgforge_core.export.sinks import formats_of, has_twin
 from dlgforge_core.export.stats import STATS_NAME, DatasetFigures
 from dlgforge_core.export.token_counts import MessageSizes
@@ -154,14 +155,16 @@ def write_dataset(
         min_margin=saving.min_margin,
         arguments=saving.tool_arguments,
     )
-    writer = ShardWriter(saving, context, scrubber, list(judges))
+    writer = ShardWriter(saving, context)
     dataset = replace(
         writer.no_figures(), by_split=_zeros(saving.splits), turns_by_split=_zeros(saving.splits)
     )
     with writing_folder(folder) as writing:
         sifted = (dialogue for dialogue in dialogues if sieve(dialogue))
         thinned = sifted if dedup is None else dedup.filter(sifted)
-        written = _write_shards(shards_of(thinned, writing, writer), writer, dataset)
+        # Scrubbed before they are on disk: a killed writer leaves them there.
+        kept = (scrubber.dialogue(shown(dialogue, saving, judges)) for dialogue in thinned)
+        written = _write_shards(shards_of(kept, writing, writer), writer, dataset)
         if dedup is not None:
             sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused
         if not dataset.dialogues.n_dialogues:

@@ -153,3 +153,18 @@ def test_a_shard_that_is_not_as_it_was_is_written_again(
     assert len(made_anew) == 3
     write_dataset(iter(SOME), tmp_path / "whole", saving=saving)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_what_waits_on_disk_is_scrubbed(tmp_path: Path) -> None:
+    secret = "sk-0123456789abcdef"
+    spooled: list[bytes] = []
+
+    def looked_at() -> Iterator[Dialogue]:
+        for n in range(N):
+            yield grounded(n, topic=f"the topic {secret}")
+            spooled.extend(path.read_bytes() for path in tmp_path.glob(".writing-*/spool"))
+
+    saving = DatasetFilesConfig(formats=ALL, max_shard_dialogues=7)
+    write_dataset(looked_at(), tmp_path, secrets=[secret], saving=saving)
+    assert any(spooled)
+    assert not any(secret.encode() in data for data in spooled)
