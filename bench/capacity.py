@@ -185,7 +185,6 @@ def calls(
         for n in workers:
             figures = measure(server, store, worker, n, sim, 48 * call_s, seconds)
             print(figures.line(), flush=True)
-            store.run_ids()
         if not done and not held:
             sizes(server)
     print(f"load average {os.getloadavg()[0]:.1f}")

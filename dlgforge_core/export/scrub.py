@@ -87,7 +87,14 @@ class Scrubber:
     def dialogue(self, dialogue: Dialogue) -> Dialogue:
         """`dialogue` as it may be exported; call ids are numbered anew, and unique within it."""
         plan = dialogue.plan
-        topic = self._topic(plan.topic)
+        topic = SeedTopic(
+            self.text(plan.topic.id),
+            plan.topic.language,
+            self.text(plan.topic.topic),
+            None,
+            self.text(last_part_if_absolute(plan.topic.batch)),
+            self._arguments(plan.topic.metadata),
+        )
         turns = []
         n_calls = 0
         for turn in dialogue.turns:
@@ -112,17 +119,6 @@ class Scrubber:
                 for mark in dialogue.marks
             ),
             models={role: self.text(last_part_if_absolute(model)) for role, model in dialogue.models.items()},
-        )
-
-    def _topic(self, topic: SeedTopic) -> SeedTopic:
-        """`topic` as it may be exported."""
-        return SeedTopic(
-            self.text(topic.id),
-            topic.language,
-            self.text(topic.topic),
-            None,
-            self.text(last_part_if_absolute(topic.batch)),
-            self._arguments(topic.metadata),
         )
 
     def _turn(self, turn: Turn, n_calls: int) -> Turn:

@@ -24,7 +24,6 @@ ROW_GROUP_CHARS = 16_000_000
 class Sink(Protocol):
     """What writes dialogues to a file of a format; `suffix` is that of its name."""
 
-    format: str
     suffix: str
 
     def write(self, dialogue: Dialogue, records: Sequence[Record]) -> None:
@@ -67,7 +66,6 @@ class _JsonlSink:
     suffix = "jsonl"
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.format = name
         self._file = (folder / f"{name}.{self.suffix}").open("wb")
 
     def write(self, dialogue: Dialogue, records: Sequence[Record]) -> None:
@@ -82,7 +80,6 @@ class _ParquetSink:
     suffix = "parquet"
 
     def __init__(self, folder: Path, name: str, schema: pa.Schema) -> None:
-        self.format = name
         self._schema = schema
         self._writer = pq.ParquetWriter(folder / f"{name}.{self.suffix}", self._schema, compression="zstd")
         self._rows: list[Record] = []
