@@ -81,8 +81,10 @@ def redact(content: AnyStr, secrets: str | Iterable[str], mark: str = MARK) -> A
 def holds_secret(content: str | bytes, secrets: Iterable[str]) -> bool:
     """Whether one of the secrets is in a text, in any spelling that `redact` knows."""
     needles = _needles(tuple(secrets))
+    if not needles:
+        return False
     text = content.decode("latin-1") if isinstance(content, bytes) else content
-    return bool(needles) and next(_found(text, needles), None) is not None
+    return next(_found(text, needles), None) is not None
 
 
 def _found(text: str, needles: tuple[str, ...]) -> Iterator[tuple[int, int]]:

@@ -293,11 +293,11 @@ def _advanced(progress: TurnInProgress, outcome: Outcome) -> TurnInProgress:
         case UserLeft():
             return replace(progress, recorded=n, left=True)
         case Asked(question):
-            return replace(progress, recorded=n, question=question)
+            return _with(progress, n, question=question)
         case QuestionRejected():
             return replace(progress, recorded=n, rejected=(*progress.rejected, outcome))
         case Judged() | GoalJudged() | Unjudged():
-            return replace(progress, recorded=n, verdicts=(*progress.verdicts, outcome))
+            return _with(progress, n, verdicts=(*progress.verdicts, outcome))
         case Compared():
             return replace(progress, recorded=n, verdicts=(*progress.verdicts, *outcome.verdicts))
         case Failed() if progress.question is None:
@@ -306,7 +306,28 @@ def _advanced(progress: TurnInProgress, outcome: Outcome) -> TurnInProgress:
     missing = (_NO_ANSWER,) * (number + 1 - len(answers))
     changed = _nearer(progress.candidate(number), outcome)
     answers = (*answers[:number], *missing[1:], changed, *answers[number + 1 :])
-    return replace(progress, recorded=n, answers=answers)
+    return _with(progress, n, answers=answers)
+
+
+def _with(
+    progress: TurnInProgress,
+    recorded: int,
+    *,
+    question: str | None = None,
+    answers: tuple[AnswerInProgress, ...] = (),
+    verdicts: tuple[Judged | GoalJudged | Unjudged, ...] = (),
+) -> TurnInProgress:
+    """Return the turn with what came last, as `replace` does, for outcomes that every turn has."""
+    return TurnInProgress(
+        recorded,
+        progress.rejected,
+        question if question is not None else progress.question,
+        answers or progress.answers,
+        verdicts or progress.verdicts,
+        progress.failure,
+        progress.opened,
+        progress.left,
+    )
 
 
 def _nearer(
@@ -323,7 +344,9 @@ def _nearer(
             rounds = (*answer.rounds, ToolRound(answer.called, results))
             return replace(answer, called=None, results=None, rounds=rounds)
         case Answered():
-            return replace(answer, answer=outcome)
+            return AnswerInProgress(
+                answer.rounds, answer.called, answer.results, answer.failures, answer.rejected, outcome
+            )
         case AnswerRejected():
             return AnswerInProgress(rejected=answer.rejected + 1)
         case Failed():

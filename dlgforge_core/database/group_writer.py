@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Op = TypeVar("Op")
@@ -14,7 +14,7 @@ MAX_GROUP = 512
 @dataclass(slots=True)
 class _Pending(Generic[Op]):
     op: Op
-    done: asyncio.Future[object] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    done: asyncio.Future[object]
 
 
 class GroupWriter(Generic[Op]):
@@ -47,7 +47,7 @@ class GroupWriter(Generic[Op]):
         """Queue one operation; returns its result once it is durable, or raises its failure."""
         if self._closing:
             raise asyncio.CancelledError
-        pending = _Pending(op)
+        pending = _Pending(op, asyncio.get_running_loop().create_future())
         self._queue.append(pending)
         self._wake.set()
         return await pending.done

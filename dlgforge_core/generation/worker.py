@@ -119,7 +119,7 @@ class Worker:
         )
         slots = self._context.slots
         store.write_is_awaited = lambda: not slots.all_wanted
-        store.counts_usage = limited(generation.run)
+        self._has_budget = store.counts_usage = limited(generation.run)
         self._usage = OpenUsage(client)
         store.usage_of = self._usage.of
         self._rolling: Rolling[Claim | _Held] = Rolling(self._carry, slots, generation.run.open_dialogues)
@@ -294,6 +294,8 @@ class Worker:
         self._usage.clear()
 
     def _check_budget(self) -> None:
+        if not self._has_budget:
+            return
         calls, others = self._client.stats, self._elsewhere
         reason = used_up(
             "run", self._run_config, others.tokens + calls.tokens, others.dollars + calls.dollars

@@ -173,8 +173,11 @@ class Attempts:
             self._failed(call, slot, counts, FailureKind.INVALID_BODY, str(unreadable))
         if isinstance(answer, ErrorAnswer):
             self._refused(call, slot, counts, dialect, answer, http, body)
+        transport = self.transports[name]
         if http.leaked or (
-            completions.is_in_pieces(http.body) and self.transports[name].holds_secret(answer.written)
+            transport.has_secrets
+            and completions.is_in_pieces(http.body)
+            and transport.holds_secret(answer.written)
         ):
             reason = "its answer holds the key that it was sent"
             self._failed(call, slot, counts, FailureKind.LEAKED_KEY, reason)

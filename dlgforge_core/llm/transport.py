@@ -107,6 +107,11 @@ class EndpointTransport:
         """`text` without the key and other secrets."""
         return redact(text, self._secrets)
 
+    @property
+    def has_secrets(self) -> bool:
+        """Whether there is anything that an answer must not repeat."""
+        return bool(self._secrets)
+
     def holds_secret(self, text: str) -> bool:
         """Whether the key or another secret is in a text."""
         return holds_secret(text, self._secrets)

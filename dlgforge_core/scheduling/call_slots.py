@@ -75,8 +75,10 @@ class CallSlots:
 
     def look_again(self) -> None:
         """Grant what is free now that endpoints may bear less: the slots of calls that wait for them."""
-        while self._free:
-            wanting = [p for p in self._pools.values() if p.first and p.held < self._most(p)]
+        while waiting := [p for p in self._pools.values() if p.waiting and p.first]:
+            if not self._free:
+                return
+            wanting = [p for p in waiting if p.held < self._most(p)]
             if not wanting:
                 return
             chosen = min(wanting, key=lambda p: p.waiting[0])

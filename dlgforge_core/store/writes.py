@@ -185,6 +185,9 @@ _STATEMENTS: Mapping[type[Write], str] = {
     ReserveQuestion: sql.RESERVE_QUESTIONS,
 }
 
+_LOST = object()
+"""The result of a write that no statement has given back."""
+
 
 async def execute(
     connection: psycopg.AsyncConnection,
@@ -203,9 +206,7 @@ async def execute(
     for number, op in enumerate(ops):
         common = {"op": number, "worker_id": op.worker_id, "dialogue_id": op.dialogue_id}
         rows.setdefault(type(op), []).append(common | op.row())
-    results: list[object] = [
-        LeaseLostError(f"dialogue {op.dialogue_id} was taken over by another worker") for op in ops
-    ]
+    results: list[object] = [_LOST] * len(ops)
     kinds = [kind for kind in _STATEMENTS if kind in rows]
     if unlike is not None and ReserveQuestion in rows:
         questions = unlike.prepared(rows.pop(ReserveQuestion))
@@ -222,7 +223,10 @@ async def execute(
     for cursor in cursors:
         for number, result in await cursor.fetchall():
             results[number] = result
-    return results
+    return [
+        LeaseLostError(f"dialogue {op.dialogue_id} was taken over by another worker") if got is _LOST else got
+        for op, got in zip(ops, results, strict=True)
+    ]
 
 
 async def _reserving(
