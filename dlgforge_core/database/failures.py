@@ -132,6 +132,8 @@ def connection_problem(
         return "the server has no connection to spare; raise its max_connections", True
     if "starting up" in text or "shutting down" in text or "recovery mode" in text:
         return "the server is starting or stopping; try again in a moment", True
+    if "closed the connection unexpectedly" in text:
+        return "the server ended the connection as it was made; try again in a moment, or see its log", True
     if re.search(r"failed to resolve host|could not translate host name|Name or service not known", text):
         return "the host's name is unknown; correct it in the DSN, or see to the name server", True
     if timed_out or re.search(r"timeout|timed out", text):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -161,6 +162,7 @@ def test_the_coordinator_killed_in_mid_run_is_replaced(cluster: RaySession, stor
     run = planned(store, 30, n_turns=3, concurrency=3, max_open_dialogues=3)
     before: dict[Any, Any] = {}
     message: list[str] = []
+    killed: list[int] = []
 
     def strike(status: Status) -> None:
         reported = sum("a worker runs on" in line for line in message)
@@ -169,13 +171,15 @@ def test_the_coordinator_killed_in_mid_run_is_replaced(cluster: RaySession, stor
         before.update(committed(store))
         actor = ray.get_actor(f"coordinator-{run.run_id}", namespace="dlgforge")
         pid: Any = ray.get(actor.__ray_call__.remote(lambda _: __import__("os").getpid()))
+        killed.append(pid)
         os.kill(pid, signal.SIGKILL)
 
     with simulated_endpoint(latency_s=0.15) as sim:
         carry(store, run, Endpoint("s", sim.base_url), on_status=strike, message=message)
         assert before
         whole(store, run, sim, before, lost_calls=12)
-    assert sum("the coordinator was lost" in line for line in message) == 1, message
+    lost = f"the coordinator on {socket.gethostname()}, process {killed[0]}, was lost"
+    assert sum(lost in line for line in message) == 1, message
     assert sum("a worker runs on" in line for line in message) == 4, "events before and after are told"
 
 
@@ -198,7 +202,10 @@ def test_workers_that_die_at_once_end_the_run_with_the_reason(
     with simulated_endpoint(latency_s=0.3) as sim:
         thread.start()
         try:
-            with pytest.raises(Exception, match=r"workers were lost again and again, the last one so: .+"):
+            with pytest.raises(
+                Exception,
+                match=r"workers were lost again and again, the last one( on \S+, process \d+,)? so: .+",
+            ):
                 carry(
                     store,
                     run,

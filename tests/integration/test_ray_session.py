@@ -363,7 +363,7 @@ except RayError as error:
     print("result", error, flush=True)
 """
 RUN = """
-import sys
+import sys, ray
 from dlgforge_core.config import RayConfig
 from dlgforge_core.database.database import Database
 from dlgforge_core.llm.endpoints import Endpoint
@@ -372,13 +372,25 @@ from dlgforge_core.runtime.cluster.session import RaySession
 from dlgforge_core.store.run_store import RunStore
 from tests.support.ray_runs import carry
 from tests.support.runs import planned
+class Other:
+    def there(self):
+        return True
 address, dsn, url = sys.argv[1:]
 store = RunStore(Database(dsn))
-run = planned(store, 8)
 with RaySession(RayConfig(address=address)) as session:
     session.connect()
+    run = planned(store, 8)
     report = carry(store, run, Endpoint("s", url))
-print("result", report.progress.done, report.stop_reason, flush=True)
+    print("result", report.progress.done, report.stop_reason, flush=True)
+    # A driver that was killed keeps the name of its coordinator until the cluster gives it up.
+    run = planned(store, 4, seed=1)
+    name = f"coordinator-{run.run_id}"
+    other = ray.remote(Other).options(name=name, namespace="dlgforge", num_cpus=0).remote()
+    ray.get(other.there.remote())
+    messages = []
+    report = carry(store, run, Endpoint("s", url), message=messages)
+shares = any("worked on from elsewhere" in line for line in messages)
+print("beside another", report.progress.done, report.stop_reason, shares, flush=True)
 """
 
 
@@ -456,9 +468,10 @@ def recorded(folder: str, address: str) -> str:
     return folder
 
 
-def test_a_run_by_way_of_the_client(guarded: Guarded, store: RunStore, sim: SimulatedEndpoint) -> None:
+def test_runs_by_way_of_the_client(guarded: Guarded, store: RunStore, sim: SimulatedEndpoint) -> None:
     with program(RUN, guarded.client, store.database.dsn, sim.base_url, env=guarded.token) as process:
         assert line_of(process, "result") == "8 None"
+        assert line_of(process, "beside another") == "4 None True"
 
 
 def test_importing_the_session_does_not_import_ray() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from pathlib import Path
 from urllib.parse import quote
 
@@ -168,6 +169,20 @@ def test_ping_of_a_server_that_never_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         error = _refused(f"postgresql://u:hunter2@127.0.0.1:{silent.getsockname()[1]}/d", 0.3)
     assert "no answer within 0.3 s" in str(error)
+
+
+def test_ping_of_a_server_that_ends_as_it_is_asked() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def end() -> None:
+            connection, _ = server.accept()
+            connection.recv(1024)
+            connection.close()
+
+        threading.Thread(target=end, daemon=True).start()
+        error = _refused(f"postgresql://u:hunter2@127.0.0.1:{server.getsockname()[1]}/d?sslmode=disable")
+    assert "the server ended the connection as it was made" in str(error)
+    assert error.transient
 
 
 def test_ping_of_an_unknown_host() -> None:

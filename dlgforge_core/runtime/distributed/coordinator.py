@@ -119,6 +119,10 @@ class Coordinator:
         self._budget.grow(n * WORKER_RESTARTS)
         self._say(f"{n} more workers asked for")
 
+    def where(self) -> tuple[str, int]:
+        """Host and pid, once it has its place."""
+        return self._own.where()
+
     def events(self, since: int = 0) -> list[str]:
         """Return what happened, from line number `since` on."""
         return self._events[since:]
@@ -277,11 +281,11 @@ class Coordinator:
         """Have a lost worker replaced; the run's end when too many were."""
         if not self._wanted:
             return None
+        where = f" on {worker.process[0]}, process {worker.process[1]}," if worker.process else ""
         pause = self._budget.spend()
         if pause is None:
-            return Outcome.stopped(f"workers were lost again and again, the last one so: {self._loss}")
+            return Outcome.stopped(f"workers were lost again and again, the last one{where} so: {self._loss}")
         self._start_at = time.monotonic() + pause
-        where = f" on {worker.process[0]}, process {worker.process[1]}," if worker.process else ""
         self._say(f"a worker{where} was lost ({self._loss}); starting another in {pause:g} s")
         return None
 

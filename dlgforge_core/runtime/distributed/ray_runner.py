@@ -78,6 +78,8 @@ class RayRunner:
         self._outcome: Outcome | None = None
         self._actor: Any = None
         self._ref: Any = None
+        self._where_ref: Any = None
+        self._where = ""
         self._restart_at: float | None = None
         self._events_seen = 0
         self._events_ref: Any = None
@@ -158,13 +160,15 @@ class RayRunner:
     # The coordinator as an actor
 
     def _start_actor(self) -> None:
-        self._actor = self._new_actor()
+        self._where = ""
+        self._actor, self._where_ref = self._new_actor()
         self._events_seen, self._events_ref, self._answered = 0, None, False
         self._asked_at = self._reported_at = time.monotonic()
         self._restart_at = None
         self._ref = self._actor.run.remote(self._spec, self._credentials)
 
-    def _new_actor(self) -> Any:
+    def _new_actor(self) -> tuple[Any, Any]:
+        """Return a coordinator, and a reference to its machine and process."""
         import ray
 
         config = self._ray_config.coordinator
@@ -187,13 +191,15 @@ class RayRunner:
         deadline = time.monotonic() + (_NAME_TRIES_S if replacing else 0.0)
         while True:
             try:
-                return coordinator.options(name=name, **options).remote(*arguments, **keywords)
+                actor = coordinator.options(name=name, **options).remote(*arguments, **keywords)
+                return actor, actor.where.remote()  # through ray:// the first call tells of a taken name
             except ValueError:  # the name is taken
                 if time.monotonic() > deadline:
                     break
                 time.sleep(0.2)  # by the one that was lost, which the cluster is still taking down
         self._progress(f"run {self._spec.name} is worked on from elsewhere, too; sharing it")
-        return coordinator.options(**options).remote(*arguments, **keywords)
+        actor = coordinator.options(**options).remote(*arguments, **keywords)
+        return actor, actor.where.remote()
 
     def _wait_actor(self, timeout_s: float) -> None:
         import ray
@@ -223,15 +229,20 @@ class RayRunner:
         if self._stopping:
             self._outcome = Outcome.stopped(f"stopped ({reason})")
         elif pause is None:
-            self._outcome = Outcome.stopped(f"the coordinator was lost again and again, last so: {reason}")
+            self._outcome = Outcome.stopped(
+                f"the coordinator was lost again and again, last{self._where} so: {reason}"
+            )
         else:
-            self._progress(f"the coordinator was lost ({reason}); starting another in {pause:g} s")
+            self._progress(
+                f"the coordinator{self._where} was lost ({reason}); starting another in {pause:g} s"
+            )
             self._restart_at = time.monotonic() + pause
 
     def _follow_events(self) -> None:
         """Tell what the coordinator has said since; see whether it has a place, and lives."""
         import ray
 
+        self._note_place()
         now = time.monotonic()
         if self._events_ref is None:
             self._events_ref = self._actor.events.remote(self._events_seen)
@@ -245,7 +256,7 @@ class RayRunner:
         waited = now - self._asked_at
         if self._answered:
             if waited > _SILENT_S:
-                self._progress(f"the coordinator has not answered for {waited:.0f} s: ending it")
+                self._progress(f"the coordinator{self._where} has not answered for {waited:.0f} s: ending it")
                 self._end_actor()  # `run` then fails, and another one is started
             return
         config = self._ray_config.coordinator
@@ -258,6 +269,17 @@ class RayRunner:
         elif now - self._reported_at > reported_again_after(PLACEMENT_PROGRESS_S, waited):
             self._reported_at = now
             self._progress(f"the coordinator waits for a place on the cluster, for {waited:.0f} s; {asked}")
+
+    def _note_place(self) -> None:
+        """Take down the coordinator's machine: what Ray says of a loss does not name it."""
+        import ray
+
+        if self._where or not ray.wait([self._where_ref], timeout=0)[0]:
+            return
+        with contextlib.suppress(ray.exceptions.RayError):  # its end is told by `run`
+            host, pid = ray.get(self._where_ref)
+            self._where = f" on {host}, process {pid},"
+            self._progress(f"the coordinator runs on {host}, process {pid}")
 
     def _report_last_events(self) -> None:
         import ray
