@@ -183,7 +183,7 @@ def driver(
         )
     assert process.stdin is not None
     process.stdin.write(json.dumps(task).encode() + b"\n")
-    process.stdin.flush()
+    process.stdin.close()
     try:
         yield Running(process, output)
     finally:

@@ -132,6 +132,15 @@ class Machine:
         """All its processes."""
         return [process for process in psutil.process_iter() if _net(process.pid) == _net(self._pid)]
 
+    @staticmethod
+    def pid_on_it(process: psutil.Process) -> int:
+        """Return the number that one of its processes has there, 0 when it has ended."""
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            return 0
+        return int(status.partition("NSpid:")[2].split("\n", 1)[0].split()[-1])
+
     def command(self, *command: str | Path, cwd: Path = Path("/")) -> list[str]:
         """Return the command that runs `command` on it."""
         spaces = [f"{space}=/proc/{self._pid}/ns/{_file_of(space)}" for space in _SPACES]
