@@ -227,11 +227,11 @@ def print_sizes(store: RunStore) -> None:
     with store.connection() as connection:
         row = connection.execute(
             "SELECT pg_database_size(current_database()), pg_table_size('questions'), "
-            "pg_relation_size('questions_bands'), pg_relation_size('questions_pkey'), "
+            "pg_table_size('question_log'), pg_relation_size('questions_pkey'), "
             "pg_relation_size('questions_dialogue') FROM questions LIMIT 1"
         ).fetchone()
     assert row is not None
-    names = ("database", "questions", "index of bands", "index of keys", "index of dialogues")
+    names = ("database", "questions", "log", "index of keys", "index of dialogues")
     print(", ".join(f"{name} {size / 2**20:.0f} MB" for name, size in zip(names, row, strict=True)))
 
 

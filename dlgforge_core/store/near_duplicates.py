@@ -10,25 +10,20 @@ that a question is never rejected for less.
   that starts with a Chinese or Japanese character or a Korean syllable has two characters, because each of
   those carries what several letters do. Words are never looked for, so no language needs spaces.
 - **Signatures** come from rensa's R-MinHash: on questions it took 13 µs each where datasketch 2.0 took
-  117 µs. Both libraries have changed their numbers between releases, so shingles are hashed here, and the
-  version of rensa's algorithm is part of every band's salt: bands of another version are never matched, and
-  a test holds the numbers of this one.
+  117 µs. Both libraries have changed their numbers between releases, so shingles are hashed here, another
+  version of rensa's algorithm is refused, and a test holds the numbers of this one.
+- **Values**: the low byte of each of a signature's 224 values is kept. In a pair of similarity s two bytes are
+  equal with probability s + (1 - s) / 256 (Li, König: b-Bit Minwise Hashing, WWW 2010, for sets small among
+  all possible shingles).
 - **Bands**: a pair of similarity s shares one of b bands of r rows with probability 1 - (1 - s^r)^b
   (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, 3rd ed., section 3.4.2).
-- **Crowds**: in a dataset of very like questions ever more of them share a band by accident. Once more than
-  `CROWD` share one on average, a question that so many share a band with gets longer bands, which accidents
-  rarely share, in place of the usual ones. The questions found by the usual bands do not become more then,
-  and no near-copy hides: look-ups ask for both where there are both.
-- **Sketches and compact signatures** leave out most candidates that only happen to share a band, where they
-  are kept: b bits of each of 128 signature values. These are equal in a pair of similarity s with probability
-  s + (1 - s) / 2^b (Li, König: b-Bit Minwise Hashing, WWW 2010, for sets small among all possible shingles).
-  A sketch has b = 1 and costs least to compare; what passes it is compared by the signature, b = 4, which
-  questions of earlier versions lack.
+- **Sketches** leave out the candidates that only happen to share a band. Every shingle of a set flips one of
+  256 bits, so that two sketches differ in no more bits than there are shingles that only one of the sets
+  has: a sketch never hides a near-copy.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -40,21 +35,19 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash  # type: ignore[import-untyped]
 
-RECALL = 0.97
+RECALL = 0.994
 """Least share of pairs right at the threshold that share a band; more similar pairs are found more often."""
 
-CROWD = 64
-"""How many others may share a band with a question before longer bands cost less than to read them all."""
+VALUES = 224
+"""Values of a signature that are kept, a byte each."""
 
-_MOST_BANDS = 20  # each is an index entry of every question
-_MOST_ROWS = 8  # with more, fewer unrelated candidates are not worth the further bands
-_MOST_CROWDED_BANDS = 50  # where they are worth it
-_MOST_CROWDED_ROWS = 12
+_MOST_BANDS = 28
+_MOST_ROWS = 8  # so that a band is a word of 64 bits; 28 bands of 8 rows take all values
 _SEED = 1
+_ALGORITHM = 2
 
-COMPACT_VALUES = 128
-COMPACT_BITS = 4
-_DEVIATIONS = 3.0  # leaves out one in a thousand of the pairs right at the threshold
+SKETCH_WORDS = 4
+"""Words of 64 bits of a sketch."""
 
 _CODE_BITS = 21  # a Unicode code point fits, so that three of them in 64 bits are the shingle itself
 # Han, kana and Hangul syllables; ends included. No question of other scripts holds one.
@@ -72,28 +65,19 @@ class Banding:
     rows: int
 
 
+@lru_cache(maxsize=64)
 def banding_for(threshold: float) -> Banding:
     """Return the banding that finds pairs of similarity `threshold`, in (0, 1), with probability RECALL.
 
     It has the most rows, which keep unrelated pairs out, that `_MOST_BANDS` bands and `_MOST_ROWS` allow.
     """
-    return _banding(threshold, _MOST_BANDS, _MOST_ROWS)
-
-
-def crowded_banding_for(threshold: float) -> Banding:
-    """Return the longer bands of questions in a crowd, which are as sure to find such pairs."""
-    return _banding(threshold, _MOST_CROWDED_BANDS, _MOST_CROWDED_ROWS)
-
-
-@lru_cache(maxsize=64)
-def _banding(threshold: float, most_bands: int, most_rows: int) -> Banding:
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"a similarity threshold of {threshold} needs no bands; it must be between 0 and 1")
-    for rows in range(most_rows, 0, -1):
+    for rows in range(_MOST_ROWS, 0, -1):
         bands = math.ceil(math.log1p(-RECALL) / math.log1p(-(threshold**rows)))
-        if bands <= most_bands:
+        if bands <= _MOST_BANDS:
             return Banding(bands, rows)
-    raise ValueError(f"a similarity threshold of {threshold} is too low to be found by {most_bands} bands")
+    raise ValueError(f"a similarity threshold of {threshold} is too low to be found by {_MOST_BANDS} bands")
 
 
 def shingles(form: str) -> frozenset[str]:
@@ -116,66 +100,77 @@ def jaccard(one: AbstractSet[str], other: AbstractSet[str]) -> float:
 
 
 def signatures(forms: Sequence[str], size: int) -> NDArray[np.uint32]:
-    """MinHash signatures of normal forms, one row of `size` values each; the same on every machine."""
+    """MinHash signatures of normal forms, one row of `size` values each; the same on every machine.
+
+    Raises RuntimeError where rensa's algorithm is another one than that of what is kept.
+    """
     if not forms:
         return np.empty((0, size), dtype=np.uint32)
     codes, offsets = windows(forms)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(_mixed(codes), offsets, size, _SEED)
+    return _signatures(_mixed(codes), offsets, size)
+
+
+def _signatures(hashes: NDArray[np.uint64], offsets: NDArray[np.uint64], size: int) -> NDArray[np.uint32]:
+    if _ALGORITHM != RMinHash.ALGORITHM_VERSION:
+        raise RuntimeError("this rensa makes other signatures than those kept: install rensa>=0.5,<0.6")
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, size, _SEED)
     return np.array(matrix.to_rows(), dtype=np.uint32)
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What a question's near-copies are found by: hashes of its bands, and its compact signature as hex."""
+    """What near-copies of n questions are found by; the same on every machine.
 
-    bands: list[int]
-    signature: str
-
-
-def marks(forms: Sequence[str], banding: Banding, salt: str) -> list[Marks]:
-    """Return the marks of normal forms.
-
-    Two forms share a hash when they share a band; hashes under another salt, of another band or of another
-    version of the algorithm do not meet, but by accident. Hashes are signed and have 64 bits.
+    `values` (n x VALUES bytes), `sketches` (n x SKETCH_WORDS words), and `sizes`: how many shingles each has.
     """
-    values = signatures(forms, max(banding.bands * banding.rows, COMPACT_VALUES))
-    low = values[:, :COMPACT_VALUES]
-    planes = np.hstack([low >> np.uint32(bit) & 1 for bit in range(COMPACT_BITS)])
-    compact = np.packbits(planes.astype(np.uint8), axis=1)
-    hashes = _band_hashes(values, banding, salt).tolist()
-    return [Marks(bands, bits.tobytes().hex()) for bands, bits in zip(hashes, compact, strict=True)]
+
+    values: NDArray[np.uint8]
+    sketches: NDArray[np.uint64]
+    sizes: NDArray[np.uint16]
 
 
-def band_hashes(forms: Sequence[str], banding: Banding, salt: str) -> list[list[int]]:
-    """Return the hashes of the bands of normal forms alone."""
-    values = signatures(forms, banding.bands * banding.rows)
-    return _band_hashes(values, banding, salt).tolist()  # type: ignore[no-any-return]
-
-
-def greatest_distance(threshold: float, bits: int = COMPACT_BITS) -> int:
-    """In how many values compact signatures of a pair of similarity `threshold` or more may differ."""
-    differs = (1.0 - threshold) * (1.0 - 0.5**bits)
-    deviation = math.sqrt(COMPACT_VALUES * differs * (1.0 - differs))
-    return math.ceil(COMPACT_VALUES * differs + _DEVIATIONS * deviation)
-
-
-def _band_hashes(values: NDArray[np.uint32], banding: Banding, salt: str) -> NDArray[np.int64]:
-    used = values[:, : banding.bands * banding.rows].astype(np.uint64)
-    cut = used.reshape(len(values), banding.bands, banding.rows)
-    hashes = np.broadcast_to(_salts(banding, salt), cut.shape[:2])
-    for row in range(banding.rows):
-        hashes = _mixed(hashes ^ cut[:, :, row])
-    return np.ascontiguousarray(hashes).view(np.int64)
-
-
-@lru_cache(maxsize=64)
-def _salts(banding: Banding, salt: str) -> NDArray[np.uint64]:
-    version = f"{RMinHash.ALGORITHM_VERSION}:{banding.bands}x{banding.rows}"
-    digests = (
-        hashlib.blake2b(f"{version}:{band}:{salt}".encode(), digest_size=8).digest()
-        for band in range(banding.bands)
+def marks_of(forms: Sequence[str]) -> Marks:
+    """Return the marks of normal forms."""
+    if not forms:
+        return Marks(
+            np.empty((0, VALUES), np.uint8), np.empty((0, SKETCH_WORDS), np.uint64), np.empty(0, np.uint16)
+        )
+    codes, offsets = windows(forms)
+    hashes = _mixed(codes)
+    values = _signatures(hashes, offsets, VALUES).astype(np.uint8)
+    # Each shingle of a set once: by question, then by hash.
+    owners = np.repeat(np.arange(len(forms), dtype=np.uint64), (offsets[1:] - offsets[:-1]).astype(np.intp))
+    once = owners << np.uint64(44) | hashes >> np.uint64(20)
+    once.sort()
+    once = once[np.diff(once, prepend=~once[:1]) != 0]
+    owners = once >> np.uint64(44)
+    bits = np.uint64(1) << (once & np.uint64(63))
+    words = owners * np.uint64(SKETCH_WORDS) + (once >> np.uint64(6)) % np.uint64(SKETCH_WORDS)
+    sketches = np.zeros(len(forms) * SKETCH_WORDS, dtype=np.uint64)
+    np.bitwise_xor.at(sketches, words.astype(np.intp), bits)
+    sizes = np.bincount(owners.astype(np.intp), minlength=len(forms))
+    return Marks(
+        values,
+        sketches.reshape(-1, SKETCH_WORDS),
+        np.minimum(sizes, np.iinfo(np.uint16).max).astype(np.uint16),
     )
-    return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
+
+
+def bands_of(values: NDArray[np.uint8], banding: Banding) -> NDArray[np.uint64]:
+    """Return the hashes of each question's bands; those of different bands do not meet, but by accident."""
+    words = np.zeros((len(values), banding.bands, _MOST_ROWS), dtype=np.uint8)
+    used = values[:, : banding.bands * banding.rows]
+    words[:, :, : banding.rows] = used.reshape(len(values), banding.bands, banding.rows)
+    numbers = np.arange(banding.bands, dtype=np.uint64) << np.uint64(32)
+    return _mixed(words.view("<u8")[:, :, 0] ^ _mixed(numbers))
+
+
+def most_differing(threshold: float) -> float:
+    """Return which part of all its shingles a pair of similarity `threshold` may not share.
+
+    With sizes a and b, and d that only one has, the similarity is (a + b - d) / (a + b + d).
+    """
+    return (1.0 - threshold) / (1.0 + threshold)
 
 
 def _padded(form: str) -> str:

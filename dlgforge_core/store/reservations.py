@@ -1,11 +1,16 @@
-"""Reservations of questions (dedup): who is first where near-copies are rejected, and what repeats what."""
+"""Reservations of questions (dedup): who is first where near-copies are rejected, and what repeats what.
+
+A group of reservations takes two steps. Without a lock, its candidates are looked for in the worker's index
+and compared by their texts. Then, in one transaction under the lock of the fingerprint, what others have
+kept meanwhile is read from the log and compared as well, and what nobody has is kept: questions and log.
+So near-copies never pass each other unseen, and only the last step is taken one after the other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -14,30 +19,14 @@ import psycopg
 from dlgforge_core.common.questions import normal_form
 from dlgforge_core.conversation.outcomes import QuestionRejected, Rejection
 from dlgforge_core.store import statements as sql
-from dlgforge_core.store.near_duplicates import (
-    CROWD,
-    Marks,
-    band_hashes,
-    banding_for,
-    crowded_banding_for,
-    greatest_distance,
-    jaccard,
-    marks,
-    shingles,
-)
+from dlgforge_core.store.near_duplicates import jaccard, marks_of, shingles
+from dlgforge_core.store.near_index import NearIndex, Searched, entries_of
+from dlgforge_core.store.question_log import LogRow, QuestionLog
 
-# Candidates verified for one question, those with the likest signatures first.
-MOST_CANDIDATES = 256
-
-# The weight of one question in the mean of how many share a band: a few odd ones are no crowd.
-_WEIGHT = 0.01
-
-# Questions looked at for one: in a crowd about `CROWD` share a band, and some of the longer bands.
-_MOST_SHARING = 4096
-
-# How long the lock may be held while its holder does nothing, in seconds. The work in between takes
-# milliseconds.
-STALL_S = 10.0
+_TEXTS = """
+SELECT question_key, normal_form, dialogue_id, turn_index FROM questions
+WHERE fingerprint = %(fingerprint)s AND question_key = ANY(%(keys)s) AND normal_form IS NOT NULL
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,174 +48,243 @@ class Reservation:
 ACCEPTED = Reservation(True)
 
 
-class Question:
-    """A question of the group: the columns of its operation, its normal form, and what it is found by."""
+class LostInGroup(Exception):
+    """Questions of the group stand in others' way, but their worker has lost the lease: `ops`."""
 
-    def __init__(self, row: Mapping[str, Any], form: str, marks: Marks) -> None:
+    def __init__(self, ops: frozenset[int]) -> None:
+        super().__init__(ops)
+        self.ops = ops
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A question that is kept: its key and normal form, and whose it is."""
+
+    key: bytes
+    form: str
+    dialogue_id: str
+    turn_index: int
+
+
+class Question:
+    """A question of the group: the columns of its operation, its normal form, and what was found for it."""
+
+    def __init__(self, row: Mapping[str, Any], form: str) -> None:
         self.row = row
+        self.op: int = row["op"]
         self.form = form
-        self.marks = marks
-        self.long_bands: list[int] = []
-        self.crowded = False
+        self.key = bytes.fromhex(row["question_key"])
+        self.own = False  # whether it is kept as this turn's already
+        self.result: Reservation = ACCEPTED
 
     @cached_property
     def shingles(self) -> frozenset[str]:
         """Made when they are first needed: most questions have no candidate to be compared with."""
         return shingles(self.form)
 
-    def found_by(self) -> dict[str, Any]:
-        """Return the row of a look-up, as Postgres reads it."""
-        bands = _array([*self.marks.bands, *self.long_bands])
-        asked = {key: value for key, value in self.row.items() if key not in ("question", "position")}
-        return {**asked, "signature": "x" + self.marks.signature, "bands": bands}
+    def compare(self, kept: Kept, threshold: float) -> None:
+        """Compare with a question that is kept; the most similar one is what it collides with."""
+        mine = (kept.dialogue_id, kept.turn_index) == (self.row["dialogue_id"], self.row["turn_index"])
+        if kept.key == self.key:
+            self.own = mine
+            self._meet(kept.form, 1.0, threshold)
+        elif not mine:  # or it is superseded
+            self._meet(kept.form, jaccard(self.shingles, shingles(kept.form)), threshold)
+
+    def meet(self, other: Question, threshold: float) -> bool:
+        """Compare with one that was accepted before it in the group; whether it is rejected for that."""
+        return self._meet(other.form, jaccard(self.shingles, other.shingles), threshold)
+
+    @property
+    def rejected(self) -> bool:
+        """Whether it is not to be this turn's own."""
+        return not self.own and not self.result
 
     def kept(self) -> dict[str, Any]:
-        """Return the row with what near-copies will be found by."""
-        bands = _array(self.long_bands if self.crowded else self.marks.bands)
-        found_by = {"signature": "x" + self.marks.signature, "bands": bands}
-        return {**self.row, "normal_form": self.form, **found_by}
+        """Return the row with what near-copies will be compared with."""
+        return {**self.row, "normal_form": self.form}
+
+    def outcome(self) -> dict[str, Any]:
+        """Return the row that records a rejected question."""
+        similarity, collides_with = self.result.similarity, self.result.collides_with
+        outcome = QuestionRejected(self.row["question"], Rejection.ASKED_BEFORE, similarity, collides_with)
+        return {**self.row, "kind": outcome.kind, "data": outcome.to_json()}
+
+    def _meet(self, form: str, similarity: float, threshold: float) -> bool:
+        if similarity < threshold or similarity <= self.result.similarity:
+            return False
+        self.result = Reservation(False, form, similarity)
+        return True
 
 
-# Place in the group; whether a question of the same key is this write, repeated, or None without one; how
-# many share a band; the normal forms of candidates; and whether questions with longer bands are kept.
-Found = tuple[int, bool | None, int, list[str] | None, bool]
+class Group:
+    """Questions that are reserved together, but for the operations in `lost`, and their candidates."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], lost: frozenset[int], threshold: float) -> None:
+        self.questions = [
+            Question(row, normal_form(row["question"])) for row in rows if row["op"] not in lost
+        ]
+        marks = marks_of([question.form for question in self.questions])
+        self.entries = entries_of([question.key for question in self.questions], marks)
+        self.candidates: dict[int, set[bytes]] = {}
+        """Keys of what is still to be compared, by place in the group."""
+        self._searched = Searched(marks, threshold)
+        self._index: NearIndex | None = None
+        self._seen = 0
+
+    def look_up(self, index: NearIndex) -> None:
+        """Find candidates among what is new in the index since the last time."""
+        since = self._seen if index is self._index else 0
+        for place, found in index.find(self._searched, since).items():
+            self.candidates.setdefault(place, set()).update(candidate.key for candidate in found)
+        self._index, self._seen = index, index.size
+
+    def keys(self) -> list[bytes]:
+        """Return the keys of all that is still to be compared."""
+        return list(set().union(*self.candidates.values()))
+
+    def compare(self, kept: Mapping[bytes, Kept], threshold: float) -> None:
+        """Compare with the candidates' texts; those that are no longer kept are in nobody's way."""
+        for place, keys in self.candidates.items():
+            for key in keys & kept.keys():
+                self.questions[place].compare(kept[key], threshold)
+        self.candidates = {}
+
+    def decide(self, threshold: float) -> frozenset[int]:
+        """Take the questions one after the other; return the operations that others are rejected for."""
+        blamed: set[int] = set()
+        taken: dict[int, list[Question]] = {}
+        for question, bands in zip(self.questions, self._searched.bands, strict=True):
+            if question.rejected:
+                continue
+            if not question.own:
+                met = {other.op: other for band in bands if band in taken for other in taken[band]}
+                blamed.update(op for op, other in met.items() if question.meet(other, threshold))
+            if not question.rejected:
+                for band in bands:
+                    taken.setdefault(band, []).append(question)
+        return frozenset(blamed)
+
+
+class Answer:
+    """The operations that a statement gives back, each with a result; none where it was not sent."""
+
+    def __init__(self) -> None:
+        self._cursor: psycopg.AsyncCursor[tuple[int, Any]] | None = None
+        self._rows: dict[int, Any] = {}
+
+    async def send(
+        self,
+        connection: psycopg.AsyncConnection,
+        statement: str,
+        rows: Sequence[Mapping[str, Any]],
+        **of: str,
+    ) -> None:
+        """Send the statement, where there are rows for it."""
+        if rows:
+            values = {"rows": orjson.dumps(rows).decode(), **of}
+            self._cursor = await connection.execute(statement.encode(), values, prepare=True)
+
+    async def by_op(self) -> dict[int, Any]:
+        """Return the results by operation; awaits them."""
+        if self._cursor is not None:
+            self._rows, self._cursor = dict(await self._cursor.fetchall()), None
+        return self._rows
+
+
+class Sent:
+    """What is written of a group: those rejected, those reserved, and the row of the log."""
+
+    def __init__(self, group: Group) -> None:
+        self.questions = {question.op: question for question in group.questions}
+        self.rejected = Answer()
+        self.reserved = Answer()
+        self.row: LogRow | None = None
 
 
 class UnlikeQuestions:
     """Reserves questions of a fingerprint that are less than `threshold` similar to every one kept.
 
-    In a transaction of the caller's: `lock`, `find`, `reserve`.
+    `look`; then, in a transaction of the caller's, `lock`, `read` and `reserve`; `results` once that is
+    committed.
     """
 
     def __init__(self, fingerprint: str, threshold: float) -> None:
-        self._fingerprint = fingerprint
+        self._of = {"fingerprint": fingerprint}
         self._threshold = threshold
-        self._banding = banding_for(threshold)
-        self._long_banding = crowded_banding_for(threshold)
-        self._distance = greatest_distance(threshold)
-        self._sketch_distance = greatest_distance(threshold, bits=1)
-        self._mean_sharing = 0.0
-        self._crowded = False  # whether questions with longer bands are known to be kept
+        self._log = QuestionLog(fingerprint, threshold)
 
-    def prepared(self, rows: Sequence[Mapping[str, Any]]) -> list[Question]:
-        """Return the operations of a group with what is needed to compare them."""
-        forms = [normal_form(row["question"]) for row in rows]
-        found_by = marks(forms, self._banding, self._fingerprint)
-        questions = [Question(*parts) for parts in zip(rows, forms, found_by, strict=True)]
-        if self._crowded:
-            self._lengthen(questions)
-        return questions
+    async def look(
+        self,
+        connection: psycopg.AsyncConnection,
+        rows: Sequence[Mapping[str, Any]],
+        lost: frozenset[int],
+        *,
+        compare: bool,
+    ) -> Group:
+        """Return a group, compared with what is kept; without `compare`, `reserve` does that."""
+        await self._log.begin(connection)
+        group = Group(rows, lost, self._threshold)
+        group.look_up(self._log.index)
+        keys = group.keys() if compare else []
+        if keys or self._log.others_write:
+            async with connection.pipeline():
+                texts = await self._send_texts(connection, keys)
+                read = await self._log.send_read(connection)
+            if keys:
+                group.compare(await _kept(texts), self._threshold)
+            await self._log.take(connection, await read.fetchall())
+            group.look_up(self._log.index)
+        return group
 
     async def lock(self, connection: psycopg.AsyncConnection) -> None:
         """Keep other workers' reservations out until the transaction ends."""
-        await connection.execute(
-            sql.LOCK_QUESTIONS,
-            {"fingerprint": self._fingerprint, "stall_ms": round(1000 * STALL_S)},
-            prepare=True,
-        )
+        await self._log.lock(connection)
 
-    async def find(
-        self, connection: psycopg.AsyncConnection, questions: Sequence[Question]
-    ) -> psycopg.AsyncCursor[Found]:
-        """Look up what is kept that these questions might collide with."""
-        return await connection.execute(
-            sql.FIND_CANDIDATES,
-            {
-                "rows": _json([question.found_by() for question in questions]),
-                "fingerprint": self._fingerprint,
-                "most": MOST_CANDIDATES,
-                "most_sharing": _MOST_SHARING,
-                "distance": self._distance,
-                "sketch_distance": self._sketch_distance,
-            },
-            prepare=True,
-        )
+    async def read(self, connection: psycopg.AsyncConnection) -> psycopg.AsyncCursor[LogRow]:
+        """Ask for what others have kept since."""
+        return await self._log.send_read(connection)
 
     async def reserve(
-        self, connection: psycopg.AsyncConnection, questions: Sequence[Question], found: Sequence[Found]
-    ) -> dict[int, Reservation]:
-        """Reserve those that nobody has; the results by `op`, of questions whose worker holds the lease."""
-        if not self._crowded and any(crowded for *_, crowded in found):
-            self._crowded = True
-            self._lengthen(questions)
-            found = await (await self.find(connection, questions)).fetchall()
-        by_op = {question.row["op"]: question for question in questions}
-        results = self._decide(by_op, found)
-        unlike = [by_op[op] for op, result in results.items() if result]
-        rejected = [_rejected(by_op[op].row, result) for op, result in results.items() if not result]
-        if rejected:
-            values = {"rows": _json(rejected)}
-            await connection.execute(sql.RECORD_OUTCOMES.encode(), values, prepare=True)
-        if not unlike:
-            return results
-        await self._keep_crowds(connection, unlike)
-        cursor = await connection.execute(
-            sql.RESERVE_UNLIKE_QUESTIONS.encode(),
-            {"rows": _json([question.kept() for question in unlike]), "fingerprint": self._fingerprint},
-            prepare=True,
-        )
-        for op, accepted in await cursor.fetchall():
-            if not accepted:  # somebody reserved the same question without the lock
-                results[op] = Reservation(False, by_op[op].form, 1.0)
+        self, connection: psycopg.AsyncConnection, group: Group, since: Sequence[LogRow]
+    ) -> Sent:
+        """Keep what nobody has, given what others have kept since the look. Raises LostInGroup."""
+        await self._log.take(connection, since)
+        group.look_up(self._log.index)
+        if keys := group.keys():
+            group.compare(await _kept(await self._send_texts(connection, keys)), self._threshold)
+        blamed = group.decide(self._threshold)
+        sent = await self._send(connection, group)
+        if blamed and (lost := blamed - (await sent.reserved.by_op()).keys()):
+            raise LostInGroup(lost)
+        return sent
+
+    async def _send(self, connection: psycopg.AsyncConnection, group: Group) -> Sent:
+        sent = Sent(group)
+        rejected = [question.outcome() for question in group.questions if question.rejected]
+        await sent.rejected.send(connection, sql.RECORD_OUTCOMES, rejected)
+        unlike = [question.kept() for question in group.questions if not question.rejected]
+        await sent.reserved.send(connection, sql.RESERVE_UNLIKE_QUESTIONS, unlike, **self._of)
+        new = [not question.rejected and not question.own for question in group.questions]
+        if any(new):
+            sent.row = await self._log.append(connection, group.entries[new].tobytes())
+        return sent
+
+    async def results(self, sent: Sent) -> dict[int, Reservation]:
+        """Return the results by operation, of questions whose worker holds the lease."""
+        if sent.row is not None:
+            self._log.appended(sent.row)
+        results = {op: sent.questions[op].result for op in await sent.rejected.by_op()}
+        for op, accepted in (await sent.reserved.by_op()).items():
+            # If not, the same question is kept by one who does not reject near-copies.
+            results[op] = ACCEPTED if accepted else Reservation(False, sent.questions[op].form, 1.0)
         return results
 
-    async def _keep_crowds(self, connection: psycopg.AsyncConnection, unlike: Sequence[Question]) -> None:
-        """Give those in a crowd their longer bands, and let look-ups know of the first of them."""
-        crowded = [question for question in unlike if question.crowded]
-        if not crowded or self._crowded:
-            return
-        if self._mean_sharing <= CROWD:
-            for question in crowded:
-                question.crowded = False
-            return
-        self._lengthen(crowded)
-        await connection.execute(sql.NOTE_CROWDED, {"fingerprint": self._fingerprint}, prepare=True)
-
-    def _lengthen(self, questions: Sequence[Question]) -> None:
-        forms = [question.form for question in questions]
-        hashes = band_hashes(forms, self._long_banding, self._fingerprint)
-        for question, bands in zip(questions, hashes, strict=True):
-            question.long_bands = bands
-
-    def _decide(self, questions: Mapping[int, Question], found: Sequence[Found]) -> dict[int, Reservation]:
-        """Take the questions one after the other, each against what is kept and those taken before it."""
-        results: dict[int, Reservation] = {}
-        taken: dict[int, list[Question]] = {}
-        for op, own, sharing, candidates, _ in sorted(found, key=itemgetter(0)):
-            question = questions[op]
-            question.crowded = sharing > CROWD
-            self._mean_sharing += _WEIGHT * (sharing - self._mean_sharing)
-            if own is None:
-                kept = [(text, shingles(text)) for text in candidates or ()]
-                met = {id(other): other for band in question.marks.bands for other in taken.get(band, ())}
-                results[op] = self._compared(
-                    question, [*kept, *((other.form, other.shingles) for other in met.values())]
-                )
-            else:
-                results[op] = ACCEPTED if own else Reservation(False, question.form, 1.0)
-            if results[op]:
-                for band in question.marks.bands:
-                    taken.setdefault(band, []).append(question)
-        return results
-
-    def _compared(self, question: Question, others: Sequence[tuple[str, frozenset[str]]]) -> Reservation:
-        similarity, form = max(
-            ((jaccard(question.shingles, pieces), text) for text, pieces in others), default=(0.0, "")
-        )
-        return Reservation(False, form, similarity) if similarity >= self._threshold else ACCEPTED
+    async def _send_texts(
+        self, connection: psycopg.AsyncConnection, keys: Sequence[bytes]
+    ) -> psycopg.AsyncCursor[tuple[bytes, str, str, int]]:
+        return await connection.execute(_TEXTS, {**self._of, "keys": keys}, prepare=True, binary=True)
 
 
-def _rejected(row: Mapping[str, Any], result: Reservation) -> dict[str, Any]:
-    """Return the row that records a rejected question."""
-    outcome = QuestionRejected(
-        row["question"], Rejection.ASKED_BEFORE, result.similarity, result.collides_with
-    )
-    return {**row, "kind": outcome.kind, "data": outcome.to_json()}
-
-
-def _array(numbers: Sequence[int]) -> str:
-    return "{" + ",".join(map(str, numbers)) + "}"
-
-
-def _json(rows: Sequence[Mapping[str, Any]]) -> str:
-    return orjson.dumps(rows).decode()
+async def _kept(texts: psycopg.AsyncCursor[tuple[bytes, str, str, int]]) -> dict[bytes, Kept]:
+    return {row[0]: Kept(*row) for row in await texts.fetchall()}

@@ -170,65 +170,9 @@ FROM owned o LEFT JOIN mine m USING (question_key, dialogue_id)
 """
 RESERVE_QUESTIONS = _RESERVE.format(taken="", types="", names="", held=HELD)
 
-# Where near-copies are rejected as well, a group of reservations takes three steps in one transaction: the
-# lock, the look-up, and, for the questions that nobody has, the statement above with what later look-ups
-# need. The lock makes those of one fingerprint take turns, or two near-copies could pass each other unseen;
-# a holder that stands still is cut off, so that the others go on.
-LOCK_QUESTIONS = f"""
-SELECT set_config('idle_in_transaction_session_timeout', %(stall_ms)s::text, true),
-       pg_advisory_xact_lock({lock_keys.QUESTIONS}, hashtext(%(fingerprint)s))
-"""
-
-# In how many of the 128 values two signatures differ, going by their four bits.
-_DIFFERING = "c.signature # o.signature"
-DISTANCE = (
-    f"bit_count((({_DIFFERING}) | (({_DIFFERING}) << 128) | (({_DIFFERING}) << 256) "
-    f"| (({_DIFFERING}) << 384))::bit(128))"
-)
-
-# Of each question whose worker holds the lease: whether it is there under the same key, whether that is this
-# write, repeated; how many share a band; the normal forms of those that may be near-copies, the likest first
-# (the sketch, compared first, leaves most of the others out at a fraction of the signature's cost);
-# and whether longer bands are kept as well. A superseded question of the same turn does not count. OFFSET 0
-# is a fence for the planner, and the limits bound what is read and what a worker is sent.
-FIND_CANDIDATES = f"""
-WITH owned AS MATERIALIZED (
-    SELECT i.op, i.dialogue_id, i.turn_index, decode(i.question_key, 'hex') AS question_key, i.bands,
-           i.signature, i.signature::bit(128) AS sketch
-    FROM jsonb_to_recordset(%(rows)s::jsonb)
-        AS i (op int, worker_id int, dialogue_id text, turn_index int, question_key text, bands bigint[],
-              signature bit(512))
-    JOIN dialogues d USING (dialogue_id)
-    WHERE {HELD}
-    FOR SHARE OF d
-)
-SELECT o.op, same.own, sharing.n, sharing.forms,
-       EXISTS (SELECT FROM crowded_questions WHERE fingerprint = %(fingerprint)s)
-FROM owned o LEFT JOIN LATERAL (
-    SELECT q.dialogue_id = o.dialogue_id AND q.turn_index = o.turn_index AS own FROM questions q
-    WHERE q.fingerprint = %(fingerprint)s AND q.question_key = o.question_key
-) same ON true
-CROSS JOIN LATERAL (
-    SELECT count(*) AS n,
-           (array_agg(c.normal_form ORDER BY bit_count(c.sketch # o.sketch))
-            FILTER (WHERE bit_count(c.sketch # o.sketch) <= %(sketch_distance)s
-                      AND (c.signature IS NULL OR {DISTANCE} <= %(distance)s)))[:%(most)s] AS forms
-    FROM (
-        SELECT q.fingerprint, q.normal_form, q.dialogue_id, q.turn_index, q.sketch, q.signature
-        FROM questions q WHERE q.bands && o.bands LIMIT %(most_sharing)s OFFSET 0
-    ) c
-    WHERE c.fingerprint = %(fingerprint)s
-      AND (c.dialogue_id, c.turn_index) <> (o.dialogue_id, o.turn_index)
-) sharing
-"""
-
-NOTE_CROWDED = "INSERT INTO crowded_questions VALUES (%(fingerprint)s) ON CONFLICT DO NOTHING"
-
+# Where near-copies are rejected as well: what later questions are compared with is kept too.
 RESERVE_UNLIKE_QUESTIONS = _RESERVE.format(
-    taken=", i.normal_form, i.signature::bit(128) AS sketch, i.signature, i.bands",
-    types=", normal_form text, signature bit(512), bands bigint[]",
-    names=", normal_form, sketch, signature, bands",
-    held=HELD,
+    taken=", i.normal_form", types=", normal_form text", names=", normal_form", held=HELD
 )
 
 RECORD_OUTCOMES = f"""

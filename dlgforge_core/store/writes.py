@@ -16,7 +16,7 @@ from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.planning.plan import spare_id
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store.finishing import FINISH_DIALOGUES
-from dlgforge_core.store.reservations import Question, Reservation, UnlikeQuestions
+from dlgforge_core.store.reservations import LostInGroup, Reservation, UnlikeQuestions
 from dlgforge_core.usage import Usage, usage_json
 from dlgforge_core.verdicts import GoalVerdict, Judgement
 
@@ -199,7 +199,7 @@ async def execute(
 
     `run` is what the statements must know of it: `fingerprint`, and how many `attempts` a sample may take.
 
-    It takes one round trip, and one more with questions among them where `unlike` refuses near-copies. A
+    It takes one round trip; with questions among them, where `unlike` refuses near-copies, two or three. A
     write whose worker no longer holds the lease has no effect, and a LeaseLostError for its result.
     """
     rows: dict[type[Write], list[dict[str, Any]]] = {}
@@ -209,9 +209,7 @@ async def execute(
     results: list[object] = [_LOST] * len(ops)
     kinds = [kind for kind in _STATEMENTS if kind in rows]
     if unlike is not None and ReserveQuestion in rows:
-        questions = unlike.prepared(rows.pop(ReserveQuestion))
-        kinds.remove(ReserveQuestion)
-        cursors, reserved = await _reserving(connection, run, unlike, questions, kinds, rows)
+        cursors, reserved = await _reserving(connection, run, unlike, rows)
         for number, reservation in reserved.items():
             results[number] = reservation
     elif len(kinds) == 1:
@@ -233,21 +231,28 @@ async def _reserving(
     connection: psycopg.AsyncConnection,
     run: Mapping[str, object],
     unlike: UnlikeQuestions,
-    questions: Sequence[Question],
-    kinds: Sequence[type[Write]],
     rows: Mapping[type[Write], list[dict[str, Any]]],
 ) -> tuple[list[psycopg.AsyncCursor[tuple[int, object]]], dict[int, Reservation]]:
     """Reserve the group's questions, after its other writes: what a drop frees can be asked again."""
-    try:
-        async with connection.pipeline() as pipeline, connection.transaction():
-            await unlike.lock(connection)  # first, so that rows are never held while waiting for it
-            cursors = [await _send(connection, run, kind, rows) for kind in kinds]
-            found = await unlike.find(connection, questions)
-            await pipeline.sync()  # without it the server could not tell who stands still now
-            return cursors, await unlike.reserve(connection, questions, await found.fetchall())
-    except psycopg.errors.IdleInTransactionSessionTimeout as error:
-        # This process stood still with the lock; the connection is gone, and the group is written again.
-        raise psycopg.OperationalError(str(error)) from None
+    kinds = [kind for kind in _STATEMENTS if kind in rows and kind is not ReserveQuestion]
+    lost: frozenset[int] = frozenset()
+    while True:
+        try:
+            group = await unlike.look(
+                connection, rows[ReserveQuestion], lost, compare=DropDialogue not in rows
+            )
+            async with connection.pipeline() as pipeline, connection.transaction():
+                await unlike.lock(connection)  # first, so that rows are never held while waiting for it
+                cursors = [await _send(connection, run, kind, rows) for kind in kinds]
+                since = await unlike.read(connection)
+                await pipeline.sync()  # without it the server could not tell who stands still now
+                sent = await unlike.reserve(connection, group, await since.fetchall())
+            return cursors, await unlike.results(sent)
+        except LostInGroup as error:
+            lost |= error.ops
+        except psycopg.errors.IdleInTransactionSessionTimeout as error:
+            # This process stood still with the lock; the connection is gone, and the group is written again.
+            raise psycopg.OperationalError(str(error)) from None
 
 
 async def _send(

@@ -22,10 +22,9 @@ from dlgforge_core.database.privileges import SCHEMA
 from dlgforge_core.dialogue import DropReason
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.generation.prepare import PreparedRun
-from dlgforge_core.store import reservations
-from dlgforge_core.store.near_duplicates import Banding, jaccard, marks, shingles, signatures
+from dlgforge_core.store import question_log, reservations
+from dlgforge_core.store.near_duplicates import jaccard, shingles
 from dlgforge_core.store.run_store import RunStore
-from dlgforge_core.store.statements import DISTANCE
 from dlgforge_core.store.worker_store import WorkerStore
 from tests.support.runs import planned
 
@@ -132,8 +131,9 @@ def test_with_a_threshold_of_one_only_exact_repeats_are_refused_and_nothing_more
 
     with_worker(store, body, threshold=1.0)
     with store.connection() as connection:
-        rows = connection.execute("SELECT normal_form, bands FROM questions").fetchall()
-    assert rows == [(None, None)] * 2
+        rows = connection.execute("SELECT normal_form FROM questions").fetchall()
+        assert rows == [(None,)] * 2
+        assert connection.execute("SELECT count(*) FROM question_log").fetchone() == (0,)
 
 
 def test_the_first_of_near_copies_in_one_group_wins(store: RunStore) -> None:
@@ -190,61 +190,80 @@ def test_a_group_waits_for_the_group_that_has_looked_but_not_yet_written(
     asyncio.run(main())
 
 
-def test_in_a_crowd_longer_bands_find_near_copies(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reservations, "CROWD", 0.1)
-    draw = random.Random(5)
-    words = [random_letters(n)[:6] for n in range(12)]
-    crowd = [" ".join(draw.choices(words, k=9)) for _ in range(120)]
-    kept: list[str] = []
+def test_a_worker_reads_what_others_have_kept_meanwhile(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(question_log, "_ROWS_AT_ONCE", 3)
+    run = planned(store, 2)
+    kept = [f"What is {random_letters(n)} used for?" for n in range(8)]
 
-    async def body(w: WorkerStore, ids: list[str]) -> None:
-        for turn in range(15):
-            asked = crowd[8 * turn : 8 * turn + 8]
-            got = await asyncio.gather(*[reserved(w, d, turn, q) for d, q in zip(ids, asked, strict=True)])
-            kept.extend(question for question, own in zip(asked, got, strict=True) if own)
-        assert len(kept) > 100
-        refused = [await reserved(w, ids[0], 15, f"{question} so") for question in kept]
-        assert refused.count(False) >= len(kept) - 1
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            (one,), (other,) = await claimed(a, 1), await claimed(b, 1)
+            assert await reserved(b, other, 0, FAR), "its index is there from now on"
+            for n, question in enumerate(kept):
+                assert await reserved(a, one, n, question)
+            for question in kept:
+                assert not await reserved(b, other, 1, f"{question} Really")
 
-    run = with_worker(store, body)
+    asyncio.run(main())
+
+
+def kept_by_an_earlier_version(store: RunStore, run: PreparedRun) -> None:
+    """Have the migration find the questions that are there as it finds those of earlier versions."""
     with store.connection() as connection:
-        rows = connection.execute("SELECT cardinality(bands), count(*) FROM questions GROUP BY 1").fetchall()
-        connection.execute("UPDATE dialogues SET worker_id = NULL")
-    lengths = dict(rows)
-    assert lengths[50] > 10
-    assert lengths[20] > 3
-
-    async def another() -> None:  # that has to learn that longer bands are kept
-        async with worker(store, run) as w:
-            (mine,) = await claimed(w, 1)
-            assert not await reserved(w, mine, 16, f"{kept[-1]} so")
-
-    asyncio.run(another())
+        connection.execute("DELETE FROM question_log")
+        connection.execute("INSERT INTO unlogged_questions VALUES (%s, '')", (run.fingerprint,))
 
 
-def test_near_copies_of_what_earlier_versions_kept_are_refused(store: RunStore) -> None:
-    async def body(w: WorkerStore, ids: list[str]) -> None:
-        assert await reserved(w, ids[0], 0, BREAD)
-        with store.connection() as connection:
-            connection.execute("UPDATE questions SET signature = NULL")
-        assert not await reserved(w, ids[1], 0, NEAR)
-        assert await reserved(w, ids[1], 0, FAR)
+def test_near_copies_of_what_earlier_versions_kept_are_refused(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(question_log, "_OLDER_AT_ONCE", 3)
+    kept = [f"What is {random_letters(n)} used for?" for n in range(8)]
 
-    with_worker(store, body)
+    async def before(w: WorkerStore, ids: list[str]) -> None:
+        for dialogue, question in zip(ids, kept, strict=True):
+            assert await reserved(w, dialogue, 0, question)
 
+    run = with_worker(store, before)
+    kept_by_an_earlier_version(store, run)
 
-def test_postgres_compares_compact_signatures_value_by_value(store: RunStore) -> None:
-    forms = [normal_form(question) for question in (BREAD, NEAR, FAR)]
-    low = signatures(forms, 160)[:, :128] & 15
-    ours = [mark.signature for mark in marks(forms, Banding(20, 8), "f")]
-    statement = (
-        f"SELECT {DISTANCE} FROM (SELECT %s::bit(512) AS signature) c, (SELECT %s::bit(512) AS signature) o"
-    )
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            with store.connection() as connection:
+                connection.execute("UPDATE dialogues SET worker_id = NULL")
+            (one,), (other,) = await claimed(a, 1), await claimed(b, 1)
+            for question in kept:
+                got = await asyncio.gather(
+                    reserved(a, one, 1, f"{question} Really"), reserved(b, other, 1, f"{question} Please")
+                )
+                assert not any(got)
+            assert await reserved(b, other, 1, FAR)
+
+    asyncio.run(main())
     with store.connection() as connection:
-        for one, other in ((0, 1), (0, 2), (1, 2)):
-            values = [f"x{ours[one]}", f"x{ours[other]}"]
-            row = connection.execute(statement.encode(), values).fetchone()
-            assert row == (int((low[one] != low[other]).sum()),)
+        assert connection.execute("SELECT count(*) FROM unlogged_questions").fetchone() == (0,)
+
+
+def test_after_a_fail_over_that_lost_the_end_of_the_log_it_is_read_anew(store: RunStore) -> None:
+    """Another server has other rows under the numbers that this worker has read."""
+    run = planned(store, 3)
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            (one,), (other, third) = await claimed(a, 1), await claimed(b, 2)
+            assert await reserved(a, one, 0, FAR)
+            assert await reserved(a, one, 1, BREAD)
+            with store.connection() as connection:
+                connection.execute("DELETE FROM question_log WHERE seq = 2")
+                connection.execute("DELETE FROM questions WHERE turn_index = 1")
+            assert await reserved(b, other, 0, NEAR), "nobody has it any more"
+            assert await reserved(b, third, 0, random_letters(1))
+            assert not await reserved(a, one, 1, BREAD)
+            assert not await reserved(a, one, 1, f"{FAR} Please"), "nor is what was before it forgotten"
+
+    asyncio.run(main())
 
 
 def test_groups_of_another_fingerprint_neither_wait_nor_collide(
@@ -403,7 +422,7 @@ def test_a_worker_killed_while_it_holds_the_lock_leaves_nothing_behind(store: Ru
 def test_a_worker_that_stands_still_with_the_lock_is_cut_off_and_writes_again_when_it_wakes(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reservations, "STALL_S", 0.5)
+    monkeypatch.setattr(question_log, "STALL_S", 0.5)
     run = planned(store, 2)
     reserve = reservations.UnlikeQuestions.reserve
     asleep, wake = asyncio.Event(), asyncio.Event()
@@ -463,20 +482,28 @@ def test_old_rows_have_no_bands_and_are_compared_by_their_key(dsn: str) -> None:
     asyncio.run(main())
 
 
-def test_the_look_up_reads_the_index_of_bands(store: RunStore) -> None:
-    """Whatever the planner thinks of the table: it is planned while that is empty."""
-
-    async def body(w: WorkerStore, ids: list[str]) -> None:
-        for turn in range(12):  # past the point where the plan becomes a general one
-            assert await reserved(w, ids[turn % 8], turn, random_letters(turn))
-
-    with_worker(store, body)
+def test_questions_of_the_version_before_are_known_to_wait_for_their_log(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {SCHEMA}")
+        connection.execute(f"SET search_path TO {SCHEMA}")
+        connection.execute(
+            "CREATE TABLE schema_migrations "
+            "(version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        for version, statements in migrations():
+            if version < 23:
+                connection.execute(statements.encode())
+                connection.execute("INSERT INTO schema_migrations (version) VALUES (%s)", (version,))
+        connection.execute("INSERT INTO plans VALUES ('p', 'f', 'b', 'en', 1)")
+        connection.execute("INSERT INTO dialogues (dialogue_id, plan_id, ordinal, n_turns, plan) "
+                           "VALUES ('d', 'p', 0, 1, '{}')")  # fmt: skip
+        for turn, (fingerprint, form) in enumerate([("f", BREAD), ("f", FAR), ("exact", None)]):
+            connection.execute(
+                "INSERT INTO questions (fingerprint, question_key, dialogue_id, turn_index, normal_form) "
+                "VALUES (%s, %s, 'd', %s, %s)",
+                (fingerprint, question_key(f"{turn}"), turn, form),
+            )
+        store = RunStore(Database(dsn))
+    assert 23 in store.migrate()
     with store.connection() as connection:
-        connection.execute("SELECT pg_stat_force_next_flush()")
-        row = connection.execute(
-            "SELECT idx_scan, idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'questions_bands'"
-        ).fetchone()
-    assert row is not None
-    scans, read = row
-    assert scans == 12, "once for each question"
-    assert read == 0, "and none of these unlike questions was met"
+        assert connection.execute("SELECT * FROM unlogged_questions").fetchall() == [("f", b"")]

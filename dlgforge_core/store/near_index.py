@@ -1,0 +1,270 @@
+"""An index in memory of the questions of a dataset, for candidates of near-copies (dedup).
+
+The newest questions are in a dictionary by band. `BLOCK` of them become a run: the hashes of all their bands,
+sorted, which are searched many at once. Two neighbouring runs of the same size become one, as in a
+log-structured merge-tree (O'Neil et al., Acta Informatica 33, 1996), so that a million questions are in a
+dozen runs at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlgforge_core.store.near_duplicates import (
+    SKETCH_WORDS,
+    VALUES,
+    Marks,
+    banding_for,
+    bands_of,
+    most_differing,
+)
+
+BLOCK = 1024
+"""Questions of the smallest run."""
+
+KEY_BYTES = 16
+
+ENTRY = np.dtype(
+    [
+        ("key", np.uint8, KEY_BYTES),
+        ("sketch", "<u8", SKETCH_WORDS),
+        ("values", np.uint8, VALUES),
+        ("size", "<u2"),
+    ]
+)
+"""A question in the log."""
+
+MOST_CANDIDATES = 256
+"""Candidates of one question that are given back, the likest first."""
+
+_PLACE_BITS = np.uint64(27)  # of a question in its run; the other 37 bits are the band's hash
+_PLACE_MASK = np.uint64((1 << 27) - 1)
+_PAIRS_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Questions that follow one another in the log, from the place `start` on: n of them.
+
+    `bands`: hash and place of every band, sorted; `table`: where in it those begin whose hashes begin with a
+    number. By place, the `keys` (n x 16 bytes), `sketches` (n x 4 words), these `folded` into one
+    word, and `sizes`.
+    """
+
+    start: int
+    bands: NDArray[np.uint64]
+    table: NDArray[np.uint32]
+    keys: NDArray[np.uint8]
+    sketches: NDArray[np.uint64]
+    folded: NDArray[np.uint64]
+    sizes: NDArray[np.uint16]
+
+    @property
+    def size(self) -> int:
+        """How many questions are in it."""
+        return len(self.keys)
+
+    def merged(self, after: Run) -> Run:
+        """Return the run of these questions and of those after them."""
+        bands = np.concatenate([self.bands, after.bands + np.uint64(self.size)])
+        bands.sort(kind="stable")  # which goes through two sorted halves once
+        return Run(
+            self.start,
+            bands,
+            _table(bands),
+            np.concatenate([self.keys, after.keys]),
+            np.concatenate([self.sketches, after.sketches]),
+            np.concatenate([self.folded, after.folded]),
+            np.concatenate([self.sizes, after.sizes]),
+        )
+
+    def sharing(self, hashes: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Yield pairs that share a band: rows of `hashes` and places in the run, a bounded number at once."""
+        wanted = hashes.ravel() & ~_PLACE_MASK
+        begins = (wanted >> _shift(self.table)).astype(np.intp)
+        first = self.table.take(begins).astype(np.intp)
+        counts = self.table.take(begins + 1) - first
+        ends = counts.cumsum()
+        first -= ends - counts
+        rows = np.arange(len(wanted)) // hashes.shape[1]
+        begin = 0
+        while begin < len(wanted):
+            done = ends[begin - 1] if begin else 0
+            end = max(begin + 1, int(ends.searchsorted(done + _PAIRS_AT_ONCE, side="right")))
+            part = counts[begin:end]
+            where = np.repeat(first[begin:end], part)
+            where += np.arange(done, ends[end - 1])
+            found = self.bands[where]
+            found ^= np.repeat(wanted[begin:end], part)
+            met = (found <= _PLACE_MASK).nonzero()[0]
+            yield np.repeat(rows[begin:end], part)[met], found[met].astype(np.intp)
+            begin = end
+
+
+def _table(bands: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """Return where those begin that begin with each number; of each there are some four."""
+    bits = max(1, len(bands).bit_length() - 2)
+    counts = np.bincount((bands >> np.uint64(64 - bits)).astype(np.intp), minlength=1 << bits)
+    return np.concatenate([[0], counts.cumsum()]).astype(np.uint32)
+
+
+def _shift(table: NDArray[np.uint32]) -> np.uint64:
+    return np.uint64(64 - (len(table) - 1).bit_length() + 1)
+
+
+class Searched:
+    """Questions to look for: the hashes of their bands, sketches and sizes, by row."""
+
+    def __init__(self, marks: Marks, threshold: float) -> None:
+        self.hashes = bands_of(marks.values, banding_for(threshold))
+        self.bands: list[list[int]] = self.hashes.tolist()
+        self.sketches = marks.sketches
+        self.folded = _folded(marks.sketches)
+        self.sizes = marks.sizes.astype(np.intp)
+        # Of the greatest set that can be as similar as that.
+        most = most_differing(threshold) * self.sizes * (1.0 + 1.0 / threshold)
+        self.most = np.minimum(most, 255.0).astype(np.uint8)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Candidate:
+    """A question that may be a near-copy: in how many bits its sketch differs, and its key."""
+
+    distance: int
+    key: bytes
+
+
+class NearIndex:
+    """The questions of a log by their bands, for one similarity threshold; `size` of them, in order."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.runs: list[Run] = []
+        self._banding = banding_for(threshold)
+        self._most_differing = most_differing(threshold)
+        self._begin_block()
+
+    @property
+    def size(self) -> int:
+        """How many questions are in it."""
+        return self._block_start + self._in_block
+
+    def add(self, entries: bytes) -> None:
+        """Add questions: the entries of the log that follow the last ones."""
+        table = np.frombuffer(entries, dtype=ENTRY)
+        while len(table):
+            room = BLOCK - self._in_block
+            self._add(table[:room])
+            table = table[room:]
+            if self._in_block == BLOCK:
+                self._end_block()
+
+    def find(self, searched: Searched, since: int = 0) -> dict[int, list[Candidate]]:
+        """Return by row the candidates among the questions from the place `since` on."""
+        found: dict[int, set[Candidate]] = {}
+        for run in self.runs:
+            if run.start + run.size > since:
+                for rows, places in run.sharing(searched.hashes):
+                    late = slice(None) if run.start >= since else places >= since - run.start
+                    self._compare(searched, rows[late], places[late], run, found)
+        rows, places = self._sharing_in_block(searched, since - self._block_start)
+        if len(rows):
+            self._compare(searched, rows, places, self._block, found)
+        return {row: sorted(candidates)[:MOST_CANDIDATES] for row, candidates in found.items()}
+
+    def _compare(
+        self,
+        searched: Searched,
+        rows: NDArray[np.intp],
+        places: NDArray[np.intp],
+        run: Run,
+        found: dict[int, set[Candidate]],
+    ) -> None:
+        folded = np.bitwise_count(searched.folded[rows] ^ run.folded[places])
+        like = (folded <= searched.most[rows]).nonzero()[0]
+        if not len(like):
+            return
+        rows, places = rows.take(like), places.take(like)
+        differing = np.bitwise_count(
+            searched.sketches.take(rows, axis=0) ^ run.sketches.take(places, axis=0)
+        ).sum(axis=1)
+        most = self._most_differing * (searched.sizes[rows] + run.sizes[places])
+        like = (differing <= most).nonzero()[0]
+        rows, places, differing = rows.take(like), places.take(like), differing.take(like)
+        for row, place, distance in zip(rows.tolist(), places.tolist(), differing.tolist(), strict=True):
+            found.setdefault(row, set()).add(Candidate(distance, run.keys[place].tobytes()))
+
+    # The newest questions
+
+    def _begin_block(self) -> None:
+        self._block_start = self.runs[-1].start + self.runs[-1].size if self.runs else 0
+        self._in_block = 0
+        self._by_band: dict[int, list[int]] = {}
+        self._block = Run(
+            self._block_start,
+            np.empty((BLOCK, self._banding.bands), dtype=np.uint64),  # of which those of a run will be made
+            np.empty(0, dtype=np.uint32),
+            np.empty((BLOCK, KEY_BYTES), dtype=np.uint8),
+            np.empty((BLOCK, SKETCH_WORDS), dtype=np.uint64),
+            np.empty(BLOCK, dtype=np.uint64),
+            np.empty(BLOCK, dtype=np.uint16),
+        )
+
+    def _add(self, table: NDArray[np.void]) -> None:
+        part, block = slice(self._in_block, self._in_block + len(table)), self._block
+        hashes = bands_of(table["values"], self._banding)
+        block.bands[part] = hashes
+        block.keys[part] = table["key"]
+        block.sketches[part] = table["sketch"]
+        block.folded[part] = _folded(table["sketch"])
+        block.sizes[part] = table["size"]
+        if len(table) < BLOCK:  # a whole block is a run at once
+            by_band = self._by_band
+            for place, bands in enumerate(hashes.tolist(), self._in_block):
+                for band in bands:
+                    if band in by_band:
+                        by_band[band].append(place)
+                    else:
+                        by_band[band] = [place]
+        self._in_block += len(table)
+
+    def _sharing_in_block(self, searched: Searched, since: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        rows: list[int] = []
+        places: list[int] = []
+        by_band = self._by_band
+        if by_band and since < self._in_block:
+            for row, bands in enumerate(searched.bands):
+                for band in bands:
+                    if band in by_band:
+                        met = [place for place in by_band[band] if place >= since]
+                        places += met
+                        rows += [row] * len(met)
+        return np.array(rows, dtype=np.intp), np.array(places, dtype=np.intp)
+
+    def _end_block(self) -> None:
+        places = np.arange(BLOCK, dtype=np.uint64)[:, None]
+        bands = (self._block.bands >> _PLACE_BITS << _PLACE_BITS | places).ravel()
+        bands.sort()
+        self.runs.append(replace(self._block, bands=bands, table=_table(bands)))
+        while len(self.runs) > 1 and self.runs[-1].size == self.runs[-2].size:
+            after, before = self.runs.pop(), self.runs.pop()
+            self.runs.append(before.merged(after))
+        self._begin_block()
+
+
+def _folded(sketches: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return sketches of 64 bits, which bound what differs as well, if less closely."""
+    folded: NDArray[np.uint64] = np.bitwise_xor.reduce(sketches, axis=1)
+    return folded
+
+
+def entries_of(keys: Sequence[bytes], marks: Marks) -> NDArray[np.void]:
+    """Return questions as they are in the log."""
+    table = np.empty(len(keys), dtype=ENTRY)
+    table["key"] = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
+    table["sketch"], table["values"], table["size"] = marks.sketches, marks.values, marks.sizes
+    return table

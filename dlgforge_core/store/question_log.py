@@ -1,0 +1,143 @@
+"""The log of a dataset's questions in Postgres, and the index that a worker makes of it.
+
+Rows are appended under a lock alone, so that they are numbered in the order in which they were committed: who
+has read up to a number has everything before it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import psycopg
+
+from dlgforge_core.database import lock_keys
+from dlgforge_core.store.near_duplicates import marks_of
+from dlgforge_core.store.near_index import NearIndex, entries_of
+
+_ROWS_AT_ONCE = 128
+_OLDER_AT_ONCE = 2000
+
+# How long the lock may be held while its holder does nothing, in seconds. The work in between takes
+# milliseconds.
+STALL_S = 10.0
+
+# It makes reservations of one fingerprint take turns; a holder that stands still is cut off, so that the
+# others go on.
+_LOCK = f"""
+SELECT set_config('idle_in_transaction_session_timeout', %(stall_ms)s::text, true),
+       pg_advisory_xact_lock({lock_keys.QUESTIONS}, hashtext(%(fingerprint)s))
+"""
+
+# From the last row that is known, which must be there still, on.
+_READ = """
+SELECT seq, tag, CASE WHEN seq > %(seq)s THEN entries END FROM question_log
+WHERE fingerprint = %(fingerprint)s AND seq >= %(seq)s ORDER BY seq LIMIT %(most)s
+"""
+_APPEND = "INSERT INTO question_log VALUES (%(fingerprint)s, %(seq)s, %(tag)s, %(entries)s)"
+
+_UNLOGGED = "SELECT after FROM unlogged_questions WHERE fingerprint = %(fingerprint)s"
+_OLDER = """
+SELECT question_key, normal_form FROM questions
+WHERE fingerprint = %(fingerprint)s AND question_key > %(after)s AND normal_form IS NOT NULL
+ORDER BY question_key LIMIT %(most)s
+"""
+_OLDER_LOGGED = "UPDATE unlogged_questions SET after = %(after)s WHERE fingerprint = %(fingerprint)s"
+_ALL_LOGGED = "DELETE FROM unlogged_questions WHERE fingerprint = %(fingerprint)s"
+
+LogRow = tuple[int, int, bytes | None]
+"""Number, tag and entries; of the row that was known before without these."""
+
+
+class QuestionLog:
+    """The log of a fingerprint as one worker knows it: `index` has what was read of it."""
+
+    def __init__(self, fingerprint: str, threshold: float) -> None:
+        self._fingerprint = fingerprint
+        self._threshold = threshold
+        self._seq = 0  # of the last row that was read
+        self._tag = 0
+        self._begun = False
+        self.index = NearIndex(threshold)
+        self.others_write = True
+        """Whether there was something to read the last time."""
+
+    async def lock(self, connection: psycopg.AsyncConnection) -> None:
+        """Keep other workers' reservations out until the transaction ends."""
+        await connection.execute(
+            _LOCK, {"fingerprint": self._fingerprint, "stall_ms": round(1000 * STALL_S)}, prepare=True
+        )
+
+    async def send_read(self, connection: psycopg.AsyncConnection) -> psycopg.AsyncCursor[LogRow]:
+        """Ask for what has been appended; for `take`."""
+        values = {"fingerprint": self._fingerprint, "seq": self._seq, "most": _ROWS_AT_ONCE}
+        return await connection.execute(_READ, values, prepare=True, binary=True)
+
+    async def take(self, connection: psycopg.AsyncConnection, rows: Sequence[LogRow]) -> None:
+        """Take in what was read, and read on to the end."""
+        self._take(rows)
+        self.others_write = len(rows) > 1
+        while len(rows) == _ROWS_AT_ONCE or (
+            rows and not self._seq
+        ):  # also from the beginning, where it began anew
+            rows = await (await self.send_read(connection)).fetchall()
+            self._take(rows)
+
+    def _take(self, rows: Sequence[LogRow]) -> None:
+        if self._seq:
+            known, *rows = rows or [(0, 0, None)]
+            if known[:2] != (self._seq, self._tag):  # another server, which lacks what the last one had
+                self._seq, self._tag, self.index = 0, 0, NearIndex(self._threshold)
+                return
+        for row in rows:
+            self._add(row)
+
+    def _add(self, row: LogRow) -> None:
+        self._seq, self._tag, entries = row
+        assert entries is not None
+        self.index.add(entries)
+
+    async def append(self, connection: psycopg.AsyncConnection, entries: bytes) -> LogRow:
+        """Append a row, under the lock and with the end known; returns it, for `appended`."""
+        row: LogRow = (self._seq + 1, secrets.randbits(63), entries)
+        values = {"fingerprint": self._fingerprint, "seq": row[0], "tag": row[1], "entries": entries}
+        await connection.execute(_APPEND, values, prepare=True)
+        return row
+
+    def appended(self, row: LogRow) -> None:
+        """Take in a row of this worker's, once it is committed."""
+        if row[0] == self._seq + 1:
+            self._add(row)
+
+    async def begin(self, connection: psycopg.AsyncConnection) -> None:
+        """Read the log from its beginning, once; before that, append what earlier versions have kept."""
+        if self._begun:
+            return
+        while await self._has_older(connection):
+            async with connection.transaction():
+                await self.lock(connection)
+                await self._read(connection)
+                await self._append_older(connection)
+        await self._read(connection)
+        self._begun = True
+
+    async def _read(self, connection: psycopg.AsyncConnection) -> None:
+        await self.take(connection, await (await self.send_read(connection)).fetchall())
+
+    async def _has_older(self, connection: psycopg.AsyncConnection) -> bool:
+        cursor = await connection.execute(_UNLOGGED, {"fingerprint": self._fingerprint})
+        return await cursor.fetchone() is not None
+
+    async def _append_older(self, connection: psycopg.AsyncConnection) -> None:
+        of = {"fingerprint": self._fingerprint}
+        unlogged = await (await connection.execute(_UNLOGGED, of)).fetchone()
+        if unlogged is None:
+            return
+        cursor = await connection.execute(_OLDER, {**of, "after": unlogged[0], "most": _OLDER_AT_ONCE})
+        older = await cursor.fetchall()
+        if not older:
+            await connection.execute(_ALL_LOGGED, of)
+            return
+        keys = [key for key, _ in older]
+        await self.append(connection, entries_of(keys, marks_of([form for _, form in older])).tobytes())
+        await connection.execute(_OLDER_LOGGED, {**of, "after": keys[-1]})

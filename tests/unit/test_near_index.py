@@ -1,0 +1,127 @@
+"""The index of questions finds all that share a band and may be similar enough, however it was filled."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from dlgforge_core.common.questions import normal_form, question_key
+from dlgforge_core.store import near_index
+from dlgforge_core.store.near_duplicates import banding_for, bands_of, jaccard, marks_of, shingles
+from dlgforge_core.store.near_index import NearIndex, Searched, entries_of
+
+WORDS = [
+    "ash",
+    "birch",
+    "cedar",
+    "elm",
+    "fir",
+    "gum",
+    "holly",
+    "ivy",
+    "larch",
+    "maple",
+    "oak",
+    "pine",
+    "rowan",
+    "spruce",
+    "teak",
+    "yew",
+]
+
+
+def questions(n: int, seed: int, words: int = 12) -> list[str]:
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=words)) for _ in range(n)]
+
+
+def entries(texts: list[str]) -> bytes:
+    return entries_of([question_key(text) for text in texts], marks_of(texts)).tobytes()
+
+
+def found(index: NearIndex, texts: list[str], since: int = 0) -> dict[int, set[bytes]]:
+    candidates = index.find(Searched(marks_of(texts), index.threshold), since)
+    return {row: {candidate.key for candidate in those} for row, those in candidates.items()}
+
+
+def by_definition(kept: list[str], asked: list[str], threshold: float) -> dict[int, set[bytes]]:
+    """Return the pairs that share a band and reach the threshold, each looked at by itself."""
+    banding = banding_for(threshold)
+    bands = [set(row) for row in bands_of(marks_of(kept + asked).values, banding).tolist()]
+    return {
+        row: keys
+        for row, text in enumerate(asked)
+        if (
+            keys := {
+                question_key(other)
+                for place, other in enumerate(kept)
+                if bands[place] & bands[len(kept) + row]
+                and jaccard(shingles(text), shingles(other)) >= threshold
+            }
+        )
+    }
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("group", [1, 7, 64, 500])
+def test_what_shares_a_band_and_is_similar_enough_is_found(
+    monkeypatch: pytest.MonkeyPatch, threshold: float, group: int
+) -> None:
+    monkeypatch.setattr(near_index, "BLOCK", 32)
+    kept = [normal_form(text) for text in questions(500, seed=1)]
+    asked = [f"{text} so" for text in kept[::25]] + questions(10, seed=2)
+    index = NearIndex(threshold)
+    for begin in range(0, len(kept), group):
+        index.add(entries(kept[begin : begin + group]))
+    assert index.size == len(kept)
+    assert [run.size for run in index.runs] == [256, 128, 64, 32], "as in a binary counter"
+    got, least = found(index, asked), by_definition(kept, asked, threshold)
+    assert len(least) >= 15 or threshold > 0.9
+    for row, keys in least.items():
+        if len(keys) <= near_index.MOST_CANDIDATES:
+            assert keys <= got.get(row, set()), asked[row]
+
+
+def test_runs_do_not_depend_on_who_built_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_index, "BLOCK", 16)
+    kept = questions(200, seed=3)
+    one, other = NearIndex(0.8), NearIndex(0.8)
+    one.add(entries(kept))
+    for text in kept:
+        other.add(entries([text]))
+    for mine, theirs in zip(one.runs, other.runs, strict=True):
+        assert (mine.start, mine.bands.tolist()) == (theirs.start, theirs.bands.tolist())
+        assert mine.keys.tolist() == theirs.keys.tolist()
+
+
+def test_only_what_is_new_is_found_since_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_index, "BLOCK", 16)
+    kept = questions(100, seed=4)
+    index = NearIndex(0.8)
+    index.add(entries(kept))
+    everything = found(index, kept)
+    assert all(question_key(text) in everything[row] for row, text in enumerate(kept))
+    for since in (1, 15, 16, 50, 96, 99):
+        late = {question_key(text) for text in kept[since:]}
+        assert found(index, kept, since) == {
+            row: keys & late for row, keys in everything.items() if keys & late
+        }
+    assert found(index, kept, 100) == {}
+
+
+def test_a_crowd_is_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = questions(3000, seed=5, words=4)
+    index = NearIndex(0.5)
+    index.add(entries(kept))
+    whole = found(index, kept[:50])
+    monkeypatch.setattr(near_index, "_PAIRS_AT_ONCE", 100)
+    assert found(index, kept[:50]) == whole
+
+
+def test_an_empty_index_and_an_empty_group() -> None:
+    index = NearIndex(0.8)
+    assert found(index, questions(3, seed=6)) == {}
+    assert found(index, []) == {}
+    index.add(b"")
+    assert index.size == 0
