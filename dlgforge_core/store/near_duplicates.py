@@ -12,9 +12,9 @@ that a question is never rejected for less.
 - **Signatures** come from rensa's R-MinHash: on questions it took 13 µs each where datasketch 2.0 took
   117 µs. Both libraries have changed their numbers between releases, so shingles are hashed here, another
   version of rensa's algorithm is refused, and a test holds the numbers of this one.
-- **Values**: the low byte of each of a signature's 224 values is kept. In a pair of similarity s two bytes are
-  equal with probability s + (1 - s) / 256 (Li, König: b-Bit Minwise Hashing, WWW 2010, for sets small among
-  all possible shingles).
+- **Values**: the low byte of each of a signature's 224 values is kept. Two of them are equal, in a pair of
+  similarity s, with probability s + (1 - s) / 256 (Li, König: b-Bit Minwise Hashing, WWW 2010, for sets
+  small among all possible shingles).
 - **Bands**: a pair of similarity s shares one of b bands of r rows with probability 1 - (1 - s^r)^b
   (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, 3rd ed., section 3.4.2).
 - **Sketches** leave out the candidates that only happen to share a band. Every shingle of a set flips one of

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from dlgforge_core.store.near_duplicates import (
     bands_of,
     most_differing,
 )
+
+if TYPE_CHECKING:
+    from dlgforge_core.store.near_runs import SharedRuns
 
 BLOCK = 1024
 """Questions of the smallest run."""
@@ -44,6 +48,16 @@ MOST_CANDIDATES = 256
 _PLACE_BITS = np.uint64(27)  # of a question in its run; the other 37 bits are the band's hash
 _PLACE_MASK = np.uint64((1 << 27) - 1)
 _PAIRS_AT_ONCE = 1 << 16
+_ROUNDING = 1e-6  # pairs right at the threshold are candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run ends in the log: a row by number and tag, and how many of its questions it includes."""
+
+    seq: int
+    tag: int
+    included: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +141,7 @@ class Searched:
         self.sizes = marks.sizes.astype(np.intp)
         # Of the greatest set that can be as similar as that.
         most = most_differing(threshold) * self.sizes * (1.0 + 1.0 / threshold)
-        self.most = np.minimum(most, 255.0).astype(np.uint8)
+        self.most = np.minimum(most + _ROUNDING, 255.0).astype(np.uint8)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -139,11 +153,15 @@ class Candidate:
 
 
 class NearIndex:
-    """The questions of a log by their bands, for one similarity threshold; `size` of them, in order."""
+    """The questions of a log by their bands, for one similarity threshold; `size` of them, in order.
 
-    def __init__(self, threshold: float) -> None:
+    With `shared`, larger runs are in files that the workers of a machine share. It may begin with `runs`.
+    """
+
+    def __init__(self, threshold: float, shared: SharedRuns | None = None, runs: Sequence[Run] = ()) -> None:
         self.threshold = threshold
-        self.runs: list[Run] = []
+        self.runs = list(runs)
+        self._shared = shared
         self._banding = banding_for(threshold)
         self._most_differing = most_differing(threshold)
         self._begin_block()
@@ -153,15 +171,15 @@ class NearIndex:
         """How many questions are in it."""
         return self._block_start + self._in_block
 
-    def add(self, entries: bytes) -> None:
-        """Add questions: the entries of the log that follow the last ones."""
+    def add(self, entries: bytes, seq: int, tag: int, done: int = 0) -> None:
+        """Add the questions of the next row of the log, but for the first `done` of them."""
         table = np.frombuffer(entries, dtype=ENTRY)
-        while len(table):
-            room = BLOCK - self._in_block
-            self._add(table[:room])
-            table = table[room:]
+        while done < len(table):
+            part = table[done : done + BLOCK - self._in_block]
+            self._add(part)
+            done += len(part)
             if self._in_block == BLOCK:
-                self._end_block()
+                self._end_block(Place(seq, tag, done))
 
     def find(self, searched: Searched, since: int = 0) -> dict[int, list[Candidate]]:
         """Return by row the candidates among the questions from the place `since` on."""
@@ -193,7 +211,7 @@ class NearIndex:
             searched.sketches.take(rows, axis=0) ^ run.sketches.take(places, axis=0)
         ).sum(axis=1)
         most = self._most_differing * (searched.sizes[rows] + run.sizes[places])
-        like = (differing <= most).nonzero()[0]
+        like = (differing <= most + _ROUNDING).nonzero()[0]
         rows, places, differing = rows.take(like), places.take(like), differing.take(like)
         for row, place, distance in zip(rows.tolist(), places.tolist(), differing.tolist(), strict=True):
             found.setdefault(row, set()).add(Candidate(distance, run.keys[place].tobytes()))
@@ -245,15 +263,27 @@ class NearIndex:
                         rows += [row] * len(met)
         return np.array(rows, dtype=np.intp), np.array(places, dtype=np.intp)
 
-    def _end_block(self) -> None:
+    def _end_block(self, end: Place) -> None:
         places = np.arange(BLOCK, dtype=np.uint64)[:, None]
         bands = (self._block.bands >> _PLACE_BITS << _PLACE_BITS | places).ravel()
         bands.sort()
         self.runs.append(replace(self._block, bands=bands, table=_table(bands)))
-        while len(self.runs) > 1 and self.runs[-1].size == self.runs[-2].size:
-            after, before = self.runs.pop(), self.runs.pop()
-            self.runs.append(before.merged(after))
+        self._merge(end)
         self._begin_block()
+
+    def _merge(self, end: Place) -> None:
+        """Make one run of the last ones, as long as there are two of the same size."""
+        kept, size = len(self.runs) - 1, BLOCK
+        while kept and self.runs[kept - 1].size == size:
+            kept, size = kept - 1, 2 * size
+        parts = self.runs[kept:]
+        whole = self._shared.find(parts[0].start, size, end) if self._shared else None
+        if whole is None:
+            whole = parts.pop()
+            while parts:
+                whole = parts.pop().merged(whole)
+            whole = self._shared.share(whole, end) if self._shared else whole
+        self.runs[kept:] = [whole]
 
 
 def _folded(sketches: NDArray[np.uint64]) -> NDArray[np.uint64]:

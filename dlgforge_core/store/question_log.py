@@ -6,17 +6,22 @@ has read up to a number has everything before it.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
+import time
 from collections.abc import Sequence
 
 import psycopg
 
 from dlgforge_core.database import lock_keys
 from dlgforge_core.store.near_duplicates import marks_of
-from dlgforge_core.store.near_index import NearIndex, entries_of
+from dlgforge_core.store.near_index import NearIndex, Run, entries_of
+from dlgforge_core.store.near_runs import SharedRuns
 
 _ROWS_AT_ONCE = 128
 _OLDER_AT_ONCE = 2000
+_PATIENCE_S = 60.0  # for another worker of this machine, which reads the log for all
 
 # How long the lock may be held while its holder does nothing, in seconds. The work in between takes
 # milliseconds.
@@ -34,6 +39,9 @@ _READ = """
 SELECT seq, tag, CASE WHEN seq > %(seq)s THEN entries END FROM question_log
 WHERE fingerprint = %(fingerprint)s AND seq >= %(seq)s ORDER BY seq LIMIT %(most)s
 """
+# The rows in which shared runs end.
+_TAGS = "SELECT seq, tag FROM question_log WHERE fingerprint = %(fingerprint)s AND seq = ANY(%(ends)s)"
+_ENTRIES = "SELECT entries FROM question_log WHERE fingerprint = %(fingerprint)s AND seq = %(seq)s"
 _APPEND = "INSERT INTO question_log VALUES (%(fingerprint)s, %(seq)s, %(tag)s, %(entries)s)"
 
 _UNLOGGED = "SELECT after FROM unlogged_questions WHERE fingerprint = %(fingerprint)s"
@@ -58,7 +66,8 @@ class QuestionLog:
         self._seq = 0  # of the last row that was read
         self._tag = 0
         self._begun = False
-        self.index = NearIndex(threshold)
+        self._shared = SharedRuns(f"{fingerprint} {threshold}")
+        self.index = NearIndex(threshold, self._shared)
         self.others_write = True
         """Whether there was something to read the last time."""
 
@@ -87,7 +96,7 @@ class QuestionLog:
         if self._seq:
             known, *rows = rows or [(0, 0, None)]
             if known[:2] != (self._seq, self._tag):  # another server, which lacks what the last one had
-                self._seq, self._tag, self.index = 0, 0, NearIndex(self._threshold)
+                self._seq, self._tag, self.index = 0, 0, NearIndex(self._threshold, self._shared)
                 return
         for row in rows:
             self._add(row)
@@ -95,7 +104,7 @@ class QuestionLog:
     def _add(self, row: LogRow) -> None:
         self._seq, self._tag, entries = row
         assert entries is not None
-        self.index.add(entries)
+        self.index.add(entries, self._seq, self._tag)
 
     async def append(self, connection: psycopg.AsyncConnection, entries: bytes) -> LogRow:
         """Append a row, under the lock and with the end known; returns it, for `appended`."""
@@ -118,8 +127,35 @@ class QuestionLog:
                 await self.lock(connection)
                 await self._read(connection)
                 await self._append_older(connection)
-        await self._read(connection)
-        self._begun = True
+        waited = time.monotonic() + _PATIENCE_S
+        while not self._begun:
+            with self._shared.alone() as alone:
+                if alone or time.monotonic() > waited:
+                    await self._open_shared(connection)
+                    await self._read(connection)
+                    self._begun = True
+            if not self._begun:
+                await asyncio.sleep(0.05)
+
+    async def _open_shared(self, connection: psycopg.AsyncConnection) -> None:
+        """Begin with what others on this machine have made of the log, as far as it is this log."""
+        found = self._shared.from_beginning()
+        ends = {"fingerprint": self._fingerprint, "ends": [run.end.seq for run in found]}
+        tags: dict[int, int] = dict(await (await connection.execute(_TAGS, ends)).fetchall())
+        opened: list[Run] = []
+        with contextlib.suppress(OSError, ValueError):
+            for run in found:
+                if tags.get(run.end.seq) != run.end.tag:
+                    break
+                opened.append(run.open())
+        if opened:
+            end = found[len(opened) - 1].end
+            of = {"fingerprint": self._fingerprint, "seq": end.seq}
+            row = await (await connection.execute(_ENTRIES, of)).fetchone()
+            assert row is not None
+            self._seq, self._tag = end.seq, end.tag
+            self.index = NearIndex(self._threshold, self._shared, opened)
+            self.index.add(row[0], end.seq, end.tag, end.included)
 
     async def _read(self, connection: psycopg.AsyncConnection) -> None:
         await self.take(connection, await (await self.send_read(connection)).fetchall())

@@ -7,9 +7,11 @@ import random
 import string
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,7 +24,7 @@ from dlgforge_core.database.privileges import SCHEMA
 from dlgforge_core.dialogue import DropReason
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.generation.prepare import PreparedRun
-from dlgforge_core.store import question_log, reservations
+from dlgforge_core.store import near_index, near_runs, question_log, reservations
 from dlgforge_core.store.near_duplicates import jaccard, shingles
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_core.store.worker_store import WorkerStore
@@ -507,3 +509,35 @@ def test_questions_of_the_version_before_are_known_to_wait_for_their_log(dsn: st
     assert 23 in store.migrate()
     with store.connection() as connection:
         assert connection.execute("SELECT * FROM unlogged_questions").fetchall() == [("f", b"")]
+
+
+def test_workers_of_a_machine_share_the_index(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(near_index, "BLOCK", 4)
+    monkeypatch.setattr(near_runs, "SHARED", 8)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    run = planned(store, 8)
+    kept = [f"What is {random_letters(n)} used for?" for n in range(40)]
+    opened: list[int] = []
+    open_run = near_runs.SharedRun.open
+
+    def noted(self: near_runs.SharedRun) -> near_index.Run:
+        opened.append(self.size)
+        return open_run(self)
+
+    monkeypatch.setattr(near_runs.SharedRun, "open", noted)
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            ids, (other,) = await claimed(a, 7), await claimed(b, 1)
+            for n, question in enumerate(kept):
+                assert await reserved(a, ids[n % 7], n, question)
+            opened.clear()
+            for question in kept:
+                assert not await reserved(b, other, 0, f"{question} Really")
+            assert opened == [32, 8], "what was made already, not the log"
+            assert await reserved(b, other, 0, FAR)
+            assert not await reserved(a, ids[0], 50, f"{FAR} Please")
+
+    asyncio.run(main())

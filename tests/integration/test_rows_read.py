@@ -46,9 +46,9 @@ def run(store: RunStore) -> PreparedRun:
     "statement",
     [
         *(sql.RECORD_OUTCOMES, sql.COMMIT_TURNS, sql.AMEND_DIALOGUES, sql.DROP_DIALOGUES, FINISH_DIALOGUES),
-        *(sql.RESERVE_QUESTIONS, sql.FIND_CANDIDATES, sql.RESERVE_UNLIKE_QUESTIONS),
+        *(sql.RESERVE_QUESTIONS, sql.RESERVE_UNLIKE_QUESTIONS),
     ],
-    ids=["record", "commit", "amend", "drop", "finish", "reserve", "find", "reserve unlike"],
+    ids=["record", "commit", "amend", "drop", "finish", "reserve", "reserve unlike"],
 )
 def test_a_write_finds_its_dialogue_by_key(store: RunStore, run: PreparedRun, statement: str) -> None:
     """Whatever the statistics: the index of leases has what all workers hold."""

@@ -40,6 +40,13 @@ def entries(texts: list[str]) -> bytes:
     return entries_of([question_key(text) for text in texts], marks_of(texts)).tobytes()
 
 
+def added(index: NearIndex, texts: list[str], group: int = 1000) -> NearIndex:
+    """Add them as rows of a log, so many in each."""
+    for seq, begin in enumerate(range(0, len(texts), group), 1):
+        index.add(entries(texts[begin : begin + group]), seq, 1000 + seq)
+    return index
+
+
 def found(index: NearIndex, texts: list[str], since: int = 0) -> dict[int, set[bytes]]:
     candidates = index.find(Searched(marks_of(texts), index.threshold), since)
     return {row: {candidate.key for candidate in those} for row, those in candidates.items()}
@@ -72,8 +79,7 @@ def test_what_shares_a_band_and_is_similar_enough_is_found(
     kept = [normal_form(text) for text in questions(500, seed=1)]
     asked = [f"{text} so" for text in kept[::25]] + questions(10, seed=2)
     index = NearIndex(threshold)
-    for begin in range(0, len(kept), group):
-        index.add(entries(kept[begin : begin + group]))
+    added(index, kept, group)
     assert index.size == len(kept)
     assert [run.size for run in index.runs] == [256, 128, 64, 32], "as in a binary counter"
     got, least = found(index, asked), by_definition(kept, asked, threshold)
@@ -86,10 +92,7 @@ def test_what_shares_a_band_and_is_similar_enough_is_found(
 def test_runs_do_not_depend_on_who_built_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_index, "BLOCK", 16)
     kept = questions(200, seed=3)
-    one, other = NearIndex(0.8), NearIndex(0.8)
-    one.add(entries(kept))
-    for text in kept:
-        other.add(entries([text]))
+    one, other = added(NearIndex(0.8), kept), added(NearIndex(0.8), kept, group=1)
     for mine, theirs in zip(one.runs, other.runs, strict=True):
         assert (mine.start, mine.bands.tolist()) == (theirs.start, theirs.bands.tolist())
         assert mine.keys.tolist() == theirs.keys.tolist()
@@ -99,7 +102,7 @@ def test_only_what_is_new_is_found_since_a_place(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(near_index, "BLOCK", 16)
     kept = questions(100, seed=4)
     index = NearIndex(0.8)
-    index.add(entries(kept))
+    added(index, kept)
     everything = found(index, kept)
     assert all(question_key(text) in everything[row] for row, text in enumerate(kept))
     for since in (1, 15, 16, 50, 96, 99):
@@ -113,7 +116,7 @@ def test_only_what_is_new_is_found_since_a_place(monkeypatch: pytest.MonkeyPatch
 def test_a_crowd_is_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = questions(3000, seed=5, words=4)
     index = NearIndex(0.5)
-    index.add(entries(kept))
+    added(index, kept)
     whole = found(index, kept[:50])
     monkeypatch.setattr(near_index, "_PAIRS_AT_ONCE", 100)
     assert found(index, kept[:50]) == whole
@@ -123,5 +126,5 @@ def test_an_empty_index_and_an_empty_group() -> None:
     index = NearIndex(0.8)
     assert found(index, questions(3, seed=6)) == {}
     assert found(index, []) == {}
-    index.add(b"")
+    index.add(b"", 1, 1)
     assert index.size == 0

@@ -1,0 +1,182 @@
+"""Runs of an index as files that the workers of a machine share, so that each question is in memory once.
+
+A folder for each log and threshold is in the machine's folder of temporary files. Who uses it holds a lock on
+it; the last to leave removes it, and whoever comes next what a killed one has left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from dlgforge_core.store.near_index import Place, Run
+
+SHARED = 16_384
+"""Questions from which on a run is a file."""
+
+_log = logging.getLogger(__name__)
+_ARRAYS = [field.name for field in fields(Run) if field.name != "start"]
+_NAME = re.compile(r"(\d+)-(\d+)-(\d+)-(\d+)-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRun:
+    """A run that somebody on this machine has made."""
+
+    start: int
+    size: int
+    end: Place
+    path: Path
+
+    def is_part_of(self, other: SharedRun) -> bool:
+        """Whether the other one has these questions among more."""
+        return other.start <= self.start < other.start + other.size and self.size < other.size
+
+    def open(self) -> Run:
+        """Map its arrays into memory. Raises OSError, or ValueError for what is no such file."""
+        arrays = {name: np.asarray(np.load(self.path / f"{name}.npy", mmap_mode="r")) for name in _ARRAYS}
+        return Run(self.start, **arrays)
+
+
+class SharedRuns:
+    """The runs that workers of this machine share, of the log and threshold that `name` stands for."""
+
+    def __init__(self, name: str) -> None:
+        self._folder: Path | None = None
+        try:
+            home = _home()
+            _sweep(home)
+            self._folder, used = _enter(home / blake2b(name.encode(), digest_size=16).hexdigest())
+            weakref.finalize(self, _leave, self._folder, used)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        _log.warning("questions are indexed in this worker's own memory: no files to share them (%s)", error)
+        self._folder = None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether nobody else on this machine is making runs of a log from its beginning; until the end."""
+        if self._folder is None:
+            yield True
+            return
+        with (self._folder / "making").open("w") as file:
+            yield _locked(file.fileno(), fcntl.LOCK_EX)
+
+    def share(self, run: Run, end: Place) -> Run:
+        """Make a run a file, in place of those it is merged from; returns the shared one."""
+        if self._folder is None or run.size < SHARED:
+            return run
+        shared = self._at(run.start, run.size, end)
+        try:
+            others = list(self._files())
+            if any(shared.is_part_of(other) for other in others):
+                return run  # others are further, and this worker soon as well
+            self._write(run, shared.path)
+            for other in others:
+                if other.is_part_of(shared):  # who has it open keeps it
+                    shutil.rmtree(other.path, ignore_errors=True)
+            return shared.open()
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+            return run
+
+    def find(self, start: int, size: int, end: Place) -> Run | None:
+        """Return the run if somebody has made it."""
+        if self._folder is None or size < SHARED:
+            return None
+        with contextlib.suppress(OSError, ValueError):
+            return self._at(start, size, end).open()
+        return None
+
+    def from_beginning(self) -> list[SharedRun]:
+        """Return runs that follow one another from the beginning of the log on, the largest ones."""
+        largest: dict[int, SharedRun] = {}
+        for run in sorted(self._files(), key=lambda run: run.size):
+            largest[run.start] = run
+        runs: list[SharedRun] = []
+        while following := largest.get(runs[-1].start + runs[-1].size if runs else 0):
+            runs.append(following)
+        return runs
+
+    def _at(self, start: int, size: int, end: Place) -> SharedRun:
+        assert self._folder is not None
+        path = self._folder / f"{start}-{size}-{end.seq}-{end.tag}-{end.included}"
+        return SharedRun(start, size, end, path)
+
+    def _files(self) -> Iterator[SharedRun]:
+        for path in self._folder.iterdir() if self._folder is not None else ():
+            if match := _NAME.fullmatch(path.name):
+                start, size, *end = map(int, match.groups())
+                yield SharedRun(start, size, Place(*end), path)
+
+    def _write(self, run: Run, path: Path) -> None:
+        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix="draft-"))
+        try:
+            for name in _ARRAYS:
+                np.save(draft / f"{name}.npy", getattr(run, name))
+            draft.rename(path)
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)
+            if not path.exists():  # or somebody else was faster
+                raise
+
+
+def _home() -> Path:
+    """Return this user's folder, which nobody else may write to. Raises OSError."""
+    home = Path(tempfile.gettempdir()) / f"dlgforge-questions-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    found = home.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{home} is not a folder of this user's alone")
+    return home
+
+
+def _locked(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _enter(folder: Path) -> tuple[Path, int]:
+    """Make the folder, and hold a lock on it with others who use it."""
+    while True:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            used = os.open(folder / "used", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # removed meanwhile
+            continue
+        fcntl.flock(used, fcntl.LOCK_SH)
+        with contextlib.suppress(FileNotFoundError):
+            if (folder / "used").stat().st_ino == os.fstat(used).st_ino:
+                return folder, used
+        os.close(used)
+
+
+def _leave(folder: Path, used: int) -> None:
+    if _locked(used, fcntl.LOCK_EX):  # nobody else is there
+        shutil.rmtree(folder, ignore_errors=True)
+    os.close(used)
+
+
+def _sweep(home: Path) -> None:
+    """Remove the folders of those who were killed."""
+    for folder in home.iterdir():
+        with contextlib.suppress(OSError):
+            _leave(folder, os.open(folder / "used", os.O_RDWR | os.O_CLOEXEC))
