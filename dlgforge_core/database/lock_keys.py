@@ -9,8 +9,6 @@ from __future__ import annotations
 
 QUESTIONS = 744_097
 """Reserving questions under one fingerprint, where near-copies are rejected."""
-CLAIMS = 744_098
-"""Claiming dialogues of one run, where it has a budget."""
 MIGRATIONS = 744_099
 """Migrating the schema; the only key of its lock."""
 WORKERS = 744_100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dlgforge_core.database import lock_keys
 from dlgforge_core.store.attempts import SPARES
+from dlgforge_core.store.claims import AMONG, freed
 from dlgforge_core.store.finishing import FOLDED, HELD
 
 # The advisory lock of a worker is held while it lives, and free when its connection is gone. It is taken
@@ -27,86 +28,15 @@ WHERE worker_id = %(me)s AND ended_at IS NULL
 """
 
 END_WORKER = f"""
-WITH freed AS (UPDATE dialogues SET worker_id = NULL WHERE worker_id = %(me)s),
+WITH let_go AS (UPDATE dialogues SET worker_id = NULL WHERE worker_id = %(me)s RETURNING plan_id, ordinal),
+     {freed("let_go")},
      unjudged AS (UPDATE judging_claims SET worker_id = NULL WHERE worker_id = %(me)s),
      ended AS (UPDATE workers SET ended_at = now() WHERE worker_id = %(me)s AND ended_at IS NULL)
 SELECT pg_advisory_unlock({lock_keys.WORKERS}, %(me)s)
 """
 
-# What was picked becomes the worker's: of each the turns that were committed, and the outcomes of the turn
-# after them.
-_CLAIMED = """
-claimed AS (
-    UPDATE dialogues d SET worker_id = %(me)s FROM picked
-    WHERE d.dialogue_id = picked.dialogue_id
-      AND EXISTS (SELECT 1 FROM workers w WHERE w.worker_id = %(me)s AND w.ended_at IS NULL)
-    RETURNING d.dialogue_id, d.plan, d.turns_done, d.n_turns, d.ordinal, d.judgement, d.goal_verdict,
-              d.usage, {attempt} AS attempt
-)
-SELECT c.plan,
-       CASE WHEN c.turns_done > 0 THEN (
-           SELECT jsonb_agg(jsonb_build_array(t.turn_index, t.user_text, t.assistant_text, t.judgement,
-                                              t.details) ORDER BY t.turn_index)
-           FROM turns t WHERE t.dialogue_id = c.dialogue_id) END,
-       (SELECT jsonb_agg(jsonb_build_array(o.kind, o.data) ORDER BY o.position)
-        FROM outcomes o WHERE o.dialogue_id = c.dialogue_id AND o.turn_index = c.turns_done),
-       c.attempt, c.judgement, c.goal_verdict,
-       coalesce((SELECT o.usage FROM outcomes o
-                 WHERE o.dialogue_id = c.dialogue_id AND o.turn_index = c.turns_done AND o.usage IS NOT NULL
-                 ORDER BY o.position DESC LIMIT 1), c.usage)
-FROM claimed c
-ORDER BY c.n_turns DESC, c.ordinal
-"""
-
-# A part of the run's dialogues, or with null all of them.
-_AMONG = "(%(among)s::text[] IS NULL OR d.dialogue_id = ANY(%(among)s))"
-
-_CLAIM = (
-    f"""
-WITH room AS ({{room}}),
-picked AS (
-    SELECT c.dialogue_id FROM run_plans rp, LATERAL (
-        SELECT d.dialogue_id, d.n_turns, d.ordinal FROM dialogues d
-        WHERE d.plan_id = rp.plan_id AND d.status = 'pending' AND d.worker_id IS NULL
-          AND d.ordinal < rp.n_dialogues AND {_AMONG}
-        ORDER BY d.n_turns DESC, d.ordinal LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    ) c
-    WHERE rp.run_id = %(run)s
-    ORDER BY c.n_turns DESC, c.ordinal LIMIT (SELECT n FROM room)
-),"""
-    + _CLAIMED
-)
-
-# Finished dialogues that are to be given the verdicts they lack; they stay finished meanwhile.
-CLAIM_UNJUDGED = f"""
-WITH picked AS (
-    SELECT d.dialogue_id, u.attempt
-    FROM unjudged u JOIN dialogues d USING (dialogue_id) JOIN run_plans rp USING (plan_id)
-    WHERE u.again AND rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
-      AND d.status = 'done' AND d.worker_id IS NULL AND {_AMONG}
-    ORDER BY u.verdicts DESC, d.dialogue_id LIMIT %(limit)s FOR UPDATE OF d SKIP LOCKED
-),""" + _CLAIMED.format(attempt="picked.attempt")
-
-# Under a budget the claims of all workers take turns, so that together they keep to it. The lock is a
-# statement of its own: the claim after it must see what the claim before it took.
-LOCK_CLAIMS = f"SELECT pg_advisory_xact_lock({lock_keys.CLAIMS}, hashtext(%(run)s))"
-
-_ROOM_UNDER_BUDGET = """
-    SELECT greatest(0, least(%(limit)s, %(max_dialogues)s - (
-        SELECT count(*) FROM run_plans rp JOIN dialogues d USING (plan_id)
-        WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
-          AND (d.status IN ('done', 'unaccepted') OR d.worker_id IS NOT NULL)))) AS n
-"""
-_ROOM = "SELECT %(limit)s::bigint AS n"
-
-
-def claim(*, limited: bool) -> str:
-    """Return the statement that leases free dialogues; `limited` when run.max_dialogues is set."""
-    return _CLAIM.format(room=_ROOM_UNDER_BUDGET if limited else _ROOM, attempt="0")
-
-
 COUNTS = f"""
-SELECT count(*) FILTER (WHERE (d.status = 'pending' OR u.again AND d.status = 'done') AND {_AMONG}),
+SELECT count(*) FILTER (WHERE (d.status = 'pending' OR u.again AND d.status = 'done') AND {AMONG}),
        count(*) FILTER (WHERE d.status IN ('done', 'unaccepted'))
 FROM run_plans rp JOIN dialogues d USING (plan_id) LEFT JOIN unjudged u USING (dialogue_id)
 WHERE rp.run_id = %(run)s AND d.ordinal < rp.n_dialogues
@@ -277,11 +207,12 @@ ended AS (
         drop_setup = i.setup, worker_id = NULL, ended_at = now(), usage = coalesce(i.usage, d.usage)
     FROM input i
     WHERE d.dialogue_id = i.dialogue_id AND {HELD} AND d.status = 'pending'
-    RETURNING i.op, d.dialogue_id, i.spare
+    RETURNING i.op, d.dialogue_id, i.spare, d.plan_id, d.ordinal
 ),
-freed AS (DELETE FROM questions q USING ended e WHERE q.dialogue_id = e.dialogue_id),
+unasked AS (DELETE FROM questions q USING ended e WHERE q.dialogue_id = e.dialogue_id),
 cleared AS (DELETE FROM outcomes f USING ended e WHERE f.dialogue_id = e.dialogue_id),
-forgotten AS (DELETE FROM unjudged u USING ended e WHERE u.dialogue_id = e.dialogue_id),"""
+forgotten AS (DELETE FROM unjudged u USING ended e WHERE u.dialogue_id = e.dialogue_id),
+{freed("ended")},"""
     + SPARES
     + """
 SELECT op, NULL FROM ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dlgforge_core.database import lock_keys
+from dlgforge_core.store.claims import freed
 
 LOCK_GRACE_S = 5.0
 """For how many seconds a lease outlives locks that the server has lost: the living take theirs again."""
@@ -60,14 +61,15 @@ gone AS (
     RETURNING w.worker_id
 ),
 {_lost("dialogues")},
-freed AS (
+let_go AS (
     UPDATE dialogues SET worker_id = NULL
-    WHERE worker_id = ANY(ARRAY(SELECT worker_id FROM lost_dialogues)) RETURNING 1
+    WHERE worker_id = ANY(ARRAY(SELECT worker_id FROM lost_dialogues)) RETURNING plan_id, ordinal
 ),
+{freed("let_go")},
 {_lost("judging_claims")},
 freed_claims AS (
     UPDATE judging_claims SET worker_id = NULL
     WHERE worker_id = ANY(ARRAY(SELECT worker_id FROM lost_judging_claims)) RETURNING 1
 )
-SELECT (SELECT count(*) FROM freed) + (SELECT count(*) FROM freed_claims)
+SELECT (SELECT count(*) FROM let_go) + (SELECT count(*) FROM freed_claims)
 """

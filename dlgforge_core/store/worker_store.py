@@ -13,8 +13,8 @@ from dlgforge_core.conversation.state import State, fold
 from dlgforge_core.database.connection import AsyncConnection
 from dlgforge_core.database.database import Database
 from dlgforge_core.dialogue import DialoguePlan, DropReason, Ending, Turn
+from dlgforge_core.store import claims, writes
 from dlgforge_core.store import statements as sql
-from dlgforge_core.store import writes
 from dlgforge_core.store.lease_holder import LeaseHolder
 from dlgforge_core.store.reservations import ACCEPTED, Reservation, UnlikeQuestions
 from dlgforge_core.usage import Usage, usage_from_json
@@ -68,6 +68,7 @@ class WorkerStore(LeaseHolder[writes.Write]):
         self._run = {"fingerprint": fingerprint, "attempts": attempts}
         self._among = list(among) or None
         self._max_dialogues = max_dialogues
+        self._plans: int | None = None
         self._setup = setup
         self._unlike = (
             UnlikeQuestions(fingerprint, similarity_threshold) if similarity_threshold < 1 else None
@@ -82,21 +83,46 @@ class WorkerStore(LeaseHolder[writes.Write]):
         """
 
         async def run(connection: AsyncConnection) -> list[Claim]:
-            limited = self._max_dialogues is not None
-            values = {"run": self._run_id, "limit": limit, "me": self._worker_id, "among": self._among}
+            rows: list[Sequence[Any]] = []
+
+            async def take(statement: str, most: int) -> None:
+                if len(rows) < most:
+                    values = {"run": self._run_id, "me": self._worker_id, "among": self._among}
+                    cursor = await connection.execute(
+                        statement.encode(), {**values, "limit": most - len(rows)}
+                    )
+                    rows.extend(await cursor.fetchall())
+
             async with connection.transaction():
-                if limited:
-                    await connection.execute(sql.LOCK_CLAIMS, {"run": self._run_id})
-                cursor = await connection.execute(
-                    sql.claim(limited=limited), {**values, "max_dialogues": self._max_dialogues}
-                )
-            rows = await cursor.fetchall()
-            if len(rows) < limit:
-                cursor = await connection.execute(sql.CLAIM_UNJUDGED, {**values, "limit": limit - len(rows)})
-                rows += await cursor.fetchall()
+                room = await self._room(connection, limit)
+                if await self._has_many_plans(connection):
+                    await take(claims.CLAIM_OF_MANY_PLANS, room)
+                await take(claims.CLAIM, room)
+            await take(claims.CLAIM_UNJUDGED, limit)
             return [_claim_from_row(row) for row in rows]
 
         return await self._control.run(run)
+
+    async def _room(self, connection: AsyncConnection, limit: int) -> int:
+        """Return how many of `limit` dialogues the budget has room for until the transaction ends."""
+        if self._max_dialogues is None:
+            return limit
+        row = await (await connection.execute(claims.BUDGET, {"run": self._run_id})).fetchone()
+        assert row is not None
+        taken, may_be_fewer = row
+        if may_be_fewer and (taken is None or self._max_dialogues - taken < limit):
+            row = await (await connection.execute(claims.COUNT_TAKEN, {"run": self._run_id})).fetchone()
+            assert row is not None
+            taken = row[0]
+        return max(0, min(limit, self._max_dialogues - int(taken)))
+
+    async def _has_many_plans(self, connection: AsyncConnection) -> bool:
+        """Whether the run has so many plans that a claim must not lock its share of each."""
+        if self._plans is None:  # a run's plans stay the same
+            row = await (await connection.execute(claims.COUNT_PLANS, {"run": self._run_id})).fetchone()
+            assert row is not None
+            self._plans = int(row[0])
+        return self._plans > claims.FEW_PLANS
 
     async def unfinished(self) -> int:
         """How many dialogues to work on are neither finished nor dropped, or are to be judged again."""

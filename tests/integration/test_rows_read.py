@@ -12,7 +12,7 @@ from dlgforge_core.store import statements as sql
 from dlgforge_core.store.finishing import FINISH_DIALOGUES
 from dlgforge_core.store.run_store import RunStore
 from dlgforge_core.store.worker_store import WorkerStore
-from tests.support.run_state import leased
+from tests.support.run_state import leased, rows_read
 from tests.support.runs import planned
 
 HELD = 3000
@@ -21,16 +21,6 @@ OWN = 8
 
 def worker(store: RunStore, run: PreparedRun) -> WorkerStore:
     return WorkerStore(store.database, run_id=run.run_id, fingerprint=run.fingerprint, lease_s=60.0)
-
-
-def rows_read(store: RunStore) -> int:
-    """Rows of dialogues that sessions have read which have ended since."""
-    with store.connection() as connection:
-        row = connection.execute(
-            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'dialogues'"
-        ).fetchone()
-    assert row is not None
-    return int(row[0])
 
 
 @pytest.fixture

@@ -346,17 +346,6 @@ def test_a_worker_that_ends_frees_what_it_had_claimed(store: RunStore) -> None:
     asyncio.run(main())
 
 
-def test_max_dialogues_bounds_the_claims_of_all_workers_together(store: RunStore) -> None:
-    run = plan(store, 20)
-
-    async def main() -> int:
-        async with worker(store, run, max_dialogues=5) as a, worker(store, run, max_dialogues=5) as b:
-            claims = await asyncio.gather(a.claim(4), b.claim(4), a.claim(4))
-            return sum(map(len, claims))
-
-    assert asyncio.run(main()) == 5
-
-
 def test_what_was_made_of_former_seeds_is_reported_by_its_run_alone(store: RunStore) -> None:
     def seeds(name: str, topic: str) -> SeedBatch:
         return SeedBatch(name, f"{name}: {topic}", (SeedTopic(topic, "en", topic),))

@@ -23,3 +23,13 @@ def leased(store: RunStore, run_id: str) -> int:
         ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def rows_read(store: RunStore) -> int:
+    """Rows of dialogues that sessions have read which have ended since."""
+    with store.connection() as connection:
+        row = connection.execute(
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'dialogues'"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])

@@ -12,7 +12,7 @@ from dlgforge_core.database import lock_keys
 
 def test_no_two_locks_share_a_number() -> None:
     numbers = [value for name, value in vars(lock_keys).items() if name.isupper()]
-    assert len(set(numbers)) == len(numbers) == 10
+    assert len(set(numbers)) == len(numbers) == 9
 
 
 def test_no_other_module_has_a_number_of_its_own() -> None:
