@@ -48,7 +48,6 @@ class Figures:
 
     workers: int
     calls: float
-    dialogues: int
     server: Cost
     client_cpu_s: float
     endpoint_cpu_s: float
@@ -121,10 +120,6 @@ def measure(
 ) -> Figures:
     """Return what `n` workers came to in `s` seconds, after they have all begun and `warm_s` have passed."""
 
-    def done() -> int:
-        row = server.watch.execute("SELECT count(*) FROM dialogues WHERE status = 'done'").fetchone()
-        return int(row[0]) if row else 0
-
     def marks() -> tuple[float, Cost, float, float]:
         client = sum(cpu_of(process) for process in processes)
         return sim.stats()["calls"], server.cost(), client, cpu_of(psutil.Process(sim.process.pid))
@@ -133,16 +128,14 @@ def measure(
         while server.connections() < 2 * n:
             time.sleep(0.2)
         time.sleep(warm_s)
-        dialogues, first = done(), marks()
+        first = marks()
         with sampled_waits(server) as waits:
             time.sleep(s)
         last, connections = marks(), server.connections()
-        dialogues = done() - dialogues
     samples = max(1, waits.pop("samples", 0))
     return Figures(
         n,
         last[0] - first[0],
-        dialogues,
         last[1].minus(first[1]),
         last[2] - first[2],
         last[3] - first[3],
@@ -194,12 +187,22 @@ def queries(store: RunStore, run: PreparedRun) -> None:
     """Print how long what is asked of a run while it goes takes."""
 
     async def asked() -> None:
-        async with WorkerStore(
-            store.database, run_id=run.run_id, fingerprint=run.fingerprint, lease_s=60.0
-        ) as worker:
+        async with (
+            WorkerStore(
+                store.database, run_id=run.run_id, fingerprint=run.fingerprint, lease_s=60.0
+            ) as worker,
+            WorkerStore(
+                store.database,
+                run_id=run.run_id,
+                fingerprint=run.fingerprint,
+                lease_s=60.0,
+                max_dialogues=10**9,
+            ) as limited,
+        ):
             asks: dict[str, Callable[[], Awaitable[object]]] = {
                 "taking over": worker.take_over,
                 "claim of 64": lambda: worker.claim(64),
+                "claim of 64 under a budget": lambda: limited.claim(64),
                 "renewal of a lease": lambda: worker.heartbeat({}),
                 "unfinished": worker.unfinished,
                 "has a verdict": worker.has_verdict,

@@ -25,7 +25,7 @@ SETTINGS = (
 )
 
 _COUNTERS = """
-SELECT (SELECT wal_bytes::float8 FROM pg_stat_wal), (SELECT wal_records FROM pg_stat_wal),
+SELECT (SELECT wal_bytes::float8 FROM pg_stat_wal),
        d.xact_commit, d.tup_inserted, d.tup_updated, d.tup_deleted
 FROM pg_stat_database d WHERE d.datname = current_database()
 """
@@ -51,7 +51,6 @@ class Cost:
     other_cpu_s: float
     """CPU of the server's other processes: the WAL writer, the checkpointer, autovacuum."""
     wal_bytes: float
-    wal_records: float
     commits: float
     inserted: float
     updated: float

@@ -8,14 +8,16 @@ the key of its content: one with its name is whole, and the writer that comes af
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import pickle
 import shutil
 import struct
+import uuid
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -81,17 +83,27 @@ class WrittenShard:
     figures: DatasetFigures
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ShardWriter:
-    """What writes shards, in any process."""
+    """What writes shards, in any process; it is the same one for all shards of a process."""
 
     saving: DatasetFilesConfig
     context: FormatContext
+    writing: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Tells the writers of several datasets apart."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (self.saving, self.context, self.writing)
+
+    @functools.cached_property
+    def tokens(self) -> TokenCounter:
+        """What counts tokens, read once. Raises ConfigError when there is no such tokenizer."""
+        return token_counter(self.saving.tokenizer)
 
     def no_figures(self) -> DatasetFigures:
         """Return the figures of no dialogue. Raises ConfigError when there is no such tokenizer."""
         return DatasetFigures(
-            sizes=MessageSizes(token_counter(self.saving.tokenizer)),
+            sizes=MessageSizes(self.tokens),
             conversation=self.context.optional.conversation,
             preferences=PreferenceFigures(self.saving.min_margin),
         )
@@ -136,10 +148,21 @@ class ShardWriter:
         for path in sorted(Path(__file__).parent.glob("*.py")):
             code.update(path.read_bytes())
         settings = self.saving.model_dump(exclude={"output_dir", "card", "filters", "semantic_dedup"})
-        tokens = token_counter(self.saving.tokenizer).name
-        known = (version("dlgforge"), version("pyarrow"), settings, tokens, self.context)
+        known = (version("dlgforge"), version("pyarrow"), settings, self.tokens.name, self.context)
         code.update(repr(known).encode("utf-8", "surrogatepass"))
         return code.digest()
+
+
+_writers: dict[str, ShardWriter] = {}
+"""The one whose shards come to this process."""
+
+
+def _received(saving: DatasetFilesConfig, context: FormatContext, writing: str) -> ShardWriter:
+    """Return the writer that is meant: what it has read it has still."""
+    if writing not in _writers:
+        _writers.clear()
+        _writers[writing] = ShardWriter(saving, context, writing)
+    return _writers[writing]
 
 
 def _member(kind: type[Enum], name: str) -> Enum:

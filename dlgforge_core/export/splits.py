@@ -34,7 +34,7 @@ def keyed_hash(text: str) -> int:
 
 
 class SplitAssigner:
-    """Give it every topic with `add`, then ask it with `split_of`. Memory grows with the topics alone."""
+    """Give it every topic with `add`, then ask it with `split_of_id`. Memory grows with the topics alone."""
 
     def __init__(self, shares: Mapping[str, float]) -> None:
         self._names = list(shares)
@@ -49,10 +49,6 @@ class SplitAssigner:
         self._members.setdefault(by_id, set()).add(by_subject)
         self._union(by_id, by_subject)
         self._cuts = None
-
-    def split_of(self, topic: SeedTopic) -> str:
-        """Return the split of a topic that was added. Raises KeyError for another."""
-        return self.split_of_id(topic.id)
 
     def split_of_id(self, topic_id: str) -> str:
         """Return the split of the topics with an id. Raises KeyError where none was added."""

@@ -145,38 +145,20 @@ def write_dataset(
     sieve = Sieve(saving.filters, keep)
     known = secrets_of(os.environ) if secrets is None else set(secrets)
     scrubber = Scrubber(known, machine_folders(folder))
-    context = FormatContext(
-        reasoning=saving.reasoning,
-        passages=saving.passages == "context",
-        definitions={name: dict(tool) for name, tool in (tool_definitions or {}).items()},
-        offered=offered,
-        optional=columns,
-        renamed=saving.output_columns,
-        min_margin=saving.min_margin,
-        arguments=saving.tool_arguments,
-    )
-    writer = ShardWriter(saving, context)
+    writer = ShardWriter(saving, _format_context(saving, columns, tool_definitions or {}, offered))
     dataset = replace(
         writer.no_figures(), by_split=_zeros(saving.splits), turns_by_split=_zeros(saving.splits)
     )
     with writing_folder(folder) as writing:
-        sifted = (dialogue for dialogue in dialogues if sieve(dialogue))
-        thinned = sifted if dedup is None else dedup.filter(sifted)
+        thinned = _thinned(dialogues, sieve, dedup)
         # Scrubbed before they are on disk: a killed writer leaves them there.
         kept = (scrubber.dialogue(shown(dialogue, saving, judges)) for dialogue in thinned)
-        written = _write_shards(shards_of(kept, writing, writer), writer, dataset)
-        if dedup is not None:
-            sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused
-        if not dataset.dialogues.n_dialogues:
-            raise EmptyDatasetError(sieve.read, sieve.refused, saving.filters)
-        files = _files(writing, saving, written)
-        if not files:
-            raise NoPairsError(sieve.read, sieve.refused, dataset.dialogues.n_dialogues, saving.min_margin)
+        files = _write_files(kept, writing, writer, dataset, sieve)
         about = CardFacts(
             title=saving.card.title or title,
             figures=dataset,
             saving=saving,
-            context=context,
+            context=writer.context,
             refused=sieve.refused,
             drop_reasons=drop_reasons or {},
             judges=[last_part_if_absolute(judge) for judge in judges],
@@ -185,6 +167,50 @@ def write_dataset(
         names = [file.name for file in files] + _write_about(writing, files, about, sieve.read)
         move_into_place(writing, folder, names, OURS)
     return _summary(folder, files, dataset, sieve.refused)
+
+
+def _format_context(
+    saving: DatasetFilesConfig,
+    columns: OptionalColumns,
+    definitions: Mapping[str, Mapping[str, Any]],
+    offered: Sequence[str],
+) -> FormatContext:
+    return FormatContext(
+        reasoning=saving.reasoning,
+        passages=saving.passages == "context",
+        definitions={name: dict(tool) for name, tool in definitions.items()},
+        offered=offered,
+        optional=columns,
+        renamed=saving.output_columns,
+        min_margin=saving.min_margin,
+        arguments=saving.tool_arguments,
+    )
+
+
+def _thinned(dialogues: Iterable[Dialogue], sieve: Sieve, dedup: Dedup | None) -> Iterator[Dialogue]:
+    """Yield the dialogues that are kept; in the end the sieve knows why the others are not."""
+    sifted = (dialogue for dialogue in dialogues if sieve(dialogue))
+    if dedup is None:
+        yield from sifted
+        return
+    yield from dedup.filter(sifted)
+    sieve.refused[SEMANTIC_DEDUP] = dedup.n_refused
+
+
+def _write_files(
+    dialogues: Iterable[Dialogue], writing: Path, writer: ShardWriter, dataset: DatasetFigures, sieve: Sieve
+) -> list[DatasetFile]:
+    """Write the files of all splits, and count what is in them in `dataset`.
+
+    Raises EmptyDatasetError, by what the `sieve` knows, when there is no dialogue, or none for any format.
+    """
+    saving = writer.saving
+    written = _write_shards(shards_of(dialogues, writing, writer), writer, dataset)
+    if not dataset.dialogues.n_dialogues:
+        raise EmptyDatasetError(sieve.read, sieve.refused, saving.filters)
+    if files := _files(writing, saving, written):
+        return files
+    raise NoPairsError(sieve.read, sieve.refused, dataset.dialogues.n_dialogues, saving.min_margin)
 
 
 def _summary(

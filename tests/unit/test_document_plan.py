@@ -219,7 +219,7 @@ def test_dialogues_of_one_document_are_in_one_split() -> None:
     ]
     for topic in topics:
         assigner.add(topic)
-    splits = [assigner.split_of(topic) for topic in topics]
+    splits = [assigner.split_of_id(topic.id) for topic in topics]
     assert splits[::2] == splits[1::2]
     assert Counter(splits) == {"train": 20, "test": 20}
 

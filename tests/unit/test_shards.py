@@ -20,7 +20,9 @@ import pytest
 from dlgforge_core.config import DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.export import shards, writer
+from dlgforge_core.export.format_context import FormatContext
 from dlgforge_core.export.sinks import open_sinks
+from dlgforge_core.export.token_counts import TokenCounter
 from dlgforge_core.export.verify import DatasetError, verify_dataset
 from dlgforge_core.export.writer import write_dataset
 from tests.support.datasets import load_dataset
@@ -80,6 +82,24 @@ def test_the_same_bytes_from_two_processes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(shards.ShardWriter, "__call__", None)  # this process has others do it
     write(tmp_path / "two", SOME, splits=THREE, max_shard_dialogues=7)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_a_tokenizer_is_read_once_in_each_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counter(tokenizer: str) -> TokenCounter:
+        read.append(tokenizer)
+        return TokenCounter(len, "characters")
+
+    monkeypatch.setattr(shards, "token_counter", counter)
+    write(tmp_path, SOME, max_shard_dialogues=7)
+    assert len(read) == 1
+    made = shards.ShardWriter(DatasetFilesConfig(), FormatContext())
+    assert made.tokens.count("four") == 4
+    first, second = (pickle.loads(pickle.dumps(made)) for _ in range(2))  # as they come for two shards
+    assert first is second
+    assert (first.saving, first.context) == (made.saving, made.context)
+    assert pickle.loads(pickle.dumps(shards.ShardWriter(made.saving, made.context))) is not first
 
 
 _SCRIPT = textwrap.dedent(
