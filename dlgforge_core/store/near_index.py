@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 BLOCK = 1024
 """Questions of the smallest run."""
+
+MOST_IN_RUN = 1 << 19
+"""Questions of the largest run: to make one takes some tenths of a second, in which nothing else is done."""
 
 KEY_BYTES = 16
 
@@ -62,7 +66,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Questions that follow one another in the log, from the place `start` on: n of them.
+    """Questions that follow one another in the log, from the place `start` on, up to its `end`: n of them.
 
     `bands`: hash and place of every band, sorted; `table`: where in it those begin whose hashes begin with a
     number. By place, the `keys` (n x 16 bytes), `sketches` (n x 4 words), these `folded` into one
@@ -70,6 +74,7 @@ class Run:
     """
 
     start: int
+    end: Place
     bands: NDArray[np.uint64]
     table: NDArray[np.uint32]
     keys: NDArray[np.uint8]
@@ -88,6 +93,7 @@ class Run:
         bands.sort(kind="stable")  # which goes through two sorted halves once
         return Run(
             self.start,
+            after.end,
             bands,
             _table(bands),
             np.concatenate([self.keys, after.keys]),
@@ -224,6 +230,7 @@ class NearIndex:
         self._by_band: dict[int, list[int]] = {}
         self._block = Run(
             self._block_start,
+            Place(0, 0, 0),
             np.empty((BLOCK, self._banding.bands), dtype=np.uint64),  # of which those of a run will be made
             np.empty(0, dtype=np.uint32),
             np.empty((BLOCK, KEY_BYTES), dtype=np.uint8),
@@ -267,23 +274,21 @@ class NearIndex:
         places = np.arange(BLOCK, dtype=np.uint64)[:, None]
         bands = (self._block.bands >> _PLACE_BITS << _PLACE_BITS | places).ravel()
         bands.sort()
-        self.runs.append(replace(self._block, bands=bands, table=_table(bands)))
-        self._merge(end)
+        self.runs.append(replace(self._block, end=end, bands=bands, table=_table(bands)))
+        while self._merge():
+            pass
         self._begin_block()
 
-    def _merge(self, end: Place) -> None:
-        """Make one run of the last ones, as long as there are two of the same size."""
-        kept, size = len(self.runs) - 1, BLOCK
-        while kept and self.runs[kept - 1].size == size:
-            kept, size = kept - 1, 2 * size
-        parts = self.runs[kept:]
-        whole = self._shared.find(parts[0].start, size, end) if self._shared else None
-        if whole is None:
-            whole = parts.pop()
-            while parts:
-                whole = parts.pop().merged(whole)
-            whole = self._shared.share(whole, end) if self._shared else whole
-        self.runs[kept:] = [whole]
+    def _merge(self) -> bool:
+        """Make one run of the first two of the same size that belong together; whether there were any."""
+        for at, (before, after) in enumerate(pairwise(self.runs)):
+            size = before.size + after.size
+            if before.size == after.size and before.start % size == 0 and size <= MOST_IN_RUN:
+                whole = self._shared.merged(before, after) if self._shared else before.merged(after)
+                if whole is not None:  # or another worker is making it
+                    self.runs[at : at + 2] = [whole]
+                    return True
+        return False
 
 
 def _folded(sketches: NDArray[np.uint64]) -> NDArray[np.uint64]:

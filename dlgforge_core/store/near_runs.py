@@ -28,7 +28,7 @@ SHARED = 16_384
 """Questions from which on a run is a file."""
 
 _log = logging.getLogger(__name__)
-_ARRAYS = [field.name for field in fields(Run) if field.name != "start"]
+_ARRAYS = [field.name for field in fields(Run) if field.name not in ("start", "end")]
 _NAME = re.compile(r"(\d+)-(\d+)-(\d+)-(\d+)-(\d+)")
 
 
@@ -48,7 +48,7 @@ class SharedRun:
     def open(self) -> Run:
         """Map its arrays into memory. Raises OSError, or ValueError for what is no such file."""
         arrays = {name: np.asarray(np.load(self.path / f"{name}.npy", mmap_mode="r")) for name in _ARRAYS}
-        return Run(self.start, **arrays)
+        return Run(self.start, self.end, **arrays)
 
 
 class SharedRuns:
@@ -69,39 +69,32 @@ class SharedRuns:
         self._folder = None
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[bool]:
-        """Whether nobody else on this machine is making runs of a log from its beginning; until the end."""
+    def alone(self, doing: str) -> Iterator[bool]:
+        """Whether nobody else on this machine is doing that; nobody begins until the end of the block."""
         if self._folder is None:
             yield True
             return
-        with (self._folder / "making").open("w") as file:
+        with (self._folder / doing).open("w") as file:
             yield _locked(file.fileno(), fcntl.LOCK_EX)
 
-    def share(self, run: Run, end: Place) -> Run:
-        """Make a run a file, in place of those it is merged from; returns the shared one."""
-        if self._folder is None or run.size < SHARED:
-            return run
-        shared = self._at(run.start, run.size, end)
+    def merged(self, before: Run, after: Run) -> Run | None:
+        """Return the run of two, a file unless it is small; None while another worker is making it."""
+        size = before.size + after.size
+        if self._folder is None or size < SHARED:
+            return before.merged(after)
+        wanted = self._at(before.start, size, after.end)
         try:
-            others = list(self._files())
-            if any(shared.is_part_of(other) for other in others):
-                return run  # others are further, and this worker soon as well
-            self._write(run, shared.path)
-            for other in others:
-                if other.is_part_of(shared):  # who has it open keeps it
-                    shutil.rmtree(other.path, ignore_errors=True)
-            return shared.open()
+            if any(wanted.is_part_of(other) for other in self._files()):
+                return before.merged(after)  # others are further, and this worker soon as well
+            with self.alone("merging") as alone:
+                if not wanted.path.exists():
+                    if not alone:
+                        return None
+                    self._write(before.merged(after), wanted)
+                return wanted.open()
         except (OSError, ValueError) as error:
             self._give_up(error)
-            return run
-
-    def find(self, start: int, size: int, end: Place) -> Run | None:
-        """Return the run if somebody has made it."""
-        if self._folder is None or size < SHARED:
-            return None
-        with contextlib.suppress(OSError, ValueError):
-            return self._at(start, size, end).open()
-        return None
+            return before.merged(after)
 
     def from_beginning(self) -> list[SharedRun]:
         """Return runs that follow one another from the beginning of the log on, the largest ones."""
@@ -124,16 +117,19 @@ class SharedRuns:
                 start, size, *end = map(int, match.groups())
                 yield SharedRun(start, size, Place(*end), path)
 
-    def _write(self, run: Run, path: Path) -> None:
-        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix="draft-"))
+    def _write(self, run: Run, shared: SharedRun) -> None:
+        """Make a run a file, in place of those of its parts."""
+        draft = Path(tempfile.mkdtemp(dir=shared.path.parent, prefix="draft-"))
         try:
             for name in _ARRAYS:
                 np.save(draft / f"{name}.npy", getattr(run, name))
-            draft.rename(path)
+            draft.rename(shared.path)
         except OSError:
             shutil.rmtree(draft, ignore_errors=True)
-            if not path.exists():  # or somebody else was faster
-                raise
+            raise
+        for other in self._files():
+            if other.is_part_of(shared):  # who has it open keeps it
+                shutil.rmtree(other.path, ignore_errors=True)
 
 
 def _home() -> Path:

@@ -84,22 +84,20 @@ class QuestionLog:
 
     async def take(self, connection: psycopg.AsyncConnection, rows: Sequence[LogRow]) -> None:
         """Take in what was read, and read on to the end."""
-        self._take(rows)
         self.others_write = len(rows) > 1
-        while len(rows) == _ROWS_AT_ONCE or (
-            rows and not self._seq
-        ):  # also from the beginning, where it began anew
+        while self._take(rows):
             rows = await (await self.send_read(connection)).fetchall()
-            self._take(rows)
 
-    def _take(self, rows: Sequence[LogRow]) -> None:
-        if self._seq:
-            known, *rows = rows or [(0, 0, None)]
-            if known[:2] != (self._seq, self._tag):  # another server, which lacks what the last one had
-                self._seq, self._tag, self.index = 0, 0, NearIndex(self._threshold, self._shared)
-                return
-        for row in rows:
+    def _take(self, rows: Sequence[LogRow]) -> bool:
+        """Take in rows; whether there may be more to read."""
+        known = bool(self._seq)
+        if known and (not rows or rows[0][:2] != (self._seq, self._tag)):
+            # Another server, which lacks what the last one had: from the beginning.
+            self._seq, self._tag, self.index = 0, 0, NearIndex(self._threshold, self._shared)
+            return True
+        for row in rows[known:]:
             self._add(row)
+        return len(rows) == _ROWS_AT_ONCE
 
     def _add(self, row: LogRow) -> None:
         self._seq, self._tag, entries = row
@@ -129,7 +127,7 @@ class QuestionLog:
                 await self._append_older(connection)
         waited = time.monotonic() + _PATIENCE_S
         while not self._begun:
-            with self._shared.alone() as alone:
+            with self._shared.alone("reading") as alone:
                 if alone or time.monotonic() > waited:
                     await self._open_shared(connection)
                     await self._read(connection)

@@ -8,7 +8,7 @@ So near-copies never pass each other unseen, and only the last step is taken one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -74,8 +74,11 @@ class Question:
         self.op: int = row["op"]
         self.form = form
         self.key = bytes.fromhex(row["question_key"])
+        self.kept: dict[str, Any] = {**row, "normal_form": form}
+        """The row that is kept of it."""
         self.own = False  # whether it is kept as this turn's already
         self.result: Reservation = ACCEPTED
+        self._against_kept: Reservation = ACCEPTED
 
     @cached_property
     def shingles(self) -> frozenset[str]:
@@ -84,25 +87,30 @@ class Question:
 
     def compare(self, kept: Kept, threshold: float) -> None:
         """Compare with a question that is kept; the most similar one is what it collides with."""
+        result = self._against_kept
         mine = (kept.dialogue_id, kept.turn_index) == (self.row["dialogue_id"], self.row["turn_index"])
         if kept.key == self.key:
             self.own = mine
-            self._meet(kept.form, 1.0, threshold)
+            result = _most_similar(result, kept.form, 1.0, threshold)
         elif not mine:  # or it is superseded
-            self._meet(kept.form, jaccard(self.shingles, shingles(kept.form)), threshold)
+            result = _most_similar(result, kept.form, jaccard(self.shingles, shingles(kept.form)), threshold)
+        self._against_kept = result
 
-    def meet(self, other: Question, threshold: float) -> bool:
-        """Compare with one that was accepted before it in the group; whether it is rejected for that."""
-        return self._meet(other.form, jaccard(self.shingles, other.shingles), threshold)
+    def decide(self, others: Iterable[Question], threshold: float) -> set[int]:
+        """Compare with those accepted before it in the group; return the operations it is rejected for."""
+        self.result = self._against_kept
+        blamed: set[int] = set()
+        for other in others if not self.rejected and not self.own else ():
+            similarity = jaccard(self.shingles, other.shingles)
+            self.result = _most_similar(self.result, other.form, similarity, threshold)
+            if similarity >= threshold:
+                blamed.add(other.op)
+        return blamed
 
     @property
     def rejected(self) -> bool:
         """Whether it is not to be this turn's own."""
         return not self.own and not self.result
-
-    def kept(self) -> dict[str, Any]:
-        """Return the row with what near-copies will be compared with."""
-        return {**self.row, "normal_form": self.form}
 
     def outcome(self) -> dict[str, Any]:
         """Return the row that records a rejected question."""
@@ -110,11 +118,11 @@ class Question:
         outcome = QuestionRejected(self.row["question"], Rejection.ASKED_BEFORE, similarity, collides_with)
         return {**self.row, "kind": outcome.kind, "data": outcome.to_json()}
 
-    def _meet(self, form: str, similarity: float, threshold: float) -> bool:
-        if similarity < threshold or similarity <= self.result.similarity:
-            return False
-        self.result = Reservation(False, form, similarity)
-        return True
+
+def _most_similar(found: Reservation, form: str, similarity: float, threshold: float) -> Reservation:
+    if similarity < threshold or similarity <= found.similarity:
+        return found
+    return Reservation(False, form, similarity)
 
 
 class Group:
@@ -128,6 +136,8 @@ class Group:
         self.entries = entries_of([question.key for question in self.questions], marks)
         self.candidates: dict[int, set[bytes]] = {}
         """Keys of what is still to be compared, by place in the group."""
+        self.blamed: frozenset[int] = frozenset()
+        """The operations that others of the group are rejected for."""
         self._searched = Searched(marks, threshold)
         self._index: NearIndex | None = None
         self._seen = 0
@@ -150,20 +160,17 @@ class Group:
                 self.questions[place].compare(kept[key], threshold)
         self.candidates = {}
 
-    def decide(self, threshold: float) -> frozenset[int]:
-        """Take the questions one after the other; return the operations that others are rejected for."""
+    def decide(self, threshold: float) -> None:
+        """Take the questions one after the other, each against those accepted before it."""
         blamed: set[int] = set()
         taken: dict[int, list[Question]] = {}
         for question, bands in zip(self.questions, self._searched.bands, strict=True):
-            if question.rejected:
-                continue
-            if not question.own:
-                met = {other.op: other for band in bands if band in taken for other in taken[band]}
-                blamed.update(op for op, other in met.items() if question.meet(other, threshold))
+            met = {other.op: other for band in bands if band in taken for other in taken[band]}
+            blamed |= question.decide(met.values(), threshold)
             if not question.rejected:
                 for band in bands:
                     taken.setdefault(band, []).append(question)
-        return frozenset(blamed)
+        self.blamed = frozenset(blamed)
 
 
 class Answer:
@@ -235,6 +242,7 @@ class UnlikeQuestions:
                 group.compare(await _kept(texts), self._threshold)
             await self._log.take(connection, await read.fetchall())
             group.look_up(self._log.index)
+        group.decide(self._threshold)  # already here, because most often nothing comes in between
         return group
 
     async def lock(self, connection: psycopg.AsyncConnection) -> None:
@@ -253,9 +261,9 @@ class UnlikeQuestions:
         group.look_up(self._log.index)
         if keys := group.keys():
             group.compare(await _kept(await self._send_texts(connection, keys)), self._threshold)
-        blamed = group.decide(self._threshold)
+            group.decide(self._threshold)
         sent = await self._send(connection, group)
-        if blamed and (lost := blamed - (await sent.reserved.by_op()).keys()):
+        if group.blamed and (lost := group.blamed - (await sent.reserved.by_op()).keys()):
             raise LostInGroup(lost)
         return sent
 
@@ -263,7 +271,7 @@ class UnlikeQuestions:
         sent = Sent(group)
         rejected = [question.outcome() for question in group.questions if question.rejected]
         await sent.rejected.send(connection, sql.RECORD_OUTCOMES, rejected)
-        unlike = [question.kept() for question in group.questions if not question.rejected]
+        unlike = [question.kept for question in group.questions if not question.rejected]
         await sent.reserved.send(connection, sql.RESERVE_UNLIKE_QUESTIONS, unlike, **self._of)
         new = [not question.rejected and not question.own for question in group.questions]
         if any(new):

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 from dlgforge_core.common.questions import normal_form, question_key
 from dlgforge_core.store import near_index
-from dlgforge_core.store.near_duplicates import banding_for, bands_of, jaccard, marks_of, shingles
+from dlgforge_core.store.near_duplicates import (
+    VALUES,
+    Marks,
+    banding_for,
+    bands_of,
+    jaccard,
+    marks_of,
+    shingles,
+)
 from dlgforge_core.store.near_index import NearIndex, Searched, entries_of
 
 WORDS = [
@@ -128,3 +137,23 @@ def test_an_empty_index_and_an_empty_group() -> None:
     assert found(index, []) == {}
     index.add(b"", 1, 1)
     assert index.size == 0
+
+
+@pytest.mark.parametrize(
+    ("threshold", "both", "apart"), [(0.8, 9, 1), (0.5, 3, 1), (0.9, 19, 1), (0.6, 4, 1)]
+)
+def test_pairs_right_at_the_threshold_are_candidates(threshold: float, both: int, apart: int) -> None:
+    """Whatever the rounding: both sizes together `both` times so much, of which `apart` times that differs."""
+    for times in range(2, 60, 2):
+        size, differing = both * times // 2, apart * times
+        assert (2 * size - differing) / (2 * size + differing) == pytest.approx(threshold)
+        values = np.zeros((1, VALUES), dtype=np.uint8)
+        sizes = np.array([size], dtype=np.uint16)
+        bits = int("1" * differing, 2)
+        words = [bits >> 64 * word & (1 << 64) - 1 for word in range(4)]
+        sketch = np.array([words], dtype=np.uint64)
+        index = NearIndex(threshold)
+        kept = Marks(values, np.zeros((1, 4), dtype=np.uint64), sizes)
+        index.add(entries_of([b"k" * 16], kept).tobytes(), 1, 1)
+        found = index.find(Searched(Marks(values, sketch, sizes), threshold))
+        assert [candidate.distance for candidate in found[0]] == [differing]

@@ -70,6 +70,20 @@ def test_runs_are_made_once_and_mapped_by_all(home: Path) -> None:
     assert first.find(asked) == second.find(asked) == private.find(asked)
 
 
+def test_while_one_merges_runs_the_others_go_on_with_the_parts(home: Path) -> None:
+    texts = questions(5 * BLOCK)
+    one, other = SharedRuns("f 0.8"), SharedRuns("f 0.8")
+    index = NearIndex(0.8, other)
+    asked = Searched(marks_of(texts[:20]), 0.8)
+    with one.alone("merging"):
+        fill(index, texts[: 2 * BLOCK], group=8)
+        assert [run.size // BLOCK for run in index.runs] == [1, 1]
+        before = index.find(asked)
+    assert len(before) == 20
+    fill(index, texts[2 * BLOCK :], group=8)
+    assert [run.size // BLOCK for run in index.runs] == [4, 1]
+
+
 def test_an_index_begins_with_the_runs_that_are_there(home: Path) -> None:
     texts = questions(6 * BLOCK)
     one = SharedRuns("f 0.8")
@@ -118,9 +132,9 @@ def test_what_a_killed_worker_left_is_removed_by_the_next(home: Path) -> None:
 
 def test_one_at_a_time_reads_a_log_from_its_beginning() -> None:
     one, other = SharedRuns("f 0.8"), SharedRuns("f 0.8")
-    with one.alone() as first, other.alone() as second:
+    with one.alone("reading") as first, other.alone("reading") as second:
         assert (first, second) == (True, False)
-    with other.alone() as second:
+    with other.alone("reading") as second:
         assert second
 
 
@@ -136,7 +150,7 @@ def test_without_a_folder_an_index_is_in_the_workers_own_memory(
     texts = questions(4 * BLOCK)
     fill(index, texts, group=8)
     assert not mapped(index.runs[0].bands)
-    with shared.alone() as alone:
+    with shared.alone("reading") as alone:
         assert alone
     assert shared.from_beginning() == []
 
