@@ -143,7 +143,7 @@ def test_an_empty_index_and_an_empty_group() -> None:
     ("threshold", "both", "apart"), [(0.8, 9, 1), (0.5, 3, 1), (0.9, 19, 1), (0.6, 4, 1)]
 )
 def test_pairs_right_at_the_threshold_are_candidates(threshold: float, both: int, apart: int) -> None:
-    """Whatever the rounding: both sizes together `both` times so much, of which `apart` times that differs."""
+    """Of both sizes, `both` times so much, `apart` times that differs: whatever the rounding."""
     for times in range(2, 60, 2):
         size, differing = both * times // 2, apart * times
         assert (2 * size - differing) / (2 * size + differing) == pytest.approx(threshold)
