@@ -46,7 +46,7 @@ def user_simulator(
     examples; `opening` is what the assistant said before the first question.
     """
     role, common, topic = Role.USER_SIMULATOR, everywhere(plan), inline(plan.topic.topic) if on_topic else ""
-    few = shown(examples)
+    few, goal = shown(examples), inline(plan.goal)
     system = templates.render(
         role,
         "system",
@@ -56,7 +56,7 @@ def user_simulator(
         instructions=instructions,
         system_prompt=plan.system_prompt,
         examples=few,
-        goal=inline(plan.goal),
+        goal=goal,
         **common,
     )
     more = templates.render(role, "examples", examples=few, topic=topic, **common) if few else ""
@@ -78,7 +78,7 @@ def user_simulator(
             kind=kind,
             example=example and not number,
             follows=bool(number),
-            goal=inline(plan.goal),
+            goal=goal,
             **common,
         )
         messages.append({"role": "user", "content": request})
