@@ -228,6 +228,7 @@ class NearIndex:
         self._block_start = self.runs[-1].start + self.runs[-1].size if self.runs else 0
         self._in_block = 0
         self._by_band: dict[int, list[int]] = {}
+        self._done_by_band = 0
         self._block = Run(
             self._block_start,
             Place(0, 0, 0),
@@ -247,20 +248,24 @@ class NearIndex:
         block.sketches[part] = table["sketch"]
         block.folded[part] = _folded(table["sketch"])
         block.sizes[part] = table["size"]
-        if len(table) < BLOCK:  # a whole block is a run at once
-            by_band = self._by_band
-            for place, bands in enumerate(hashes.tolist(), self._in_block):
-                for band in bands:
-                    if band in by_band:
-                        by_band[band].append(place)
-                    else:
-                        by_band[band] = [place]
         self._in_block += len(table)
+
+    def _bands_of_block(self) -> dict[int, list[int]]:
+        """Return the newest questions by band; made when it is asked for, because much is read at once."""
+        by_band, done = self._by_band, self._done_by_band
+        for place, bands in enumerate(self._block.bands[done : self._in_block].tolist(), done):
+            for band in bands:
+                if band in by_band:
+                    by_band[band].append(place)
+                else:
+                    by_band[band] = [place]
+        self._done_by_band = self._in_block
+        return by_band
 
     def _sharing_in_block(self, searched: Searched, since: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         rows: list[int] = []
         places: list[int] = []
-        by_band = self._by_band
+        by_band = self._bands_of_block()
         if by_band and since < self._in_block:
             for row, bands in enumerate(searched.bands):
                 for band in bands:
