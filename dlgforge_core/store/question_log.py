@@ -21,6 +21,7 @@ from dlgforge_core.store.near_runs import SharedRuns
 
 _ROWS_AT_ONCE = 128
 _OLDER_AT_ONCE = 2000
+_MANY_ROWS = 16
 _PATIENCE_S = 60.0  # for another worker of this machine, which reads the log for all
 
 # How long the lock may be held while its holder does nothing, in seconds. The work in between takes
@@ -68,8 +69,8 @@ class QuestionLog:
         self._begun = False
         self._shared = SharedRuns(f"{fingerprint} {threshold}")
         self.index = NearIndex(threshold, self._shared)
-        self.others_write = True
-        """Whether there was something to read the last time."""
+        self.much_is_written = False
+        """Whether others had written so much the last time that it is better read without the lock."""
 
     async def lock(self, connection: psycopg.AsyncConnection) -> None:
         """Keep other workers' reservations out until the transaction ends."""
@@ -84,7 +85,7 @@ class QuestionLog:
 
     async def take(self, connection: psycopg.AsyncConnection, rows: Sequence[LogRow]) -> None:
         """Take in what was read, and read on to the end."""
-        self.others_write = len(rows) > 1
+        self.much_is_written = len(rows) > _MANY_ROWS
         while self._take(rows):
             rows = await (await self.send_read(connection)).fetchall()
 

@@ -233,15 +233,11 @@ class UnlikeQuestions:
         await self._log.begin(connection)
         group = Group(rows, lost, self._threshold)
         group.look_up(self._log.index)
-        keys = group.keys() if compare else []
-        if keys or self._log.others_write:
-            async with connection.pipeline():
-                texts = await self._send_texts(connection, keys)
-                read = await self._log.send_read(connection)
-            if keys:
-                group.compare(await _kept(texts), self._threshold)
-            await self._log.take(connection, await read.fetchall())
+        if self._log.much_is_written:
+            await self._log.take(connection, await (await self._log.send_read(connection)).fetchall())
             group.look_up(self._log.index)
+        if compare:
+            await self._compare(connection, group)
         group.decide(self._threshold)  # already here, because most often nothing comes in between
         return group
 
@@ -259,8 +255,7 @@ class UnlikeQuestions:
         """Keep what nobody has, given what others have kept since the look. Raises LostInGroup."""
         await self._log.take(connection, since)
         group.look_up(self._log.index)
-        if keys := group.keys():
-            group.compare(await _kept(await self._send_texts(connection, keys)), self._threshold)
+        if await self._compare(connection, group):
             group.decide(self._threshold)
         sent = await self._send(connection, group)
         if group.blamed and (lost := group.blamed - (await sent.reserved.by_op()).keys()):
@@ -288,11 +283,11 @@ class UnlikeQuestions:
             results[op] = ACCEPTED if accepted else Reservation(False, sent.questions[op].form, 1.0)
         return results
 
-    async def _send_texts(
-        self, connection: psycopg.AsyncConnection, keys: Sequence[bytes]
-    ) -> psycopg.AsyncCursor[tuple[bytes, str, str, int]]:
-        return await connection.execute(_TEXTS, {**self._of, "keys": keys}, prepare=True, binary=True)
-
-
-async def _kept(texts: psycopg.AsyncCursor[tuple[bytes, str, str, int]]) -> dict[bytes, Kept]:
-    return {row[0]: Kept(*row) for row in await texts.fetchall()}
+    async def _compare(self, connection: psycopg.AsyncConnection, group: Group) -> bool:
+        """Compare a group with the texts of its candidates; whether it had any."""
+        if not group.candidates:
+            return False
+        values = {**self._of, "keys": group.keys()}
+        cursor = await connection.execute(_TEXTS, values, prepare=True, binary=True)
+        group.compare({row[0]: Kept(*row) for row in await cursor.fetchall()}, self._threshold)
+        return True
