@@ -41,12 +41,12 @@ class UnitCosts:
 # Of `python -m bench.capacity calls` and `python -m bench.leases`; docs/capacity.md says when and where.
 MEASURED = UnitCosts(
     calls_a_dialogue=12,
-    cpu_ms_a_call=0.93,
-    wal_bytes_a_call=2800,
-    commits_a_call=0.48,
-    rows_a_call=2.45,
-    bytes_a_dialogue=14_800,
-    near_copy_bytes_a_question=1130,
+    cpu_ms_a_call=0.90,
+    wal_bytes_a_call=2100,
+    commits_a_call=0.56,
+    rows_a_call=2.68,
+    bytes_a_dialogue=13_200,
+    near_copy_bytes_a_question=720,
     questions_a_dialogue=4,
     lease_cpu_ms_a_worker_s=0.63,
     lease_cpu_us_a_pair_s=4.3,
