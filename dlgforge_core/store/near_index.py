@@ -46,9 +46,6 @@ ENTRY = np.dtype(
 )
 """A question in the log."""
 
-MOST_CANDIDATES = 256
-"""Candidates of one question that are given back, the likest first."""
-
 _PLACE_BITS = np.uint64(27)  # of a question in its run; the other 37 bits are the band's hash
 _PLACE_MASK = np.uint64((1 << 27) - 1)
 _PAIRS_AT_ONCE = 1 << 16
@@ -150,14 +147,6 @@ class Searched:
         self.most = np.minimum(most + _ROUNDING, 255.0).astype(np.uint8)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Candidate:
-    """A question that may be a near-copy: in how many bits its sketch differs, and its key."""
-
-    distance: int
-    key: bytes
-
-
 class NearIndex:
     """The questions of a log by their bands, for one similarity threshold; `size` of them, in order.
 
@@ -187,9 +176,9 @@ class NearIndex:
             if self._in_block == BLOCK:
                 self._end_block(Place(seq, tag, done))
 
-    def find(self, searched: Searched, since: int = 0) -> dict[int, list[Candidate]]:
-        """Return by row the candidates among the questions from the place `since` on."""
-        found: dict[int, set[Candidate]] = {}
+    def find(self, searched: Searched, since: int = 0) -> dict[int, set[bytes]]:
+        """Return by row the keys of candidates among the questions from the place `since` on."""
+        found: dict[int, set[bytes]] = {}
         for run in self.runs:
             if run.start + run.size > since:
                 for rows, places in run.sharing(searched.hashes):
@@ -198,7 +187,7 @@ class NearIndex:
         rows, places = self._sharing_in_block(searched, since - self._block_start)
         if len(rows):
             self._compare(searched, rows, places, self._block, found)
-        return {row: sorted(candidates)[:MOST_CANDIDATES] for row, candidates in found.items()}
+        return found
 
     def _compare(
         self,
@@ -206,7 +195,7 @@ class NearIndex:
         rows: NDArray[np.intp],
         places: NDArray[np.intp],
         run: Run,
-        found: dict[int, set[Candidate]],
+        found: dict[int, set[bytes]],
     ) -> None:
         folded = np.bitwise_count(searched.folded[rows] ^ run.folded[places])
         like = (folded <= searched.most[rows]).nonzero()[0]
@@ -218,9 +207,8 @@ class NearIndex:
         ).sum(axis=1)
         most = self._most_differing * (searched.sizes[rows] + run.sizes[places])
         like = (differing <= most + _ROUNDING).nonzero()[0]
-        rows, places, differing = rows.take(like), places.take(like), differing.take(like)
-        for row, place, distance in zip(rows.tolist(), places.tolist(), differing.tolist(), strict=True):
-            found.setdefault(row, set()).add(Candidate(distance, run.keys[place].tobytes()))
+        for row, place in zip(rows.take(like).tolist(), places.take(like).tolist(), strict=True):
+            found.setdefault(row, set()).add(run.keys[place].tobytes())
 
     # The newest questions
 

@@ -1,7 +1,7 @@
 """Runs of an index as files that the workers of a machine share, so that each question is in memory once.
 
 A folder for each log and threshold is in the machine's folder of temporary files. Who uses it holds a lock on
-it; the last to leave removes it, and whoever comes next what a killed one has left.
+it. The last to leave removes it, and whoever comes next removes what killed workers have left.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
@@ -26,6 +26,9 @@ from dlgforge_core.store.near_index import Place, Run
 
 SHARED = 16_384
 """Questions from which on a run is a file."""
+
+_FORMAT = 1
+"""To be raised with what is in the files, which those of another version would misread."""
 
 _log = logging.getLogger(__name__)
 _ARRAYS = [field.name for field in fields(Run) if field.name not in ("start", "end")]
@@ -59,8 +62,10 @@ class SharedRuns:
         try:
             home = _home()
             _sweep(home)
-            self._folder, used = _enter(home / blake2b(name.encode(), digest_size=16).hexdigest())
-            weakref.finalize(self, _leave, self._folder, used)
+            self._folder, used = _enter(
+                home / blake2b(f"{_FORMAT} {name}".encode(), digest_size=16).hexdigest()
+            )
+            weakref.finalize(self, _leave, self._folder, used, os.getpid())
         except OSError as error:
             self._give_up(error)
 
@@ -74,8 +79,14 @@ class SharedRuns:
         if self._folder is None:
             yield True
             return
-        with (self._folder / doing).open("w") as file:
-            yield _locked(file.fileno(), fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context((self._folder / doing).open("w"))
+                alone = _locked(file.fileno(), fcntl.LOCK_EX)
+            except OSError as error:
+                self._give_up(error)
+                alone = True
+            yield alone
 
     def merged(self, before: Run, after: Run) -> Run | None:
         """Return the run of two, a file unless it is small; None while another worker is making it."""
@@ -92,6 +103,8 @@ class SharedRuns:
                         return None
                     self._write(before.merged(after), wanted)
                 return wanted.open()
+        except FileNotFoundError:  # just merged into a larger one
+            return before.merged(after)
         except (OSError, ValueError) as error:
             self._give_up(error)
             return before.merged(after)
@@ -99,12 +112,20 @@ class SharedRuns:
     def from_beginning(self) -> list[SharedRun]:
         """Return runs that follow one another from the beginning of the log on, the largest ones."""
         largest: dict[int, SharedRun] = {}
-        for run in sorted(self._files(), key=lambda run: run.size):
-            largest[run.start] = run
+        try:
+            for run in sorted(self._files(), key=lambda run: run.size):
+                largest[run.start] = run
+        except OSError as error:
+            self._give_up(error)
         runs: list[SharedRun] = []
         while following := largest.get(runs[-1].start + runs[-1].size if runs else 0):
             runs.append(following)
         return runs
+
+    def discard(self, runs: Sequence[SharedRun]) -> None:
+        """Remove files; who has them open keeps them."""
+        for run in runs:
+            shutil.rmtree(run.path, ignore_errors=True)
 
     def _at(self, start: int, size: int, end: Place) -> SharedRun:
         assert self._folder is not None
@@ -119,6 +140,8 @@ class SharedRuns:
 
     def _write(self, run: Run, shared: SharedRun) -> None:
         """Make a run a file, in place of those of its parts."""
+        for left in shared.path.parent.glob("draft-*"):  # by one that was killed: only one at a time writes
+            shutil.rmtree(left, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(dir=shared.path.parent, prefix="draft-"))
         try:
             for name in _ARRAYS:
@@ -127,9 +150,7 @@ class SharedRuns:
         except OSError:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        for other in self._files():
-            if other.is_part_of(shared):  # who has it open keeps it
-                shutil.rmtree(other.path, ignore_errors=True)
+        self.discard([other for other in self._files() if other.is_part_of(shared)])
 
 
 def _home() -> Path:
@@ -165,8 +186,14 @@ def _enter(folder: Path) -> tuple[Path, int]:
         os.close(used)
 
 
-def _leave(folder: Path, used: int) -> None:
+def _leave(folder: Path, used: int, pid: int) -> None:
+    if os.getpid() != pid:  # a fork, which shares the lock
+        return
     if _locked(used, fcntl.LOCK_EX):  # nobody else is there
+        with contextlib.suppress(OSError):
+            for entry in folder.iterdir():  # `used` goes last, by which the folder would be found again
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
     os.close(used)
 
@@ -175,4 +202,4 @@ def _sweep(home: Path) -> None:
     """Remove the folders of those who were killed."""
     for folder in home.iterdir():
         with contextlib.suppress(OSError):
-            _leave(folder, os.open(folder / "used", os.O_RDWR | os.O_CLOEXEC))
+            _leave(folder, os.open(folder / "used", os.O_RDWR | os.O_CLOEXEC), os.getpid())

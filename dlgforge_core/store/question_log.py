@@ -7,7 +7,6 @@ has read up to a number has everything before it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from dlgforge_core.store.near_duplicates import marks_of
 from dlgforge_core.store.near_index import NearIndex, Run, entries_of
 from dlgforge_core.store.near_runs import SharedRuns
 
-_ROWS_AT_ONCE = 128
+_ROWS_AT_ONCE = 32
 _OLDER_AT_ONCE = 2000
 _MANY_ROWS = 16
 _PATIENCE_S = 60.0  # for another worker of this machine, which reads the log for all
@@ -83,19 +82,27 @@ class QuestionLog:
         values = {"fingerprint": self._fingerprint, "seq": self._seq, "most": _ROWS_AT_ONCE}
         return await connection.execute(_READ, values, prepare=True, binary=True)
 
-    async def take(self, connection: psycopg.AsyncConnection, rows: Sequence[LogRow]) -> None:
-        """Take in what was read, and read on to the end."""
+    async def take(self, connection: psycopg.AsyncConnection, rows: Sequence[LogRow]) -> bool:
+        """Take in what was read, and read on to the end; whether there was more.
+
+        Raises OperationalError where the log is no longer the one that was read before.
+        """
         self.much_is_written = len(rows) > _MANY_ROWS
+        read_on = False
         while self._take(rows):
+            read_on = True
+            await asyncio.sleep(0)
             rows = await (await self.send_read(connection)).fetchall()
+        return read_on
 
     def _take(self, rows: Sequence[LogRow]) -> bool:
         """Take in rows; whether there may be more to read."""
         known = bool(self._seq)
         if known and (not rows or rows[0][:2] != (self._seq, self._tag)):
-            # Another server, which lacks what the last one had: from the beginning.
-            self._seq, self._tag, self.index = 0, 0, NearIndex(self._threshold, self._shared)
-            return True
+            # Another server, which lacks what the last one had: the group is written again, from `begin` on.
+            self._seq, self._tag, self._begun = 0, 0, False
+            self.index = NearIndex(self._threshold, self._shared)
+            raise psycopg.OperationalError("the log of questions is another one than before")
         for row in rows[known:]:
             self._add(row)
         return len(rows) == _ROWS_AT_ONCE
@@ -141,12 +148,15 @@ class QuestionLog:
         found = self._shared.from_beginning()
         ends = {"fingerprint": self._fingerprint, "ends": [run.end.seq for run in found]}
         tags: dict[int, int] = dict(await (await connection.execute(_TAGS, ends)).fetchall())
+        if wrong := [run for run in found if tags.get(run.end.seq) != run.end.tag]:
+            self._shared.discard(wrong)  # of what a fail-over lost: they would be in the way
+            return
         opened: list[Run] = []
-        with contextlib.suppress(OSError, ValueError):
-            for run in found:
-                if tags.get(run.end.seq) != run.end.tag:
-                    break
+        for run in found:
+            try:
                 opened.append(run.open())
+            except (OSError, ValueError):  # just merged into a larger one, or broken: the rest is read
+                break
         if opened:
             end = found[len(opened) - 1].end
             of = {"fingerprint": self._fingerprint, "seq": end.seq}

@@ -23,6 +23,7 @@ from dlgforge_core.store.near_duplicates import jaccard, marks_of, shingles
 from dlgforge_core.store.near_index import NearIndex, Searched, entries_of
 from dlgforge_core.store.question_log import LogRow, QuestionLog
 
+_TEXTS_AT_ONCE = 5000
 _TEXTS = """
 SELECT question_key, normal_form, dialogue_id, turn_index FROM questions
 WHERE fingerprint = %(fingerprint)s AND question_key = ANY(%(keys)s) AND normal_form IS NOT NULL
@@ -120,8 +121,8 @@ class Question:
 
 
 def _most_similar(found: Reservation, form: str, similarity: float, threshold: float) -> Reservation:
-    if similarity < threshold or similarity <= found.similarity:
-        return found
+    if similarity < threshold or (similarity, found.collides_with) <= (found.similarity, form):
+        return found  # of those equally similar the first in order, so that all machines name the same
     return Reservation(False, form, similarity)
 
 
@@ -146,7 +147,7 @@ class Group:
         """Find candidates among what is new in the index since the last time."""
         since = self._seen if index is self._index else 0
         for place, found in index.find(self._searched, since).items():
-            self.candidates.setdefault(place, set()).update(candidate.key for candidate in found)
+            self.candidates.setdefault(place, set()).update(found)
         self._index, self._seen = index, index.size
 
     def keys(self) -> list[bytes]:
@@ -156,9 +157,8 @@ class Group:
     def compare(self, kept: Mapping[bytes, Kept], threshold: float) -> None:
         """Compare with the candidates' texts; those that are no longer kept are in nobody's way."""
         for place, keys in self.candidates.items():
-            for key in keys & kept.keys():
+            for key in sorted(keys & kept.keys()):
                 self.questions[place].compare(kept[key], threshold)
-        self.candidates = {}
 
     def decide(self, threshold: float) -> None:
         """Take the questions one after the other, each against those accepted before it."""
@@ -250,12 +250,19 @@ class UnlikeQuestions:
         return await self._log.send_read(connection)
 
     async def reserve(
-        self, connection: psycopg.AsyncConnection, group: Group, since: Sequence[LogRow]
+        self,
+        connection: psycopg.AsyncConnection,
+        pipeline: psycopg.AsyncPipeline,
+        group: Group,
+        since: Sequence[LogRow],
     ) -> Sent:
         """Keep what nobody has, given what others have kept since the look. Raises LostInGroup."""
-        await self._log.take(connection, since)
+        read_on = await self._log.take(connection, since)
         group.look_up(self._log.index)
-        if await self._compare(connection, group):
+        compared = await self._compare(connection, group)
+        if read_on or compared:
+            await pipeline.sync()  # or the server would not cut a holder of the lock off that stands still
+        if compared:
             group.decide(self._threshold)
         sent = await self._send(connection, group)
         if group.blamed and (lost := group.blamed - (await sent.reserved.by_op()).keys()):
@@ -287,7 +294,10 @@ class UnlikeQuestions:
         """Compare a group with the texts of its candidates; whether it had any."""
         if not group.candidates:
             return False
-        values = {**self._of, "keys": group.keys()}
-        cursor = await connection.execute(_TEXTS, values, prepare=True, binary=True)
-        group.compare({row[0]: Kept(*row) for row in await cursor.fetchall()}, self._threshold)
+        keys = group.keys()
+        for begin in range(0, len(keys), _TEXTS_AT_ONCE):
+            values = {**self._of, "keys": keys[begin : begin + _TEXTS_AT_ONCE]}
+            cursor = await connection.execute(_TEXTS, values, prepare=True, binary=True)
+            group.compare({row[0]: Kept(*row) for row in await cursor.fetchall()}, self._threshold)
+        group.candidates = {}
         return True

@@ -246,7 +246,7 @@ async def _reserving(
                 cursors = [await _send(connection, run, kind, rows) for kind in kinds]
                 since = await unlike.read(connection)
                 await pipeline.sync()  # without it the server could not tell who stands still now
-                sent = await unlike.reserve(connection, group, await since.fetchall())
+                sent = await unlike.reserve(connection, pipeline, group, await since.fetchall())
             return cursors, await unlike.results(sent)
         except LostInGroup as error:
             lost |= error.ops

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -167,3 +168,42 @@ def test_a_full_disk_costs_no_more_than_the_sharing(home: Path, monkeypatch: pyt
     fill(index, texts, group=8)
     assert len(index.find(Searched(marks_of(texts), 0.8))) == len(texts)
     assert files(home) == []
+
+
+def test_a_run_that_was_just_merged_into_a_larger_one_is_merged_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = SharedRuns("f 0.8")
+
+    def gone(run: near_runs.SharedRun) -> near_index.Run:
+        raise FileNotFoundError(run.path)
+
+    index = NearIndex(0.8, shared)
+    with monkeypatch.context() as patched:
+        patched.setattr(near_runs.SharedRun, "open", gone)
+        fill(index, questions(2 * BLOCK), group=8)
+    assert [run.size // BLOCK for run in index.runs] == [2]
+    fill(NearIndex(0.8, shared), questions(4 * BLOCK), group=8)
+    assert files(home) == ["0-64"], "files are shared as before"
+    assert not caplog.records
+
+
+def test_a_folder_that_was_removed_costs_no_more_than_the_sharing(home: Path) -> None:
+    shared = SharedRuns("f 0.8")
+    shutil.rmtree(home)
+    with shared.alone("reading") as alone:
+        assert alone
+    assert shared.from_beginning() == []
+    fill(NearIndex(0.8, shared), questions(2 * BLOCK), group=8)
+
+
+def test_a_fork_leaves_the_folder_to_its_parent(home: Path) -> None:
+    code = (
+        "import os, sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "from dlgforge_core.store.near_runs import SharedRuns\n"
+        "kept = SharedRuns('f')\n"
+        "if os.fork() == 0: sys.exit()\n"
+        "os.wait(); print(len(os.listdir(kept._folder)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code, str(home.parent)], capture_output=True, text=True)
+    assert found.stdout == "1\n"
