@@ -455,6 +455,38 @@ def test_a_worker_that_stands_still_with_the_lock_is_cut_off_and_writes_again_wh
     asyncio.run(main())
 
 
+def test_one_that_stands_still_after_it_has_compared_under_the_lock_is_cut_off_as_well(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(question_log, "STALL_S", 0.5)
+    run = planned(store, 4)
+    send = reservations.UnlikeQuestions._send
+    asleep, wake = asyncio.Event(), asyncio.Event()
+
+    async def stalled(self: Any, *arguments: Any) -> Any:
+        if not asleep.is_set():
+            asleep.set()
+            await wake.wait()
+        return await send(self, *arguments)
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            (one, dropped), (other, third) = await claimed(a, 2), await claimed(b, 2)
+            assert await reserved(b, other, 0, BREAD)
+            monkeypatch.setattr(reservations.UnlikeQuestions, "_send", stalled)
+            # With a drop in the group its candidates are compared after that, under the lock.
+            drop = asyncio.create_task(a.drop(dropped, DropReason.REFUSED, "no"))
+            sleeper = asyncio.create_task(reserved(a, one, 0, NEAR))
+            await asleep.wait()
+            async with asyncio.timeout(30):
+                assert await reserved(b, third, 0, FAR)
+            wake.set()
+            await drop
+            assert not await sleeper
+
+    asyncio.run(main())
+
+
 def test_old_rows_have_no_bands_and_are_compared_by_their_key(dsn: str) -> None:
     """A database of the version before, with a question in it, is migrated."""
     with psycopg.connect(dsn, autocommit=True) as connection:
