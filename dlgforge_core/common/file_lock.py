@@ -1,4 +1,7 @@
-"""Waiting for a lock on a file (flock), with an end, and the name of who holds it."""
+"""Locks on files (flock): tried, or waited for with an end, and the name of who holds one.
+
+The standard library alone: the embedded Postgres' supervisor imports this.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,23 @@ from pathlib import Path
 _POLL_S = 0.02
 
 
+def try_lock(fd: int, operation: int) -> bool:
+    """Take a flock without waiting; say whether it was got."""
+    try:
+        fcntl.flock(fd, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def wait_for_lock(fd: int, timeout_s: float, operation: int = fcntl.LOCK_EX) -> bool:
     """Take the lock on an open file; say whether it was got in time."""
     deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            fcntl.flock(fd, operation | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
+    while not try_lock(fd, operation):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(_POLL_S)
+    return True
 
 
 def holders(fd: int) -> str:

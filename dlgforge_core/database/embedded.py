@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from dlgforge_core.common.file_lock import holders
+from dlgforge_core.common.file_lock import holders, try_lock
 from dlgforge_core.common.owned_files import open_owned, read_owned
 from dlgforge_core.database import embedded_supervisor as supervisor
 from dlgforge_core.database.embedded_supervisor import HomePaths
@@ -179,7 +179,7 @@ class EmbeddedPostgres:
     def _has_supervisor(self) -> bool:
         fd = open_owned(self._paths.supervisor_lock, os.O_RDWR)
         try:
-            if not supervisor.try_lock(fd, fcntl.LOCK_EX):
+            if not try_lock(fd, fcntl.LOCK_EX):
                 return True
             fcntl.flock(fd, fcntl.LOCK_UN)
             return False
@@ -261,7 +261,7 @@ def find_install() -> Path:
 
 
 def _wait_for_lock(fd: int, operation: int, deadline: float, path: str) -> None:
-    while not supervisor.try_lock(fd, operation):
+    while not try_lock(fd, operation):
         if time.monotonic() > deadline:
             raise StoreError(f"{path} has been held for too long, by: {holders(fd)}; end that process")
         time.sleep(0.01)

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from dlgforge_core.common.file_lock import try_lock
 from dlgforge_core.common.owned_files import make_owned_folder, open_owned, read_owned, replace_owned
 from dlgforge_core.database.embedded_account import Account, SupervisorError, server_account
 
@@ -64,15 +65,6 @@ class HomePaths:
         self.start_lock = os.path.join(home, "postgres.start.lock")
         self.reserve = os.path.join(home, "postgres.reserve")  # room for last words on a full disk
         self.supervisor_lock = os.path.join(home, "postgres.keeper.lock")
-
-
-def try_lock(fd: int, operation: int) -> bool:
-    """Take a flock without waiting; say whether it was got."""
-    try:
-        fcntl.flock(fd, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def is_current(fd: int, path: str) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dlgforge_core.common.file_lock import try_lock
 from dlgforge_core.store.near_index import Place, Run
 
 SHARED = 16_384
@@ -82,7 +83,7 @@ class SharedRuns:
         with contextlib.ExitStack() as stack:
             try:
                 file = stack.enter_context((self._folder / doing).open("w"))
-                alone = _locked(file.fileno(), fcntl.LOCK_EX)
+                alone = try_lock(file.fileno(), fcntl.LOCK_EX)
             except OSError as error:
                 self._give_up(error)
                 alone = True
@@ -163,14 +164,6 @@ def _home() -> Path:
     return home
 
 
-def _locked(descriptor: int, how: int) -> bool:
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _enter(folder: Path) -> tuple[Path, int]:
     """Make the folder, and hold a lock on it with others who use it."""
     while True:
@@ -189,7 +182,7 @@ def _enter(folder: Path) -> tuple[Path, int]:
 def _leave(folder: Path, used: int, pid: int) -> None:
     if os.getpid() != pid:  # a fork, which shares the lock
         return
-    if _locked(used, fcntl.LOCK_EX):  # nobody else is there
+    if try_lock(used, fcntl.LOCK_EX):  # nobody else is there
         with contextlib.suppress(OSError):
             for entry in folder.iterdir():  # `used` goes last, by which the folder would be found again
                 if entry.is_dir():

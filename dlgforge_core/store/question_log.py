@@ -131,14 +131,14 @@ class QuestionLog:
         while await self._has_older(connection):
             async with connection.transaction():
                 await self.lock(connection)
-                await self._read(connection)
+                await self.read(connection)
                 await self._append_older(connection)
         waited = time.monotonic() + _PATIENCE_S
         while not self._begun:
             with self._shared.alone("reading") as alone:
                 if alone or time.monotonic() > waited:
                     await self._open_shared(connection)
-                    await self._read(connection)
+                    await self.read(connection)
                     self._begun = True
             if not self._begun:
                 await asyncio.sleep(0.05)
@@ -166,7 +166,8 @@ class QuestionLog:
             self.index = NearIndex(self._threshold, self._shared, opened)
             self.index.add(row[0], end.seq, end.tag, end.included)
 
-    async def _read(self, connection: psycopg.AsyncConnection) -> None:
+    async def read(self, connection: psycopg.AsyncConnection) -> None:
+        """Take in what has been appended since."""
         await self.take(connection, await (await self.send_read(connection)).fetchall())
 
     async def _has_older(self, connection: psycopg.AsyncConnection) -> bool:

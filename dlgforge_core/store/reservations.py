@@ -157,7 +157,7 @@ class Group:
     def compare(self, kept: Mapping[bytes, Kept], threshold: float) -> None:
         """Compare with the candidates' texts; those that are no longer kept are in nobody's way."""
         for place, keys in self.candidates.items():
-            for key in sorted(keys & kept.keys()):
+            for key in keys & kept.keys():
                 self.questions[place].compare(kept[key], threshold)
 
     def decide(self, threshold: float) -> None:
@@ -234,7 +234,7 @@ class UnlikeQuestions:
         group = Group(rows, lost, self._threshold)
         group.look_up(self._log.index)
         if self._log.much_is_written:
-            await self._log.take(connection, await (await self._log.send_read(connection)).fetchall())
+            await self._log.read(connection)
             group.look_up(self._log.index)
         if compare:
             await self._compare(connection, group)

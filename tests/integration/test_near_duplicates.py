@@ -487,22 +487,27 @@ def test_one_that_stands_still_after_it_has_compared_under_the_lock_is_cut_off_a
     asyncio.run(main())
 
 
+def migrate_before(connection: psycopg.Connection[Any], newest: int) -> None:
+    """Make the schema as it was before a migration, with a dialogue in it."""
+    connection.execute(f"CREATE SCHEMA {SCHEMA}")
+    connection.execute(f"SET search_path TO {SCHEMA}")
+    connection.execute(
+        "CREATE TABLE schema_migrations "
+        "(version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    for version, statements in migrations():
+        if version < newest:
+            connection.execute(statements.encode())
+            connection.execute("INSERT INTO schema_migrations (version) VALUES (%s)", (version,))
+    connection.execute("INSERT INTO plans VALUES ('p', 'f', 'b', 'en', 1)")
+    connection.execute("INSERT INTO dialogues (dialogue_id, plan_id, ordinal, n_turns, plan) "
+                       "VALUES ('d', 'p', 0, 1, '{}')")  # fmt: skip
+
+
 def test_old_rows_have_no_bands_and_are_compared_by_their_key(dsn: str) -> None:
     """A database of the version before, with a question in it, is migrated."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {SCHEMA}")
-        connection.execute(f"SET search_path TO {SCHEMA}")
-        connection.execute(
-            "CREATE TABLE schema_migrations "
-            "(version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        for version, statements in migrations():
-            if version < 4:
-                connection.execute(statements.encode())
-                connection.execute("INSERT INTO schema_migrations (version) VALUES (%s)", (version,))
-        connection.execute("INSERT INTO plans VALUES ('p', 'f', 'b', 'en', 1)")
-        connection.execute("INSERT INTO dialogues (dialogue_id, plan_id, ordinal, n_turns, plan) "
-                           "VALUES ('d', 'p', 0, 1, '{}')")  # fmt: skip
+        migrate_before(connection, 4)
         store = RunStore(Database(dsn))
         connection.execute("INSERT INTO questions VALUES ('f', %s, 'd', 0)", (question_key(BREAD),))
     assert 4 in store.migrate()
@@ -522,19 +527,7 @@ def test_old_rows_have_no_bands_and_are_compared_by_their_key(dsn: str) -> None:
 
 def test_questions_of_the_version_before_are_known_to_wait_for_their_log(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {SCHEMA}")
-        connection.execute(f"SET search_path TO {SCHEMA}")
-        connection.execute(
-            "CREATE TABLE schema_migrations "
-            "(version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        for version, statements in migrations():
-            if version < 23:
-                connection.execute(statements.encode())
-                connection.execute("INSERT INTO schema_migrations (version) VALUES (%s)", (version,))
-        connection.execute("INSERT INTO plans VALUES ('p', 'f', 'b', 'en', 1)")
-        connection.execute("INSERT INTO dialogues (dialogue_id, plan_id, ordinal, n_turns, plan) "
-                           "VALUES ('d', 'p', 0, 1, '{}')")  # fmt: skip
+        migrate_before(connection, 23)
         for turn, (fingerprint, form) in enumerate([("f", BREAD), ("f", FAR), ("exact", None)]):
             connection.execute(
                 "INSERT INTO questions (fingerprint, question_key, dialogue_id, turn_index, normal_form) "
