@@ -2,8 +2,9 @@
 
 First one worker, then several, each a process that reserves questions of its own for 128 dialogues at
 once, with near-copies refused, after `--kept` questions were kept. Questions are made beforehand. Of one
-worker also the share of its time with the lock of the dataset: one by that share is how many times its rate
-several workers can come to where there are cores for them. Stops by itself.
+worker also the share of its time with the lock of the dataset. With `--share` every worker and every one of
+its Postgres processes is held to that share of a core, so that all of them have cores for themselves, if slow
+ones: eight of 0.2 fit into two. Stops by itself.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import uvloop
 
+from bench import slow_cores
 from bench.fixture import fresh_store
 from bench.questions import VOCABULARIES
 from dlgforge_core.config import GenerationConfig, RunConfig
@@ -43,22 +46,22 @@ class Share:
 
 
 class Stopwatch:
-    """Seconds from the request for the lock to the end of the transaction; of one worker that never waits."""
+    """Seconds of statements that have the lock or wait for it, their way to Postgres included."""
 
     def __init__(self) -> None:
         self.locked_s = 0.0
-        lock, results = UnlikeQuestions.lock, UnlikeQuestions.results
+        for name in ("_at_once", "_in_turn"):
+            setattr(UnlikeQuestions, name, self._timed(getattr(UnlikeQuestions, name)))
 
-        async def timed_lock(unlike: UnlikeQuestions, *arguments: Any) -> None:
-            self.locked_s -= time.perf_counter()
-            await lock(unlike, *arguments)
+    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        async def timed(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return await method(*arguments)
+            finally:
+                self.locked_s += time.perf_counter() - began
 
-        async def timed_results(unlike: UnlikeQuestions, *arguments: Any) -> Any:
-            self.locked_s += time.perf_counter()
-            return await results(unlike, *arguments)
-
-        UnlikeQuestions.lock = timed_lock  # type: ignore[method-assign,assignment]
-        UnlikeQuestions.results = timed_results  # type: ignore[method-assign,assignment]
+        return timed
 
 
 async def ask(
@@ -71,7 +74,14 @@ async def ask(
 
 
 def work(
-    dsn: str, run_id: str, fingerprint: str, vocabulary: str, seed: int, questions: int, barrier: Any
+    dsn: str,
+    run_id: str,
+    fingerprint: str,
+    vocabulary: str,
+    seed: int,
+    questions: int,
+    barrier: Any,
+    share: float = 1.0,
 ) -> Share:
     """Reserve so many questions in this process, once all are ready."""
     draw = random.Random(seed)
@@ -89,6 +99,10 @@ def work(
         async with store as worker:
             dialogues = [claim.plan.dialogue_id for claim in await worker.claim(DIALOGUES)]
             await worker.reserve(dialogues[0], 0, f"Is anybody there, {seed}?")  # which reads the log
+            if share < 1:
+                slow_cores.hold([os.getpid()], share)
+            if await asyncio.to_thread(barrier.wait) == 0 and share < 1:
+                slow_cores.hold(backends(dsn), share)
             await asyncio.to_thread(barrier.wait)
             watch.locked_s = 0.0
             started, cpu = time.perf_counter(), time.process_time()
@@ -99,7 +113,16 @@ def work(
         return runner.run(main())
 
 
-def measured(workers: int, vocabulary: str, kept: int, questions: int) -> list[Share]:
+def backends(dsn: str) -> list[int]:
+    """Return the processes of Postgres that serve this database's sessions."""
+    with psycopg.connect(dsn) as connection:
+        rows = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        return [pid for (pid,) in rows]
+
+
+def measured(workers: int, vocabulary: str, kept: int, questions: int, share: float) -> list[Share]:
     """Return what each of so many workers did, in a run state of their own."""
     with fresh_store("bench") as store:
         plan = RunConfig(total_samples=DIALOGUES * (workers + 1), target_languages=["en"], n_turns=1)
@@ -110,7 +133,8 @@ def measured(workers: int, vocabulary: str, kept: int, questions: int) -> list[S
             if kept:
                 pool.apply(work, (*of, 0, kept, manager.Barrier(1)))
             barrier = manager.Barrier(workers)
-            return pool.starmap(work, [(*of, n + 1, questions, barrier) for n in range(workers)], chunksize=1)
+            each = [(*of, n + 1, questions, barrier, share) for n in range(workers)]
+            return pool.starmap(work, each, chunksize=1)
 
 
 def main() -> None:
@@ -120,11 +144,13 @@ def main() -> None:
     parser.add_argument("--vocabulary", choices=list(VOCABULARIES), default="templates")
     parser.add_argument("--kept", type=int, default=0, help="questions that are there already")
     parser.add_argument("--questions", type=int, default=20_480, help="of each worker")
+    parser.add_argument("--share", type=float, default=1.0, help="of a core, for each process")
     arguments = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f}; {os.cpu_count()} cores")
     print("workers  reservations/s  client_ms  share of the time with the lock")
     for workers in arguments.workers:
-        shares = measured(workers, arguments.vocabulary, arguments.kept, arguments.questions)
+        shares = measured(workers, arguments.vocabulary, arguments.kept, arguments.questions, arguments.share)
+        slow_cores.let_go()
         asked = sum(share.asked for share in shares)
         rate = asked / max(share.wall_s for share in shares)
         locked = f"{shares[0].locked_s / shares[0].wall_s:.2f}" if workers == 1 else ""

@@ -29,7 +29,7 @@ import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ _ALGORITHM = 2
 
 SKETCH_WORDS = 4
 """Words of 64 bits of a sketch."""
+
+_MOST_SHINGLES = 0xFFFF  # that are counted
 
 _CODE_BITS = 21  # a Unicode code point fits, so that three of them in 64 bits are the shingle itself
 # Han, kana and Hangul syllables; ends included. No question of other scripts holds one.
@@ -142,7 +144,9 @@ def marks_of(forms: Sequence[str]) -> Marks:
     owners = np.repeat(np.arange(len(forms), dtype=np.uint64), (offsets[1:] - offsets[:-1]).astype(np.intp))
     once = owners << np.uint64(44) | hashes >> np.uint64(20)
     once.sort()
-    once = once[np.diff(once, prepend=~once[:1]) != 0]
+    first = np.ones(len(once), dtype=bool)
+    first[1:] = once[1:] != once[:-1]
+    once = once[first]
     owners = once >> np.uint64(44)
     bits = np.uint64(1) << (once & np.uint64(63))
     words = owners * np.uint64(SKETCH_WORDS) + (once >> np.uint64(6)) % np.uint64(SKETCH_WORDS)
@@ -152,7 +156,7 @@ def marks_of(forms: Sequence[str]) -> Marks:
     return Marks(
         values,
         sketches.reshape(-1, SKETCH_WORDS),
-        np.minimum(sizes, np.iinfo(np.uint16).max).astype(np.uint16),
+        np.minimum(sizes, _MOST_SHINGLES).astype(np.uint16),
     )
 
 
@@ -161,8 +165,13 @@ def bands_of(values: NDArray[np.uint8], banding: Banding) -> NDArray[np.uint64]:
     words = np.zeros((len(values), banding.bands, _MOST_ROWS), dtype=np.uint8)
     used = values[:, : banding.bands * banding.rows]
     words[:, :, : banding.rows] = used.reshape(len(values), banding.bands, banding.rows)
-    numbers = np.arange(banding.bands, dtype=np.uint64) << np.uint64(32)
-    return _mixed(words.view("<u8")[:, :, 0] ^ _mixed(numbers))
+    return _mixed(words.view("<u8")[:, :, 0] ^ _numbers(banding.bands))
+
+
+@cache
+def _numbers(bands: int) -> NDArray[np.uint64]:
+    """Return what tells bands of equal values apart."""
+    return _mixed(np.arange(bands, dtype=np.uint64) << np.uint64(32))
 
 
 def most_differing(threshold: float) -> float:
@@ -183,19 +192,33 @@ def windows(forms: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64
     A shingle is the number its characters make, and may come more than once.
     """
     padded = [_padded(form) for form in forms]
-    text = "".join(padded).encode("utf-32-le", "surrogatepass")
-    points = np.frombuffer(text, dtype="<u4").astype(np.uint64)
-    ends = np.cumsum([len(part) for part in padded])
-    left = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(points))  # characters to the form's end
+    text = "".join(padded)
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
+    lengths = np.array([len(part) for part in padded])
+    ends = lengths.cumsum()
+    codes = points.copy()
+    codes[:-1] |= points[1:] << np.uint64(_CODE_BITS)
+    whole = np.ones(len(points), dtype=bool)  # whether a window ends in its form
+    whole[ends - 1] = False
+    if text.isascii() or not _HAS_DENSE.search(text):  # which most questions are
+        codes[:-2] |= points[2:] << np.uint64(2 * _CODE_BITS)
+        whole[ends - 2] = False
+        sizes = lengths - 2
+    else:
+        dense = _dense(points)
+        codes[:-2] |= np.where(dense[:-2], np.uint64(0), points[2:] << np.uint64(2 * _CODE_BITS))
+        whole[ends - 2] = dense[ends - 2]
+        sizes = lengths - 2 + dense[ends - 2]
+    offsets = np.zeros(len(forms) + 1, dtype=np.uint64)
+    offsets[1:] = sizes.cumsum()
+    return codes[whole], offsets
+
+
+def _dense(points: NDArray[np.uint64]) -> NDArray[np.bool_]:
     dense = np.zeros(len(points), dtype=bool)
     for first, last in _DENSE:
         dense |= (points >= first) & (points <= last)
-    second, third = np.roll(points, -1), np.roll(points, -2)
-    codes = points | second << np.uint64(_CODE_BITS)
-    codes |= np.where(dense, np.uint64(0), third << np.uint64(2 * _CODE_BITS))
-    whole = left >= np.where(dense, 2, 3)
-    offsets = np.concatenate([[0], np.cumsum(whole)[ends - 1]]).astype(np.uint64)
-    return codes[whole], offsets
+    return dense
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,9 +1,9 @@
 """An index in memory of the questions of a dataset, for candidates of near-copies (dedup).
 
-The newest questions are in a dictionary by band. `BLOCK` of them become a run: the hashes of all their bands,
-sorted, which are searched many at once. Two neighbouring runs of the same size become one, as in a
-log-structured merge-tree (O'Neil et al., Acta Informatica 33, 1996), so that a million questions are in a
-dozen runs at most.
+It is made of runs: the hashes of all bands of some questions, sorted, which are searched many at once. The
+newest questions are a run that is made anew when there are more, until there are `BLOCK` of them. Two
+neighbouring runs of the same size become one, as in a log-structured merge-tree (O'Neil et al., Acta
+Informatica 33, 1996), so that a million questions are in some dozen runs.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from dlgforge_core.store.near_duplicates import (
 if TYPE_CHECKING:
     from dlgforge_core.store.near_runs import SharedRuns
 
-BLOCK = 1024
-"""Questions of the smallest run."""
+BLOCK = 256
+"""Questions of the smallest run that stays."""
 
 MOST_IN_RUN = 1 << 19
 """Questions of the largest run: to make one takes some tenths of a second, in which nothing else is done."""
@@ -46,8 +46,7 @@ ENTRY = np.dtype(
 )
 """A question in the log."""
 
-_PLACE_BITS = np.uint64(27)  # of a question in its run; the other 37 bits are the band's hash
-_PLACE_MASK = np.uint64((1 << 27) - 1)
+_PLACE_MASK = np.uint64((1 << 27) - 1)  # of a question in its run; the other 37 bits are the band's hash
 _PAIRS_AT_ONCE = 1 << 16
 _ROUNDING = 1e-6  # pairs right at the threshold are candidates
 
@@ -138,13 +137,24 @@ class Searched:
 
     def __init__(self, marks: Marks, threshold: float) -> None:
         self.hashes = bands_of(marks.values, banding_for(threshold))
-        self.bands: list[list[int]] = self.hashes.tolist()
         self.sketches = marks.sketches
         self.folded = _folded(marks.sketches)
         self.sizes = marks.sizes.astype(np.intp)
+        self.shared_bands = _met_again(self.hashes)
+        """By row the hashes of bands that it shares with others of these."""
         # Of the greatest set that can be as similar as that.
         most = most_differing(threshold) * self.sizes * (1.0 + 1.0 / threshold)
         self.most = np.minimum(most + _ROUNDING, 255.0).astype(np.uint8)
+
+
+def _met_again(hashes: NDArray[np.uint64]) -> list[list[int]]:
+    """Return by row those of its hashes that other rows have as well; most often there are none."""
+    ordered = np.sort(hashes, axis=None)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(again):
+        return [[]] * len(hashes)
+    met = np.isin(hashes, again)
+    return [row[found].tolist() for row, found in zip(hashes, met, strict=True)]
 
 
 class NearIndex:
@@ -179,14 +189,11 @@ class NearIndex:
     def find(self, searched: Searched, since: int = 0) -> dict[int, set[bytes]]:
         """Return by row the keys of candidates among the questions from the place `since` on."""
         found: dict[int, set[bytes]] = {}
-        for run in self.runs:
+        for run in self.runs if not self._in_block else [*self.runs, self._newest()]:
             if run.start + run.size > since:
                 for rows, places in run.sharing(searched.hashes):
                     late = slice(None) if run.start >= since else places >= since - run.start
                     self._compare(searched, rows[late], places[late], run, found)
-        rows, places = self._sharing_in_block(searched, since - self._block_start)
-        if len(rows):
-            self._compare(searched, rows, places, self._block, found)
         return found
 
     def _compare(
@@ -215,59 +222,50 @@ class NearIndex:
     def _begin_block(self) -> None:
         self._block_start = self.runs[-1].start + self.runs[-1].size if self.runs else 0
         self._in_block = 0
-        self._by_band: dict[int, list[int]] = {}
-        self._done_by_band = 0
+        self._hashes = np.empty((BLOCK, self._banding.bands), dtype=np.uint64)
         self._block = Run(
             self._block_start,
             Place(0, 0, 0),
-            np.empty((BLOCK, self._banding.bands), dtype=np.uint64),  # of which those of a run will be made
+            np.empty(0, dtype=np.uint64),
             np.empty(0, dtype=np.uint32),
             np.empty((BLOCK, KEY_BYTES), dtype=np.uint8),
             np.empty((BLOCK, SKETCH_WORDS), dtype=np.uint64),
             np.empty(BLOCK, dtype=np.uint64),
             np.empty(BLOCK, dtype=np.uint16),
         )
+        self._run: Run | None = None
 
     def _add(self, table: NDArray[np.void]) -> None:
         part, block = slice(self._in_block, self._in_block + len(table)), self._block
-        hashes = bands_of(table["values"], self._banding)
-        block.bands[part] = hashes
+        self._hashes[part] = bands_of(table["values"], self._banding)
         block.keys[part] = table["key"]
         block.sketches[part] = table["sketch"]
         block.folded[part] = _folded(table["sketch"])
         block.sizes[part] = table["size"]
         self._in_block += len(table)
+        self._run = None
 
-    def _bands_of_block(self) -> dict[int, list[int]]:
-        """Return the newest questions by band; made when it is asked for, because much is read at once."""
-        by_band, done = self._by_band, self._done_by_band
-        for place, bands in enumerate(self._block.bands[done : self._in_block].tolist(), done):
-            for band in bands:
-                if band in by_band:
-                    by_band[band].append(place)
-                else:
-                    by_band[band] = [place]
-        self._done_by_band = self._in_block
-        return by_band
-
-    def _sharing_in_block(self, searched: Searched, since: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        rows: list[int] = []
-        places: list[int] = []
-        by_band = self._bands_of_block()
-        if by_band and since < self._in_block:
-            for row, bands in enumerate(searched.bands):
-                for band in bands:
-                    if band in by_band:
-                        met = [place for place in by_band[band] if place >= since]
-                        places += met
-                        rows += [row] * len(met)
-        return np.array(rows, dtype=np.intp), np.array(places, dtype=np.intp)
+    def _newest(self) -> Run:
+        """Return the run of the newest questions; made when it is asked for, because much is read at once."""
+        if self._run is None:
+            part, block = slice(self._in_block), self._block
+            places = np.arange(self._in_block, dtype=np.uint64)[:, None]
+            bands = (self._hashes[part] & ~_PLACE_MASK | places).ravel()
+            bands.sort()
+            self._run = Run(
+                block.start,
+                block.end,
+                bands,
+                _table(bands),
+                block.keys[part],
+                block.sketches[part],
+                block.folded[part],
+                block.sizes[part],
+            )
+        return self._run
 
     def _end_block(self, end: Place) -> None:
-        places = np.arange(BLOCK, dtype=np.uint64)[:, None]
-        bands = (self._block.bands >> _PLACE_BITS << _PLACE_BITS | places).ravel()
-        bands.sort()
-        self.runs.append(replace(self._block, end=end, bands=bands, table=_table(bands)))
+        self.runs.append(replace(self._newest(), end=end))
         while self._merge():
             pass
         self._begin_block()

@@ -20,7 +20,6 @@ from dlgforge_core.store.near_runs import SharedRuns
 
 _ROWS_AT_ONCE = 32
 _OLDER_AT_ONCE = 2000
-_MANY_ROWS = 16
 _PATIENCE_S = 60.0  # for another worker of this machine, which reads the log for all
 
 # How long the lock may be held while its holder does nothing, in seconds. The work in between takes
@@ -68,8 +67,13 @@ class QuestionLog:
         self._begun = False
         self._shared = SharedRuns(f"{fingerprint} {threshold}")
         self.index = NearIndex(threshold, self._shared)
-        self.much_is_written = False
-        """Whether others had written so much the last time that it is better read without the lock."""
+        self.others_append = False
+        """Whether others had appended rows the last time, so that it is better to read before one tries."""
+
+    @property
+    def tag(self) -> int:
+        """The tag of the last row that was read, 0 where there was none."""
+        return self._tag
 
     async def lock(self, connection: psycopg.AsyncConnection) -> None:
         """Keep other workers' reservations out until the transaction ends."""
@@ -87,7 +91,7 @@ class QuestionLog:
 
         Raises OperationalError where the log is no longer the one that was read before.
         """
-        self.much_is_written = len(rows) > _MANY_ROWS
+        self.others_append = len(rows) > bool(self._seq)
         read_on = False
         while self._take(rows):
             read_on = True
@@ -112,12 +116,17 @@ class QuestionLog:
         assert entries is not None
         self.index.add(entries, self._seq, self._tag)
 
-    async def append(self, connection: psycopg.AsyncConnection, entries: bytes) -> LogRow:
-        """Append a row, under the lock and with the end known; returns it, for `appended`."""
-        row: LogRow = (self._seq + 1, secrets.randbits(63), entries)
-        values = {"fingerprint": self._fingerprint, "seq": row[0], "tag": row[1], "entries": entries}
-        await connection.execute(_APPEND, values, prepare=True)
-        return row
+    def next_row(self, entries: bytes) -> LogRow:
+        """Return the row that follows the last one that was read."""
+        return self._seq + 1, secrets.randbits(63), entries
+
+    def values_of(self, row: LogRow) -> dict[str, object]:
+        """Return the row's columns, by name."""
+        return {"fingerprint": self._fingerprint, "seq": row[0], "tag": row[1], "entries": row[2]}
+
+    async def append(self, connection: psycopg.AsyncConnection, row: LogRow) -> None:
+        """Append the next row, under the lock and with the end known."""
+        await connection.execute(_APPEND, self.values_of(row), prepare=True)
 
     def appended(self, row: LogRow) -> None:
         """Take in a row of this worker's, once it is committed."""
@@ -185,5 +194,6 @@ class QuestionLog:
             await connection.execute(_ALL_LOGGED, of)
             return
         keys = [key for key, _ in older]
-        await self.append(connection, entries_of(keys, marks_of([form for _, form in older])).tobytes())
+        entries = entries_of(keys, marks_of([form for _, form in older])).tobytes()
+        await self.append(connection, self.next_row(entries))
         await connection.execute(_OLDER_LOGGED, {**of, "after": keys[-1]})

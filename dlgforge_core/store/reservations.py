@@ -1,9 +1,11 @@
 """Reservations of questions (dedup): who is first where near-copies are rejected, and what repeats what.
 
 A group of reservations takes two steps. Without a lock, its candidates are looked for in the worker's index
-and compared by their texts. Then, in one transaction under the lock of the fingerprint, what others have
-kept meanwhile is read from the log and compared as well, and what nobody has is kept: questions and log.
-So near-copies never pass each other unseen, and only the last step is taken one after the other.
+and compared by their texts. Then one statement keeps what nobody has, questions and log, provided that the
+log still ends where it was read to. If it does not, the second step is taken in turn: in one transaction
+under the lock of the fingerprint, what others have kept meanwhile is read from the log and compared as well,
+before anything is kept. So near-copies never pass each other unseen, and only the second step is taken one
+after the other.
 """
 
 from __future__ import annotations
@@ -150,6 +152,16 @@ class Group:
             self.candidates.setdefault(place, set()).update(found)
         self._index, self._seen = index, index.size
 
+    @property
+    def rejected(self) -> list[dict[str, Any]]:
+        """Return the rows that record the questions that are rejected."""
+        return [question.outcome() for question in self.questions if question.rejected]
+
+    @property
+    def unlike(self) -> list[dict[str, Any]]:
+        """Return the rows of the other questions."""
+        return [question.kept for question in self.questions if not question.rejected]
+
     def keys(self) -> list[bytes]:
         """Return the keys of all that is still to be compared."""
         return list(set().union(*self.candidates.values()))
@@ -164,13 +176,18 @@ class Group:
         """Take the questions one after the other, each against those accepted before it."""
         blamed: set[int] = set()
         taken: dict[int, list[Question]] = {}
-        for question, bands in zip(self.questions, self._searched.bands, strict=True):
+        for question, bands in zip(self.questions, self._searched.shared_bands, strict=True):
             met = {other.op: other for band in bands if band in taken for other in taken[band]}
             blamed |= question.decide(met.values(), threshold)
             if not question.rejected:
                 for band in bands:
                     taken.setdefault(band, []).append(question)
         self.blamed = frozenset(blamed)
+
+    def new_entries(self) -> bytes:
+        """Return what is appended to the log of those accepted that are not kept yet."""
+        new = [not question.rejected and not question.own for question in self.questions]
+        return self.entries[new].tobytes()
 
 
 class Answer:
@@ -185,7 +202,7 @@ class Answer:
         connection: psycopg.AsyncConnection,
         statement: str,
         rows: Sequence[Mapping[str, Any]],
-        **of: str,
+        **of: object,
     ) -> None:
         """Send the statement, where there are rows for it."""
         if rows:
@@ -210,53 +227,77 @@ class Sent:
 
 
 class UnlikeQuestions:
-    """Reserves questions of a fingerprint that are less than `threshold` similar to every one kept.
-
-    `look`; then, in a transaction of the caller's, `lock`, `read` and `reserve`; `results` once that is
-    committed.
-    """
+    """Reserves questions of a fingerprint that are less than `threshold` similar to every one kept."""
 
     def __init__(self, fingerprint: str, threshold: float) -> None:
         self._of = {"fingerprint": fingerprint}
         self._threshold = threshold
         self._log = QuestionLog(fingerprint, threshold)
 
-    async def look(
+    async def reserve(
+        self, connection: psycopg.AsyncConnection, rows: Sequence[Mapping[str, Any]]
+    ) -> dict[int, Reservation]:
+        """Reserve the questions of `rows`; returns the results by operation, of those with a lease."""
+        lost: frozenset[int] = frozenset()
+        while True:
+            group = await self._look(connection, rows, lost)
+            try:
+                sent = await self._at_once(connection, group) or await self._in_turn(connection, group)
+                return await self._results(sent)
+            except LostInGroup as error:
+                lost |= error.ops
+
+    async def _look(
         self,
         connection: psycopg.AsyncConnection,
         rows: Sequence[Mapping[str, Any]],
         lost: frozenset[int],
-        *,
-        compare: bool,
     ) -> Group:
-        """Return a group, compared with what is kept; without `compare`, `reserve` does that."""
+        """Return a group, decided by what this worker knows."""
         await self._log.begin(connection)
         group = Group(rows, lost, self._threshold)
-        group.look_up(self._log.index)
-        if self._log.much_is_written:
+        if self._log.others_append:
             await self._log.read(connection)
-            group.look_up(self._log.index)
-        if compare:
-            await self._compare(connection, group)
-        group.decide(self._threshold)  # already here, because most often nothing comes in between
+        group.look_up(self._log.index)
+        await self._compare(connection, group)
+        group.decide(self._threshold)
         return group
 
-    async def lock(self, connection: psycopg.AsyncConnection) -> None:
-        """Keep other workers' reservations out until the transaction ends."""
-        await self._log.lock(connection)
+    async def _at_once(self, connection: psycopg.AsyncConnection, group: Group) -> Sent | None:
+        """Keep a group in one statement; None where others have the lock, or have kept questions since."""
+        if group.blamed:  # which the transaction has to be undone for, if their leases are lost
+            return None
+        sent = Sent(group)
+        if new := group.new_entries():
+            sent.row = self._log.next_row(new)
+            of = {**self._of, **self._log.values_of(sent.row), "last_tag": self._log.tag}
+            await sent.reserved.send(connection, sql.RESERVE_UNLIKE_QUESTIONS_AT_ONCE, group.unlike, **of)
+            if not (await sent.reserved.by_op()).pop(sql.KEPT):
+                return None
+        else:
+            await sent.reserved.send(connection, sql.RESERVE_UNLIKE_QUESTIONS, group.unlike, **self._of)
+        await sent.rejected.send(connection, sql.RECORD_OUTCOMES, group.rejected)
+        return sent
 
-    async def read(self, connection: psycopg.AsyncConnection) -> psycopg.AsyncCursor[LogRow]:
-        """Ask for what others have kept since."""
-        return await self._log.send_read(connection)
+    async def _in_turn(self, connection: psycopg.AsyncConnection, group: Group) -> Sent:
+        """Wait for the lock, read what others have kept, and keep what nobody has. Raises LostInGroup."""
+        try:
+            async with connection.pipeline() as pipeline, connection.transaction():
+                await self._log.lock(connection)
+                since = await self._log.send_read(connection)
+                await pipeline.sync()  # without it the server could not tell who stands still now
+                return await self._with_lock(connection, pipeline, group, await since.fetchall())
+        except psycopg.errors.IdleInTransactionSessionTimeout as error:
+            # This process stood still with the lock; the connection is gone, and the group is written again.
+            raise psycopg.OperationalError(str(error)) from None
 
-    async def reserve(
+    async def _with_lock(
         self,
         connection: psycopg.AsyncConnection,
         pipeline: psycopg.AsyncPipeline,
         group: Group,
         since: Sequence[LogRow],
     ) -> Sent:
-        """Keep what nobody has, given what others have kept since the look. Raises LostInGroup."""
         read_on = await self._log.take(connection, since)
         group.look_up(self._log.index)
         compared = await self._compare(connection, group)
@@ -271,17 +312,15 @@ class UnlikeQuestions:
 
     async def _send(self, connection: psycopg.AsyncConnection, group: Group) -> Sent:
         sent = Sent(group)
-        rejected = [question.outcome() for question in group.questions if question.rejected]
-        await sent.rejected.send(connection, sql.RECORD_OUTCOMES, rejected)
-        unlike = [question.kept for question in group.questions if not question.rejected]
-        await sent.reserved.send(connection, sql.RESERVE_UNLIKE_QUESTIONS, unlike, **self._of)
-        new = [not question.rejected and not question.own for question in group.questions]
-        if any(new):
-            sent.row = await self._log.append(connection, group.entries[new].tobytes())
+        await sent.rejected.send(connection, sql.RECORD_OUTCOMES, group.rejected)
+        await sent.reserved.send(connection, sql.RESERVE_UNLIKE_QUESTIONS, group.unlike, **self._of)
+        if new := group.new_entries():
+            sent.row = self._log.next_row(new)
+            await self._log.append(connection, sent.row)
         return sent
 
-    async def results(self, sent: Sent) -> dict[int, Reservation]:
-        """Return the results by operation, of questions whose worker holds the lease."""
+    async def _results(self, sent: Sent) -> dict[int, Reservation]:
+        """Return the results by operation, once they are committed."""
         if sent.row is not None:
             self._log.appended(sent.row)
         results = {op: sent.questions[op].result for op in await sent.rejected.by_op()}

@@ -62,8 +62,8 @@ WHERE (run_id = %(run)s OR session_id = %(session)s) AND worker_id <> %(me)s
 # A question that is already there under the same dialogue and turn is this write, repeated. Keys go in in
 # order, so that two workers' groups rarely wait for each other in a circle.
 _RESERVE = """
-WITH owned AS MATERIALIZED (
-    SELECT i.op, i.dialogue_id, i.turn_index, i.position, i.question,
+WITH {first}owned AS MATERIALIZED (
+    SELECT i.op, i.dialogue_id, i.turn_index, i.position, i.question, i.question_key AS hex,
            decode(i.question_key, 'hex') AS question_key{taken}
     FROM jsonb_to_recordset(%(rows)s::jsonb)
         AS i (op int, worker_id int, dialogue_id text, turn_index int, position int, question text,
@@ -78,31 +78,56 @@ fresh AS (
     ON CONFLICT DO NOTHING
     RETURNING question_key, dialogue_id
 ),
-mine AS (
-    SELECT question_key, dialogue_id FROM fresh
-    UNION
-    SELECT o.question_key, o.dialogue_id FROM owned o JOIN questions q
-      ON q.fingerprint = %(fingerprint)s AND q.question_key = o.question_key
-     AND q.dialogue_id = o.dialogue_id AND q.turn_index = o.turn_index
+-- One value to look in: joined by nested loops, the only ones here, a group would cost its square.
+kept AS MATERIALIZED (
+    SELECT jsonb_object_agg(encode(question_key, 'hex') || dialogue_id, NULL) AS fresh FROM fresh
+),
+asked AS MATERIALIZED (
+    SELECT o.*, coalesce(k.fresh ? (o.hex || o.dialogue_id), false) OR EXISTS (
+        SELECT FROM questions q
+        WHERE q.fingerprint = %(fingerprint)s AND q.question_key = o.question_key
+          AND q.dialogue_id = o.dialogue_id AND q.turn_index = o.turn_index
+    ) AS mine
+    FROM owned o, kept k
 ),
 recorded AS (
     INSERT INTO outcomes (dialogue_id, turn_index, position, kind, data)
-    SELECT o.dialogue_id, o.turn_index, o.position,
-           CASE WHEN m.dialogue_id IS NULL THEN 'question_refused' ELSE 'asked' END,
-           CASE WHEN m.dialogue_id IS NULL
-                THEN jsonb_build_object('question', o.question, 'why', 'asked_before', 'similarity', 1.0)
-                ELSE jsonb_build_object('question', o.question) END
-    FROM owned o LEFT JOIN mine m USING (question_key, dialogue_id)
+    SELECT dialogue_id, turn_index, position, CASE WHEN mine THEN 'asked' ELSE 'question_refused' END,
+           CASE WHEN mine THEN jsonb_build_object('question', question)
+                ELSE jsonb_build_object('question', question, 'why', 'asked_before', 'similarity', 1.0) END
+    FROM asked
     ON CONFLICT (dialogue_id, turn_index, position) DO UPDATE SET kind = excluded.kind, data = excluded.data
 )
-SELECT o.op, m.dialogue_id IS NOT NULL
-FROM owned o LEFT JOIN mine m USING (question_key, dialogue_id)
+SELECT op, mine FROM asked{last}
 """
-RESERVE_QUESTIONS = _RESERVE.format(taken="", types="", names="", held=HELD)
+RESERVE_QUESTIONS = _RESERVE.format(first="", taken="", types="", names="", held=HELD, last="")
 
 # Where near-copies are rejected as well: what later questions are compared with is kept too.
-RESERVE_UNLIKE_QUESTIONS = _RESERVE.format(
-    taken=", i.normal_form", types=", normal_form text", names=", normal_form", held=HELD
+_UNLIKE = {"taken": ", i.normal_form", "types": ", normal_form text", "names": ", normal_form"}
+RESERVE_UNLIKE_QUESTIONS = _RESERVE.format(first="", held=HELD, last="", **_UNLIKE)
+
+# The same with the row of the log, and without waiting for the lock. Nothing is kept where another one has
+# the lock or has appended a row since, or where the last row that was read is not there: the operation KEPT
+# is false then. The row's number decides that, not what the statement sees, which is older than its lock.
+KEPT = -1
+RESERVE_UNLIKE_QUESTIONS_AT_ONCE = _RESERVE.format(
+    first=f"""locked AS MATERIALIZED (
+    SELECT pg_try_advisory_xact_lock({lock_keys.QUESTIONS}, hashtext(%(fingerprint)s)) AS alone
+),
+appended AS (
+    INSERT INTO question_log
+    SELECT %(fingerprint)s, %(seq)s, %(tag)s, %(entries)s FROM locked
+    WHERE alone AND (%(seq)s = 1 OR EXISTS (
+        SELECT FROM question_log
+        WHERE fingerprint = %(fingerprint)s AND seq = %(seq)s - 1 AND tag = %(last_tag)s
+    ))
+    ON CONFLICT DO NOTHING
+    RETURNING seq
+),
+""",
+    held=f"EXISTS (SELECT FROM appended) AND {HELD}",
+    last=f" UNION ALL SELECT {KEPT}, EXISTS (SELECT FROM appended)",
+    **_UNLIKE,
 )
 
 RECORD_OUTCOMES = f"""

@@ -16,7 +16,7 @@ from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.planning.plan import spare_id
 from dlgforge_core.store import statements as sql
 from dlgforge_core.store.finishing import FINISH_DIALOGUES
-from dlgforge_core.store.reservations import LostInGroup, Reservation, UnlikeQuestions
+from dlgforge_core.store.reservations import UnlikeQuestions
 from dlgforge_core.usage import Usage, usage_json
 from dlgforge_core.verdicts import GoalVerdict, Judgement
 
@@ -195,64 +195,39 @@ async def execute(
     ops: Sequence[Write],
     unlike: UnlikeQuestions | None = None,
 ) -> list[object]:
-    """Carry the operations out in one transaction; returns their results, in order.
+    """Carry the operations out; returns their results, in order.
 
     `run` is what the statements must know of it: `fingerprint`, and how many `attempts` a sample may take.
 
-    It takes one round trip; with questions among them, where `unlike` refuses near-copies, two or three. A
-    write whose worker no longer holds the lease has no effect, and a LeaseLostError for its result.
+    It takes one round trip; where `unlike` refuses near-copies, questions take one or more besides, in
+    transactions of their own. A write whose worker no longer holds the lease has no effect, and a
+    LeaseLostError for its result.
     """
     rows: dict[type[Write], list[dict[str, Any]]] = {}
     for number, op in enumerate(ops):
         common = {"op": number, "worker_id": op.worker_id, "dialogue_id": op.dialogue_id}
         rows.setdefault(type(op), []).append(common | op.row())
     results: list[object] = [_LOST] * len(ops)
+    questions = rows.pop(ReserveQuestion, []) if unlike is not None else []
     kinds = [kind for kind in _STATEMENTS if kind in rows]
-    if unlike is not None and ReserveQuestion in rows:
-        cursors, reserved = await _reserving(connection, run, unlike, rows)
-        for number, reservation in reserved.items():
-            results[number] = reservation
-    elif len(kinds) == 1:
+    if len(kinds) == 1:
         cursors = [await _send(connection, run, kinds[0], rows)]
-    else:
+    elif kinds:
         # Between two synchronisations a pipeline in autocommit mode is one transaction.
         async with connection.pipeline():
             cursors = [await _send(connection, run, kind, rows) for kind in kinds]
+    else:
+        cursors = []
     for cursor in cursors:
         for number, result in await cursor.fetchall():
             results[number] = result
+    if unlike is not None and questions:  # after the others: what a drop frees can be asked again
+        for number, reservation in (await unlike.reserve(connection, questions)).items():
+            results[number] = reservation
     return [
         LeaseLostError(f"dialogue {op.dialogue_id} was taken over by another worker") if got is _LOST else got
         for op, got in zip(ops, results, strict=True)
     ]
-
-
-async def _reserving(
-    connection: psycopg.AsyncConnection,
-    run: Mapping[str, object],
-    unlike: UnlikeQuestions,
-    rows: Mapping[type[Write], list[dict[str, Any]]],
-) -> tuple[list[psycopg.AsyncCursor[tuple[int, object]]], dict[int, Reservation]]:
-    """Reserve the group's questions, after its other writes: what a drop frees can be asked again."""
-    kinds = [kind for kind in _STATEMENTS if kind in rows and kind is not ReserveQuestion]
-    lost: frozenset[int] = frozenset()
-    while True:
-        try:
-            group = await unlike.look(
-                connection, rows[ReserveQuestion], lost, compare=DropDialogue not in rows
-            )
-            async with connection.pipeline() as pipeline, connection.transaction():
-                await unlike.lock(connection)  # first, so that rows are never held while waiting for it
-                cursors = [await _send(connection, run, kind, rows) for kind in kinds]
-                since = await unlike.read(connection)
-                await pipeline.sync()  # without it the server could not tell who stands still now
-                sent = await unlike.reserve(connection, pipeline, group, await since.fetchall())
-            return cursors, await unlike.results(sent)
-        except LostInGroup as error:
-            lost |= error.ops
-        except psycopg.errors.IdleInTransactionSessionTimeout as error:
-            # This process stood still with the lock; the connection is gone, and the group is written again.
-            raise psycopg.OperationalError(str(error)) from None
 
 
 async def _send(

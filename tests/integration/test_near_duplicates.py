@@ -71,6 +71,16 @@ def with_worker(
     return run
 
 
+@pytest.fixture
+def in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all reservations wait for the lock, as they do while others reserve."""
+
+    async def others_reserve(self: Any, *arguments: Any) -> None:
+        return None
+
+    monkeypatch.setattr(reservations.UnlikeQuestions, "_at_once", others_reserve)
+
+
 async def reserved(w: WorkerStore, dialogue_id: str, turn_index: int, question: str) -> bool:
     return (await w.reserve(dialogue_id, turn_index, question)).accepted
 
@@ -168,18 +178,18 @@ def test_of_near_copies_reserved_at_once_by_two_workers_one_wins(store: RunStore
 
 
 def test_a_group_waits_for_the_group_that_has_looked_but_not_yet_written(
-    store: RunStore, monkeypatch: pytest.MonkeyPatch
+    store: RunStore, in_turn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = planned(store, 2)
     looked: list[float] = []
-    reserve = reservations.UnlikeQuestions.reserve
+    with_lock = reservations.UnlikeQuestions._with_lock
 
     async def slow(self: Any, *arguments: Any) -> Any:
         looked.append(time.monotonic())
         await asyncio.sleep(0.3)
-        return await reserve(self, *arguments)
+        return await with_lock(self, *arguments)
 
-    monkeypatch.setattr(reservations.UnlikeQuestions, "reserve", slow)
+    monkeypatch.setattr(reservations.UnlikeQuestions, "_with_lock", slow)
 
     async def main() -> None:
         async with worker(store, run) as a, worker(store, run) as b:
@@ -188,6 +198,44 @@ def test_a_group_waits_for_the_group_that_has_looked_but_not_yet_written(
             assert sorted(got) == [False, True]
             assert len(looked) == 2
             assert looked[1] - looked[0] > 0.25, "the other one had to wait for the first to be done"
+
+    asyncio.run(main())
+
+
+async def late(
+    monkeypatch: pytest.MonkeyPatch, one: Coroutine[Any, Any, bool], other: Coroutine[Any, Any, bool]
+) -> list[bool]:
+    """Have one worker reserve between another's look and its write; what both got, the late one first."""
+    at_once = reservations.UnlikeQuestions._at_once
+    looked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held_up(self: Any, *arguments: Any) -> Any:
+        if not looked.is_set():
+            looked.set()
+            await go_on.wait()
+        return await at_once(self, *arguments)
+
+    monkeypatch.setattr(reservations.UnlikeQuestions, "_at_once", held_up)
+    waiting = asyncio.create_task(one)
+    await looked.wait()
+    first = await other
+    go_on.set()
+    return [await waiting, first]
+
+
+@pytest.mark.parametrize(("question", "accepted"), [(NEAR, False), (FAR, True)])
+def test_one_who_has_looked_before_another_has_kept_looks_again(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, question: str, accepted: bool
+) -> None:
+    run = planned(store, 2)
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            (one,), (other,) = await claimed(a, 1), await claimed(b, 1)
+            got = await late(monkeypatch, reserved(a, one, 0, question), reserved(b, other, 0, BREAD))
+            assert got == [accepted, True]
+            assert await reserved(a, one, 0, question) == accepted, "this write, repeated"
+            assert not await reserved(b, other, 1, question), "and nobody else's"
 
     asyncio.run(main())
 
@@ -248,7 +296,8 @@ def test_near_copies_of_what_earlier_versions_kept_are_refused(
         assert connection.execute("SELECT count(*) FROM unlogged_questions").fetchone() == (0,)
 
 
-def test_after_a_fail_over_that_lost_the_end_of_the_log_it_is_read_anew(store: RunStore) -> None:
+@pytest.mark.parametrize("more", [False, True], ids=["as many rows", "more rows"])
+def test_after_a_fail_over_that_lost_the_end_of_the_log_it_is_read_anew(store: RunStore, more: bool) -> None:
     """Another server has other rows under the numbers that this worker has read."""
     run = planned(store, 3)
 
@@ -261,7 +310,8 @@ def test_after_a_fail_over_that_lost_the_end_of_the_log_it_is_read_anew(store: R
                 connection.execute("DELETE FROM question_log WHERE seq = 2")
                 connection.execute("DELETE FROM questions WHERE turn_index = 1")
             assert await reserved(b, other, 0, NEAR), "nobody has it any more"
-            assert await reserved(b, third, 0, random_letters(1))
+            if more:
+                assert await reserved(b, third, 0, random_letters(1))
             assert not await reserved(a, one, 1, BREAD)
             assert not await reserved(a, one, 1, f"{FAR} Please"), "nor is what was before it forgotten"
             with store.connection() as connection:
@@ -273,20 +323,20 @@ def test_after_a_fail_over_that_lost_the_end_of_the_log_it_is_read_anew(store: R
 
 
 def test_groups_of_another_fingerprint_neither_wait_nor_collide(
-    store: RunStore, monkeypatch: pytest.MonkeyPatch
+    store: RunStore, in_turn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, other_run = planned(store, 1), planned(store, 1, seed=9)
     assert run.fingerprint != other_run.fingerprint
-    reserve = reservations.UnlikeQuestions.reserve
+    with_lock = reservations.UnlikeQuestions._with_lock
     locked, go_on = asyncio.Event(), asyncio.Event()
 
     async def first_holds(self: Any, *arguments: Any) -> Any:
         if not locked.is_set():
             locked.set()
             await go_on.wait()
-        return await reserve(self, *arguments)
+        return await with_lock(self, *arguments)
 
-    monkeypatch.setattr(reservations.UnlikeQuestions, "reserve", first_holds)
+    monkeypatch.setattr(reservations.UnlikeQuestions, "_with_lock", first_holds)
 
     async def main() -> None:
         async with worker(store, run) as a, worker(store, other_run) as b:
@@ -356,7 +406,10 @@ _HOLDER = """
             async def never(self, *arguments):
                 print("ready", flush=True)
                 await asyncio.sleep(60)
-            reservations.UnlikeQuestions.reserve = never
+            async def others_reserve(self, *arguments):
+                return None
+            reservations.UnlikeQuestions._at_once = others_reserve
+            reservations.UnlikeQuestions._with_lock = never
         store = WorkerStore(
             Database(dsn), run_id=run, fingerprint=fingerprint, lease_s=3600, similarity_threshold=0.8
         )
@@ -426,20 +479,20 @@ def test_a_worker_killed_while_it_holds_the_lock_leaves_nothing_behind(store: Ru
 
 
 def test_a_worker_that_stands_still_with_the_lock_is_cut_off_and_writes_again_when_it_wakes(
-    store: RunStore, monkeypatch: pytest.MonkeyPatch
+    store: RunStore, in_turn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(question_log, "STALL_S", 0.5)
     run = planned(store, 2)
-    reserve = reservations.UnlikeQuestions.reserve
+    with_lock = reservations.UnlikeQuestions._with_lock
     asleep, wake = asyncio.Event(), asyncio.Event()
 
     async def stalled(self: Any, *arguments: Any) -> Any:
         if not asleep.is_set():
             asleep.set()
             await wake.wait()
-        return await reserve(self, *arguments)
+        return await with_lock(self, *arguments)
 
-    monkeypatch.setattr(reservations.UnlikeQuestions, "reserve", stalled)
+    monkeypatch.setattr(reservations.UnlikeQuestions, "_with_lock", stalled)
 
     async def main() -> None:
         async with worker(store, run) as a, worker(store, run) as b:
@@ -459,7 +512,7 @@ def test_one_that_stands_still_after_it_has_compared_under_the_lock_is_cut_off_a
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(question_log, "STALL_S", 0.5)
-    run = planned(store, 4)
+    run = planned(store, 3)
     send = reservations.UnlikeQuestions._send
     asleep, wake = asyncio.Event(), asyncio.Event()
 
@@ -471,18 +524,16 @@ def test_one_that_stands_still_after_it_has_compared_under_the_lock_is_cut_off_a
 
     async def main() -> None:
         async with worker(store, run) as a, worker(store, run) as b:
-            (one, dropped), (other, third) = await claimed(a, 2), await claimed(b, 2)
-            assert await reserved(b, other, 0, BREAD)
+            (one,), (other, third) = await claimed(a, 1), await claimed(b, 2)
+            sleeper = asyncio.create_task(
+                late(monkeypatch, reserved(a, one, 0, NEAR), reserved(b, other, 0, BREAD))
+            )
             monkeypatch.setattr(reservations.UnlikeQuestions, "_send", stalled)
-            # With a drop in the group its candidates are compared after that, under the lock.
-            drop = asyncio.create_task(a.drop(dropped, DropReason.REFUSED, "no"))
-            sleeper = asyncio.create_task(reserved(a, one, 0, NEAR))
             await asleep.wait()
             async with asyncio.timeout(30):
                 assert await reserved(b, third, 0, FAR)
             wake.set()
-            await drop
-            assert not await sleeper
+            assert await sleeper == [False, True]
 
     asyncio.run(main())
 
