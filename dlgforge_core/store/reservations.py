@@ -2,10 +2,10 @@
 
 A group of reservations takes two steps. Without a lock, its candidates are looked for in the worker's index
 and compared by their texts. Then one statement keeps what nobody has, questions and log, provided that the
-log still ends where it was read to. If it does not, the second step is taken in turn: in one transaction
-under the lock of the fingerprint, what others have kept meanwhile is read from the log and compared as well,
-before anything is kept. So near-copies never pass each other unseen, and only the second step is taken one
-after the other.
+log still ends where it was read to. If it does not, a transaction keeps them, then waits for the lock of the
+fingerprint, reads from the log what others have kept meanwhile, compares that as well, and ends with the row
+of the log, or is undone. So near-copies never pass each other unseen, and only the reading and the row are
+taken one after the other.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dlgforge_core.store.near_duplicates import jaccard, marks_of, shingles
 from dlgforge_core.store.near_index import NearIndex, Searched, entries_of
 from dlgforge_core.store.question_log import LogRow, QuestionLog
 
+_MANY = 16  # questions that take Postgres longer to write than it takes a worker to read the log
 _TEXTS_AT_ONCE = 5000
 _TEXTS = """
 SELECT question_key, normal_form, dialogue_id, turn_index FROM questions
@@ -51,12 +52,12 @@ class Reservation:
 ACCEPTED = Reservation(True)
 
 
-class LostInGroup(Exception):
-    """Questions of the group stand in others' way, but their worker has lost the lease: `ops`."""
+class UndoneError(Exception):
+    """A group has to be decided anew; without the operations in `lost`, whose workers have lost the lease."""
 
-    def __init__(self, ops: frozenset[int]) -> None:
-        super().__init__(ops)
-        self.ops = ops
+    def __init__(self, lost: frozenset[int] = frozenset()) -> None:
+        super().__init__(lost)
+        self.lost = lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +245,8 @@ class UnlikeQuestions:
             try:
                 sent = await self._at_once(connection, group) or await self._in_turn(connection, group)
                 return await self._results(sent)
-            except LostInGroup as error:
-                lost |= error.ops
+            except UndoneError as error:
+                lost |= error.lost
 
     async def _look(
         self,
@@ -267,6 +268,8 @@ class UnlikeQuestions:
         """Keep a group in one statement; None where others have the lock, or have kept questions since."""
         if group.blamed:  # which the transaction has to be undone for, if their leases are lost
             return None
+        if self._log.others_append and len(group.questions) > _MANY:
+            return None  # or others would wait for as long as it takes Postgres to write them
         sent = Sent(group)
         if new := group.new_entries():
             sent.row = self._log.next_row(new)
@@ -280,13 +283,25 @@ class UnlikeQuestions:
         return sent
 
     async def _in_turn(self, connection: psycopg.AsyncConnection, group: Group) -> Sent:
-        """Wait for the lock, read what others have kept, and keep what nobody has. Raises LostInGroup."""
+        """Keep a group, wait for the lock, and see that others have kept nothing like it. Raises UndoneError.
+
+        It is kept first, because that is what takes time, and undone where it should not have been.
+        """
+        sent = Sent(group)
         try:
             async with connection.pipeline() as pipeline, connection.transaction():
+                await sent.rejected.send(connection, sql.RECORD_OUTCOMES, group.rejected)
+                await sent.reserved.send(connection, sql.RESERVE_UNLIKE_QUESTIONS, group.unlike, **self._of)
                 await self._log.lock(connection)
                 since = await self._log.send_read(connection)
                 await pipeline.sync()  # without it the server could not tell who stands still now
-                return await self._with_lock(connection, pipeline, group, await since.fetchall())
+                if lost := group.blamed - (await sent.reserved.by_op()).keys():
+                    raise UndoneError(lost)
+                await self._with_lock(connection, pipeline, group, await since.fetchall())
+                if new := group.new_entries():
+                    sent.row = self._log.next_row(new)
+                    await self._log.append(connection, sent.row)
+                return sent
         except psycopg.errors.IdleInTransactionSessionTimeout as error:
             # This process stood still with the lock; the connection is gone, and the group is written again.
             raise psycopg.OperationalError(str(error)) from None
@@ -297,27 +312,18 @@ class UnlikeQuestions:
         pipeline: psycopg.AsyncPipeline,
         group: Group,
         since: Sequence[LogRow],
-    ) -> Sent:
+    ) -> None:
+        """Compare a group with what others have kept since it was decided. Raises UndoneError."""
         read_on = await self._log.take(connection, since)
         group.look_up(self._log.index)
         compared = await self._compare(connection, group)
         if read_on or compared:
             await pipeline.sync()  # or the server would not cut a holder of the lock off that stands still
         if compared:
+            decided = group.rejected
             group.decide(self._threshold)
-        sent = await self._send(connection, group)
-        if group.blamed and (lost := group.blamed - (await sent.reserved.by_op()).keys()):
-            raise LostInGroup(lost)
-        return sent
-
-    async def _send(self, connection: psycopg.AsyncConnection, group: Group) -> Sent:
-        sent = Sent(group)
-        await sent.rejected.send(connection, sql.RECORD_OUTCOMES, group.rejected)
-        await sent.reserved.send(connection, sql.RESERVE_UNLIKE_QUESTIONS, group.unlike, **self._of)
-        if new := group.new_entries():
-            sent.row = self._log.next_row(new)
-            await self._log.append(connection, sent.row)
-        return sent
+            if group.rejected != decided:
+                raise UndoneError
 
     async def _results(self, sent: Sent) -> dict[int, Reservation]:
         """Return the results by operation, once they are committed."""

@@ -196,7 +196,7 @@ def test_a_group_waits_for_the_group_that_has_looked_but_not_yet_written(
             (one,), (other,) = await claimed(a, 1), await claimed(b, 1)
             got = await asyncio.gather(reserved(a, one, 0, BREAD), reserved(b, other, 0, NEAR))
             assert sorted(got) == [False, True]
-            assert len(looked) == 2
+            assert len(looked) == 3, "what the other one had kept is undone, and decided anew"
             assert looked[1] - looked[0] > 0.25, "the other one had to wait for the first to be done"
 
     asyncio.run(main())
@@ -513,14 +513,16 @@ def test_one_that_stands_still_after_it_has_compared_under_the_lock_is_cut_off_a
 ) -> None:
     monkeypatch.setattr(question_log, "STALL_S", 0.5)
     run = planned(store, 3)
-    send = reservations.UnlikeQuestions._send
+    with_lock = reservations.UnlikeQuestions._with_lock
     asleep, wake = asyncio.Event(), asyncio.Event()
 
     async def stalled(self: Any, *arguments: Any) -> Any:
-        if not asleep.is_set():
-            asleep.set()
-            await wake.wait()
-        return await send(self, *arguments)
+        try:
+            return await with_lock(self, *arguments)
+        finally:
+            if not asleep.is_set():
+                asleep.set()
+                await wake.wait()
 
     async def main() -> None:
         async with worker(store, run) as a, worker(store, run) as b:
@@ -528,7 +530,7 @@ def test_one_that_stands_still_after_it_has_compared_under_the_lock_is_cut_off_a
             sleeper = asyncio.create_task(
                 late(monkeypatch, reserved(a, one, 0, NEAR), reserved(b, other, 0, BREAD))
             )
-            monkeypatch.setattr(reservations.UnlikeQuestions, "_send", stalled)
+            monkeypatch.setattr(reservations.UnlikeQuestions, "_with_lock", stalled)
             await asleep.wait()
             async with asyncio.timeout(30):
                 assert await reserved(b, third, 0, FAR)
