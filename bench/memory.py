@@ -32,7 +32,7 @@ def rss_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_MB
 
 
-async def _sampled(spec: WorkerSpec, marks: list[int]) -> list[tuple[int, float, float]]:
+async def sampled(spec: WorkerSpec, marks: list[int]) -> list[tuple[int, float, float]]:
     """Work to the end; (dialogues done, seconds, RSS in MB) as each of `marks` is passed, and at the end."""
     workers: list[Worker] = []
     started = time.monotonic()
@@ -82,7 +82,7 @@ def main() -> None:
         marks = [1000, *range(5000, arguments.dialogues, 5000)]
         cpu = time.process_time()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            rows = runner.run(_sampled(worker, marks))
+            rows = runner.run(sampled(worker, marks))
         cpu = time.process_time() - cpu
         calls = sim.stats()["calls"]
         if store.progress(run.run_id).done != arguments.dialogues:

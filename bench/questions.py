@@ -12,6 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from tests.support.simulated.content import QUESTION_WORDS
+
 
 @dataclass(frozen=True)
 class Phrases:
@@ -58,12 +60,12 @@ def _narrow_words() -> list[str]:
     return words
 
 
-_NARROW_WORDS = _narrow_words()
+NARROW_WORDS = _narrow_words()
 
 
 def narrow_question(draw: random.Random) -> tuple[str, str]:
     """Return a language's code and a question of the narrow vocabulary."""
-    return "en", " ".join(draw.choices(_NARROW_WORDS, k=14))
+    return "en", " ".join(draw.choices(NARROW_WORDS, k=QUESTION_WORDS))
 
 
 VOCABULARIES: dict[str, Callable[[random.Random], tuple[str, str]]] = {

@@ -234,6 +234,9 @@ def test_one_who_has_looked_before_another_has_kept_looks_again(
             (one,), (other,) = await claimed(a, 1), await claimed(b, 1)
             got = await late(monkeypatch, reserved(a, one, 0, question), reserved(b, other, 0, BREAD))
             assert got == [accepted, True]
+            with store.connection() as connection:
+                row = connection.execute("SELECT count(*) FROM questions").fetchone()
+            assert row == (1 + accepted,)
             assert await reserved(a, one, 0, question) == accepted, "this write, repeated"
             assert not await reserved(b, other, 1, question), "and nobody else's"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -40,6 +41,7 @@ _PAIRS = [f"{adjective} {noun}" for adjective in _ADJECTIVES for noun in _NOUNS]
 assert len(_PAIRS) == 4096
 assert len(_VERBS) == 64
 
+QUESTION_WORDS = 14
 _GOLDEN = 0.6180339887498949
 _WORD_64 = 0xFFFFFFFFFFFFFFFF
 
@@ -78,8 +80,13 @@ def _clause(bits: int) -> str:
     return f"{_PAIRS[bits & 4095]} {_VERBS[bits >> 12 & 63]} {_PAIRS[bits >> 18 & 4095]}"
 
 
-def question(key: int) -> str:
-    """Return a question of 12 words; no two keys give the same but for 60-bit collisions."""
+def question(key: int, words: Sequence[str] = ()) -> str:
+    """Return a question of 12 words; no two keys give the same but for 60-bit collisions.
+
+    With `words` it is 14 of these.
+    """
+    if words:
+        return " ".join(random.Random(key).choices(words, k=QUESTION_WORDS))
     bits = mix(key, 1)
     return f"Could {_clause(bits)} while {_clause(bits >> 30)}?"
 

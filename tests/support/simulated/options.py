@@ -95,6 +95,7 @@ class Options:
     state_field: str = ""
 
     # What is said.
+    question_words: tuple[str, ...] = ()  # questions are 14 of these
     duplicate_rate: float = 0.0  # share of the user simulator's questions that repeat an earlier one
     # The user simulator ends the conversation where it may, if the first message, who it plays, matches.
     user_ends: str = ""
@@ -148,6 +149,7 @@ class Options:
     def __post_init__(self) -> None:
         """Raise ValueError naming the option, its value and what would be right."""
         object.__setattr__(self, "models", tuple(self.models))
+        object.__setattr__(self, "question_words", tuple(self.question_words))
         object.__setattr__(self, "canned", tuple(self.canned))
         object.__setattr__(self, "tool_script", tuple(self.tool_script))
         object.__setattr__(self, "tool_results", tuple(self.tool_results))

@@ -378,7 +378,7 @@ class Service:
             self.stats.duplicates += 1
             return self._questions.pick(call.key)
         else:
-            text = content.question(call.key)
+            text = content.question(call.key, self.options.question_words)
         if options.text_template != "{text}":
             text = options.text_template.format(
                 text=text, role=call.role, model=call.model, temperature=call.temperature, last=call.last
