@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dlgforge_core.common.cpus import available_cpus
+from dlgforge_core.common.processes import spread
 from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.config.review import MARKS
 from dlgforge_core.errors import DlgforgeError
@@ -26,6 +30,10 @@ from dlgforge_core.export.schema import (
 )
 from dlgforge_core.export.stats import STATS_NAME
 
+_WORTH_A_PROCESS = 50_000_000
+"""Bytes that take longer to read than a process takes to start."""
+_MOST_PROCESSES = 8
+
 # What is wrong with one record of a file, or None.
 _Check = Callable[[dict[str, Any]], str | None]
 
@@ -34,31 +42,69 @@ class DatasetError(DlgforgeError):
     """A dataset's file cannot be read, or the files do not hold the same dialogues."""
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file to be read: of which format, and whether it is the JSONL beside a Parquet file."""
+
+    format: str
+    path: Path
+    renamed: Mapping[str, str]
+    twin: bool = False
+
+    @property
+    def split(self) -> str:
+        """The split of a file or of a shard, <split>-00000-of-00012: names of splits have no dash."""
+        return self.path.stem.partition("-")[0]
+
+
 def verify_dataset(folder: Path) -> dict[str, int]:
-    """Dialogues by format in the files of `folder`, each read whole, a piece at a time.
+    """Dialogues by format in the files of `folder`, each read whole, a piece at a time, on all cores.
 
     Every format must hold the same number in each split, but for pairs, which not all have; and no seed topic
     may be in two splits. Raises DatasetError naming file and line or column.
     """
     stats = read_stats(folder)
-    renamed = stats.get("output_columns", {})
-    counts: dict[str, dict[str, int]] = {}
-    for name, form in FORMATS.items():
-        topics: dict[str, str] = {}
-        for path in sorted((folder / "data" / name).glob(f"*.{form.suffix}")):
-            here, split = counts.setdefault(name, {}), _split_of(path)
-            here.setdefault(split, 0)
-            for seed in _seeds(form, path, renamed):
-                here[split] += 1
-                if seed is not None and topics.setdefault(seed, split) != split:
-                    raise DatasetError(f"{path}: seed topic {seed!r} is in the split {topics[seed]}, too")
-    if not counts:
+    files = list(_files(folder, stats.get("output_columns", {})))
+    if not files:
         raise DatasetError(f"{folder} holds no dataset; its files would be data/<format>/<split>.jsonl")
-    for form in FORMATS.values():
-        if form.schema is not None:
-            _compare_twins(folder, form, counts.get(form.name, {}))
+    worth = sum(file.path.stat().st_size for file in files) // _WORTH_A_PROCESS
+    processes = min(available_cpus(), _MOST_PROCESSES, worth)
+    counts: dict[str, dict[str, int]] = {}
+    twins: dict[tuple[str, str], tuple[Path, int]] = {}
+    topics: dict[str, dict[str, str]] = {}
+    for file, (n, seeds) in zip(files, spread(_read, files, processes), strict=True):
+        if file.twin:
+            key = file.format, file.split
+            twins[key] = file.path, twins.get(key, (file.path, 0))[1] + n
+            continue
+        here = counts.setdefault(file.format, {})
+        here[file.split] = here.get(file.split, 0) + n
+        known = topics.setdefault(file.format, {})
+        for seed in seeds:
+            if known.setdefault(seed, file.split) != file.split:
+                raise DatasetError(f"{file.path}: seed topic {seed!r} is in the split {known[seed]}, too")
+    for (name, split), (twin, n) in twins.items():
+        if n != (there := counts.get(name, {}).get(split)):
+            raise DatasetError(f"{twin} has {n} rows, and the Parquet file beside it {there}")
     _compare(folder, counts, stats)
     return {name: sum(by_split.values()) for name, by_split in counts.items()}
+
+
+def _files(folder: Path, renamed: Mapping[str, str]) -> Iterator[_File]:
+    for name, form in FORMATS.items():
+        data = folder / "data" / name
+        yield from (_File(name, path, renamed) for path in sorted(data.glob(f"*.{form.suffix}")))
+        if form.schema is not None:
+            yield from (_File(name, path, renamed, twin=True) for path in sorted(data.glob("*.jsonl")))
+
+
+def _read(file: _File) -> tuple[int, list[str]]:
+    """Return how many dialogues, or rows, a file has, and its seed topics. Raises DatasetError."""
+    form = FORMATS[file.format]
+    if file.twin:
+        return sum(1 for _ in _jsonl(file.path, lambda record: form.problem(record, {}))), []
+    seeds = Counter(_seeds(form, file.path, file.renamed))
+    return seeds.total(), [seed for seed in seeds if seed is not None]
 
 
 def read_stats(folder: Path) -> dict[str, Any]:
@@ -70,22 +116,6 @@ def read_stats(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DatasetError(f"{folder / STATS_NAME} cannot be read: {error}") from None
     return stats if isinstance(stats, dict) else {}
-
-
-def _compare_twins(folder: Path, form: Format, counts: Mapping[str, int]) -> None:
-    """Hold the JSONL files that stand beside Parquet files against those."""
-    twins: dict[str, tuple[Path, int]] = {}
-    for twin in sorted((folder / "data" / form.name).glob("*.jsonl")):
-        n = sum(1 for _ in _jsonl(twin, lambda record: form.problem(record, {})))
-        twins[_split_of(twin)] = (twin, twins.get(_split_of(twin), (twin, 0))[1] + n)
-    for split, (twin, n) in twins.items():
-        if n != (there := counts.get(split)):
-            raise DatasetError(f"{twin} has {n} rows, and the Parquet file beside it {there}")
-
-
-def _split_of(path: Path) -> str:
-    """Return the split of a file or of a shard, <split>-00000-of-00012: names of splits have no dash."""
-    return path.stem.partition("-")[0]
 
 
 def _compare(folder: Path, counts: Mapping[str, Mapping[str, int]], stats: Mapping[str, Any]) -> None:

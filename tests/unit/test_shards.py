@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from dlgforge_core.config import DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue
-from dlgforge_core.export import shards, writer
+from dlgforge_core.export import shards, verify, writer
 from dlgforge_core.export.format_context import FormatContext
 from dlgforge_core.export.sinks import open_sinks
 from dlgforge_core.export.token_counts import TokenCounter
@@ -82,6 +83,19 @@ def test_the_same_bytes_from_two_processes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(shards.ShardWriter, "__call__", None)  # this process has others do it
     write(tmp_path / "two", SOME, splits=THREE, max_shard_dialogues=7)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_files_are_read_back_by_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, SOME, splits=THREE, max_shard_dialogues=7)
+    monkeypatch.setattr(verify, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(verify, "available_cpus", lambda: 2)
+    monkeypatch.setattr(verify, "_seeds", None)  # this process has others do it
+    assert verify_dataset(tmp_path) == dict.fromkeys(ALL, N)
+    broken = tmp_path / "data/sharegpt/train-00002-of-00005.jsonl"
+    with broken.open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(DatasetError, match=rf"{re.escape(str(broken))}:8: "):
+        verify_dataset(tmp_path)
 
 
 def test_a_tokenizer_is_read_once_in_each_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
