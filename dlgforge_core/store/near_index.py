@@ -47,7 +47,7 @@ ENTRY = np.dtype(
 """A question in the log."""
 
 _PLACE_MASK = np.uint64((1 << 27) - 1)  # of a question in its run; the other 37 bits are the band's hash
-_PAIRS_AT_ONCE = 1 << 16
+_PAIRS_AT_ONCE = 1 << 15  # what is worked out of them stays in the caches
 _ROUNDING = 1e-6  # pairs right at the threshold are candidates
 
 
@@ -114,10 +114,10 @@ class Run:
             part = counts[begin:end]
             where = np.repeat(first[begin:end], part)
             where += np.arange(done, ends[end - 1])
-            found = self.bands[where]
+            found = self.bands.take(where)
             found ^= np.repeat(wanted[begin:end], part)
             met = (found <= _PLACE_MASK).nonzero()[0]
-            yield np.repeat(rows[begin:end], part)[met], found[met].astype(np.intp)
+            yield np.repeat(rows[begin:end], part).take(met), found.take(met).astype(np.intp)
             begin = end
 
 
@@ -204,8 +204,8 @@ class NearIndex:
         run: Run,
         found: dict[int, set[bytes]],
     ) -> None:
-        folded = np.bitwise_count(searched.folded[rows] ^ run.folded[places])
-        like = (folded <= searched.most[rows]).nonzero()[0]
+        folded = np.bitwise_count(searched.folded.take(rows) ^ run.folded.take(places))
+        like = (folded <= searched.most.take(rows)).nonzero()[0]
         if not len(like):
             return
         rows, places = rows.take(like), places.take(like)
