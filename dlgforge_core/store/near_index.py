@@ -98,15 +98,19 @@ class Run:
             np.concatenate([self.sizes, after.sizes]),
         )
 
-    def sharing(self, hashes: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        """Yield pairs that share a band: rows of `hashes` and places in the run, a bounded number at once."""
-        wanted = hashes.ravel() & ~_PLACE_MASK
+    def near(self, searched: Searched) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Yield pairs that share a band and whose folded sketches do not differ too much.
+
+        They are rows of `searched` and places in the run, some at a time.
+        """
+        n_bands = searched.hashes.shape[1]
+        wanted = searched.hashes.ravel() & ~_PLACE_MASK
+        folded, most = np.repeat(searched.folded, n_bands), np.repeat(searched.most, n_bands)
         begins = (wanted >> _shift(self.table)).astype(np.intp)
         first = self.table.take(begins).astype(np.intp)
         counts = self.table.take(begins + 1) - first
         ends = counts.cumsum()
         first -= ends - counts
-        rows = np.arange(len(wanted)) // hashes.shape[1]
         begin = 0
         while begin < len(wanted):
             done = ends[begin - 1] if begin else 0
@@ -115,9 +119,14 @@ class Run:
             where = np.repeat(first[begin:end], part)
             where += np.arange(done, ends[end - 1])
             found = self.bands.take(where)
-            found ^= np.repeat(wanted[begin:end], part)
-            met = (found <= _PLACE_MASK).nonzero()[0]
-            yield np.repeat(rows[begin:end], part).take(met), found.take(met).astype(np.intp)
+            differing = self.folded.take((found & _PLACE_MASK).view(np.int64))
+            differing ^= np.repeat(folded[begin:end], part)
+            like = (np.bitwise_count(differing) <= np.repeat(most[begin:end], part)).nonzero()[0]
+            if len(like):  # hardly any, so that whether they share the band is seen last
+                band = ends.searchsorted(done + like, side="right")
+                found = found.take(like) ^ wanted.take(band)
+                met = (found <= _PLACE_MASK).nonzero()[0]
+                yield band.take(met) // n_bands, found.take(met).astype(np.intp)
             begin = end
 
 
@@ -191,7 +200,7 @@ class NearIndex:
         found: dict[int, set[bytes]] = {}
         for run in self.runs if not self._in_block else [*self.runs, self._newest()]:
             if run.start + run.size > since:
-                for rows, places in run.sharing(searched.hashes):
+                for rows, places in run.near(searched):
                     late = slice(None) if run.start >= since else places >= since - run.start
                     self._compare(searched, rows[late], places[late], run, found)
         return found
@@ -204,11 +213,6 @@ class NearIndex:
         run: Run,
         found: dict[int, set[bytes]],
     ) -> None:
-        folded = np.bitwise_count(searched.folded.take(rows) ^ run.folded.take(places))
-        like = (folded <= searched.most.take(rows)).nonzero()[0]
-        if not len(like):
-            return
-        rows, places = rows.take(like), places.take(like)
         differing = np.bitwise_count(
             searched.sketches.take(rows, axis=0) ^ run.sketches.take(places, axis=0)
         ).sum(axis=1)
