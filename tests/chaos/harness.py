@@ -112,6 +112,10 @@ class Call:
     step: str
 
 
+class SharedSeedError(AssertionError):
+    """Calls of a plan cannot be told apart by their seeds."""
+
+
 class Book:
     """Tells what each call of a run was for, and which results are durable."""
 
@@ -146,7 +150,8 @@ class Book:
             for attempt in range(_ATTEMPTS)
         }
         n_seeds = sum(self.plans.values()) * len(Role) * _ATTEMPTS
-        assert len(self._by_seed) == n_seeds, "two calls of this plan share a seed: plan another one"
+        if len(self._by_seed) != n_seeds:
+            raise SharedSeedError("two calls of this plan share a seed: plan another one")
 
     @property
     def needed(self) -> int:
