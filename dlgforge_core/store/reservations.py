@@ -274,7 +274,10 @@ class UnlikeQuestions:
         if new := group.new_entries():
             sent.row = self._log.next_row(new)
             of = {**self._of, **self._log.values_of(sent.row), "last_tag": self._log.tag}
-            await sent.reserved.send(connection, sql.RESERVE_UNLIKE_QUESTIONS_AT_ONCE, group.unlike, **of)
+            try:
+                await sent.reserved.send(connection, sql.RESERVE_UNLIKE_QUESTIONS_AT_ONCE, group.unlike, **of)
+            except psycopg.errors.LockNotAvailable:  # another one has written the same question just now
+                return None
             if not (await sent.reserved.by_op()).pop(sql.KEPT):
                 return None
         else:

@@ -108,11 +108,14 @@ RESERVE_UNLIKE_QUESTIONS = _RESERVE.format(first="", held=HELD, last="", **_UNLI
 
 # The same with the row of the log, and without waiting for the lock. Nothing is kept where another one has
 # the lock or has appended a row since, or where the last row that was read is not there: the operation KEPT
-# is false then. The row's number decides that, not what the statement sees, which is older than its lock.
+# is false then. The row's number decides that, not what the statement sees, which is older than its lock. It
+# waits for the rows of others no longer than a moment: they may wait for the lock.
 KEPT = -1
+_MOMENT_MS = 50
 RESERVE_UNLIKE_QUESTIONS_AT_ONCE = _RESERVE.format(
     first=f"""locked AS MATERIALIZED (
-    SELECT pg_try_advisory_xact_lock({lock_keys.QUESTIONS}, hashtext(%(fingerprint)s)) AS alone
+    SELECT pg_try_advisory_xact_lock({lock_keys.QUESTIONS}, hashtext(%(fingerprint)s)) AS alone,
+           set_config('lock_timeout', '{_MOMENT_MS}', true)
 ),
 appended AS (
     INSERT INTO question_log

@@ -243,6 +243,56 @@ def test_one_who_has_looked_before_another_has_kept_looks_again(
     asyncio.run(main())
 
 
+_WAITING = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+def test_the_same_question_from_one_in_turn_and_one_at_once_is_no_deadlock(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has written it and asks for the lock when the other has that, and waits for what was written."""
+    run = planned(store, 2)
+    lock, look = question_log.QuestionLog.lock, reservations.UnlikeQuestions._look
+    at_once = reservations.UnlikeQuestions._at_once
+    written, tried = asyncio.Event(), asyncio.Event()
+    looks = 0
+
+    async def counted(self: Any, *arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await look(self, *arguments)
+
+    async def held_up(self: Any, *arguments: Any) -> Any:
+        if not written.is_set():
+            written.set()
+            await tried.wait()
+        return await lock(self, *arguments)
+
+    async def first_in_turn(self: Any, *arguments: Any) -> Any:
+        if not written.is_set():
+            return None
+        trying = asyncio.create_task(at_once(self, *arguments))
+        with store.connection() as connection:
+            while not trying.done() and not connection.execute(_WAITING).fetchall():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        tried.set()
+        return await trying
+
+    monkeypatch.setattr(reservations.UnlikeQuestions, "_look", counted)
+    monkeypatch.setattr(reservations.UnlikeQuestions, "_at_once", first_in_turn)
+    monkeypatch.setattr(question_log.QuestionLog, "lock", held_up)
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b:
+            (one,), (other,) = await claimed(a, 1), await claimed(b, 1)
+            first = asyncio.create_task(reserved(a, one, 0, BREAD))
+            await written.wait()
+            assert not await reserved(b, other, 0, BREAD)
+            assert await first
+            assert looks == 3, "the other one has looked again, and nothing was written again"
+
+    asyncio.run(main())
+
+
 def test_a_worker_reads_what_others_have_kept_meanwhile(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
