@@ -73,13 +73,18 @@ HEAD = (
 )
 
 
-def capacity_run(store: RunStore, dialogues: int, call_s: float, near_copies: bool) -> PreparedRun:
-    """Return a run of dialogues of four turns, for workers of so many slots as keep a replica's rate."""
+def replica_slots(call_s: float) -> int:
+    """Return with how many slots a worker keeps a replica's rate."""
+    return max(1, round(SLOTS * call_s / CALL_S))
+
+
+def capacity_run(store: RunStore, dialogues: int, slots: int, near_copies: bool) -> PreparedRun:
+    """Return a run of dialogues of four turns, for workers of so many slots."""
     run = RunConfig(
         total_samples=dialogues,
         target_languages=["en"],
         n_turns=TURNS,
-        concurrency=max(1, round(SLOTS * call_s / CALL_S)),
+        concurrency=slots,
     )
     coverage = {} if near_copies else {"question_similarity_threshold": 1.0}
     return prepared(store, GenerationConfig(run=run, coverage=CoverageConfig.model_validate(coverage)))
@@ -154,20 +159,28 @@ def empty_store(*settings: str) -> Iterator[tuple[Server, RunStore]]:
 
 
 def calls(
-    workers: Sequence[int], call_s: float, seconds: float, near_copies: bool, done: int = 0, held: int = 0
+    workers: Sequence[int],
+    call_s: float,
+    seconds: float,
+    near_copies: bool,
+    done: int = 0,
+    held: int = 0,
+    slots: int = 0,
 ) -> None:
     """Print a line for each number of workers, and what is at rest in the end.
 
-    With so many dialogues done before, and so many held by others.
+    With so many dialogues done before, and so many held by others. Without `slots` as many as a replica's
+    rate takes.
     """
+    slots = slots or replica_slots(call_s)
     options: dict[str, Any] = {"latency_s": call_s, "latency_sigma": 0.6, "models": [MODEL]}
     print(HEAD)
     with (
         empty_store("autovacuum=off" if held else "autovacuum=on") as (server, store),
         simulated_endpoint(answer_words=ANSWER_WORDS, **options) as sim,
     ):
-        planned = round(sum(workers) * 51.2 / 12 * (seconds + 60 * call_s + 30))
-        run = capacity_run(store, planned, call_s, near_copies)
+        planned = round(sum(workers) * slots / call_s / 12 * (seconds + 60 * call_s + 30))
+        run = capacity_run(store, planned, slots, near_copies)
         if done or held:
             fill(server.watch, run.fingerprint, done)
             # Statistics are of before workers have claimed: in a large plan they stay so for hours.
@@ -251,6 +264,7 @@ def main() -> None:
     one.add_argument("--exact-repeats", action="store_true", help="no refusal of near-copies")
     one.add_argument("--done", type=int, default=0, help="dialogues that were done before")
     one.add_argument("--held", type=int, default=0, help="dialogues that others hold meanwhile")
+    one.add_argument("--slots", type=int, default=0, help="of each worker, in place of a replica's rate")
     commands.add_parser("model")
     arguments = parser.parse_args()
     if arguments.command == "model":
@@ -263,6 +277,7 @@ def main() -> None:
             not arguments.exact_repeats,
             arguments.done,
             arguments.held,
+            arguments.slots,
         )
 
 

@@ -90,7 +90,7 @@ def end_one(store: RunStore, run_id: str) -> None:
 def measure(workers: int, seconds: float, budget: bool) -> None:
     """Print a line for so many workers."""
     with empty_store() as (server, store):
-        run = capacity_run(store, 200, 5.0, near_copies=False)
+        run = capacity_run(store, 200, SLOTS, near_copies=False)
         leave_open(server.watch, workers * OPEN)
         server.watch.execute("VACUUM ANALYZE dialogues")
         end_one(store, run.run_id)
