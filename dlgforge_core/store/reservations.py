@@ -81,6 +81,8 @@ class Question:
         self.kept: dict[str, Any] = {**row, "normal_form": form}
         """The row that is kept of it."""
         self.own = False  # whether it is kept as this turn's already
+        self.written: bool | None = None
+        """Whether this transaction has kept it; False if it was kept before, None without a transaction."""
         self.result: Reservation = ACCEPTED
         self._against_kept: Reservation = ACCEPTED
 
@@ -90,9 +92,16 @@ class Question:
         return shingles(self.form)
 
     def compare(self, kept: Kept, threshold: float) -> None:
-        """Compare with a question that is kept; the most similar one is what it collides with."""
+        """Compare with a question that is kept; the most similar one is what it collides with.
+
+        Raises UndoneError where it was kept as this turn's between the look and the transaction.
+        """
         result = self._against_kept
         mine = (kept.dialogue_id, kept.turn_index) == (self.row["dialogue_id"], self.row["turn_index"])
+        if mine and kept.key == self.key and self.written is not None:
+            if not self.written:
+                raise UndoneError
+            return  # its own row, found by another's question that was the same and is no longer kept
         if kept.key == self.key:
             self.own = mine
             result = _most_similar(result, kept.form, 1.0, threshold)
@@ -298,8 +307,11 @@ class UnlikeQuestions:
                 await self._log.lock(connection)
                 since = await self._log.send_read(connection)
                 await pipeline.sync()  # without it the server could not tell who stands still now
-                if lost := group.blamed - (await sent.reserved.by_op()).keys():
+                written = await sent.reserved.by_op()
+                if lost := group.blamed - written.keys():
                     raise UndoneError(lost)
+                for question in group.questions:
+                    question.written = written.get(question.op, False)
                 await self._with_lock(connection, pipeline, group, await since.fetchall())
                 if new := group.new_entries():
                     sent.row = self._log.next_row(new)
@@ -316,7 +328,7 @@ class UnlikeQuestions:
         group: Group,
         since: Sequence[LogRow],
     ) -> None:
-        """Compare a group with what others have kept since it was decided. Raises UndoneError."""
+        """Compare a group that is written with what others have kept since. Raises UndoneError."""
         read_on = await self._log.take(connection, since)
         group.look_up(self._log.index)
         compared = await self._compare(connection, group)

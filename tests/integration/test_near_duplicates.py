@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psycopg
 import pytest
 
@@ -25,14 +26,20 @@ from dlgforge_core.dialogue import DropReason
 from dlgforge_core.errors import LeaseLostError
 from dlgforge_core.generation.prepare import PreparedRun
 from dlgforge_core.store import near_index, near_runs, question_log, reservations
-from dlgforge_core.store.near_duplicates import jaccard, shingles
+from dlgforge_core.store.near_duplicates import jaccard, marks_of, shingles
+from dlgforge_core.store.near_index import entries_of
 from dlgforge_core.store.run_store import RunStore
+from dlgforge_core.store.statements import RESERVE_UNLIKE_QUESTIONS_AT_ONCE
 from dlgforge_core.store.worker_store import WorkerStore
+from dlgforge_core.store.writes import ReserveQuestion
 from tests.support.runs import planned
 
 BREAD = "How do I bake a loaf of rye bread at home without an oven?"
 NEAR = "How do I bake a loaf of rye bread at home wihout an oven?"
 FAR = "How do I bake an apple cake at home without any flour?"
+
+
+_WAITING = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 def worker(store: RunStore, run: PreparedRun, threshold: float = 0.8) -> WorkerStore:
@@ -243,7 +250,59 @@ def test_one_who_has_looked_before_another_has_kept_looks_again(
     asyncio.run(main())
 
 
-_WAITING = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+def test_a_question_that_is_in_the_log_but_no_longer_kept_lets_no_near_copy_pass(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(store, 3)
+
+    async def main() -> None:
+        async with worker(store, run) as a, worker(store, run) as b, worker(store, run) as c:
+            (one,), (other,), (third,) = await claimed(a, 1), await claimed(b, 1), await claimed(c, 1)
+
+            async def dropped_and_near() -> bool:
+                assert await reserved(b, other, 0, BREAD)
+                await b.drop(other, DropReason.REFUSED, "no")
+                return await reserved(c, third, 0, NEAR)
+
+            got = await late(monkeypatch, reserved(a, one, 0, BREAD), dropped_and_near())
+            assert got == [False, True]
+            assert not await reserved(c, third, 1, BREAD)
+
+    asyncio.run(main())
+
+
+def test_a_write_that_is_repeated_while_its_first_attempt_still_commits_is_no_repeat(store: RunStore) -> None:
+    """The first attempt's session has lost its client, and its commit takes its time."""
+    run = planned(store, 2)
+    key, form = question_key(BREAD), normal_form(BREAD)
+
+    async def main() -> None:
+        async with worker(store, run) as w:
+            mine, other = await claimed(w, 2)
+            assert await reserved(w, other, 0, FAR)
+            write = ReserveQuestion(w.worker_id, mine, 0, 0, BREAD)
+            row = {"op": 0, "worker_id": w.worker_id, "dialogue_id": mine, **write.row(), "normal_form": form}
+            with store.connection() as first, store.connection() as looking:
+                last = first.execute("SELECT seq, tag FROM question_log").fetchone()
+                assert last is not None
+                values = {
+                    "fingerprint": run.fingerprint,
+                    "rows": orjson.dumps([row]).decode(),
+                    "seq": last[0] + 1,
+                    "tag": 1,
+                    "last_tag": last[1],
+                    "entries": entries_of([key], marks_of([form])).tobytes(),
+                }
+                with first.transaction():
+                    first.execute(RESERVE_UNLIKE_QUESTIONS_AT_ONCE.encode(), values)
+                    repeated = asyncio.create_task(reserved(w, mine, 0, BREAD))
+                    while not looking.execute(_WAITING).fetchall():  # noqa: ASYNC110
+                        await asyncio.sleep(0)
+                assert await repeated
+                kinds = first.execute("SELECT kind FROM outcomes WHERE dialogue_id = %s", (mine,)).fetchall()
+                assert kinds == [("asked",)]
+
+    asyncio.run(main())
 
 
 def test_the_same_question_from_one_in_turn_and_one_at_once_is_no_deadlock(
