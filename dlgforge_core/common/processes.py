@@ -14,11 +14,20 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
+from dlgforge_core.common.cpus import available_cpus
+
 _AHEAD = 4
 """Pieces of work given out for each process: a great set has a great many."""
 
+_MOST = 8
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def most_processes() -> int:
+    """Return how many processes work is spread over at most: one for each CPU, and no more than eight."""
+    return min(available_cpus(), _MOST)
 
 
 def spread(work: Callable[[T], R], pieces: Iterable[T], processes: int) -> Generator[R]:

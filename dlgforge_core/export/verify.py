@@ -12,8 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlgforge_core.common.cpus import available_cpus
-from dlgforge_core.common.processes import spread
+from dlgforge_core.common.processes import most_processes, spread
 from dlgforge_core.config.attributes import COLUMN_PREFIX
 from dlgforge_core.config.review import MARKS
 from dlgforge_core.errors import DlgforgeError
@@ -32,7 +31,6 @@ from dlgforge_core.export.stats import STATS_NAME
 
 _WORTH_A_PROCESS = 50_000_000
 """Bytes that take longer to read than a process takes to start."""
-_MOST_PROCESSES = 8
 
 # What is wrong with one record of a file, or None.
 _Check = Callable[[dict[str, Any]], str | None]
@@ -68,7 +66,7 @@ def verify_dataset(folder: Path) -> dict[str, int]:
     if not files:
         raise DatasetError(f"{folder} holds no dataset; its files would be data/<format>/<split>.jsonl")
     worth = sum(file.path.stat().st_size for file in files) // _WORTH_A_PROCESS
-    processes = min(available_cpus(), _MOST_PROCESSES, worth)
+    processes = min(most_processes(), worth)
     counts: dict[str, dict[str, int]] = {}
     twins: dict[tuple[str, str], tuple[Path, int]] = {}
     topics: dict[str, dict[str, str]] = {}

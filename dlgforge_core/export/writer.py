@@ -23,8 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from dlgforge_core.common.cpus import available_cpus
-from dlgforge_core.common.processes import spread
+from dlgforge_core.common.processes import most_processes, spread
 from dlgforge_core.config.saving import DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.export.card import CARD_NAME, CardFacts, dataset_card
@@ -47,7 +46,6 @@ from dlgforge_core.usage import Usage
 
 _WORTH_A_PROCESS = 1_000
 """Dialogues of a shard; a process takes a second or two to start."""
-_MOST_PROCESSES = 8
 # What an earlier writing may have left and this one did not write.
 OURS = (
     "plots/*.svg",
@@ -242,7 +240,7 @@ def _write_shards(
         return []
     full = len(first.places) == writer.saving.max_shard_dialogues
     worth = full and len(first.places) >= _WORTH_A_PROCESS
-    processes = min(available_cpus(), _MOST_PROCESSES) if worth else 1
+    processes = most_processes() if worth else 1
     written = []
     for shard in spread(writer, itertools.chain([first], shards), processes):
         dataset.merge(shard.figures)

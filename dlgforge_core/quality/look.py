@@ -6,8 +6,7 @@ import re
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, field, replace
 
-from dlgforge_core.common.cpus import available_cpus
-from dlgforge_core.common.processes import spread
+from dlgforge_core.common.processes import most_processes, spread
 from dlgforge_core.config import ChecksConfig, MarkupConfig
 from dlgforge_core.database.database import Database
 from dlgforge_core.quality.findings import Findings, findings_of
@@ -16,7 +15,6 @@ from dlgforge_core.store.results import Scope, stream_dialogues
 
 _WORTH_A_PROCESS = 5_000
 """Dialogues for each process, which takes seconds to start and 30 MB a language."""
-_MOST_PROCESSES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +50,5 @@ def look_at(look: Look, parts: Sequence[Part], dialogues: int) -> Generator[Find
 
     The same on any number of cores. Raises StoreError.
     """
-    processes = min(available_cpus(), _MOST_PROCESSES, dialogues // _WORTH_A_PROCESS)
+    processes = min(most_processes(), dialogues // _WORTH_A_PROCESS)
     yield from spread(look.at, parts, processes)

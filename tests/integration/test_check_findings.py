@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from dlgforge_core.common import processes
 from dlgforge_core.config import ChecksConfig, JudgeConfig
 from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.llm.endpoints import Endpoint
@@ -213,7 +214,7 @@ def _processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes even for a few dialogues, three of a plan at a time."""
     monkeypatch.setattr(look, "_WORTH_A_PROCESS", 1)
     monkeypatch.setattr(stored_findings, "_AT_ONCE", 3)
-    monkeypatch.setattr(look, "available_cpus", lambda: 2)
+    monkeypatch.setattr(processes, "available_cpus", lambda: 2)
 
 
 @pytest.mark.usefixtures("_processes")

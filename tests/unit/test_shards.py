@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from dlgforge_core.common import processes
 from dlgforge_core.config import DatasetFilesConfig
 from dlgforge_core.dialogue import Dialogue
 from dlgforge_core.export import shards, verify, writer
@@ -79,7 +80,7 @@ def test_shards_of_an_earlier_and_larger_dataset_go(tmp_path: Path) -> None:
 def test_the_same_bytes_from_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "one", SOME, splits=THREE, max_shard_dialogues=7)
     monkeypatch.setattr(writer, "_WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(writer, "available_cpus", lambda: 2)
+    monkeypatch.setattr(processes, "available_cpus", lambda: 2)
     monkeypatch.setattr(shards.ShardWriter, "__call__", None)  # this process has others do it
     write(tmp_path / "two", SOME, splits=THREE, max_shard_dialogues=7)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
@@ -88,7 +89,7 @@ def test_the_same_bytes_from_two_processes(tmp_path: Path, monkeypatch: pytest.M
 def test_files_are_read_back_by_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, SOME, splits=THREE, max_shard_dialogues=7)
     monkeypatch.setattr(verify, "_WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(verify, "available_cpus", lambda: 2)
+    monkeypatch.setattr(processes, "available_cpus", lambda: 2)
     monkeypatch.setattr(verify, "_seeds", None)  # this process has others do it
     assert verify_dataset(tmp_path) == dict.fromkeys(ALL, N)
     broken = tmp_path / "data/sharegpt/train-00002-of-00005.jsonl"
